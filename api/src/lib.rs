@@ -1,0 +1,1 @@
+//! HTTP service: authenticates, decides limits, publishes events, reads projections.

@@ -1,0 +1,1 @@
+//! Wire types of the log: CloudEvents, their versions and their golden files.

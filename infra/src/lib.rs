@@ -1,0 +1,1 @@
+//! Starts and supervises private PostgreSQL and nats-server processes.

@@ -1,0 +1,1 @@
+//! Turns facts of the log into projections: projector, rebuild, rollover, verify.

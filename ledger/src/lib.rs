@@ -1,0 +1,1 @@
+//! Pure domain of the usage ledger: months, plans, rules and the limit decision.

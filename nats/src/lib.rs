@@ -1,0 +1,1 @@
+//! The log on NATS JetStream: frames, group-commit publisher, checked reader.

@@ -1,0 +1,1 @@
+//! Plain async functions over PostgreSQL: one file per table family.

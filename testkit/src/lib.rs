@@ -1,0 +1,1 @@
+//! Real servers, databases, streams and tokens for the tests of every crate.
