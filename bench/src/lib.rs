@@ -1,1 +1,0 @@
-//! Benchmarks and the baselines they are held against.

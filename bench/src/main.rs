@@ -1,0 +1,71 @@
+//! `make bench`: the ledger and, in the same run on the same machine, the baselines that it is held against.
+
+mod baselines;
+mod ingest;
+mod load;
+mod probe;
+mod process;
+mod projection;
+mod report;
+mod tracked;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::baselines::Baseline;
+use crate::process::Machine;
+use crate::report::Report;
+use crate::tracked::Users;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Debug, Parser)]
+#[command(about)]
+struct Arguments {
+    /// The cargo target directory with `release/usage-ledger` in it.
+    #[arg(long, default_value = "target")]
+    target: PathBuf,
+    /// Only these groups of figures.
+    #[arg(long, value_delimiter = ',', default_value = "tracked,ingest,projection")]
+    only: Vec<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves one baseline; the benchmark starts itself with this.
+    Serve { baseline: Baseline, #[arg(long)] listen: String },
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Some(Command::Serve { baseline, listen }) => {
+            baselines::serve(baseline, tokio::net::TcpListener::bind(listen).await?).await
+        }
+        None => measure(&arguments).await,
+    }
+}
+
+async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
+    let wanted = |group: &str| arguments.only.iter().any(|only| only == group);
+    let machine = Machine::start(&arguments.target).await?;
+    let mut report = Report::default();
+    let users = Users::create(&machine).await?;
+    if wanted("tracked") {
+        tracked::measure(&machine, &users, &mut report).await?;
+    }
+    if wanted("ingest") {
+        ingest::measure(&machine, &users, &mut report).await?;
+    }
+    if wanted("projection") {
+        projection::measure(&machine, &mut report).await?;
+    }
+    machine.stop().await?;
+    println!("{}", report.table());
+    report.write(&arguments.target.join("bench.json"))
+}
