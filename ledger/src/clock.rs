@@ -49,7 +49,10 @@ impl Clock {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock; all else is given a Clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the wall clock; all else is given a Clock"
+)]
 fn system_now() -> DateTime<Utc> {
     Utc::now()
 }

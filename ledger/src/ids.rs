@@ -173,7 +173,8 @@ pub fn event_id_at(instant: DateTime<Utc>) -> Uuid {
 pub fn derived_id(parts: &[&[u8]]) -> Uuid {
     let mut hash = Sha256::new();
     for part in parts {
-        let length = u32::try_from(part.len()).expect("a part of an id is bounded by its type, far below 4 GiB");
+        let length =
+            u32::try_from(part.len()).expect("a part of an id is bounded by its type, far below 4 GiB");
         hash.update(length.to_be_bytes());
         hash.update(part);
     }
@@ -183,7 +184,10 @@ pub fn derived_id(parts: &[&[u8]]) -> Uuid {
     Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one source of randomness for ids; all else is given an IdSource")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one source of randomness for ids; all else is given an IdSource"
+)]
 fn random_bytes() -> [u8; 16] {
     rand::rng().random()
 }

@@ -105,9 +105,9 @@ impl FromStr for Month {
 fn parse(text: &[u8]) -> Option<Month> {
     let [y1, y2, y3, y4, b'-', m1, m2] = text else { return None };
     let number = |digits: &[u8]| {
-        digits.iter().try_fold(0_u32, |sum, digit| {
-            digit.is_ascii_digit().then(|| sum * 10 + u32::from(digit - b'0'))
-        })
+        digits
+            .iter()
+            .try_fold(0_u32, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + u32::from(digit - b'0')))
     };
     Month::new(number(&[*y1, *y2, *y3, *y4])?, number(&[*m1, *m2])?)
 }

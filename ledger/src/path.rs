@@ -120,7 +120,10 @@ fn without_authority(target: &str) -> Result<&str, PathError> {
 /// Characters that stand in a segment as they are: unreserved, sub-delims, `:` and `@` (RFC 3986 §3.3).
 const fn is_pchar(byte: u8) -> bool {
     is_unreserved(byte)
-        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@')
+        || matches!(
+            byte,
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@'
+        )
 }
 
 const fn is_unreserved(byte: u8) -> bool {

@@ -169,7 +169,10 @@ impl FromStr for Currency {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         match text.as_bytes() {
             [a, b, c] if text.bytes().all(|byte| byte.is_ascii_uppercase()) => Ok(Self([*a, *b, *c])),
-            _ => Err(Invalid::new("invalid_currency", "a currency is an ISO 4217 code of three capital letters")),
+            _ => Err(Invalid::new(
+                "invalid_currency",
+                "a currency is an ISO 4217 code of three capital letters",
+            )),
         }
     }
 }

@@ -22,6 +22,9 @@ pub const MAX_NAME_BYTES: usize = 255;
 /// Longest user agent kept, in bytes; longer ones are cut.
 pub const MAX_USER_AGENT_BYTES: usize = 1_024;
 
+/// Longest reason that somebody gives for what they did, in bytes.
+pub const MAX_REASON_BYTES: usize = 1_024;
+
 /// Accepts text of 1..=`max_bytes` bytes without control or bidi-override characters.
 ///
 /// # Errors
