@@ -1,1 +1,23 @@
-//! Wire types of the log: CloudEvents, their versions and their golden files.
+//! Wire types of the log: `CloudEvents` 1.0 in JSON, their versions, how they are written and read.
+//!
+//! A new optional field is not a new version, and readers pass over fields that they do not know. A changed meaning is
+//! a new version. `golden/` holds one file per type and version, read in a test for ever.
+
+mod body;
+mod decode;
+mod encode;
+mod error;
+mod event;
+mod wire;
+
+pub use body::{
+    Actor, ActorKind, ApiCalled, Body, CallCompleted, GapAccepted, GapKind, LimitRejected,
+    LimitThresholdCrossed, PeriodClosed, PlanChanged, UsageReset,
+};
+pub use decode::{decode, decode_batch};
+pub use encode::{encode, encode_batch};
+pub use error::{EventError, EventErrorKind, FrameBodyError};
+pub use event::{
+    Event, MAX_EVENT_BYTES, OWN_SOURCES, RESERVED_SOURCE_PREFIX, SOURCE_API, SOURCE_CLI, SOURCE_IMPORT,
+    SOURCE_WORKER, is_reserved_source, needs_claim,
+};

@@ -1,0 +1,382 @@
+//! What happened: one type per event type and version.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, Utc};
+use ledger::{Category, Currency, Meter, Money, Month, PlanName};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The body of an event, by its type and version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// `usage.api_called.v1`
+    ApiCalled(ApiCalled<'a>),
+    /// `usage.call_completed.v1`
+    CallCompleted(CallCompleted),
+    /// `usage.limit_rejected.v1`
+    LimitRejected(LimitRejected),
+    /// `usage.limit_threshold_crossed.v1`
+    LimitThresholdCrossed(LimitThresholdCrossed),
+    /// `usage.usage_reset.v1`
+    UsageReset(UsageReset<'a>),
+    /// `plan.plan_changed.v1`
+    PlanChanged(PlanChanged<'a>),
+    /// `usage.period_closed.v1`
+    PeriodClosed(PeriodClosed),
+    /// `log.gap_accepted.v1`
+    GapAccepted(GapAccepted<'a>),
+    /// A type or version that this build does not know: kept for a later one, never an error.
+    Unknown {
+        /// The type without its version.
+        event_type: Cow<'a, str>,
+        /// The version; 0 when the type names none.
+        version: u32,
+    },
+}
+
+/// A call of the API, reported or admitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiCalled<'a> {
+    /// Normalised path, or the name that the rules gave; at most 2,048 bytes.
+    #[serde(borrow)]
+    pub endpoint: Cow<'a, str>,
+    /// HTTP method, at most 32 token characters.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Cow<'a, str>>,
+    /// 100 to 599; none while it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_code: Option<u16>,
+    /// How long the call took; at most 2^31 − 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_time_ms: Option<u32>,
+    /// The client's address.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub ip_address: Option<Cow<'a, str>>,
+    /// The client's user agent, at most 1,024 bytes.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<Cow<'a, str>>,
+    /// Bytes of the request; at most 2^63 − 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_size: Option<u64>,
+    /// Bytes of the response; at most 2^63 − 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_size: Option<u64>,
+    /// What it costs, 1 to 1,000,000.
+    pub units: u32,
+    /// What it was classified as.
+    pub category: Category,
+    /// Whether it counts.
+    pub counted: bool,
+    /// The API key that it came with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<Uuid>,
+    /// The reservation that it commits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation_id: Option<Uuid>,
+    /// The lease whose units it consumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Uuid>,
+    /// Who reported it, when not the user.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<Actor<'a>>,
+}
+
+impl<'a> ApiCalled<'a> {
+    /// A counted call of one unit of this endpoint, all else unknown.
+    pub fn new(endpoint: impl Into<Cow<'a, str>>, category: Category) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            method: None,
+            status_code: None,
+            response_time_ms: None,
+            ip_address: None,
+            user_agent: None,
+            request_size: None,
+            response_size: None,
+            units: 1,
+            category,
+            counted: true,
+            key_id: None,
+            reservation_id: None,
+            lease: None,
+            actor: None,
+        }
+    }
+}
+
+/// The end of a call that was recorded before its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallCompleted {
+    /// Id of the call's row.
+    pub call_id: Uuid,
+    /// `created_at` of the call's row, which finds its partition.
+    #[serde(with = "ledger::time::rfc3339")]
+    pub call_time: DateTime<Utc>,
+    /// 100 to 599.
+    pub status_code: u16,
+    /// How long the call took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_time_ms: Option<u32>,
+    /// Bytes of the response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_size: Option<u64>,
+    /// Whether the call counts now that its end is known.
+    pub counted: bool,
+}
+
+/// Calls that a limit refused (or would have, in shadow mode) within ten seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitRejected {
+    /// The meter whose limit it was.
+    pub meter: Meter,
+    /// How many calls.
+    pub count: u64,
+    /// When the ten seconds began.
+    #[serde(with = "ledger::time::rfc3339")]
+    pub window_start: DateTime<Utc>,
+    /// Whether they were admitted all the same.
+    pub shadow: bool,
+}
+
+/// A meter reached 80 or 100 % of its limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitThresholdCrossed {
+    /// The month that is counted.
+    pub month: Month,
+    /// The meter.
+    pub meter: Meter,
+    /// 80 or 100.
+    pub threshold_percent: u8,
+    /// Units used when it was noticed.
+    pub used: u64,
+    /// The limit then.
+    pub limit: u64,
+}
+
+/// A month's counters start again from this event's position. The rows stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageReset<'a> {
+    /// The month.
+    pub month: Month,
+    /// Why.
+    #[serde(borrow)]
+    pub reason: Cow<'a, str>,
+    /// Who did it.
+    #[serde(borrow)]
+    pub actor: Actor<'a>,
+}
+
+/// A user's plan from `effective_at` on, with the terms that it was sold with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanChanged<'a> {
+    /// The plan.
+    pub plan_name: PlanName,
+    /// Units a month of all calls; null is unlimited.
+    pub monthly_api_limit: Option<u64>,
+    /// Units a month of analyze calls; null is unlimited.
+    pub analyze_limit: Option<u64>,
+    /// Price of a month, a decimal string.
+    pub price_monthly: Money,
+    /// ISO 4217.
+    pub currency: Currency,
+    /// From when on.
+    #[serde(with = "ledger::time::rfc3339")]
+    pub effective_at: DateTime<Utc>,
+    /// The plan before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_plan: Option<PlanName>,
+    /// Why.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Cow<'a, str>>,
+    /// The id of the foreign event that caused it, such as a payment's.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub source_event_id: Option<Cow<'a, str>>,
+    /// Who did it.
+    #[serde(borrow)]
+    pub actor: Actor<'a>,
+}
+
+/// A month is closed: statements are issued from what is counted at this position.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeriodClosed {
+    /// The month.
+    pub month: Month,
+}
+
+/// An operator declared a range of the log lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapAccepted<'a> {
+    /// First sequence of the range.
+    pub seq_from: u64,
+    /// Last sequence of the range.
+    pub seq_to: u64,
+    /// What is wrong with it.
+    pub kind: GapKind,
+    /// Why it was accepted.
+    #[serde(borrow)]
+    pub reason: Cow<'a, str>,
+    /// Who did it.
+    #[serde(borrow)]
+    pub actor: Actor<'a>,
+}
+
+/// What is wrong with an accepted range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapKind {
+    /// Frames are missing inside the log.
+    Missing,
+    /// Frames are there, but not as they were written.
+    Damaged,
+    /// The log ends before the range, or was replaced from there on.
+    Truncated,
+}
+
+impl GapKind {
+    /// The name in JSON and in the tables.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Damaged => "damaged",
+            Self::Truncated => "truncated",
+        }
+    }
+}
+
+/// Who acted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor<'a> {
+    /// In which role.
+    pub kind: ActorKind,
+    /// A user's UUID, or the name of the part of the system.
+    #[serde(borrow)]
+    pub id: Cow<'a, str>,
+}
+
+impl<'a> Actor<'a> {
+    /// An actor.
+    pub fn new(kind: ActorKind, id: impl Into<Cow<'a, str>>) -> Self {
+        Self { kind, id: id.into() }
+    }
+}
+
+/// In which role somebody acted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActorKind {
+    /// The user.
+    User,
+    /// A service on the user's behalf.
+    Service,
+    /// An administrator.
+    Admin,
+    /// An operator at the command line.
+    Operator,
+    /// The ledger itself.
+    System,
+}
+
+impl ActorKind {
+    /// The name in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Service => "service",
+            Self::Admin => "admin",
+            Self::Operator => "operator",
+            Self::System => "system",
+        }
+    }
+}
+
+pub(crate) const API_CALLED: &str = "usage.api_called.v1";
+pub(crate) const CALL_COMPLETED: &str = "usage.call_completed.v1";
+pub(crate) const LIMIT_REJECTED: &str = "usage.limit_rejected.v1";
+pub(crate) const LIMIT_THRESHOLD_CROSSED: &str = "usage.limit_threshold_crossed.v1";
+pub(crate) const USAGE_RESET: &str = "usage.usage_reset.v1";
+pub(crate) const PLAN_CHANGED: &str = "plan.plan_changed.v1";
+pub(crate) const PERIOD_CLOSED: &str = "usage.period_closed.v1";
+pub(crate) const GAP_ACCEPTED: &str = "log.gap_accepted.v1";
+
+impl Body<'_> {
+    /// The type and version as `CloudEvents` has them, like `usage.api_called.v1`.
+    pub fn event_type(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::ApiCalled(_) => API_CALLED,
+            Self::CallCompleted(_) => CALL_COMPLETED,
+            Self::LimitRejected(_) => LIMIT_REJECTED,
+            Self::LimitThresholdCrossed(_) => LIMIT_THRESHOLD_CROSSED,
+            Self::UsageReset(_) => USAGE_RESET,
+            Self::PlanChanged(_) => PLAN_CHANGED,
+            Self::PeriodClosed(_) => PERIOD_CLOSED,
+            Self::GapAccepted(_) => GAP_ACCEPTED,
+            Self::Unknown { event_type, version: 0 } => return Cow::Owned(event_type.to_string()),
+            Self::Unknown { event_type, version } => return Cow::Owned(format!("{event_type}.v{version}")),
+        })
+    }
+
+    /// Whether it concerns the whole ledger rather than one user.
+    pub const fn is_ledger_wide(&self) -> bool {
+        matches!(self, Self::PeriodClosed(_) | Self::GapAccepted(_))
+    }
+
+    pub(crate) fn into_owned(self) -> Body<'static> {
+        match self {
+            Self::ApiCalled(call) => Body::ApiCalled(call.into_owned()),
+            Self::CallCompleted(body) => Body::CallCompleted(body),
+            Self::LimitRejected(body) => Body::LimitRejected(body),
+            Self::LimitThresholdCrossed(body) => Body::LimitThresholdCrossed(body),
+            Self::UsageReset(body) => Body::UsageReset(UsageReset {
+                month: body.month,
+                reason: owned(body.reason),
+                actor: body.actor.into_owned(),
+            }),
+            Self::PlanChanged(body) => Body::PlanChanged(PlanChanged {
+                reason: body.reason.map(owned),
+                source_event_id: body.source_event_id.map(owned),
+                actor: body.actor.into_owned(),
+                ..body
+            }),
+            Self::PeriodClosed(body) => Body::PeriodClosed(body),
+            Self::GapAccepted(body) => Body::GapAccepted(GapAccepted {
+                reason: owned(body.reason),
+                actor: body.actor.into_owned(),
+                ..body
+            }),
+            Self::Unknown { event_type, version } => Body::Unknown { event_type: owned(event_type), version },
+        }
+    }
+}
+
+impl ApiCalled<'_> {
+    fn into_owned(self) -> ApiCalled<'static> {
+        ApiCalled {
+            endpoint: owned(self.endpoint),
+            method: self.method.map(owned),
+            ip_address: self.ip_address.map(owned),
+            user_agent: self.user_agent.map(owned),
+            actor: self.actor.map(Actor::into_owned),
+            status_code: self.status_code,
+            response_time_ms: self.response_time_ms,
+            request_size: self.request_size,
+            response_size: self.response_size,
+            units: self.units,
+            category: self.category,
+            counted: self.counted,
+            key_id: self.key_id,
+            reservation_id: self.reservation_id,
+            lease: self.lease,
+        }
+    }
+}
+
+impl Actor<'_> {
+    fn into_owned(self) -> Actor<'static> {
+        Actor { kind: self.kind, id: owned(self.id) }
+    }
+}
+
+fn owned(text: Cow<'_, str>) -> Cow<'static, str> {
+    Cow::Owned(text.into_owned())
+}

@@ -1,0 +1,237 @@
+//! Reading any JSON form of an event, and what its fields may hold.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, Utc};
+use ledger::endpoint::check_method;
+use ledger::text::{self, Invalid};
+use ledger::{Endpoint, Month, StatusCode, Units, UserId};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::body::{
+    API_CALLED, Actor, ApiCalled, Body, CALL_COMPLETED, GAP_ACCEPTED, LIMIT_REJECTED,
+    LIMIT_THRESHOLD_CROSSED, PERIOD_CLOSED, PLAN_CHANGED, USAGE_RESET,
+};
+use crate::error::{EventError, EventErrorKind};
+use crate::event::{Event, MAX_EVENT_BYTES, parse_hyphenated};
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    specversion: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    source: Cow<'a, str>,
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow, default)]
+    subject: Option<Cow<'a, str>>,
+    #[serde(with = "ledger::time::rfc3339")]
+    time: DateTime<Utc>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+/// The type alone, for the error of an event whose envelope does not hold.
+#[derive(Deserialize)]
+struct TypeOnly<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+}
+
+/// Reads one event from its JSON, whatever its layout.
+pub(crate) fn read(json: &str) -> Result<Event<'_>, EventError> {
+    if json.len() > MAX_EVENT_BYTES {
+        return Err(fail(type_of(json), EventErrorKind::TooLarge, None));
+    }
+    let envelope: Envelope<'_> = serde_json::from_str(json)
+        .map_err(|source| fail(type_of(json), EventErrorKind::Envelope, Some(source)))?;
+    if envelope.specversion != "1.0" {
+        return Err(fail(envelope.r#type.into_owned(), EventErrorKind::Envelope, None));
+    }
+    let subject = match envelope.subject {
+        Some(subject) => match parse_hyphenated(subject.as_bytes()) {
+            Some(uuid) => Some(UserId::new(uuid)),
+            None => {
+                return Err(invalid(
+                    &envelope.r#type,
+                    "subject",
+                    "invalid_uuid",
+                    "a subject is a user's UUID",
+                ));
+            }
+        },
+        None => None,
+    };
+    let body = read_body(envelope.r#type, envelope.data)?;
+    let event = Event { id: envelope.id, source: envelope.source, subject, time: envelope.time, body };
+    check(&event)?;
+    Ok(event)
+}
+
+fn read_body<'a>(event_type: Cow<'a, str>, data: Option<&'a RawValue>) -> Result<Body<'a>, EventError> {
+    fn typed<'a, T: Deserialize<'a>>(event_type: &str, data: Option<&'a RawValue>) -> Result<T, EventError> {
+        serde_json::from_str(data.map_or("null", RawValue::get))
+            .map_err(|source| fail(event_type.to_owned(), EventErrorKind::Data, Some(source)))
+    }
+    Ok(match event_type.as_ref() {
+        API_CALLED => Body::ApiCalled(typed(&event_type, data)?),
+        CALL_COMPLETED => Body::CallCompleted(typed(&event_type, data)?),
+        LIMIT_REJECTED => Body::LimitRejected(typed(&event_type, data)?),
+        LIMIT_THRESHOLD_CROSSED => Body::LimitThresholdCrossed(typed(&event_type, data)?),
+        USAGE_RESET => Body::UsageReset(typed(&event_type, data)?),
+        PLAN_CHANGED => Body::PlanChanged(typed(&event_type, data)?),
+        PERIOD_CLOSED => Body::PeriodClosed(typed(&event_type, data)?),
+        GAP_ACCEPTED => Body::GapAccepted(typed(&event_type, data)?),
+        _ => unknown(event_type),
+    })
+}
+
+/// Splits a type into name and version; a type that ends in no `.v<n>` is version 0 of itself.
+pub(crate) fn unknown(event_type: Cow<'_, str>) -> Body<'_> {
+    let split = event_type.rsplit_once(".v").and_then(|(name, digits)| {
+        let canonical = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
+        let version: u32 = digits.parse().ok()?;
+        canonical.then_some((name.len(), version))
+    });
+    match split {
+        Some((length, version)) => {
+            let event_type = match event_type {
+                Cow::Borrowed(text) => Cow::Borrowed(&text[..length]),
+                Cow::Owned(text) => Cow::Owned(text[..length].to_owned()),
+            };
+            Body::Unknown { event_type, version }
+        }
+        None => Body::Unknown { event_type, version: 0 },
+    }
+}
+
+/// What the tables can hold and the domain allows, so that nothing of a decoded event can fail later.
+pub(crate) fn check(event: &Event<'_>) -> Result<(), EventError> {
+    let fails = |field: &'static str| {
+        move |error: Invalid| {
+            let kind = EventErrorKind::Invalid { field, code: error.code, detail: error.detail };
+            EventError::new(&event.body, kind)
+        }
+    };
+    text::check_name("an id", &event.id).map_err(fails("id"))?;
+    text::check_name("a source", &event.source).map_err(fails("source"))?;
+    check_time(event.time).map_err(fails("time"))?;
+    if event.subject.is_none() && !event.body.is_ledger_wide() && !matches!(event.body, Body::Unknown { .. })
+    {
+        return Err(fails("subject")(Invalid::new("missing", "an event of a user must have a subject")));
+    }
+    match &event.body {
+        Body::ApiCalled(call) => check_call(call).map_err(|(field, error)| fails(field)(error)),
+        Body::CallCompleted(body) => {
+            StatusCode::new(body.status_code.into()).map_err(fails("data.status_code"))?;
+            check_time(body.call_time).map_err(fails("data.call_time"))?;
+            check_millis(body.response_time_ms).map_err(fails("data.response_time_ms"))?;
+            check_size(body.response_size).map_err(fails("data.response_size"))
+        }
+        Body::LimitRejected(body) => {
+            check_size(Some(body.count)).map_err(fails("data.count"))?;
+            check_time(body.window_start).map_err(fails("data.window_start"))
+        }
+        Body::LimitThresholdCrossed(body) => {
+            check_size(Some(body.used)).map_err(fails("data.used"))?;
+            check_size(Some(body.limit)).map_err(fails("data.limit"))
+        }
+        Body::UsageReset(body) => {
+            check_reason(&body.reason).map_err(fails("data.reason"))?;
+            check_actor(&body.actor).map_err(fails("data.actor"))
+        }
+        Body::PlanChanged(body) => {
+            check_size(body.monthly_api_limit).map_err(fails("data.monthly_api_limit"))?;
+            check_size(body.analyze_limit).map_err(fails("data.analyze_limit"))?;
+            check_time(body.effective_at).map_err(fails("data.effective_at"))?;
+            body.reason.as_deref().map_or(Ok(()), check_reason).map_err(fails("data.reason"))?;
+            let source_event_id = body.source_event_id.as_deref();
+            source_event_id
+                .map_or(Ok(()), |id| text::check_name("an id", id))
+                .map_err(fails("data.source_event_id"))?;
+            check_actor(&body.actor).map_err(fails("data.actor"))
+        }
+        Body::GapAccepted(body) => {
+            check_size(Some(body.seq_to)).map_err(fails("data.seq_to"))?;
+            if body.seq_from == 0 || body.seq_from > body.seq_to {
+                return Err(fails("data.seq_from")(Invalid::new(
+                    "invalid_range",
+                    "a range runs from 1 or later up",
+                )));
+            }
+            check_reason(&body.reason).map_err(fails("data.reason"))?;
+            check_actor(&body.actor).map_err(fails("data.actor"))
+        }
+        Body::PeriodClosed(_) | Body::Unknown { .. } => Ok(()),
+    }
+}
+
+fn check_call(call: &ApiCalled<'_>) -> Result<(), (&'static str, Invalid)> {
+    let at = |field: &'static str| move |error: Invalid| (field, error);
+    text::check_text("an endpoint", &call.endpoint, Endpoint::MAX_BYTES).map_err(at("data.endpoint"))?;
+    if let Some(method) = &call.method {
+        check_method(method).map_err(at("data.method"))?;
+    }
+    if let Some(status) = call.status_code {
+        StatusCode::new(status.into()).map_err(at("data.status_code"))?;
+    }
+    check_millis(call.response_time_ms).map_err(at("data.response_time_ms"))?;
+    if let Some(address) = &call.ip_address {
+        text::check_name("an address", address).map_err(at("data.ip_address"))?;
+    }
+    if let Some(agent) = call.user_agent.as_deref().filter(|agent| !agent.is_empty()) {
+        text::check_text("a user agent", agent, text::MAX_USER_AGENT_BYTES).map_err(at("data.user_agent"))?;
+    }
+    check_size(call.request_size).map_err(at("data.request_size"))?;
+    check_size(call.response_size).map_err(at("data.response_size"))?;
+    Units::new(call.units.into()).map_err(at("data.units"))?;
+    call.actor.as_ref().map_or(Ok(()), check_actor).map_err(at("data.actor"))
+}
+
+fn check_actor(actor: &Actor<'_>) -> Result<(), Invalid> {
+    text::check_name("an actor's id", &actor.id)
+}
+
+fn check_reason(reason: &str) -> Result<(), Invalid> {
+    text::check_text("a reason", reason, text::MAX_REASON_BYTES)
+}
+
+fn check_time(time: DateTime<Utc>) -> Result<(), Invalid> {
+    if Month::FIRST.start() <= time && time < Month::LAST.end() {
+        return Ok(());
+    }
+    Err(Invalid::new("time_out_of_range", "a time must lie in the years 2000 to 9999"))
+}
+
+fn check_millis(millis: Option<u32>) -> Result<(), Invalid> {
+    if millis.is_none_or(|millis| i32::try_from(millis).is_ok()) {
+        return Ok(());
+    }
+    Err(Invalid::new("too_large", "a duration must be at most 2147483647 ms"))
+}
+
+fn check_size(size: Option<u64>) -> Result<(), Invalid> {
+    if size.is_none_or(|size| i64::try_from(size).is_ok()) {
+        return Ok(());
+    }
+    Err(Invalid::new("too_large", "a number must be at most 9223372036854775807"))
+}
+
+fn type_of(json: &str) -> String {
+    serde_json::from_str::<TypeOnly<'_>>(json)
+        .ok()
+        .map(|only| only.r#type)
+        .filter(|event_type| text::check_name("a type", event_type).is_ok())
+        .map_or_else(|| "unknown".to_owned(), Cow::into_owned)
+}
+
+fn fail(event_type: String, kind: EventErrorKind, source: Option<serde_json::Error>) -> EventError {
+    EventError { event_type, kind, source }
+}
+
+fn invalid(event_type: &str, field: &'static str, code: &'static str, detail: &str) -> EventError {
+    fail(event_type.to_owned(), EventErrorKind::Invalid { field, code, detail: detail.to_owned() }, None)
+}

@@ -1,0 +1,235 @@
+//! Normalisation of paths, so that no spelling of a path changes what a call is counted as.
+//!
+//! RFC 3986 §6.2.2 with the servers' common habit of merging slashes first (nginx, Go, Envoy), so that `/a//../b` is
+//! `/b`. What servers read in different ways is refused rather than guessed at.
+
+use std::borrow::Cow;
+
+use crate::endpoint::Endpoint;
+use crate::text::{self, Invalid};
+
+/// Why a path is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// It neither begins with a slash nor is an absolute http(s) or ws(s) URI.
+    #[error("a path must begin with / or be an absolute http URI")]
+    NotAPath,
+    /// It is longer than [`Endpoint::MAX_BYTES`] when normalised.
+    #[error("a path must be at most 2048 bytes")]
+    TooLong,
+    /// It holds a control or bidi-override character, as it is or escaped.
+    #[error("a path must not contain control characters")]
+    ControlCharacter,
+    /// It holds a backslash, as it is or escaped: some servers take it for a slash.
+    #[error("a path must not contain a backslash or %5c")]
+    Backslash,
+    /// It holds an escaped slash: some servers take it for a slash.
+    #[error("a path must not contain %2f")]
+    EncodedSlash,
+    /// A percent sign is not followed by two hexadecimal digits.
+    #[error("a percent sign in a path must be followed by two hexadecimal digits")]
+    InvalidEscape,
+    /// Its escapes encode a character in more bytes than UTF-8 allows (`%c0%ae` for a dot).
+    #[error("a path must not contain overlong UTF-8 escapes")]
+    OverlongEncoding,
+    /// A dot segment has parameters (`..;x`): servers that drop parameters first walk up, others do not.
+    #[error("a dot segment in a path must not have parameters")]
+    DotSegmentWithParameters,
+}
+
+impl PathError {
+    /// Stable code for the outside.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::NotAPath => "not_a_path",
+            Self::TooLong => "too_long",
+            Self::ControlCharacter => "invalid_characters",
+            Self::Backslash => "backslash_in_path",
+            Self::EncodedSlash => "encoded_slash_in_path",
+            Self::InvalidEscape => "invalid_escape",
+            Self::OverlongEncoding => "overlong_encoding",
+            Self::DotSegmentWithParameters => "dot_segment_with_parameters",
+        }
+    }
+}
+
+impl From<PathError> for Invalid {
+    fn from(error: PathError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+/// Normalises the target of a request: cuts query and fragment, takes the path of an absolute URI, merges slashes,
+/// removes dot segments, decodes escapes of unreserved characters, escapes what must be, writes escapes in capitals.
+/// Normalising twice changes nothing. `*` (of `OPTIONS *`) stays as it is.
+///
+/// # Errors
+/// See [`PathError`].
+pub fn normalise(target: &str) -> Result<Endpoint, PathError> {
+    if target == "*" {
+        return Ok(Endpoint::from_normalised(target.to_owned()));
+    }
+    let from_path = if target.starts_with('/') { target } else { without_authority(target)? };
+    let path = from_path.split(['?', '#']).next().unwrap_or_default();
+    let path = if path.is_empty() { "/" } else { path };
+    let normal = if is_normal(path.as_bytes()) { path.to_owned() } else { rewrite(path)? };
+    if normal.len() > Endpoint::MAX_BYTES {
+        return Err(PathError::TooLong);
+    }
+    Ok(Endpoint::from_normalised(normal))
+}
+
+/// What rules are matched against: the normalised path without segment parameters (`;x`) and with all escapes
+/// decoded once, as routers see it. Not for display.
+pub fn match_key(endpoint: &str) -> Cow<'_, [u8]> {
+    let bytes = endpoint.as_bytes();
+    if !endpoint.starts_with('/') || !bytes.iter().any(|byte| matches!(byte, b'%' | b';')) {
+        return Cow::Borrowed(bytes);
+    }
+    let mut key = Vec::with_capacity(bytes.len());
+    let mut segments = bytes[1..].split(|&byte| byte == b'/').peekable();
+    while let Some(segment) = segments.next() {
+        let name = segment.split(|&byte| byte == b';').next().unwrap_or_default();
+        if !name.is_empty() || segments.peek().is_none() {
+            key.push(b'/');
+            key.extend(percent_encoding::percent_decode(name));
+        }
+    }
+    Cow::Owned(key)
+}
+
+fn without_authority(target: &str) -> Result<&str, PathError> {
+    let (scheme, rest) = target.split_once("://").ok_or(PathError::NotAPath)?;
+    if !["http", "https", "ws", "wss"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        return Err(PathError::NotAPath);
+    }
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if authority.is_empty() {
+        return Err(PathError::NotAPath);
+    }
+    if authority.contains('\\') {
+        return Err(PathError::Backslash);
+    }
+    if text::has_forbidden(authority) {
+        return Err(PathError::ControlCharacter);
+    }
+    Ok(path)
+}
+
+/// Characters that stand in a segment as they are: unreserved, sub-delims, `:` and `@` (RFC 3986 §3.3).
+const fn is_pchar(byte: u8) -> bool {
+    is_unreserved(byte)
+        || matches!(
+            byte,
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@'
+        )
+}
+
+const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// Whether nothing has to be done: the common case, decided in one pass.
+fn is_normal(path: &[u8]) -> bool {
+    let mut after_slash = false;
+    for &byte in path {
+        let suspicious = (byte == b'/' || byte == b'.') && after_slash;
+        if suspicious || !(byte == b'/' || is_pchar(byte)) {
+            return false;
+        }
+        after_slash = byte == b'/';
+    }
+    true
+}
+
+fn rewrite(path: &str) -> Result<String, PathError> {
+    let mut segments: Vec<String> = Vec::new();
+    let mut ends_with_slash = false;
+    for raw in path.split('/').skip(1) {
+        let segment = rewrite_segment(raw)?;
+        ends_with_slash = matches!(segment.as_str(), "" | "." | "..");
+        match segment.as_str() {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            _ => segments.push(segment),
+        }
+    }
+    let mut normal = String::with_capacity(path.len());
+    for segment in &segments {
+        normal.push('/');
+        normal.push_str(segment);
+    }
+    if ends_with_slash || segments.is_empty() {
+        normal.push('/');
+    }
+    Ok(normal)
+}
+
+fn rewrite_segment(raw: &str) -> Result<String, PathError> {
+    if raw.chars().any(text::is_forbidden) {
+        return Err(PathError::ControlCharacter);
+    }
+    let mut segment = String::with_capacity(raw.len());
+    let mut bytes = raw.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let high = bytes.next().and_then(hex_digit).ok_or(PathError::InvalidEscape)?;
+                let low = bytes.next().and_then(hex_digit).ok_or(PathError::InvalidEscape)?;
+                push_escaped(&mut segment, high * 16 + low)?;
+            }
+            b'\\' => return Err(PathError::Backslash),
+            _ if is_pchar(byte) => segment.push(char::from(byte)),
+            _ => push_escape(&mut segment, byte),
+        }
+    }
+    refuse_ambiguous(&segment)?;
+    Ok(segment)
+}
+
+fn push_escaped(segment: &mut String, byte: u8) -> Result<(), PathError> {
+    match byte {
+        b'/' => return Err(PathError::EncodedSlash),
+        b'\\' => return Err(PathError::Backslash),
+        _ if byte.is_ascii_control() => return Err(PathError::ControlCharacter),
+        _ if is_unreserved(byte) => segment.push(char::from(byte)),
+        _ => push_escape(segment, byte),
+    }
+    Ok(())
+}
+
+fn push_escape(segment: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    segment.push('%');
+    segment.push(char::from(DIGITS[usize::from(byte >> 4)]));
+    segment.push(char::from(DIGITS[usize::from(byte & 15)]));
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+fn refuse_ambiguous(segment: &str) -> Result<(), PathError> {
+    if let Some((name, _)) = segment.split_once(';').or_else(|| segment.split_once("%3B"))
+        && matches!(name, "." | "..")
+    {
+        return Err(PathError::DotSegmentWithParameters);
+    }
+    let decoded = if segment.contains('%') {
+        percent_encoding::percent_decode_str(segment).collect::<Vec<u8>>()
+    } else {
+        return Ok(());
+    };
+    if decoded.windows(2).any(is_overlong) {
+        return Err(PathError::OverlongEncoding);
+    }
+    Ok(())
+}
+
+/// Whether two bytes begin an overlong form: of ASCII (C0, C1), or of a character with fewer bytes (E0, F0).
+fn is_overlong(pair: &[u8]) -> bool {
+    matches!(pair, [0xc0 | 0xc1, 0x80..=0xbf] | [0xe0, 0x80..=0x9f] | [0xf0, 0x80..=0x8f])
+}

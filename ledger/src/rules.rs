@@ -1,0 +1,202 @@
+//! Rules that say what a call is counted as. Applied once, at admission or ingest; the event carries the result.
+
+use serde::Deserialize;
+
+use crate::endpoint::{Endpoint, Method};
+use crate::path::{self, PathError};
+use crate::text::Invalid;
+use crate::usage::{Category, StatusCode, Units};
+
+/// The rules in their order; the first that matches decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    rules: Vec<Rule>,
+}
+
+/// What a call is counted as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Classified {
+    /// Its category.
+    pub category: Category,
+    /// Whether it counts at all.
+    pub counted: bool,
+    /// What it costs when the caller does not say.
+    pub units: Units,
+    /// The endpoint to record.
+    pub endpoint: Endpoint,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rule {
+    pattern: Pattern,
+    method: Option<Method>,
+    category: Category,
+    units: Units,
+    counted: bool,
+    endpoint: Option<Endpoint>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pattern {
+    // As [`path::match_key`] gives it.
+    key: Vec<u8>,
+    is_prefix: bool,
+}
+
+/// Why a rules file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RulesError {
+    /// It is not TOML of the expected form; the source names line and field.
+    #[error("the rules are not valid TOML of the form [[rule]] match = \"/path*\" …")]
+    Syntax(#[source] Box<toml::de::Error>),
+    /// A rule's `match` is no path.
+    #[error("rule {number}: match = {pattern:?} is not a path")]
+    Pattern {
+        /// Which rule, from 1.
+        number: usize,
+        /// Its `match`.
+        pattern: String,
+        /// What is wrong with it.
+        #[source]
+        source: PathError,
+    },
+    /// A star stands elsewhere than at the end of a rule's `match`.
+    #[error("rule {number}: match = {pattern:?} may hold one * only, at its end")]
+    Star {
+        /// Which rule, from 1.
+        number: usize,
+        /// Its `match`.
+        pattern: String,
+    },
+    /// Another field of a rule is wrong.
+    #[error("rule {number}: {field} is not valid")]
+    Field {
+        /// Which rule, from 1.
+        number: usize,
+        /// The field's name.
+        field: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: Invalid,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default, rename = "rule")]
+    rules: Vec<RuleEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleEntry {
+    r#match: String,
+    method: Option<String>,
+    category: Option<Category>,
+    units: Option<u64>,
+    counted: Option<bool>,
+    endpoint: Option<String>,
+}
+
+impl Default for Rules {
+    /// `/api/analyze*` is analyze, `/api/auth/*` is auth, all else is other.
+    fn default() -> Self {
+        let rule = |prefix: &str, category| Rule {
+            pattern: Pattern { key: prefix.as_bytes().to_vec(), is_prefix: true },
+            method: None,
+            category,
+            units: Units::ONE,
+            counted: true,
+            endpoint: None,
+        };
+        Self { rules: vec![rule("/api/analyze", Category::Analyze), rule("/api/auth/", Category::Auth)] }
+    }
+}
+
+impl Rules {
+    /// Reads rules from TOML:
+    ///
+    /// ```toml
+    /// [[rule]]
+    /// match = "/api/analyze*"  # a path, or with a star at the end all that begin so
+    /// method = "POST"          # any method when left out
+    /// category = "analyze"     # analyze, auth or other (when left out)
+    /// units = 1                # what a call costs
+    /// counted = true           # false: recorded, never counted
+    /// endpoint = "/api/analyze" # the name recorded instead of the path
+    /// ```
+    ///
+    /// # Errors
+    /// See [`RulesError`].
+    pub fn from_toml(text: &str) -> Result<Self, RulesError> {
+        let file: File = toml::from_str(text).map_err(|error| RulesError::Syntax(Box::new(error)))?;
+        let rules = file.rules.into_iter().zip(1..).map(|(entry, number)| Rule::new(entry, number));
+        Ok(Self { rules: rules.collect::<Result<_, _>>()? })
+    }
+
+    /// What a call of this endpoint is counted as. A call that ended with a 5xx never counts. Without a matching
+    /// rule it is `other`, one unit.
+    pub fn classify(
+        &self,
+        endpoint: &Endpoint,
+        method: Option<&Method>,
+        status: Option<StatusCode>,
+    ) -> Classified {
+        let succeeded = !status.is_some_and(StatusCode::is_server_error);
+        let key = path::match_key(endpoint.as_str());
+        match self.rules.iter().find(|rule| rule.matches(&key, method)) {
+            Some(rule) => Classified {
+                category: rule.category,
+                counted: rule.counted && succeeded,
+                units: rule.units,
+                endpoint: rule.endpoint.as_ref().unwrap_or(endpoint).clone(),
+            },
+            None => Classified {
+                category: Category::Other,
+                counted: succeeded,
+                units: Units::ONE,
+                endpoint: endpoint.clone(),
+            },
+        }
+    }
+}
+
+impl Rule {
+    fn new(entry: RuleEntry, number: usize) -> Result<Self, RulesError> {
+        let field = |field| move |source| RulesError::Field { number, field, source };
+        Ok(Self {
+            pattern: Pattern::new(entry.r#match, number)?,
+            method: entry.method.map(Method::new).transpose().map_err(field("method"))?,
+            category: entry.category.unwrap_or(Category::Other),
+            units: entry.units.map(Units::new).transpose().map_err(field("units"))?.unwrap_or_default(),
+            counted: entry.counted.unwrap_or(true),
+            endpoint: entry.endpoint.map(Endpoint::named).transpose().map_err(field("endpoint"))?,
+        })
+    }
+
+    /// Methods are compared without regard to case: lenient servers take `post` for `POST`.
+    fn matches(&self, key: &[u8], method: Option<&Method>) -> bool {
+        let method_matches = self.method.as_ref().is_none_or(|expected| {
+            method.is_some_and(|given| given.as_str().eq_ignore_ascii_case(expected.as_str()))
+        });
+        method_matches && self.pattern.matches(key)
+    }
+}
+
+impl Pattern {
+    fn new(text: String, number: usize) -> Result<Self, RulesError> {
+        let (path, is_prefix) = text.strip_suffix('*').map_or((text.as_str(), false), |path| (path, true));
+        if path.contains('*') {
+            return Err(RulesError::Star { number, pattern: text });
+        }
+        match path::normalise(path) {
+            Ok(endpoint) => Ok(Self { key: path::match_key(endpoint.as_str()).into_owned(), is_prefix }),
+            Err(source) => Err(RulesError::Pattern { number, pattern: text, source }),
+        }
+    }
+
+    fn matches(&self, key: &[u8]) -> bool {
+        if self.is_prefix { key.starts_with(&self.key) } else { key == self.key }
+    }
+}

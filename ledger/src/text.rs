@@ -1,0 +1,93 @@
+//! What text may come in, and the error that every refused value gives.
+
+/// Why a value from outside was refused: a stable code for programs and a sentence for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Invalid {
+    /// Stable `snake_case` code, as listed in the `OpenAPI` document.
+    pub code: &'static str,
+    /// One sentence that names the rule; never the whole refused value.
+    pub detail: String,
+}
+
+impl Invalid {
+    /// An error with this stable code and sentence.
+    pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+}
+
+/// Longest id, name or source, in bytes.
+pub const MAX_NAME_BYTES: usize = 255;
+/// Longest user agent kept, in bytes; longer ones are cut.
+pub const MAX_USER_AGENT_BYTES: usize = 1_024;
+
+/// Longest reason that somebody gives for what they did, in bytes.
+pub const MAX_REASON_BYTES: usize = 1_024;
+
+/// Accepts text of 1..=`max_bytes` bytes without control or bidi-override characters.
+///
+/// # Errors
+/// `empty`, `too_long` or `invalid_characters`.
+pub fn check_text(what: &str, text: &str, max_bytes: usize) -> Result<(), Invalid> {
+    if text.is_empty() {
+        return Err(Invalid::new("empty", format!("{what} must not be empty")));
+    }
+    if text.len() > max_bytes {
+        return Err(Invalid::new("too_long", format!("{what} must be at most {max_bytes} bytes")));
+    }
+    if has_forbidden(text) {
+        return Err(Invalid::new(
+            "invalid_characters",
+            format!("{what} must not contain control or bidirectional override characters"),
+        ));
+    }
+    Ok(())
+}
+
+/// [`check_text`] for ids, names and sources: at most [`MAX_NAME_BYTES`].
+pub fn check_name(what: &str, text: &str) -> Result<(), Invalid> {
+    check_text(what, text, MAX_NAME_BYTES)
+}
+
+/// Whether the text holds a character that [`is_forbidden`].
+pub fn has_forbidden(text: &str) -> bool {
+    // Almost all text is printable ASCII, which needs no decoding of characters.
+    if text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
+        return false;
+    }
+    text.chars().any(is_forbidden)
+}
+
+/// Control characters (C0, DEL, C1), the line and paragraph separators, and the characters that reorder text, with
+/// which a name can be made to read as another one (Trojan Source, CVE-2021-42574).
+pub fn is_forbidden(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The longest prefix of at most `max_bytes` bytes that ends between two characters.
+pub fn cut(text: &str, max_bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(max_bytes)]
+}
+
+/// A user agent as it is recorded: forbidden characters replaced, cut to [`MAX_USER_AGENT_BYTES`]. Clients choose
+/// this header freely and nobody reads it but people, so an odd one is no reason to refuse a call.
+pub fn clean_user_agent(text: &str) -> std::borrow::Cow<'_, str> {
+    if has_forbidden(text) {
+        let clean: String =
+            text.chars().map(|c| if is_forbidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect();
+        return std::borrow::Cow::Owned(cut(&clean, MAX_USER_AGENT_BYTES).to_owned());
+    }
+    std::borrow::Cow::Borrowed(cut(text, MAX_USER_AGENT_BYTES))
+}
+
+/// Deserializes a string through its type's `FromStr`.
+pub(crate) fn deserialize_from_str<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: std::str::FromStr<Err = Invalid>,
+{
+    let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
