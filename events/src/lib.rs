@@ -8,6 +8,7 @@ mod decode;
 mod encode;
 mod error;
 mod event;
+mod scan;
 mod wire;
 
 pub use body::{
