@@ -1,1 +1,3 @@
 //! HTTP service: authenticates, decides limits, publishes events, reads projections.
+
+pub mod limits;
