@@ -50,3 +50,15 @@ CREATE TABLE public.accepted_gaps (
     event_id    UUID NOT NULL,
     PRIMARY KEY (stream, seq_from, seq_to)
 );
+
+-- What each worker says of itself, so that readyz can name the reason why nothing is projected. Written on every change
+-- and every few seconds by the database's clock: an old heartbeat is a worker that is gone.
+CREATE TABLE public.projector_status (
+    partition    SMALLINT NOT NULL,
+    instance     UUID NOT NULL,
+    state        TEXT NOT NULL CHECK (state IN ('standby', 'running', 'retrying', 'stopped')),
+    reason       TEXT,
+    seq          BIGINT NOT NULL,
+    heartbeat_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (partition, instance)
+);

@@ -101,7 +101,8 @@ CREATE TABLE usage_hourly (
 ) WITH (fillfactor = 70);
 CREATE TABLE usage_daily (LIKE usage_hourly INCLUDING ALL) WITH (fillfactor = 70);
 
--- Ids that clients chose, as UUIDv8 of SHA-256(lp(user, source, id)): an event counts once, whatever its month.
+-- Ids that clients chose, as UUIDv8 of SHA-256(lp(user, source, id)): an event counts once, whatever its month. Resets
+-- and plan changes claim their own id too, since a retried request publishes the same event again.
 CREATE TABLE event_claims (
     id      UUID PRIMARY KEY,
     log_seq BIGINT NOT NULL
@@ -167,12 +168,12 @@ CREATE TABLE statements (
 
 -- Units of an already closed month (of_month) that a later statement (listed_in) lists.
 CREATE TABLE statement_adjustments (
-    user_id   UUID NOT NULL,
-    listed_in TEXT NOT NULL,
-    of_month  TEXT NOT NULL,
-    analyze   BIGINT NOT NULL,
-    auth      BIGINT NOT NULL,
-    other     BIGINT NOT NULL,
+    user_id       UUID NOT NULL,
+    listed_in     TEXT NOT NULL,
+    of_month      TEXT NOT NULL,
+    analyze_units BIGINT NOT NULL,
+    auth_units    BIGINT NOT NULL,
+    other_units   BIGINT NOT NULL,
     PRIMARY KEY (user_id, listed_in, of_month)
 );
 

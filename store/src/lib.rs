@@ -1,1 +1,31 @@
 //! Plain async functions over PostgreSQL: one file per table family.
+//!
+//! Functions take a connection; the caller owns the transaction. Tables are named without a schema: the connection's
+//! `search_path` decides which projection they see, so that a rebuild fills `ledger_next` with the very same SQL.
+
+pub mod advisory;
+pub mod checkpoint;
+pub mod claims;
+pub mod completions;
+pub mod connect;
+pub mod dead_letters;
+pub mod error;
+pub mod gaps;
+pub mod migrate;
+pub mod partitions;
+pub mod periods;
+pub mod position;
+pub mod producers;
+pub mod projector_status;
+pub mod rejections;
+pub mod rollups;
+pub mod savepoint;
+pub mod subscriptions;
+pub mod summaries;
+pub mod thresholds;
+pub mod usage_rows;
+
+pub use connect::{Schema, connect, options, pool};
+pub use error::{Constraint, Error};
+pub use migrate::migrate;
+pub use position::Position;

@@ -1,0 +1,106 @@
+//! How far the projections are: the only truth about the position in the log.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use crate::position::{seq_from_column, seq_to_column};
+use crate::{Error, Schema};
+
+/// The channel on which a transaction that moves the checkpoint says so; the payload is the sequence in decimal.
+pub const CHANNEL: &str = "ledger_projected";
+
+/// The position up to which everything is projected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Sequence of the last projected frame; 0 before the first.
+    pub seq: u64,
+    /// That frame's `Nats-Msg-Id`; empty before the first.
+    pub frame_id: String,
+    /// When that frame was stored in the log.
+    pub frame_time: Option<DateTime<Utc>>,
+    /// When the stream was created, which tells a replaced stream from the one that was read.
+    pub stream_created: Option<DateTime<Utc>>,
+    /// Events of all frames up to here.
+    pub events: u64,
+}
+
+/// Reads the checkpoint.
+pub async fn read(conn: &mut PgConnection, partition: i16) -> Result<Checkpoint, Error> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT seq, frame_id, frame_time, stream_created, events FROM projection_checkpoint WHERE partition = $1",
+        partition
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(row.into())
+}
+
+/// Reads the checkpoint and locks it until the transaction ends: nothing else is projected meanwhile.
+pub async fn lock(conn: &mut PgConnection, partition: i16) -> Result<Checkpoint, Error> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT seq, frame_id, frame_time, stream_created, events FROM projection_checkpoint
+         WHERE partition = $1 FOR UPDATE",
+        partition
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(row.into())
+}
+
+/// Moves the checkpoint from `old_seq` and, in the live schema, announces it when the transaction commits.
+///
+/// # Errors
+/// [`Error::CheckpointMoved`] when it is not at `old_seq`; the caller's transaction must not commit then.
+pub async fn advance(
+    conn: &mut PgConnection,
+    schema: Schema,
+    partition: i16,
+    old_seq: u64,
+    new: &Checkpoint,
+) -> Result<(), Error> {
+    let moved = sqlx::query_scalar!(
+        r#"WITH moved AS (
+               UPDATE projection_checkpoint
+               SET seq = $3, frame_id = $4, frame_time = $5, stream_created = $6, events = $7
+               WHERE partition = $1 AND seq = $2
+               RETURNING seq)
+           SELECT seq AS "seq!" FROM moved
+           WHERE NOT $8 OR pg_notify('ledger_projected', seq::text) IS NOT NULL"#,
+        partition,
+        seq_to_column(old_seq),
+        seq_to_column(new.seq),
+        new.frame_id,
+        new.frame_time,
+        new.stream_created,
+        seq_to_column(new.events),
+        schema == Schema::Live,
+    )
+    .fetch_all(conn)
+    .await?;
+    match moved.len() {
+        1 => Ok(()),
+        _ => Err(Error::CheckpointMoved { partition, expected_seq: old_seq }),
+    }
+}
+
+struct Row {
+    seq: i64,
+    frame_id: String,
+    frame_time: Option<DateTime<Utc>>,
+    stream_created: Option<DateTime<Utc>>,
+    events: i64,
+}
+
+impl From<Row> for Checkpoint {
+    fn from(row: Row) -> Self {
+        Self {
+            seq: seq_from_column(row.seq),
+            frame_id: row.frame_id,
+            frame_time: row.frame_time,
+            stream_created: row.stream_created,
+            events: seq_from_column(row.events),
+        }
+    }
+}

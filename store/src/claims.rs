@@ -1,0 +1,43 @@
+//! Ids that count once, ever: client-supplied ones, and those of resets and plan changes.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::position::seq_to_column;
+use crate::{Error, usage_rows};
+
+/// An id and the sequence of the frame that brings it.
+pub type Claim = (Uuid, u64);
+
+/// Claims all of these ids, or none. They are copied in the given order: sorted ones touch each index page once.
+///
+/// # Errors
+/// [`Error::Conflict`] when one of them is taken; the transaction is then to be rolled back to a savepoint.
+pub async fn copy(conn: &mut PgConnection, claims: &[Claim]) -> Result<(), Error> {
+    let mut buffer = Vec::with_capacity(32 + claims.len() * 34);
+    buffer.extend_from_slice(usage_rows::copy_header());
+    for (id, seq) in claims {
+        buffer.extend_from_slice(&2_i16.to_be_bytes());
+        buffer.extend_from_slice(&16_i32.to_be_bytes());
+        buffer.extend_from_slice(id.as_bytes());
+        buffer.extend_from_slice(&8_i32.to_be_bytes());
+        buffer.extend_from_slice(&seq_to_column(*seq).to_be_bytes());
+    }
+    usage_rows::copy_into(conn, "event_claims", "id, log_seq", &buffer).await?;
+    Ok(())
+}
+
+/// Claims those of the ids that are free and returns them.
+pub async fn insert_new(conn: &mut PgConnection, claims: &[Claim]) -> Result<Vec<Uuid>, Error> {
+    let ids: Vec<Uuid> = claims.iter().map(|(id, _)| *id).collect();
+    let seqs: Vec<i64> = claims.iter().map(|(_, seq)| seq_to_column(*seq)).collect();
+    let claimed = sqlx::query_scalar!(
+        "INSERT INTO event_claims (id, log_seq)
+         SELECT * FROM UNNEST($1::uuid[], $2::bigint[]) ON CONFLICT DO NOTHING RETURNING id",
+        &ids,
+        &seqs
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(claimed)
+}

@@ -1,0 +1,71 @@
+//! Connections: what each of them is set to.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+
+use crate::Error;
+
+/// Which projection a connection sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    /// The one that is read.
+    Live,
+    /// The one that a rebuild fills.
+    Next,
+}
+
+impl Schema {
+    /// The schema's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Live => "ledger",
+            Self::Next => "ledger_next",
+        }
+    }
+
+    const fn search_path(self) -> &'static str {
+        match self {
+            Self::Live => "ledger,public",
+            Self::Next => "ledger_next,public",
+        }
+    }
+}
+
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Options of a connection to this database. `sslmode` (`require`, `verify-full`, …) and `sslrootcert` are parameters of
+/// the URL.
+///
+/// # Errors
+/// [`Error::Url`] when the URL can't be read.
+pub fn options(database_url: &str, schema: Schema) -> Result<PgConnectOptions, Error> {
+    Ok(PgConnectOptions::from_str(database_url)
+        .map_err(Error::Url)?
+        .application_name("usage-ledger")
+        .options([("search_path", schema.search_path()), ("TimeZone", "UTC")])
+        .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5)))
+}
+
+/// A pool of at most `max_connections` for the live projection. Connects when first used, so that a process starts
+/// while the database is away.
+pub fn pool(database_url: &str, max_connections: u32) -> Result<PgPool, Error> {
+    Ok(PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options(database_url, Schema::Live)?))
+}
+
+/// One connection outside of any pool, for a session that holds a lock or listens.
+pub async fn connect(database_url: &str, schema: Schema) -> Result<PgConnection, Error> {
+    Ok(PgConnection::connect_with(&options(database_url, schema)?).await?)
+}
+
+/// One connection for applying batches. Its statements join small arrays with large tables by their keys: a hash join
+/// would read whole partitions, so the planner is told to keep to nested loops.
+pub async fn connect_projector(database_url: &str, schema: Schema) -> Result<PgConnection, Error> {
+    let options = options(database_url, schema)?.options([("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
+    Ok(PgConnection::connect_with(&options).await?)
+}

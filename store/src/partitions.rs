@@ -1,0 +1,57 @@
+//! The monthly partitions of `api_usage`.
+
+use ledger::Month;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+use crate::Error;
+
+/// What became of a month's partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partition {
+    /// Rows can be added.
+    Attached,
+    /// The month's rows were taken out of `api_usage`; none can be added.
+    Detached,
+}
+
+/// The name of the month's partition, which is safe in SQL: digits and underscores after a fixed prefix.
+pub(crate) fn table(month: Month) -> String {
+    format!("api_usage_{:04}_{:02}", month.year(), month.number())
+}
+
+/// Makes the month's partition if there is none: as a table of its own first, then attached, which locks `api_usage`
+/// for less time than creating it in place. Runs in its own transaction, outside of any other.
+pub async fn ensure(conn: &mut PgConnection, month: Month) -> Result<Partition, Error> {
+    let table = table(month);
+    if let Some(partition) = find(conn, &table).await? {
+        return Ok(partition);
+    }
+    let mut tx = conn.begin().await?;
+    // Two processes may meet here; the second one finds what the first one made.
+    sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", table).execute(&mut *tx).await?;
+    let partition = match find(&mut tx, &table).await? {
+        Some(partition) => partition,
+        None => {
+            let (from, to) = (month.start().to_rfc3339(), month.end().to_rfc3339());
+            tx.execute(AssertSqlSafe(format!(
+                "CREATE TABLE {table} (LIKE api_usage INCLUDING ALL);
+                 ALTER TABLE api_usage ATTACH PARTITION {table} FOR VALUES FROM ('{from}') TO ('{to}')"
+            )))
+            .await?;
+            Partition::Attached
+        }
+    };
+    tx.commit().await?;
+    Ok(partition)
+}
+
+async fn find(conn: &mut PgConnection, table: &str) -> Result<Option<Partition>, Error> {
+    let attached = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) AS "attached!"
+           FROM pg_class c WHERE c.relname = $1 AND c.relnamespace = current_schema()::regnamespace"#,
+        table
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(attached.map(|attached| if attached { Partition::Attached } else { Partition::Detached }))
+}

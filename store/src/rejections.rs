@@ -1,0 +1,53 @@
+//! Refused calls, counted per user, meter and window.
+
+use chrono::{DateTime, Utc};
+use ledger::{Meter, Month, UserId};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{Error, Position};
+
+/// Refusals of one window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Whose calls.
+    pub user: UserId,
+    /// Where in the log it is.
+    pub position: Position,
+    /// The meter that refused.
+    pub meter: Meter,
+    /// Start of the window.
+    pub window_start: DateTime<Utc>,
+    /// How many calls were refused in it.
+    pub count: u64,
+    /// Whether they were admitted all the same (shadow mode).
+    pub shadow: bool,
+}
+
+/// Stores the refusals; those that are there already stay as they are.
+pub async fn insert(conn: &mut PgConnection, rejections: &[Rejection]) -> Result<(), Error> {
+    let users: Vec<Uuid> = rejections.iter().map(|r| r.user.get()).collect();
+    let (seqs, idxs): (Vec<i64>, Vec<i32>) = rejections.iter().map(|r| r.position.columns()).unzip();
+    let meters: Vec<&str> = rejections.iter().map(|r| r.meter.as_str()).collect();
+    let months: Vec<String> = rejections.iter().map(|r| Month::of(r.window_start).to_string()).collect();
+    let windows: Vec<DateTime<Utc>> = rejections.iter().map(|r| r.window_start).collect();
+    let counts: Vec<i64> = rejections.iter().map(|r| i64::try_from(r.count).unwrap_or(i64::MAX)).collect();
+    let shadows: Vec<bool> = rejections.iter().map(|r| r.shadow).collect();
+    sqlx::query!(
+        "INSERT INTO limit_rejections (user_id, log_seq, log_idx, meter, month_year, window_start, count, shadow)
+         SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::timestamptz[],
+                              $7::bigint[], $8::bool[])
+         ON CONFLICT (user_id, log_seq, log_idx) DO NOTHING",
+        &users,
+        &seqs,
+        &idxs,
+        &meters as &[&str],
+        &months,
+        &windows,
+        &counts,
+        &shadows,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! Raw calls (`api_usage`): written with COPY BINARY, straight into the month's partition.
+
+use chrono::{DateTime, Utc};
+use ledger::{Category, Month, UserId};
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use uuid::Uuid;
+
+use crate::partitions;
+use crate::{Error, Position};
+
+const COLUMNS: &str = "id, user_id, created_at, log_seq, log_idx, units, response_time_ms, request_size, \
+     response_size, status_code, counted, category, month_year, method, endpoint, ip_address, user_agent";
+const COLUMN_COUNT: i16 = 17;
+
+/// PGCOPY, no flags, no header extension (PostgreSQL manual, COPY, "Binary Format").
+const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
+/// 2000-01-01T00:00:00Z, from which PostgreSQL counts, in microseconds of the Unix epoch.
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// A call as it is stored.
+#[derive(Debug, Clone, Copy)]
+pub struct UsageRow<'a> {
+    /// The row's id: derived for a client's event, the event's own otherwise.
+    pub id: Uuid,
+    /// Whose call it is.
+    pub user: UserId,
+    /// When it was admitted or happened; decides the month.
+    pub created_at: DateTime<Utc>,
+    /// The month of `created_at`, as `YYYY-MM`.
+    pub month_year: &'a str,
+    /// Where in the log it is.
+    pub position: Position,
+    /// What it costs.
+    pub units: u32,
+    /// How long it took.
+    pub response_time_ms: Option<u32>,
+    /// Size of the request in bytes.
+    pub request_size: Option<u64>,
+    /// Size of the response in bytes.
+    pub response_size: Option<u64>,
+    /// How it was answered, if known.
+    pub status_code: Option<u16>,
+    /// Whether it counts.
+    pub counted: bool,
+    /// What it counts as.
+    pub category: Category,
+    /// HTTP method, if there was one.
+    pub method: Option<&'a str>,
+    /// The recorded endpoint.
+    pub endpoint: &'a str,
+    /// The client's address, if known.
+    pub ip_address: Option<&'a str>,
+    /// The client's user agent, if known.
+    pub user_agent: Option<&'a str>,
+}
+
+/// Appends the row as one tuple of COPY's binary format.
+pub fn encode(row: &UsageRow<'_>, out: &mut Vec<u8>) {
+    let (log_seq, log_idx) = row.position.columns();
+    out.extend_from_slice(&COLUMN_COUNT.to_be_bytes());
+    put(out, row.id.as_bytes());
+    put(out, row.user.get().as_bytes());
+    put(out, &(row.created_at.timestamp_micros() - POSTGRES_EPOCH_US).to_be_bytes());
+    put(out, &log_seq.to_be_bytes());
+    put(out, &log_idx.to_be_bytes());
+    put(out, &row.units.cast_signed().to_be_bytes());
+    put_option(out, row.response_time_ms.map(|ms| i32::try_from(ms).unwrap_or(i32::MAX).to_be_bytes()));
+    put_option(out, row.request_size.map(|size| i64::try_from(size).unwrap_or(i64::MAX).to_be_bytes()));
+    put_option(out, row.response_size.map(|size| i64::try_from(size).unwrap_or(i64::MAX).to_be_bytes()));
+    put_option(out, row.status_code.map(|status| status.cast_signed().to_be_bytes()));
+    put(out, &[u8::from(row.counted)]);
+    put(out, row.category.as_str().as_bytes());
+    put(out, row.month_year.as_bytes());
+    put_option(out, row.method);
+    put(out, row.endpoint.as_bytes());
+    put_option(out, row.ip_address);
+    put_option(out, row.user_agent);
+}
+
+fn put(out: &mut Vec<u8>, value: &[u8]) {
+    let length = i32::try_from(value.len()).expect("a field is part of an event, which is 16 KiB at most");
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(value);
+}
+
+fn put_option(out: &mut Vec<u8>, value: Option<impl AsRef<[u8]>>) {
+    match value {
+        Some(value) => put(out, value.as_ref()),
+        None => out.extend_from_slice(&(-1_i32).to_be_bytes()),
+    }
+}
+
+/// Rows of one month as one buffer of COPY's binary format.
+#[derive(Debug, Clone)]
+pub struct CopyBuffer(Vec<u8>);
+
+impl CopyBuffer {
+    /// A buffer without rows, with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        let mut buffer = Vec::with_capacity(bytes + HEADER.len() + TRAILER.len());
+        buffer.extend_from_slice(HEADER);
+        Self(buffer)
+    }
+
+    /// Appends tuples that [`encode`] made.
+    pub fn push(&mut self, tuples: &[u8]) {
+        self.0.extend_from_slice(tuples);
+    }
+}
+
+/// Copies the rows into the month's partition, all or none.
+///
+/// # Errors
+/// [`Error::Conflict`] when one of them is there already; the transaction is then to be rolled back to a savepoint.
+pub async fn copy(conn: &mut PgConnection, month: Month, rows: &CopyBuffer) -> Result<u64, Error> {
+    copy_into(conn, &partitions::table(month), COLUMNS, &rows.0).await
+}
+
+/// Inserts those of the month's rows that are not there yet and returns their ids: the way on after a conflict.
+pub async fn insert_new(conn: &mut PgConnection, month: Month, rows: &CopyBuffer) -> Result<Vec<Uuid>, Error> {
+    conn.execute(
+        "CREATE TEMPORARY TABLE IF NOT EXISTS staged_usage (LIKE api_usage) ON COMMIT DELETE ROWS;
+         TRUNCATE staged_usage",
+    )
+    .await?;
+    copy_into(conn, "staged_usage", COLUMNS, &rows.0).await?;
+    let table = partitions::table(month);
+    let ids = sqlx::query_scalar(AssertSqlSafe(format!(
+        "INSERT INTO {table} ({COLUMNS}) SELECT {COLUMNS} FROM staged_usage ORDER BY log_seq, log_idx
+         ON CONFLICT DO NOTHING RETURNING id"
+    )))
+    .fetch_all(conn)
+    .await?;
+    Ok(ids)
+}
+
+/// Copies a complete buffer of COPY's binary format into a table of ours.
+pub(crate) async fn copy_into(
+    conn: &mut PgConnection,
+    table: &str,
+    columns: &str,
+    buffer: &[u8],
+) -> Result<u64, Error> {
+    let mut copy = conn.copy_in_raw(&format!("COPY {table} ({columns}) FROM STDIN (FORMAT binary)")).await?;
+    // Every send is a write of its own: two make the message complete.
+    copy.send(buffer).await?;
+    copy.send(TRAILER.as_slice()).await?;
+    Ok(copy.finish().await?)
+}
+
+/// The header with which a buffer of COPY's binary format begins.
+pub(crate) fn copy_header() -> &'static [u8] {
+    HEADER
+}
