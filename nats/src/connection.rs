@@ -173,7 +173,7 @@ impl Link {
         }
     }
 
-    /// Asks the `JetStream` API, within `timeout`.
+    /// Asks the JetStream API, within `timeout`.
     ///
     /// The reply comes to an inbox of its own: the client's shared one keeps a request whose reply never comes
     /// for ever. Nothing is sent while there is no connection, so that no requests pile up either.
@@ -196,7 +196,7 @@ impl Link {
     }
 }
 
-/// A reply of the `JetStream` API is either the answer or `{"error": {…}}`.
+/// A reply of the JetStream API is either the answer or `{"error": {…}}`.
 pub(crate) fn parse_reply<T: DeserializeOwned>(payload: &[u8]) -> Result<T, LogError> {
     #[derive(serde::Deserialize)]
     struct Failed {

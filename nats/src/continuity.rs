@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
+use events::GapKind;
 use uuid::Uuid;
 
 use crate::frame::{Damage, FrameHeader, RawFrame};
@@ -25,44 +25,6 @@ pub struct ProducerState {
     pub crc32c: u32,
     /// Its stream sequence.
     pub seq: u64,
-}
-
-/// What an operator accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum GapKind {
-    /// Frames that are not in the stream any more.
-    Missing,
-    /// Frames that are there but broken.
-    Damaged,
-    /// The stream's tail, lost and its sequences used again: the frames there now are new ones.
-    Truncated,
-}
-
-impl GapKind {
-    /// The name in the database and on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Damaged => "damaged",
-            Self::Truncated => "truncated",
-        }
-    }
-}
-
-/// A text that is no [`GapKind`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the kind of a gap is missing, damaged or truncated")]
-pub struct BadGapKind;
-
-impl FromStr for GapKind {
-    type Err = BadGapKind;
-
-    fn from_str(text: &str) -> Result<Self, BadGapKind> {
-        [Self::Missing, Self::Damaged, Self::Truncated]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
-            .ok_or(BadGapKind)
-    }
 }
 
 /// A range of sequences that an operator accepted as lost.
@@ -489,7 +451,7 @@ fn frames_are(from: u64, to: u64) -> String {
 }
 
 fn and_jumps(jumps: &[Jump]) -> String {
-    jumps.iter().map(|jump| format!("; {jump}")).collect()
+    jumps.iter().fold(String::new(), |text, jump| text + "; " + &jump.to_string())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The frame: one `JetStream` message that carries 1..=1000 events as a `CloudEvents` JSON batch.
+//! The frame: one JetStream message that carries 1..=1000 events as a CloudEvents JSON batch.
 //!
 //! Everything that proves a frame whole is in its headers: the producer and its counter (nothing is missing
 //! before it), the number of events and a CRC-32C of the body (nothing in it has changed).
@@ -16,8 +16,6 @@ use uuid::Uuid;
 pub const MAX_FRAME_EVENTS: usize = 1_000;
 /// The longest body of a frame, in bytes.
 pub const MAX_FRAME_BYTES: usize = 512 * 1024;
-/// The longest encoded event, in bytes.
-pub const MAX_EVENT_BYTES: usize = 16 * 1024;
 
 /// The media type of a frame's body.
 pub const CONTENT_TYPE: &str = "application/cloudevents-batch+json";

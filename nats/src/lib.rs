@@ -1,4 +1,4 @@
-//! The log on NATS `JetStream`: frames, group-commit publisher, checked reader.
+//! The log on NATS JetStream: frames, group-commit publisher, checked reader.
 //!
 //! An event is a fact only after the acknowledgement of its frame, and the acknowledgement comes after fsync.
 //! [`connect`] gives a [`Log`]; [`Log::verify`] proves that the server keeps that promise. A [`Publisher`]
@@ -15,12 +15,10 @@ mod stream;
 mod verify;
 
 pub use connection::{Auth, ConnectError, Connection, connect};
-pub use continuity::{
-    AcceptedGap, BadGapKind, Checkpoint, Continuity, GapKind, Jump, ProducerState, Stop, Verdict, check_start,
-};
+pub use continuity::{AcceptedGap, Checkpoint, Continuity, Jump, ProducerState, Stop, Verdict, check_start};
 pub use frame::{
-    CONTENT_TYPE, Damage, EncodedEvent, FRAME_HEADER, FrameHeader, MAX_EVENT_BYTES, MAX_FRAME_BYTES,
-    MAX_FRAME_EVENTS, Position, RawFrame,
+    CONTENT_TYPE, Damage, EncodedEvent, FRAME_HEADER, FrameHeader, MAX_FRAME_BYTES, MAX_FRAME_EVENTS,
+    Position, RawFrame,
 };
 pub use log::{Log, LogError};
 pub use publisher::{PublishError, Publisher, PublisherConfig, PublisherState};

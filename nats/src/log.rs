@@ -19,7 +19,7 @@ use crate::stream::{StreamName, StreamState, definition};
 /// How long a question to the server may take.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The log: one stream of one `JetStream`. Cheap to clone.
+/// The log: one stream of one JetStream. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Log(Arc<Inner>);
 
@@ -238,9 +238,9 @@ mod tests {
     fn stored_headers_are_read_as_they_were_sent() {
         let headers =
             parse_headers(b"NATS/1.0\r\nNats-Msg-Id: a-1\r\nLedger-Frame:v=1;x\r\n\r\n").expect("headers");
-        assert_eq!(headers.get("Nats-Msg-Id").map(|v| v.as_str()), Some("a-1"));
-        assert_eq!(headers.get("Ledger-Frame").map(|v| v.as_str()), Some("v=1;x"));
-        assert!(parse_headers(b"").is_some_and(|h| h.is_empty()));
+        assert_eq!(headers.get("Nats-Msg-Id").map(async_nats::HeaderValue::as_str), Some("a-1"));
+        assert_eq!(headers.get("Ledger-Frame").map(async_nats::HeaderValue::as_str), Some("v=1;x"));
+        assert!(parse_headers(b"").is_some_and(|headers| headers.is_empty()));
         assert!(parse_headers(b"HTTP/1.1\r\n\r\n").is_none());
     }
 }

@@ -260,14 +260,12 @@ impl Reader {
         let client = &self.log.link().client;
         let sent = client.publish_with_reply(subject, reply, Bytes::from(request.to_string()));
         // The client's queue is full only while the connection is away.
-        match timeout_at(Instant::now() + REQUEST_TIMEOUT, sent).await {
-            Ok(Ok(())) => source.due += batch,
-            Ok(Err(_)) | Err(_) => {
-                self.reset("the client takes no requests");
-                return Err(ReadError::Unavailable { source: LogError::Disconnected });
-            }
+        if let Ok(Ok(())) = timeout_at(Instant::now() + REQUEST_TIMEOUT, sent).await {
+            source.due += batch;
+            return Ok(());
         }
-        Ok(())
+        self.reset("the client takes no requests");
+        Err(ReadError::Unavailable { source: LogError::Disconnected })
     }
 
     async fn make_source(&self) -> Result<Source, LogError> {

@@ -24,7 +24,7 @@ pub struct StreamName(String);
 pub struct BadStreamName;
 
 impl StreamName {
-    /// The name as `JetStream` knows it.
+    /// The name as JetStream knows it.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -14,11 +14,12 @@ mod task;
 use std::sync::Arc;
 use std::time::Duration;
 
+use events::MAX_EVENT_BYTES;
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::connection::ConnectError;
-use crate::frame::{EncodedEvent, MAX_EVENT_BYTES, MAX_FRAME_BYTES, MAX_FRAME_EVENTS, Position};
+use crate::frame::{EncodedEvent, MAX_FRAME_BYTES, MAX_FRAME_EVENTS, Position};
 use crate::log::Log;
 use queue::{Limits, Queue};
 use task::Task;

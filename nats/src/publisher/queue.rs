@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use events::MAX_EVENT_BYTES;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{PublishError, PublisherState};
-use crate::frame::{EncodedEvent, MAX_EVENT_BYTES, Position};
+use crate::frame::{EncodedEvent, Position};
 
 /// The room that a new frame's body starts with, in bytes.
 const FIRST_CAPACITY: usize = 4 * 1024;
@@ -316,12 +317,11 @@ impl Outcome {
         match &mut *self.0.lock() {
             Fate::Known(result) => Poll::Ready(*result),
             Fate::Open(wakers) => {
-                match *slot {
-                    Some(slot) => wakers[slot].clone_from(cx.waker()),
-                    None => {
-                        *slot = Some(wakers.len());
-                        wakers.push(cx.waker().clone());
-                    }
+                if let Some(slot) = *slot {
+                    wakers[slot].clone_from(cx.waker());
+                } else {
+                    *slot = Some(wakers.len());
+                    wakers.push(cx.waker().clone());
                 }
                 Poll::Pending
             }
