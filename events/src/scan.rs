@@ -53,7 +53,13 @@ impl<'a, const PLAIN: bool> Scanner<'a, PLAIN> {
         if self.at - start > MAX_EVENT_BYTES {
             return None;
         }
-        let event = Event { id: Cow::Borrowed(id), source: Cow::Borrowed(source), subject: Some(subject), time, body };
+        let event = Event {
+            id: Cow::Borrowed(id),
+            source: Cow::Borrowed(source),
+            subject: Some(subject),
+            time,
+            body,
+        };
         Some((event, self.at))
     }
 
@@ -192,14 +198,13 @@ impl<'a, const PLAIN: bool> Scanner<'a, PLAIN> {
 
     #[inline]
     fn boolean(&mut self) -> Option<bool> {
-        if self.follows(b"true") {
-            Some(true)
-        } else {
-            self.follows(b"false").then_some(false)
-        }
+        if self.follows(b"true") { Some(true) } else { self.follows(b"false").then_some(false) }
     }
 }
 
 fn year_of(canonical: &[u8; time::CANONICAL_BYTES]) -> u32 {
     canonical[..4].iter().fold(0, |year, byte| year * 10 + u32::from(byte.wrapping_sub(b'0')))
 }
+
+#[cfg(test)]
+mod tests;
