@@ -23,11 +23,14 @@ pub(crate) struct Scanner<'a, const PLAIN: bool> {
     at: usize,
 }
 
-/// Whether every byte is printable ASCII and no backslash. Written so that it compiles to vector instructions.
+/// Whether every byte is printable ASCII and no backslash.
+#[expect(
+    clippy::needless_bitwise_bool,
+    reason = "without a branch a byte it compiles to vector instructions"
+)]
 pub(crate) fn is_plain(bytes: &[u8]) -> bool {
-    bytes.chunks(4_096).all(|chunk| {
-        chunk.iter().fold(true, |plain, &byte| plain & (byte.wrapping_sub(0x20) < 0x5f) & (byte != b'\\'))
-    })
+    let is_plain = |byte: u8| (byte.wrapping_sub(0x20) < 0x5f) & (byte != b'\\');
+    bytes.chunks(4_096).all(|chunk| chunk.iter().fold(true, |plain, &byte| plain & is_plain(byte)))
 }
 
 impl<'a, const PLAIN: bool> Scanner<'a, PLAIN> {

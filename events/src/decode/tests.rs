@@ -210,7 +210,7 @@ fn an_event_has_a_largest_size() {
         format!("{},\"later\":\"{padding}\"}}", &json[..json.len() - 1])
     };
     assert!(decode(&padded(MAX_EVENT_BYTES)).is_ok());
-    let error = decode(&padded(MAX_EVENT_BYTES + 1)).map(|event| event.into_owned()).unwrap_err();
+    let error = decode(&padded(MAX_EVENT_BYTES + 1)).map(Event::into_owned).unwrap_err();
     assert_eq!((error.reason(), error.event_type.as_str()), ("too_large", "usage.api_called.v1"));
 }
 
