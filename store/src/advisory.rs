@@ -33,16 +33,18 @@ impl Lock {
 
 /// Takes the lock for this session if nobody else holds it. It is held until the connection ends.
 pub async fn try_lock(conn: &mut PgConnection, lock: Lock) -> Result<bool, Error> {
-    let taken = sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1, $2) AS "taken!""#, NAMESPACE, lock.key())
-        .fetch_one(conn)
-        .await?;
+    let taken =
+        sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1, $2) AS "taken!""#, NAMESPACE, lock.key())
+            .fetch_one(conn)
+            .await?;
     Ok(taken)
 }
 
 /// Gives the lock back; `false` when this session did not hold it.
 pub async fn unlock(conn: &mut PgConnection, lock: Lock) -> Result<bool, Error> {
-    let released = sqlx::query_scalar!(r#"SELECT pg_advisory_unlock($1, $2) AS "released!""#, NAMESPACE, lock.key())
-        .fetch_one(conn)
-        .await?;
+    let released =
+        sqlx::query_scalar!(r#"SELECT pg_advisory_unlock($1, $2) AS "released!""#, NAMESPACE, lock.key())
+            .fetch_one(conn)
+            .await?;
     Ok(released)
 }

@@ -103,8 +103,10 @@ pub async fn complete(conn: &mut PgConnection, completions: &[&Completion]) -> R
     let times: Vec<DateTime<Utc>> = completions.iter().map(|c| c.call_time).collect();
     let seqs: Vec<i64> = completions.iter().map(|c| seq_to_column(c.position.seq)).collect();
     let statuses: Vec<i16> = completions.iter().map(|c| c.status_code.cast_signed()).collect();
-    let response_times: Vec<Option<i32>> =
-        completions.iter().map(|c| c.response_time_ms.map(|ms| i32::try_from(ms).unwrap_or(i32::MAX))).collect();
+    let response_times: Vec<Option<i32>> = completions
+        .iter()
+        .map(|c| c.response_time_ms.map(|ms| i32::try_from(ms).unwrap_or(i32::MAX)))
+        .collect();
     let response_sizes: Vec<Option<i64>> =
         completions.iter().map(|c| c.response_size.map(seq_to_column)).collect();
     let counted: Vec<bool> = completions.iter().map(|c| c.counted).collect();

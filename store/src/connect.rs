@@ -66,6 +66,7 @@ pub async fn connect(database_url: &str, schema: Schema) -> Result<PgConnection,
 /// One connection for applying batches. Its statements join small arrays with large tables by their keys: a hash join
 /// would read whole partitions, so the planner is told to keep to nested loops.
 pub async fn connect_projector(database_url: &str, schema: Schema) -> Result<PgConnection, Error> {
-    let options = options(database_url, schema)?.options([("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
+    let options =
+        options(database_url, schema)?.options([("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
     Ok(PgConnection::connect_with(&options).await?)
 }

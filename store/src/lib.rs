@@ -18,6 +18,7 @@ pub mod periods;
 pub mod position;
 pub mod producers;
 pub mod projector_status;
+pub mod read;
 pub mod rejections;
 pub mod rollups;
 pub mod savepoint;

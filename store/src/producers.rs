@@ -21,7 +21,8 @@ pub struct Producer {
 
 /// All producers.
 pub async fn all(conn: &mut PgConnection) -> Result<Vec<Producer>, Error> {
-    let rows = sqlx::query!("SELECT producer, last_n, last_crc, last_seq FROM producers").fetch_all(conn).await?;
+    let rows =
+        sqlx::query!("SELECT producer, last_n, last_crc, last_seq FROM producers").fetch_all(conn).await?;
     rows.into_iter()
         .map(|row| {
             Ok(Producer {

@@ -118,7 +118,11 @@ pub async fn copy(conn: &mut PgConnection, month: Month, rows: &CopyBuffer) -> R
 }
 
 /// Inserts those of the month's rows that are not there yet and returns their ids: the way on after a conflict.
-pub async fn insert_new(conn: &mut PgConnection, month: Month, rows: &CopyBuffer) -> Result<Vec<Uuid>, Error> {
+pub async fn insert_new(
+    conn: &mut PgConnection,
+    month: Month,
+    rows: &CopyBuffer,
+) -> Result<Vec<Uuid>, Error> {
     conn.execute(
         "CREATE TEMPORARY TABLE IF NOT EXISTS staged_usage (LIKE api_usage) ON COMMIT DELETE ROWS;
          TRUNCATE staged_usage",

@@ -1,0 +1,3 @@
+//! Limits that hold.
+
+mod tally;

@@ -1,0 +1,360 @@
+//! What one user has used and may still use. Pure: no clock, no I/O, so that its promise can be checked by itself.
+//!
+//! used = what the projection counted at a watermark, read in one snapshot, + our own units that this count cannot
+//! hold yet: not acknowledged, of unknown fate, or at a position beyond the watermark. A unit is therefore never
+//! missing from the sum; for an instant it may be in it twice, which only refuses.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use ledger::limit::{self, Decision, Limits, Used};
+use ledger::{Category, Month, PlanName, Units};
+
+/// Positions of one user and month that are kept apart. Beyond it neighbours are joined at the later position.
+const MAX_POSITIONS: usize = 64;
+
+/// What a plan allows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Terms {
+    /// The plan's name.
+    pub plan: PlanName,
+    /// Units a month of all calls; `None` is unlimited.
+    pub total: Option<u64>,
+    /// Units a month of analyze calls; `None` is unlimited.
+    pub analyze: Option<u64>,
+}
+
+impl Terms {
+    /// Both limits.
+    pub fn limits(&self) -> Limits {
+        Limits { total: self.total, analyze: self.analyze }
+    }
+}
+
+/// A change of plan as decided: in force from `effective_at` until a later decision is.
+#[derive(Debug, Clone)]
+pub struct PlanDecision {
+    /// Sequence of its frame in the log.
+    pub seq: u64,
+    /// First instant at which it holds.
+    pub effective_at: DateTime<Utc>,
+    /// What holds then.
+    pub terms: Arc<Terms>,
+}
+
+/// One consistent reading of the projections about one user.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Sequence up to which the log is contained in it.
+    pub watermark: u64,
+    /// First of the three months that were read.
+    pub first_month: Month,
+    /// Counted units since the month's last reset, of `first_month` and the two after it.
+    pub counted: [Used; Snapshot::MONTHS],
+    /// The plan in force when it was read.
+    pub current: Arc<Terms>,
+    /// A later decision that is not in force yet.
+    pub pending: Option<PlanDecision>,
+}
+
+impl Snapshot {
+    /// The month before, the present one and the next: no request needs a reading when a month turns.
+    pub const MONTHS: usize = 3;
+
+    fn counted(&self, month: Month) -> Option<Used> {
+        let mut at = self.first_month;
+        for counted in self.counted {
+            if at == month {
+                return Some(counted);
+            }
+            at = at.next();
+        }
+        None
+    }
+}
+
+/// A call that asks to be admitted.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask {
+    /// The admission instant; it decides month and plan.
+    pub at: DateTime<Utc>,
+    /// The month of `at`.
+    pub month: Month,
+    /// What kind of call it is.
+    pub category: Category,
+    /// What it costs.
+    pub units: Units,
+}
+
+impl Ask {
+    /// What an admission adds.
+    pub fn cost(&self) -> Used {
+        Used::default().plus(self.category, u64::from(self.units.get()))
+    }
+}
+
+/// How a user stands in a month.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// The plan in force.
+    pub terms: Arc<Terms>,
+    /// The month.
+    pub month: Month,
+    /// What is used; of an admitted call this one included.
+    pub used: Used,
+}
+
+/// What a tally says to an ask.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// All units are taken; they count until they are settled.
+    Admitted(Standing),
+    /// No unit is taken.
+    Refused(Standing),
+    /// Nothing is known yet about this user and month.
+    Unread,
+}
+
+/// The counts and plan of one user.
+#[derive(Debug, Default)]
+pub struct Tally {
+    months: Vec<MonthTally>,
+    read: Option<Read>,
+    /// Our own decisions beyond the snapshot's watermark, in log order.
+    decisions: Vec<PlanDecision>,
+}
+
+#[derive(Debug)]
+struct Read {
+    watermark: u64,
+    first_month: Month,
+    current: Arc<Terms>,
+    pending: Option<PlanDecision>,
+}
+
+impl Read {
+    fn covers(&self, month: Month) -> bool {
+        self.first_month <= month && month <= self.first_month.next().next()
+    }
+}
+
+#[derive(Debug)]
+struct MonthTally {
+    month: Month,
+    /// By the projection, at the snapshot's watermark.
+    counted: Used,
+    /// Ours beyond it; a sum over `beyond` and of what has no position yet.
+    outstanding: Used,
+    /// Ascending.
+    beyond: VecDeque<(u64, Used)>,
+}
+
+impl Tally {
+    /// Decides, and takes the units of an admitted call.
+    pub fn admit(&mut self, ask: &Ask) -> Answer {
+        let Some((terms, used)) = self.state(ask.at, ask.month) else { return Answer::Unread };
+        match limit::decide(terms.limits(), used, ask.units, ask.category) {
+            Decision::Allowed { used_after } => {
+                self.month(ask.month).outstanding.add(ask.cost());
+                Answer::Admitted(Standing { terms, month: ask.month, used: used_after })
+            }
+            Decision::Refused { .. } => Answer::Refused(Standing { terms, month: ask.month, used }),
+        }
+    }
+
+    /// Takes the units whatever the limit says (shadow mode, failure mode open). Answers how the user stands then,
+    /// if that is known.
+    pub fn force(&mut self, ask: &Ask) -> Option<Standing> {
+        self.month(ask.month).outstanding.add(ask.cost());
+        self.standing(ask.at, ask.month)
+    }
+
+    /// How the user stands, if that is known.
+    pub fn standing(&self, at: DateTime<Utc>, month: Month) -> Option<Standing> {
+        self.state(at, month).map(|(terms, used)| Standing { terms, month, used })
+    }
+
+    /// Units taken earlier are in the log at this sequence.
+    pub fn settle(&mut self, month: Month, cost: Used, seq: u64) {
+        let covered = self.read.as_ref().is_some_and(|read| read.watermark >= seq);
+        let tally = self.month(month);
+        if covered {
+            tally.outstanding.subtract(cost);
+        } else {
+            tally.keep_until(seq, cost);
+        }
+    }
+
+    /// Units taken earlier are certainly not in the log.
+    pub fn release(&mut self, month: Month, cost: Used) {
+        self.month(month).outstanding.subtract(cost);
+    }
+
+    /// A call that happened was reported and is in the log at this sequence.
+    pub fn report(&mut self, month: Month, cost: Used, seq: u64) {
+        self.month(month).outstanding.add(cost);
+        self.settle(month, cost, seq);
+    }
+
+    /// A decision about the plan is in the log.
+    pub fn decide_plan(&mut self, decision: PlanDecision) {
+        if self.read.as_ref().is_some_and(|read| read.watermark >= decision.seq) {
+            return;
+        }
+        let at = self.decisions.partition_point(|earlier| earlier.seq <= decision.seq);
+        self.decisions.insert(at, decision);
+    }
+
+    /// Takes over a reading, unless a newer one is there already.
+    pub fn refresh(&mut self, snapshot: Snapshot) {
+        let watermark = snapshot.watermark;
+        if self.read.as_ref().is_some_and(|read| read.watermark > watermark) {
+            return;
+        }
+        let mut month = snapshot.first_month;
+        for counted in snapshot.counted {
+            if counted != Used::default() {
+                self.month(month).counted = counted;
+            }
+            month = month.next();
+        }
+        for tally in &mut self.months {
+            tally.counted = snapshot.counted(tally.month).unwrap_or_default();
+            tally.forget_until(watermark);
+        }
+        self.decisions.retain(|decision| decision.seq > watermark);
+        let read = Read {
+            watermark,
+            first_month: snapshot.first_month,
+            current: snapshot.current,
+            pending: snapshot.pending,
+        };
+        self.months.retain(|tally| {
+            !tally.is_settled() || (read.covers(tally.month) && tally.counted != Used::default())
+        });
+        self.read = Some(read);
+    }
+
+    /// The watermark of the last reading.
+    pub fn watermark(&self) -> Option<u64> {
+        self.read.as_ref().map(|read| read.watermark)
+    }
+
+    /// Whether nothing would be lost if it were forgotten and read anew.
+    pub fn is_settled(&self) -> bool {
+        self.decisions.is_empty() && self.months.iter().all(MonthTally::is_settled)
+    }
+
+    /// Units of ours that the last reading does not contain.
+    pub fn outstanding_units(&self) -> u64 {
+        self.months.iter().map(|tally| tally.outstanding.total).sum()
+    }
+
+    /// The lowest position that the last reading does not contain yet.
+    pub fn next_position(&self) -> Option<u64> {
+        self.months.iter().filter_map(|tally| tally.beyond.front()).map(|(seq, _)| *seq).min()
+    }
+
+    fn state(&self, at: DateTime<Utc>, month: Month) -> Option<(Arc<Terms>, Used)> {
+        let read = self.read.as_ref().filter(|read| read.covers(month))?;
+        let used = self.months.iter().find(|tally| tally.month == month).map_or_else(Used::default, MonthTally::used);
+        Some((self.terms(read, at), used))
+    }
+
+    /// The plan at an instant is the last one in the log with `effective_at` at or before it.
+    fn terms(&self, read: &Read, at: DateTime<Utc>) -> Arc<Terms> {
+        let decided = self.decisions.iter().rev().chain(&read.pending).find(|decision| decision.effective_at <= at);
+        Arc::clone(decided.map_or(&read.current, |decision| &decision.terms))
+    }
+
+    fn month(&mut self, month: Month) -> &mut MonthTally {
+        let at = self.months.iter().position(|tally| tally.month == month).unwrap_or_else(|| {
+            self.months.push(MonthTally::new(month));
+            self.months.len() - 1
+        });
+        &mut self.months[at]
+    }
+}
+
+impl MonthTally {
+    fn new(month: Month) -> Self {
+        Self { month, counted: Used::default(), outstanding: Used::default(), beyond: VecDeque::new() }
+    }
+
+    fn used(&self) -> Used {
+        let mut used = self.counted;
+        used.add(self.outstanding);
+        used
+    }
+
+    fn is_settled(&self) -> bool {
+        self.outstanding == Used::default()
+    }
+
+    /// Acknowledgements come nearly in order, so the search starts at the end.
+    fn keep_until(&mut self, seq: u64, cost: Used) {
+        let mut at = self.beyond.len();
+        while at > 0 && self.beyond[at - 1].0 > seq {
+            at -= 1;
+        }
+        if at > 0 && self.beyond[at - 1].0 == seq {
+            self.beyond[at - 1].1.add(cost);
+            return;
+        }
+        self.beyond.insert(at, (seq, cost));
+        if self.beyond.len() > MAX_POSITIONS {
+            self.join_neighbours();
+        }
+    }
+
+    /// Halves the list. Units then count until the later of two positions is covered, which only refuses.
+    fn join_neighbours(&mut self) {
+        let mut joined = VecDeque::with_capacity(MAX_POSITIONS);
+        while let Some((seq, mut cost)) = self.beyond.pop_front() {
+            let Some((later_seq, later_cost)) = self.beyond.pop_front() else {
+                joined.push_back((seq, cost));
+                break;
+            };
+            cost.add(later_cost);
+            joined.push_back((later_seq, cost));
+        }
+        self.beyond = joined;
+    }
+
+    fn forget_until(&mut self, watermark: u64) {
+        while let Some((seq, cost)) = self.beyond.front().copied() {
+            if seq > watermark {
+                break;
+            }
+            self.outstanding.subtract(cost);
+            self.beyond.pop_front();
+        }
+        if self.beyond.is_empty() {
+            self.beyond.shrink_to(4);
+        }
+    }
+}
+
+/// Sums of both meters. Saturating: a sum that could wrap would admit.
+trait Sums {
+    fn add(&mut self, other: Used);
+    fn subtract(&mut self, other: Used);
+}
+
+impl Sums for Used {
+    fn add(&mut self, other: Used) {
+        self.total = self.total.saturating_add(other.total);
+        self.analyze = self.analyze.saturating_add(other.analyze);
+    }
+
+    fn subtract(&mut self, other: Used) {
+        debug_assert!(self.total >= other.total && self.analyze >= other.analyze, "units settled twice");
+        self.total = self.total.saturating_sub(other.total);
+        self.analyze = self.analyze.saturating_sub(other.analyze);
+    }
+}
+
+#[cfg(test)]
+#[path = "tally_tests.rs"]
+mod tests;

@@ -1,0 +1,389 @@
+use std::sync::Arc;
+
+use chrono::{DateTime, Duration, Utc};
+use ledger::limit::{self, Decision, Used};
+use ledger::{Category, Month, PlanName, Units};
+use proptest::prelude::*;
+
+use super::{Answer, Ask, PlanDecision, Snapshot, Sums, Tally, Terms};
+
+/// One thing that happens to the world; indexes are taken modulo what is there.
+#[derive(Debug, Clone)]
+enum Step {
+    Admit { analyze: bool, units: u8 },
+    /// The log takes an admitted call.
+    Append(u8),
+    /// The api learns of it.
+    Acknowledge(u8),
+    /// The publisher says that a call is certainly not recorded.
+    Fail(u8),
+    /// The publisher does not know; the log may still take it.
+    Lose(u8),
+    /// A last_seq is read after the producer was retired.
+    Resolve,
+    Report { analyze: bool, units: u8, twice: bool },
+    Foreign { units: u8 },
+    Complete5xx(u8),
+    Reset,
+    Plan { total: u8, analyze: u8, at_month_end: bool },
+    Project(u8),
+    Read,
+    /// A reading arrives, perhaps late.
+    Refresh(u8),
+    NextMonth,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        12 => (any::<bool>(), 1..4_u8).prop_map(|(analyze, units)| Step::Admit { analyze, units }),
+        6 => any::<u8>().prop_map(Step::Append),
+        6 => any::<u8>().prop_map(Step::Acknowledge),
+        1 => any::<u8>().prop_map(Step::Fail),
+        1 => any::<u8>().prop_map(Step::Lose),
+        2 => Just(Step::Resolve),
+        2 => (any::<bool>(), 1..4_u8, any::<bool>())
+            .prop_map(|(analyze, units, twice)| Step::Report { analyze, units, twice }),
+        1 => (1..4_u8).prop_map(|units| Step::Foreign { units }),
+        2 => any::<u8>().prop_map(Step::Complete5xx),
+        1 => Just(Step::Reset),
+        1 => (0..40_u8, 0..20_u8, any::<bool>())
+            .prop_map(|(total, analyze, at_month_end)| Step::Plan { total, analyze, at_month_end }),
+        6 => (0..8_u8).prop_map(Step::Project),
+        6 => Just(Step::Read),
+        6 => any::<u8>().prop_map(Step::Refresh),
+        1 => Just(Step::NextMonth),
+    ];
+    prop::collection::vec(step, 0..200)
+}
+
+#[derive(Debug, Clone)]
+enum Fact {
+    Call { month: Month, cost: Used, ours: bool },
+    /// Takes back the call at this index of the log.
+    Uncount(usize),
+    Reset(Month),
+    Plan { terms: Arc<Terms>, effective_at: DateTime<Utc> },
+    Nothing,
+}
+
+#[derive(Debug, Clone)]
+struct Admitted {
+    month: Month,
+    cost: Used,
+    seq: Option<u64>,
+}
+
+struct World {
+    tally: Tally,
+    now: DateTime<Utc>,
+    log: Vec<Fact>,
+    watermark: usize,
+    readings: Vec<Snapshot>,
+    in_flight: Vec<Admitted>,
+    lost: Vec<Admitted>,
+}
+
+const FREE: (u64, u64) = (20, 10);
+
+fn terms(total: u64, analyze: u64) -> Arc<Terms> {
+    Arc::new(Terms { plan: PlanName::free(), total: Some(total), analyze: Some(analyze) })
+}
+
+fn pick<T>(items: &[T], index: u8) -> Option<usize> {
+    (!items.is_empty()).then(|| usize::from(index) % items.len())
+}
+
+fn category(analyze: bool) -> Category {
+    if analyze { Category::Analyze } else { Category::Other }
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            tally: Tally::default(),
+            now: "2026-11-15T00:00:00Z".parse().expect("a time"),
+            log: Vec::new(),
+            watermark: 0,
+            readings: Vec::new(),
+            in_flight: Vec::new(),
+            lost: Vec::new(),
+        }
+    }
+
+    fn month(&self) -> Month {
+        Month::of(self.now)
+    }
+
+    fn append(&mut self, fact: Fact) -> u64 {
+        self.log.push(fact);
+        self.log.len() as u64
+    }
+
+    /// What the facts up to a position amount to, since the month's last reset.
+    fn used(&self, month: Month, until: usize, foreign: bool) -> Used {
+        let mut used = Used::default();
+        let log = &self.log[..until];
+        let start = log.iter().rposition(|fact| matches!(fact, Fact::Reset(of) if *of == month)).unwrap_or(0);
+        let call = |at: usize| match &self.log[at] {
+            Fact::Call { month: of, cost, ours } if *of == month && at >= start && (*ours || foreign) => *cost,
+            _ => Used::default(),
+        };
+        for at in start..until {
+            used.add(call(at));
+            if let Fact::Uncount(of) = log[at] {
+                used.subtract(call(of));
+            }
+        }
+        used
+    }
+
+    fn terms(&self, until: usize) -> Arc<Terms> {
+        let in_force = self.log[..until].iter().rev().find_map(|fact| match fact {
+            Fact::Plan { terms, effective_at } if *effective_at <= self.now => Some(Arc::clone(terms)),
+            _ => None,
+        });
+        in_force.unwrap_or_else(|| terms(FREE.0, FREE.1))
+    }
+
+    fn read(&self) -> Snapshot {
+        let first_month = self.month().prev();
+        let mut month = first_month;
+        let counted = std::array::from_fn(|_| {
+            let used = self.used(month, self.watermark, true);
+            month = month.next();
+            used
+        });
+        let latest = self.log[..self.watermark].iter().enumerate().rev().find_map(|(at, fact)| match fact {
+            Fact::Plan { terms, effective_at } => Some(PlanDecision {
+                seq: at as u64 + 1,
+                effective_at: *effective_at,
+                terms: Arc::clone(terms),
+            }),
+            _ => None,
+        });
+        Snapshot {
+            watermark: self.watermark as u64,
+            first_month,
+            counted,
+            current: self.terms(self.watermark),
+            pending: latest.filter(|latest| latest.effective_at > self.now),
+        }
+    }
+
+    fn admit(&mut self, analyze: bool, units: u8) {
+        let units = Units::new(u64::from(units)).expect("units");
+        let ask = Ask { at: self.now, month: self.month(), category: category(analyze), units };
+        match self.tally.admit(&ask) {
+            Answer::Admitted(standing) => {
+                let admitted = Admitted { month: ask.month, cost: ask.cost(), seq: None };
+                self.in_flight.push(admitted);
+                let (terms, used) = (self.terms(self.log.len()), self.true_used());
+                assert!(used.total <= terms.total.expect("a limit"), "{used:?} passes {terms:?}");
+                if analyze {
+                    assert!(used.analyze <= terms.analyze.expect("a limit"), "{used:?} passes {terms:?}");
+                }
+                assert_eq!(standing.terms, terms);
+            }
+            Answer::Refused(standing) => {
+                let decision = limit::decide(standing.terms.limits(), standing.used, ask.units, ask.category);
+                assert!(matches!(decision, Decision::Refused { .. }));
+            }
+            Answer::Unread => {}
+        }
+    }
+
+    /// Everything that is in the log or may still come into it, but for what nobody told this instance.
+    fn true_used(&self) -> Used {
+        let mut used = self.used(self.month(), self.log.len(), false);
+        for call in self.in_flight.iter().chain(&self.lost) {
+            if call.seq.is_none() && call.month == self.month() {
+                used.add(call.cost);
+            }
+        }
+        used
+    }
+
+    fn append_admitted(&mut self, list: fn(&mut Self) -> &mut Vec<Admitted>, at: usize) {
+        let call = list(self)[at].clone();
+        if call.seq.is_none() {
+            let seq = self.append(Fact::Call { month: call.month, cost: call.cost, ours: true });
+            list(self)[at].seq = Some(seq);
+        }
+    }
+
+    fn resolve(&mut self) {
+        let last_seq = self.log.len() as u64;
+        for call in std::mem::take(&mut self.lost) {
+            self.tally.settle(call.month, call.cost, last_seq);
+        }
+    }
+
+    fn report(&mut self, analyze: bool, units: u8, twice: bool) {
+        let cost = Used::default().plus(category(analyze), u64::from(units));
+        let month = self.month();
+        let seq = self.append(Fact::Call { month, cost, ours: true });
+        self.tally.report(month, cost, seq);
+        if twice {
+            let seq = self.append(Fact::Nothing);
+            self.tally.report(month, cost, seq);
+        }
+    }
+
+    fn complete(&mut self, index: u8) {
+        let taken: Vec<usize> =
+            self.log.iter().filter_map(|fact| if let Fact::Uncount(of) = fact { Some(*of) } else { None }).collect();
+        let calls: Vec<usize> = (0..self.log.len())
+            .filter(|at| matches!(self.log[*at], Fact::Call { .. }) && !taken.contains(at))
+            .collect();
+        if let Some(at) = pick(&calls, index) {
+            self.append(Fact::Uncount(calls[at]));
+        }
+    }
+
+    fn plan(&mut self, total: u8, analyze: u8, at_month_end: bool) {
+        let terms = terms(u64::from(total), u64::from(analyze));
+        let effective_at = if at_month_end { self.month().end() } else { self.now };
+        let seq = self.append(Fact::Plan { terms: Arc::clone(&terms), effective_at });
+        self.tally.decide_plan(PlanDecision { seq, effective_at, terms });
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Admit { analyze, units } => self.admit(analyze, units),
+            Step::Append(index) => {
+                if let Some(at) = pick(&self.in_flight, index) {
+                    self.append_admitted(|world| &mut world.in_flight, at);
+                } else if let Some(at) = pick(&self.lost, index) {
+                    self.append_admitted(|world| &mut world.lost, at);
+                }
+            }
+            Step::Acknowledge(index) => {
+                let Some(at) = pick(&self.in_flight, index) else { return };
+                if let Admitted { month, cost, seq: Some(seq) } = self.in_flight[at] {
+                    self.tally.settle(month, cost, seq);
+                    self.in_flight.swap_remove(at);
+                }
+            }
+            Step::Fail(index) => {
+                let Some(at) = pick(&self.in_flight, index) else { return };
+                if let Admitted { month, cost, seq: None } = self.in_flight[at] {
+                    self.tally.release(month, cost);
+                    self.in_flight.swap_remove(at);
+                }
+            }
+            Step::Lose(index) => {
+                if let Some(at) = pick(&self.in_flight, index) {
+                    let call = self.in_flight.swap_remove(at);
+                    self.lost.push(call);
+                }
+            }
+            Step::Resolve => self.resolve(),
+            Step::Report { analyze, units, twice } => self.report(analyze, units, twice),
+            Step::Foreign { units } => {
+                let cost = Used::default().plus(Category::Other, u64::from(units));
+                self.append(Fact::Call { month: self.month(), cost, ours: false });
+            }
+            Step::Complete5xx(index) => self.complete(index),
+            Step::Reset => drop(self.append(Fact::Reset(self.month()))),
+            Step::Plan { total, analyze, at_month_end } => self.plan(total, analyze, at_month_end),
+            Step::Project(facts) => self.watermark = (self.watermark + usize::from(facts)).min(self.log.len()),
+            Step::Read => self.readings.push(self.read()),
+            Step::Refresh(index) => {
+                if let Some(at) = pick(&self.readings, index) {
+                    self.tally.refresh(self.readings[at].clone());
+                }
+            }
+            Step::NextMonth => {
+                if self.month().number() < 12 {
+                    self.now = self.month().end() + Duration::hours(1);
+                }
+            }
+        }
+    }
+
+    /// Everything arrives everywhere.
+    fn settle(&mut self) {
+        for at in 0..self.in_flight.len() {
+            self.append_admitted(|world| &mut world.in_flight, at);
+        }
+        for call in std::mem::take(&mut self.in_flight) {
+            self.tally.settle(call.month, call.cost, call.seq.expect("appended"));
+        }
+        self.resolve();
+        self.watermark = self.log.len();
+        self.tally.refresh(self.read());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn admits_never_over_the_limit_and_agrees_with_the_facts_in_the_end(steps in steps()) {
+        let mut world = World::new();
+        for step in steps {
+            world.step(step);
+        }
+        world.settle();
+        let standing = world.tally.standing(world.now, world.month()).expect("it was read");
+        prop_assert_eq!(standing.used, world.used(world.month(), world.log.len(), true));
+        prop_assert_eq!(standing.terms, world.terms(world.log.len()));
+        prop_assert!(world.tally.is_settled());
+        prop_assert_eq!(world.tally.outstanding_units(), 0);
+    }
+}
+
+#[test]
+fn nothing_is_admitted_before_a_reading() {
+    let mut world = World::new();
+    world.admit(true, 1);
+    assert!(world.in_flight.is_empty());
+    world.tally.refresh(world.read());
+    world.admit(true, 1);
+    assert_eq!(world.in_flight.len(), 1);
+}
+
+#[test]
+fn exactly_the_limit_is_admitted_without_any_projection() {
+    let mut world = World::new();
+    world.tally.refresh(world.read());
+    for _ in 0..50 {
+        world.admit(true, 1);
+    }
+    assert_eq!(world.in_flight.len() as u64, FREE.1);
+    for _ in 0..50 {
+        world.admit(false, 1);
+    }
+    assert_eq!(world.in_flight.len() as u64, FREE.0);
+}
+
+#[test]
+fn many_positions_are_joined_and_none_is_lost() {
+    let mut tally = Tally::default();
+    let month = Month::of("2026-11-15T00:00:00Z".parse().expect("a time"));
+    let cost = Used { total: 1, analyze: 0 };
+    for seq in 1..=10_000 {
+        tally.report(month, cost, seq);
+    }
+    assert_eq!(tally.outstanding_units(), 10_000);
+    assert!(tally.months[0].beyond.len() <= super::MAX_POSITIONS);
+    let mut world = World::new();
+    world.watermark = 0;
+    let reading = Snapshot { watermark: 10_000, ..world.read() };
+    tally.refresh(reading);
+    assert!(tally.is_settled());
+}
+
+#[test]
+fn an_older_reading_never_replaces_a_newer_one() {
+    let mut world = World::new();
+    let old = world.read();
+    for _ in 0..10 {
+        world.report(true, 1, false);
+    }
+    world.watermark = world.log.len();
+    world.tally.refresh(world.read());
+    world.tally.refresh(old);
+    let standing = world.tally.standing(world.now, world.month()).expect("it was read");
+    assert_eq!(standing.used, Used { total: 10, analyze: 10 });
+}

@@ -1,0 +1,211 @@
+//! A private nats-server with JetStream.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+
+use crate::{
+    StartError, binaries, data_dir, free_port, orphans,
+    process::{Process, Spec, last_words},
+};
+
+const NAME: &str = "nats-server";
+const USER: &str = "ledger";
+const STOP_BOUND: Duration = Duration::from_secs(15);
+const PORT_TRIES: u32 = 4;
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct NatsConfig {
+    /// The directory that holds the log (in `nats/`), the password, the configuration and the server's own log.
+    pub dir: PathBuf,
+    /// The loopback port of clients; a free one when absent.
+    pub port: Option<u16>,
+    /// Whether clients need the password. Without it every user of this machine can read and write the log.
+    pub password: bool,
+    /// Removes `dir` when this is dropped or this process ends.
+    pub scratch: bool,
+}
+
+impl NatsConfig {
+    /// A server with its store in `dir` on a free port.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), port: None, password: true, scratch: false }
+    }
+
+    /// For tests: open to everybody on this machine, removed with this process.
+    #[must_use]
+    pub fn for_tests(mut self) -> Self {
+        self.password = false;
+        self.scratch = true;
+        self
+    }
+}
+
+/// A running private nats-server; it is stopped, without waiting, when this is dropped.
+pub struct NatsServer {
+    process: Process,
+    port: u16,
+    monitor_port: u16,
+    password: Option<String>,
+    store: PathBuf,
+}
+
+impl NatsServer {
+    /// Stops what an earlier run left behind, starts the server and waits until it answers.
+    pub async fn start(config: NatsConfig) -> Result<Self, StartError> {
+        let cannot = |source| StartError::io(format!("cannot make {}", config.dir.display()), source);
+        fs::create_dir_all(&config.dir).map_err(cannot)?;
+        let dir = config.dir.canonicalize().map_err(cannot)?;
+        let config = NatsConfig { dir, ..config };
+        let program = binaries::nats_server()?;
+        let password = match config.password {
+            true => Some(data_dir::made_secret(&config.dir, "nats-password")?),
+            false => None,
+        };
+        let conf = conf_path(&config.dir);
+        let ours = conf.to_string_lossy().into_owned();
+        orphans::stop(&config.dir.join("nats.pid"), Signal::SIGTERM, |pid| {
+            orphans::arguments(pid).contains(&ours)
+        })
+        .await
+        .map_err(|source| StartError::io("cannot stop the nats-server of an earlier run", source))?;
+        let mut tries = 0;
+        loop {
+            let port = config.port.map_or_else(free_port, Ok)?;
+            let monitor_port = free_port()?;
+            write_conf(&config.dir, port, monitor_port, password.as_deref())?;
+            let process = Process::start(spec(&config, &program))?;
+            let store = store_path(&config.dir);
+            let server = Self { process, port, monitor_port, password: password.clone(), store };
+            match server.ready().await {
+                Ok(()) => return Ok(server),
+                Err(error) => {
+                    server.process.stop(STOP_BOUND).await;
+                    tries += 1;
+                    let taken = last_words(&log_path(&config.dir)).contains("address already in use");
+                    if config.port.is_some() || tries == PORT_TRIES || !taken {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The URL for clients, with the password in it.
+    pub fn url(&self) -> String {
+        match &self.password {
+            Some(password) => format!("nats://{USER}:{password}@127.0.0.1:{}", self.port),
+            None => format!("nats://127.0.0.1:{}", self.port),
+        }
+    }
+
+    /// The URL of the monitoring endpoints (`/jsz`, `/varz`).
+    pub fn monitor_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.monitor_port)
+    }
+
+    /// The directory of the stored streams, for tests that damage it.
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
+    /// The server's process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.pid()
+    }
+
+    /// Kills the server with SIGKILL and leaves it down until [`NatsServer::resume`].
+    pub async fn kill(&self) {
+        self.process.kill().await;
+    }
+
+    /// Kills the server with SIGKILL; the supervisor starts it again.
+    pub fn crash(&self) {
+        self.process.crash();
+    }
+
+    /// Starts the server again on the same ports and waits until it answers.
+    pub async fn resume(&self) -> Result<(), StartError> {
+        self.process.resume();
+        self.ready().await
+    }
+
+    /// Stops the server in order.
+    pub async fn stop(&self) {
+        self.process.stop(STOP_BOUND).await;
+    }
+
+    /// Waits until clients are served, which the server does after it has read its streams.
+    pub async fn ready(&self) -> Result<(), StartError> {
+        let address = format!("127.0.0.1:{}", self.port);
+        self.process
+            .wait_ready(|| async {
+                let mut options = async_nats::ConnectOptions::new();
+                if let Some(password) = &self.password {
+                    // The client ignores a password that stands in the URL.
+                    options = options.user_and_password(USER.to_owned(), password.clone());
+                }
+                match options.connect(&address).await {
+                    Ok(client) => async_nats::jetstream::new(client).query_account().await.is_ok(),
+                    Err(_) => false,
+                }
+            })
+            .await
+    }
+}
+
+fn spec(config: &NatsConfig, program: &Path) -> Spec {
+    let program = program.to_owned();
+    let conf = conf_path(&config.dir);
+    Spec {
+        name: NAME,
+        command: Box::new(move || {
+            let mut command = Command::new(&program);
+            command.env_clear().env("PATH", "/usr/bin:/bin").arg("-c").arg(&conf).current_dir("/");
+            command
+        }),
+        log: log_path(&config.dir),
+        stop_signal: Signal::SIGTERM,
+        scratch: config.scratch.then(|| config.dir.clone()),
+    }
+}
+
+fn write_conf(dir: &Path, port: u16, monitor_port: u16, password: Option<&str>) -> Result<(), StartError> {
+    let (store, pid) = (store_path(dir), dir.join("nats.pid"));
+    let (store, pid) = (store.display(), pid.display());
+    let login = password.map_or_else(String::new, |password| {
+        format!("authorization {{ user: {USER}, password: \"{password}\" }}\n")
+    });
+    let conf = format!(
+        r#"server_name: usage_ledger
+listen: "127.0.0.1:{port}"
+http: "127.0.0.1:{monitor_port}"
+pid_file: "{pid}"
+max_payload: 1MB
+jetstream {{
+    store_dir: "{store}"
+    sync_interval: always
+    max_file_store: 1TB
+}}
+{login}"#
+    );
+    data_dir::write_private(dir, "nats.conf", &conf).map(drop)
+}
+
+fn conf_path(dir: &Path) -> PathBuf {
+    dir.join("nats.conf")
+}
+
+fn store_path(dir: &Path) -> PathBuf {
+    dir.join("nats")
+}
+
+fn log_path(dir: &Path) -> PathBuf {
+    dir.join("nats.log")
+}
