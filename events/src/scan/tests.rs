@@ -88,6 +88,43 @@ fn the_common_event_is_scanned() {
     assert!(matches!(event.id, Cow::Borrowed(_)));
 }
 
+/// Every one-byte edit of an event with all fields that the scanner knows.
+#[test]
+fn no_small_edit_fools_the_scanner() {
+    let mut call = ApiCalled::new("/a", Category::Other);
+    call.method = Some("GET".into());
+    call.status_code = Some(200);
+    call.response_time_ms = Some(41);
+    call.ip_address = Some("::1".into());
+    call.user_agent = Some("x".into());
+    call.request_size = Some(0);
+    call.response_size = Some(10);
+    let id = Uuid::from_u128(7);
+    for last in 0..4 {
+        match last {
+            1 => call.key_id = Some(id),
+            2 => call.reservation_id = Some(id),
+            3 => call.lease = Some(id),
+            _ => {}
+        }
+        let json =
+            encoded(&Event::by_api(id, id.into(), Month::FIRST.start(), Body::ApiCalled(call.clone())));
+        assert!(scan(&json).is_some());
+        for at in 0..json.len() {
+            for with in ["", "0", "9", "\"", "\\", " ", "}", ",", "\n", "\u{202e}", "x"] {
+                for after in [at, at + 1] {
+                    let mut json = json.clone();
+                    json.replace_range(at..after, with);
+                    if let Some((scanned, end)) = scan(&json) {
+                        let read = wire::read(&json[..end]);
+                        assert_eq!(read.unwrap_or_else(|error| panic!("{json}: {error}")), scanned, "{json}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn plain_is_printable_ascii_without_backslash() {
     for byte in 0..=255_u8 {
