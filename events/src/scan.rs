@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use ledger::{Category, Endpoint, Method, Month, UserId, text, time};
 use uuid::Uuid;
 
-use crate::body::{ApiCalled, Body};
+use crate::body::{Actor, ActorKind, ApiCalled, Body};
 use crate::event::{Event, MAX_EVENT_BYTES, parse_hyphenated};
 
 /// A place in a frame's body.
@@ -110,7 +110,10 @@ impl<'a, const PLAIN: bool> Scanner<'a, PLAIN> {
         if self.follows(br#","lease":""#) {
             call.lease = Some(self.uuid()?);
         }
-        // An actor, or a field that is newer than this code, is for `wire`.
+        if self.follows(br#","actor":{"kind":""#) {
+            call.actor = Some(self.actor()?);
+        }
+        // A field that is newer than this code is for `wire`.
         self.literal(b"}")?;
         Some(call)
     }
@@ -197,6 +200,15 @@ impl<'a, const PLAIN: bool> Scanner<'a, PLAIN> {
             }
             found
         })
+    }
+
+    fn actor(&mut self) -> Option<Actor<'a>> {
+        let name = self.string(text::MAX_NAME_BYTES)?;
+        let kind = ActorKind::ALL.into_iter().find(|kind| kind.as_str() == name)?;
+        self.literal(br#","id":""#)?;
+        let id = self.string(text::MAX_NAME_BYTES)?;
+        self.literal(b"}")?;
+        Some(Actor { kind, id: Cow::Borrowed(id) })
     }
 
     #[inline]

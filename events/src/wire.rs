@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use ledger::endpoint::check_method;
 use ledger::report;
 use ledger::text::{self, Invalid};
-use ledger::{Endpoint, Month, StatusCode, Units, UserId};
+use ledger::{Endpoint, Money, Month, StatusCode, Units, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -148,6 +148,7 @@ pub(crate) fn check(event: &Event<'_>) -> Result<(), EventError> {
             check_count(body.monthly_api_limit).map_err(fails("data.monthly_api_limit"))?;
             check_count(body.analyze_limit).map_err(fails("data.analyze_limit"))?;
             check_time(body.effective_at).map_err(fails("data.effective_at"))?;
+            check_price(body.price_monthly).map_err(fails("data.price_monthly"))?;
             body.reason.as_deref().map_or(Ok(()), check_reason).map_err(fails("data.reason"))?;
             let source_event_id = body.source_event_id.as_deref();
             source_event_id
@@ -213,6 +214,13 @@ fn check_millis(millis: Option<u32>) -> Result<(), Invalid> {
 
 fn check_size(size: Option<u64>) -> Result<(), Invalid> {
     size.map_or(Ok(()), |size| report::size_bytes(size).map(drop))
+}
+
+fn check_price(price: Money) -> Result<(), Invalid> {
+    if price.cents() >= 0 {
+        return Ok(());
+    }
+    Err(Invalid::new("invalid_amount", "a price must not be negative"))
 }
 
 /// Numbers that the tables keep in 63 bits.

@@ -63,80 +63,68 @@ fn full_call() -> Event<'static> {
 fn golden_events() -> Vec<(&'static str, Event<'static>)> {
     let mut uncounted = ApiCalled::new("/", Category::Other);
     uncounted.counted = false;
-    let operator = || Actor::new(ActorKind::Operator, "root@ledger-1");
+    let api = |body| event(SOURCE_API, body);
+    let worker = |body| event(SOURCE_WORKER, body);
     vec![
         ("usage.api_called.v1", full_call()),
-        ("usage.api_called.v1.minimal", event(SOURCE_API, Body::ApiCalled(uncounted))),
-        (
-            "usage.call_completed.v1",
-            event(
-                SOURCE_API,
-                Body::CallCompleted(CallCompleted {
-                    call_id: uuid!("019360f5-0000-7000-8000-00000000000a"),
-                    call_time: at("2026-11-24T03:50:30.5Z"),
-                    status_code: 503,
-                    response_time_ms: Some(30_000),
-                    response_size: Some(0),
-                    counted: false,
-                }),
-            ),
-        ),
-        (
-            "usage.limit_rejected.v1",
-            event(
-                SOURCE_API,
-                Body::LimitRejected(LimitRejected {
-                    meter: Meter::Analyze,
-                    count: 17,
-                    window_start: at("2026-11-24T03:50:30Z"),
-                    shadow: false,
-                }),
-            ),
-        ),
-        (
-            "usage.limit_threshold_crossed.v1",
-            event(
-                SOURCE_WORKER,
-                Body::LimitThresholdCrossed(LimitThresholdCrossed {
-                    month: november(),
-                    meter: Meter::Total,
-                    threshold_percent: 80,
-                    used: 41,
-                    limit: 50,
-                }),
-            ),
-        ),
-        (
-            "usage.usage_reset.v1",
-            event(
-                SOURCE_API,
-                Body::UsageReset(UsageReset {
-                    month: november(),
-                    reason: "goodwill after an outage".into(),
-                    actor: Actor::new(ActorKind::Admin, ADMIN),
-                }),
-            ),
-        ),
-        ("plan.plan_changed.v1", event(SOURCE_API, Body::PlanChanged(plan_changed()))),
-        ("plan.plan_changed.v1.minimal", event(SOURCE_API, Body::PlanChanged(unlimited()))),
-        (
-            "usage.period_closed.v1",
-            event(SOURCE_WORKER, Body::PeriodClosed(PeriodClosed { month: november() })),
-        ),
-        (
-            "log.gap_accepted.v1",
-            event(
-                SOURCE_CLI,
-                Body::GapAccepted(GapAccepted {
-                    seq_from: 1_200,
-                    seq_to: 1_204,
-                    kind: GapKind::Missing,
-                    reason: "disk replaced, see the report of 24 November".into(),
-                    actor: operator(),
-                }),
-            ),
-        ),
+        ("usage.api_called.v1.minimal", api(Body::ApiCalled(uncounted))),
+        ("usage.call_completed.v1", api(Body::CallCompleted(call_completed()))),
+        ("usage.limit_rejected.v1", api(Body::LimitRejected(limit_rejected()))),
+        ("usage.limit_threshold_crossed.v1", worker(Body::LimitThresholdCrossed(threshold_crossed()))),
+        ("usage.usage_reset.v1", api(Body::UsageReset(usage_reset()))),
+        ("plan.plan_changed.v1", api(Body::PlanChanged(plan_changed()))),
+        ("plan.plan_changed.v1.minimal", api(Body::PlanChanged(unlimited()))),
+        ("usage.period_closed.v1", worker(Body::PeriodClosed(PeriodClosed { month: november() }))),
+        ("log.gap_accepted.v1", event(SOURCE_CLI, Body::GapAccepted(gap_accepted()))),
     ]
+}
+
+fn call_completed() -> CallCompleted {
+    CallCompleted {
+        call_id: uuid!("019360f5-0000-7000-8000-00000000000a"),
+        call_time: at("2026-11-24T03:50:30.5Z"),
+        status_code: 503,
+        response_time_ms: Some(30_000),
+        response_size: Some(0),
+        counted: false,
+    }
+}
+
+fn limit_rejected() -> LimitRejected {
+    LimitRejected {
+        meter: Meter::Analyze,
+        count: 17,
+        window_start: at("2026-11-24T03:50:30Z"),
+        shadow: false,
+    }
+}
+
+fn threshold_crossed() -> LimitThresholdCrossed {
+    LimitThresholdCrossed {
+        month: november(),
+        meter: Meter::Total,
+        threshold_percent: 80,
+        used: 41,
+        limit: 50,
+    }
+}
+
+fn usage_reset() -> UsageReset<'static> {
+    UsageReset {
+        month: november(),
+        reason: "goodwill after an outage".into(),
+        actor: Actor::new(ActorKind::Admin, ADMIN),
+    }
+}
+
+fn gap_accepted() -> GapAccepted<'static> {
+    GapAccepted {
+        seq_from: 1_200,
+        seq_to: 1_204,
+        kind: GapKind::Missing,
+        reason: "disk replaced, see the report of 24 November".into(),
+        actor: Actor::new(ActorKind::Operator, "root@ledger-1"),
+    }
 }
 
 fn plan_changed() -> PlanChanged<'static> {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::body::{ApiCalled, Body};
+use crate::body::{Actor, ActorKind, ApiCalled, Body};
 use crate::encode::encode;
 use crate::event::MAX_EVENT_BYTES;
 
@@ -212,6 +212,27 @@ fn an_event_has_a_largest_size() {
     assert!(decode(&padded(MAX_EVENT_BYTES)).is_ok());
     let error = decode(&padded(MAX_EVENT_BYTES + 1)).map(Event::into_owned).unwrap_err();
     assert_eq!((error.reason(), error.event_type.as_str()), ("too_large", "usage.api_called.v1"));
+}
+
+/// Whatever passes the checks of its fields fits into an event, so an accepted call is never too large.
+#[test]
+fn the_largest_call_fits() {
+    let quotes = |bytes: usize| "\"".repeat(bytes);
+    let mut call = ApiCalled::new(quotes(2_048), Category::Analyze);
+    call.method = Some("X".repeat(32).into());
+    call.ip_address = Some(quotes(255).into());
+    call.user_agent = Some(quotes(1_024).into());
+    call.request_size = Some(i64::MAX.unsigned_abs());
+    call.response_size = Some(i64::MAX.unsigned_abs());
+    call.actor = Some(Actor::new(ActorKind::Operator, quotes(255)));
+    let id = Uuid::from_u128(1);
+    (call.key_id, call.reservation_id, call.lease) = (Some(id), Some(id), Some(id));
+    let mut event = Event::by_api(id, id.into(), Month::LAST.start(), Body::ApiCalled(call));
+    (event.id, event.source) = (quotes(255).into(), quotes(255).into());
+    let mut json = Vec::new();
+    encode(&event, &mut json);
+    assert!(json.len() <= MAX_EVENT_BYTES, "{}", json.len());
+    assert_eq!(decode(std::str::from_utf8(&json).unwrap()).unwrap(), event);
 }
 
 proptest! {

@@ -3,7 +3,6 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
-use crate::body::{Actor, ActorKind};
 use crate::encode::encode;
 use crate::wire;
 
@@ -20,10 +19,10 @@ fn uuid() -> impl Strategy<Value = Uuid> {
 fn call() -> impl Strategy<Value = ApiCalled<'static>> {
     let method = option::of("[A-Z]{1,32}".prop_map(Cow::Owned));
     let size = || option::of(0..=i64::MAX.unsigned_abs());
-    let actor = (prop::sample::select(vec![ActorKind::Service, ActorKind::Admin]), text(10))
-        .prop_map(|(kind, id)| Actor { kind, id });
+    let actor =
+        (prop::sample::select(ActorKind::ALL.to_vec()), text(10)).prop_map(|(kind, id)| Actor { kind, id });
     let client = (option::of(text(20)), option::of(text(40)), size(), size());
-    let ids = (option::of(uuid()), option::of(uuid()), option::of(uuid()), option::weighted(0.1, actor));
+    let ids = (option::of(uuid()), option::of(uuid()), option::of(uuid()), option::of(actor));
     let result = (option::of(100..=599_u16), option::of(0..=i32::MAX.unsigned_abs()));
     let counting = (1..=1_000_000_u32, prop::sample::select(Category::ALL.to_vec()), any::<bool>());
     (text(30), method, result, client, counting, ids).prop_map(
@@ -100,11 +99,12 @@ fn no_small_edit_fools_the_scanner() {
     call.request_size = Some(0);
     call.response_size = Some(10);
     let id = Uuid::from_u128(7);
-    for last in 0..4 {
+    for last in 0..5 {
         match last {
             1 => call.key_id = Some(id),
             2 => call.reservation_id = Some(id),
             3 => call.lease = Some(id),
+            4 => call.actor = Some(Actor::new(ActorKind::Service, "s")),
             _ => {}
         }
         let json =
