@@ -1,1 +1,27 @@
 //! The log on NATS JetStream: frames, group-commit publisher, checked reader.
+//!
+//! An event is a fact only after the acknowledgement of its frame, and the acknowledgement comes after fsync.
+//! [`connect`] gives a [`Log`]; [`Log::verify`] proves that the server keeps that promise. A [`Publisher`]
+//! turns many concurrent events into few frames; a [`Reader`] gives frames back in order, and [`Continuity`]
+//! decides whether the log is whole so far.
+
+mod connection;
+mod continuity;
+mod frame;
+mod log;
+mod publisher;
+mod reader;
+mod stream;
+mod verify;
+
+pub use connection::{Auth, ConnectError, Connection, connect};
+pub use continuity::{AcceptedGap, Checkpoint, Continuity, Jump, ProducerState, Stop, Verdict, check_start};
+pub use frame::{
+    CONTENT_TYPE, Damage, EncodedEvent, FRAME_HEADER, FrameHeader, MAX_FRAME_BYTES, MAX_FRAME_EVENTS,
+    Position, RawFrame,
+};
+pub use log::{Log, LogError};
+pub use publisher::{PublishError, Publisher, PublisherConfig, PublisherState};
+pub use reader::{ReadError, Reader, ReaderConfig};
+pub use stream::{BadStreamName, DUPLICATE_WINDOW, StreamName, StreamState};
+pub use verify::UnsafeLog;
