@@ -69,7 +69,7 @@ async fn a_flipped_bit_in_the_last_block_shows_at_the_next_frame() {
     );
     assert_eq!(stopped.to_string(), text);
     assert_eq!(applied_before(&continuity, &frames), ["a", "a2", "b", "b2"], "nothing wrong is applied");
-    go_on(&mut continuity, stopped, &frames);
+    go_on(&mut continuity, &stopped, &frames);
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn a_flipped_bit_in_an_older_block_shows_as_a_missing_range() {
     let jumping: Vec<_> = jumps.iter().map(|jump| jump.producer).collect();
     assert!(jumping.contains(&producers[1]), "{stopped} does not name the producer of the lost frame");
     assert_eq!(applied_before(&continuity, &frames), ["a"], "nothing wrong is applied");
-    go_on(&mut continuity, stopped, &frames);
+    go_on(&mut continuity, &stopped, &frames);
 }
 
 #[tokio::test]
@@ -186,7 +186,7 @@ fn applied_before(continuity: &Continuity, frames: &[RawFrame]) -> Vec<String> {
 }
 
 /// Accepts what stopped, and expects all the rest to pass.
-fn go_on(continuity: &mut Continuity, stopped: Stop, frames: &[RawFrame]) {
+fn go_on(continuity: &mut Continuity, stopped: &Stop, frames: &[RawFrame]) {
     continuity.set_accepted(vec![stopped.acceptable().expect("acceptable")]);
     let from = continuity.last_seq();
     for frame in frames.iter().filter(|frame| frame.seq > from) {

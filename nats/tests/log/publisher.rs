@@ -177,9 +177,9 @@ async fn a_frame_of_unknown_fate_retires_its_producer_and_raises_no_alarm() {
     // The frozen server may have had the frame in its socket: that is what "unknown" means.
     let found: Vec<&str> = found.iter().map(String::as_str).filter(|name| *name != "lost").collect();
     assert_eq!(found, ["before", "after"]);
-    let last = frames.last().unwrap().header.clone().expect("whole");
-    assert_ne!(last.producer, old, "the producer went on after a lost frame");
-    assert_eq!(last.n, 1);
+    let newest = frames.last().unwrap().header.clone().expect("whole");
+    assert_ne!(newest.producer, old, "the producer went on after a lost frame");
+    assert_eq!(newest.n, 1);
 }
 
 #[tokio::test]
@@ -271,7 +271,7 @@ async fn a_frame_waits_for_a_stream_that_comes_late() {
     let waiting = tokio::spawn(clone_and_publish(&publisher, "early"));
     let too_soon = timeout(Duration::from_millis(300), async {
         while !waiting.is_finished() {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     });
     assert!(too_soon.await.is_err(), "recorded without a stream");

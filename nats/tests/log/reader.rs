@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use events::MAX_EVENT_BYTES;
+use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
 use nats::{EncodedEvent, MAX_FRAME_BYTES, PublisherConfig, ReadError, Reader, ReaderConfig};
 use tokio::time::{Instant, timeout};
@@ -54,8 +55,8 @@ async fn an_end_is_an_empty_batch_in_time_and_live_frames_come_at_once() {
         let waited = started.elapsed();
         assert!(waited >= Duration::from_millis(190) && waited < Duration::from_secs(2), "{waited:?}");
 
-        let (published, read) = tokio::join!(publisher.publish(event("x")), reader.next_batch(100));
-        published.expect("recorded");
+        let (written, read) = tokio::join!(publisher.publish(event("x")), reader.next_batch(100));
+        written.expect("recorded");
         seq += 1;
         assert_eq!(read.expect("no failure").iter().map(|frame| frame.seq).collect::<Vec<_>>(), [seq]);
     }
@@ -113,7 +114,7 @@ async fn reading_goes_on_after_a_server_restart_once_the_caller_was_told() {
                 Err(ReadError::Reconnected) => break,
                 Err(ReadError::Unavailable { .. }) => {}
                 Ok(frames) => {
-                    assert!(frames.is_empty(), "frames before the caller could compare its checkpoint")
+                    assert!(frames.is_empty(), "frames before the caller could compare its checkpoint");
                 }
             }
         }
@@ -134,7 +135,6 @@ async fn a_consumer_that_vanishes_is_made_anew_without_a_word() {
 
     let jetstream = async_nats::jetstream::new(server.raw_client().await);
     let stream = jetstream.get_stream("VANISH").await.expect("the stream");
-    use futures_util::TryStreamExt as _;
     let consumers: Vec<String> = stream.consumer_names().try_collect().await.expect("the consumers");
     assert_eq!(consumers.len(), 1, "one reader, one consumer");
     stream.delete_consumer(&consumers[0]).await.expect("deleting it");
