@@ -1,3 +1,31 @@
-//! HTTP service: authenticates, decides limits, publishes events, reads projections.
+//! HTTP service: authenticates, decides limits, publishes events, reads projections. It never writes a projection.
+//!
+//! A handler's parameters say what it needs, first of all who may call it:
+//!
+//! ```ignore
+//! async fn stats(caller: User, State(users): State<Users>, Query(query): Query<StatsQuery>) -> Result<Json<Stats>, Problem> {
+//!     let owner = users.resolve(&caller, query.user_id.as_deref()).await?;
+//!     …
+//! }
+//! ```
 
+pub mod app;
+pub mod auth;
+pub mod client;
+pub mod config;
+pub mod extract;
 pub mod limits;
+pub mod middleware;
+pub mod openapi;
+pub mod position;
+pub mod problem;
+pub mod router;
+mod routes;
+pub mod state;
+pub mod throttle;
+pub mod users;
+pub mod watermark;
+
+pub use app::{ApiError, AppHandle, build, run, serve};
+pub use config::{ApiConfig, ConfigError};
+pub use state::AppState;

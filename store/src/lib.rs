@@ -11,6 +11,8 @@ pub mod connect;
 pub mod dead_letters;
 pub mod error;
 pub mod gaps;
+pub mod idempotency;
+pub mod limits;
 pub mod migrate;
 pub mod partitions;
 pub mod periods;
@@ -25,6 +27,7 @@ pub mod subscriptions;
 pub mod summaries;
 pub mod thresholds;
 pub mod usage_rows;
+pub mod users;
 
 pub use connect::{Schema, connect, options, pool};
 pub use error::{Constraint, Error};

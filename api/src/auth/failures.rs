@@ -1,0 +1,76 @@
+use std::net::{IpAddr, Ipv6Addr};
+
+use chrono::{DateTime, Utc};
+use quick_cache::sync::Cache;
+
+/// Failed credentials that an address has in a minute.
+const PER_MINUTE: u32 = 30;
+/// Addresses remembered at once; the oldest go first.
+const ADDRESSES: usize = 20_000;
+
+/// Failed credentials per address and minute.
+pub(super) struct Failures(Cache<IpAddr, (i64, u32)>);
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self(Cache::new(ADDRESSES))
+    }
+}
+
+impl Failures {
+    /// Counts one. `Some(seconds)` until the next minute once the address has had all of this minute's.
+    pub(super) fn record(&self, address: IpAddr, now: DateTime<Utc>) -> Option<u64> {
+        let address = network(address);
+        let minute = now.timestamp().div_euclid(60);
+        let count = match self.0.get(&address) {
+            Some((then, count)) if then == minute => count.saturating_add(1),
+            _ => 1,
+        };
+        self.0.insert(address, (minute, count));
+        (count > PER_MINUTE).then(|| 60 - now.timestamp().rem_euclid(60).unsigned_abs())
+    }
+}
+
+/// An IPv6 subscriber has a whole /64; counting single addresses would count nothing.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let bits = v6.to_bits() & (u128::MAX << 64);
+            IpAddr::V6(Ipv6Addr::from_bits(bits))
+        }
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
+    }
+
+    #[test]
+    fn the_thirty_first_failure_of_a_minute_is_told_to_wait() {
+        let failures = Failures::default();
+        let address: IpAddr = "203.0.113.7".parse().unwrap();
+        for _ in 0..30 {
+            assert_eq!(failures.record(address, at(10)), None);
+        }
+        assert_eq!(failures.record(address, at(10)), Some(50));
+        assert_eq!(failures.record("203.0.113.8".parse().unwrap(), at(10)), None);
+        assert_eq!(failures.record(address, at(60)), None, "a new minute starts anew");
+    }
+
+    #[test]
+    fn a_v6_network_counts_as_one_address() {
+        let failures = Failures::default();
+        for host in 0..30_u32 {
+            assert_eq!(failures.record(format!("2001:db8::{host:x}").parse().unwrap(), at(0)), None);
+        }
+        assert!(failures.record("2001:db8::ffff".parse().unwrap(), at(0)).is_some());
+        assert_eq!(failures.record("2001:db8:0:1::1".parse().unwrap(), at(0)), None);
+        // The same client, whichever way the socket writes it.
+        assert_eq!(network("::ffff:10.0.0.1".parse().unwrap()), network("10.0.0.1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,97 @@
+//! Where a request came from.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::ConnectInfo;
+use axum::http::request::Parts;
+use ipnet::IpNet;
+
+/// Proxies whose `X-Forwarded-For` is believed (`TRUSTED_PROXIES`); nobody's by default.
+#[derive(Clone, Debug, Default)]
+pub struct TrustedProxies(Arc<[IpNet]>);
+
+impl TrustedProxies {
+    /// Believes proxies in these networks.
+    pub fn new(networks: Vec<IpNet>) -> Self {
+        Self(networks.into())
+    }
+
+    fn contain(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// The client's address: the peer of the connection, or, when that is a trusted proxy, the last address of
+/// `X-Forwarded-For` that is not one. What stands before an untrusted address, anybody may have written.
+pub fn client_address(parts: &Parts, proxies: &TrustedProxies) -> IpAddr {
+    let peer = parts
+        .extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(peer)| peer.ip().to_canonical());
+    if proxies.0.is_empty() || !proxies.contain(peer) {
+        return peer;
+    }
+    let mut client = peer;
+    for value in parts.headers.get_all("x-forwarded-for").iter().rev() {
+        for hop in value.to_str().unwrap_or_default().rsplit(',') {
+            let Some(address) = parse_hop(hop.trim()) else { return client };
+            client = address;
+            if !proxies.contain(address) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+/// Some proxies add the port: `192.0.2.1:4711`, `[2001:db8::1]:4711`.
+fn parse_hop(hop: &str) -> Option<IpAddr> {
+    let address = hop.parse::<IpAddr>().ok();
+    let address = address.or_else(|| hop.parse::<SocketAddr>().ok().map(|with_port| with_port.ip()));
+    let address = address.or_else(|| hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok());
+    address.map(|address| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::Request;
+
+    fn parts(peer: &str, forwarded: &[&str]) -> Parts {
+        let mut request = Request::builder();
+        for value in forwarded {
+            request = request.header("x-forwarded-for", *value);
+        }
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        parts.extensions.insert(ConnectInfo(SocketAddr::new(peer.parse().unwrap(), 1)));
+        parts
+    }
+
+    fn client(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
+        let proxies = TrustedProxies::new(trusted.iter().map(|net| net.parse().unwrap()).collect());
+        client_address(&parts(peer, forwarded), &proxies).to_string()
+    }
+
+    #[test]
+    fn nobody_is_believed_by_default() {
+        assert_eq!(client("198.51.100.1", &["10.9.9.9"], &[]), "198.51.100.1");
+        assert_eq!(client("198.51.100.1", &["10.9.9.9"], &["10.0.0.0/8"]), "198.51.100.1");
+    }
+
+    #[test]
+    fn the_last_untrusted_hop_is_the_client() {
+        let trusted = &["10.0.0.0/8"];
+        assert_eq!(client("10.0.0.1", &["203.0.113.9"], trusted), "203.0.113.9");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, 203.0.113.9, 10.0.0.2"], trusted), "203.0.113.9");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1", "203.0.113.9:4711"], trusted), "203.0.113.9");
+        assert_eq!(client("::ffff:10.0.0.1", &["[2001:db8::5]:80"], trusted), "2001:db8::5");
+        assert_eq!(client("10.0.0.1", &["10.0.0.7"], trusted), "10.0.0.7");
+    }
+
+    #[test]
+    fn what_is_no_address_ends_the_chain() {
+        assert_eq!(client("10.0.0.1", &["203.0.113.9, unknown"], &["10.0.0.0/8"]), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &[], &["10.0.0.0/8"]), "10.0.0.1");
+    }
+}

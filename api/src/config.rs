@@ -1,0 +1,272 @@
+//! What an api process is told: parsed once, at the edge, with errors of one line that name the variable.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use ledger::{Clock, Rules};
+use secrecy::SecretString;
+use url::Url;
+
+use crate::auth::JwtSettings;
+use crate::client::TrustedProxies;
+
+/// Fewer bytes of secret than HS256's hash has would make the secret the weakest part (RFC 7518 §3.2).
+const MIN_SECRET_BYTES: usize = 32;
+
+/// Everything that [`crate::run`] needs. The variable behind a field is named in its documentation.
+#[derive(Clone)]
+pub struct ApiConfig {
+    /// `DATABASE_URL`.
+    pub database_url: SecretString,
+    /// `DATABASE_CONNECTIONS`: size of the pool.
+    pub database_connections: u32,
+    /// `NATS_URL`, comma-separated servers.
+    pub nats_url: String,
+    /// `NATS_MONITOR_URL`.
+    pub nats_monitor_url: String,
+    /// `NATS_STREAM`.
+    pub nats_stream: String,
+    /// `--allow-unsafe-log`: start although the log's settings do not hold what is promised.
+    pub allow_unsafe_log: bool,
+    /// `LISTEN_ADDR`.
+    pub listen_addr: SocketAddr,
+    /// `METRICS_ADDR`; without it there is no `/metrics`.
+    pub metrics_addr: Option<SocketAddr>,
+    /// `PUBLIC_URL`: how clients reach this service.
+    pub public_url: Option<Url>,
+    /// `JWT_SECRET`, `JWT_SECRET_PREVIOUS`, `JWT_ISSUER`, `JWT_AUDIENCE`, `JWT_SUBJECT_CLAIM`.
+    pub jwt: JwtSettings,
+    /// `AUTO_PROVISION`: an unknown user in a valid credential or event gets an account.
+    pub auto_provision: bool,
+    /// `SELF_UPGRADE`: role user may change its own plan.
+    pub self_upgrade: bool,
+    /// `SELF_RESET`: role user may reset its own month.
+    pub self_reset: bool,
+    /// `USER_INGEST`: role user may report its own calls.
+    pub user_ingest: bool,
+    /// `ENFORCEMENT`.
+    pub enforcement: Enforcement,
+    /// `LIMIT_FAILURE_MODE`.
+    pub limit_failure_mode: LimitFailureMode,
+    /// `MAX_UNPROJECTED`: units admitted but not yet projected beyond which calls are answered 503.
+    pub max_unprojected: u64,
+    /// `UPGRADE_URL`.
+    pub upgrade_url: Option<Url>,
+    /// `RULES_FILE`, read.
+    pub rules: Rules,
+    /// `TRUSTED_PROXIES`.
+    pub trusted_proxies: TrustedProxies,
+    /// `CORS_ALLOWED_ORIGINS`.
+    pub cors_allowed_origins: Vec<String>,
+    /// The ledger's clock (`CLOCK_OFFSET_MS`).
+    pub clock: Clock,
+    /// How long to wait for requests in flight at shutdown.
+    pub drain_timeout: Duration,
+}
+
+/// What happens to a call beyond a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enforcement {
+    /// It is refused.
+    Enforce,
+    /// It is admitted and marked.
+    Shadow,
+}
+
+/// What happens to a call while limits cannot be decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitFailureMode {
+    /// It is answered 503.
+    Closed,
+    /// It is admitted: limits may then be passed.
+    Open,
+}
+
+/// A variable that is missing or cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It has no value and no default.
+    #[error("{0} is not set: {1}")]
+    Missing(&'static str, &'static str),
+    /// It has a value that cannot be used.
+    #[error("{variable} cannot be used: {reason}")]
+    Invalid {
+        /// Name of the variable.
+        variable: &'static str,
+        /// What is wrong and what would be right; never the value, which may be a secret.
+        reason: String,
+    },
+}
+
+impl ApiConfig {
+    /// Reads the configuration from variables; `get` answers a variable's value, if it is set. `rules` and `clock`
+    /// come from the caller, who shares them with others.
+    pub fn read(
+        get: &dyn Fn(&str) -> Option<String>,
+        rules: Rules,
+        clock: Clock,
+    ) -> Result<Self, ConfigError> {
+        let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
+        let vars = Vars(&get);
+        Ok(Self {
+            database_url: vars.required("DATABASE_URL", "postgres://user:password@host/database")?.into(),
+            database_connections: vars
+                .parsed("DATABASE_CONNECTIONS", "a number of connections")?
+                .unwrap_or(16),
+            nats_url: vars.required("NATS_URL", "nats://host:4222")?,
+            nats_monitor_url: vars.required("NATS_MONITOR_URL", "http://host:8222")?,
+            nats_stream: vars.text("NATS_STREAM").unwrap_or_else(|| "LEDGER".to_owned()),
+            allow_unsafe_log: vars.flag("ALLOW_UNSAFE_LOG")?,
+            listen_addr: vars
+                .parsed("LISTEN_ADDR", "an address like 127.0.0.1:8080")?
+                .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
+            metrics_addr: vars.parsed("METRICS_ADDR", "an address like 127.0.0.1:9090")?,
+            public_url: vars.parsed("PUBLIC_URL", "an absolute URL")?,
+            jwt: vars.jwt()?,
+            auto_provision: vars.flag("AUTO_PROVISION")?,
+            self_upgrade: vars.flag("SELF_UPGRADE")?,
+            self_reset: vars.flag("SELF_RESET")?,
+            user_ingest: vars.flag("USER_INGEST")?,
+            enforcement: vars.parsed("ENFORCEMENT", "enforce or shadow")?.unwrap_or(Enforcement::Enforce),
+            limit_failure_mode: vars
+                .parsed("LIMIT_FAILURE_MODE", "closed or open")?
+                .unwrap_or(LimitFailureMode::Closed),
+            max_unprojected: vars.parsed("MAX_UNPROJECTED", "a number of units")?.unwrap_or(1_000_000),
+            upgrade_url: vars.parsed("UPGRADE_URL", "an absolute URL")?,
+            rules,
+            trusted_proxies: TrustedProxies::new(
+                vars.list::<IpNet>("TRUSTED_PROXIES", "networks like 10.0.0.0/8, comma-separated")?,
+            ),
+            cors_allowed_origins: vars.origins()?,
+            clock,
+            drain_timeout: Duration::from_secs(30),
+        })
+    }
+}
+
+impl JwtSettings {
+    /// Reads `JWT_SECRET` and its companions alone: what `usage-ledger token` needs.
+    pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
+        Vars(&get).jwt()
+    }
+}
+
+struct Vars<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Vars<'_> {
+    fn text(&self, name: &'static str) -> Option<String> {
+        (self.0)(name)
+    }
+
+    fn required(&self, name: &'static str, example: &'static str) -> Result<String, ConfigError> {
+        self.text(name).ok_or(ConfigError::Missing(name, example))
+    }
+
+    fn parsed<T: FromStr>(
+        &self,
+        variable: &'static str,
+        expected: &'static str,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(text) = self.text(variable) else { return Ok(None) };
+        let invalid = || ConfigError::Invalid { variable, reason: format!("it must be {expected}") };
+        text.trim().parse().map(Some).map_err(|_| invalid())
+    }
+
+    fn flag(&self, variable: &'static str) -> Result<bool, ConfigError> {
+        Ok(self.parsed(variable, "true or false")?.unwrap_or(false))
+    }
+
+    fn list<T: FromStr>(
+        &self,
+        variable: &'static str,
+        expected: &'static str,
+    ) -> Result<Vec<T>, ConfigError> {
+        let text = self.text(variable).unwrap_or_default();
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        items
+            .map(|item| {
+                let reason = format!("{} is not one of {expected}", item.escape_debug());
+                item.parse().map_err(|_| ConfigError::Invalid { variable, reason })
+            })
+            .collect()
+    }
+
+    /// Origins as browsers write them: scheme, host, port, nothing else.
+    fn origins(&self) -> Result<Vec<String>, ConfigError> {
+        const VARIABLE: &str = "CORS_ALLOWED_ORIGINS";
+        let urls = self.list::<Url>(VARIABLE, "origins like https://app.example.com, comma-separated")?;
+        let origins = urls.iter().map(|url| url.origin().ascii_serialization());
+        let origins: Vec<String> = origins.collect();
+        if origins.iter().any(|origin| origin == "null") {
+            return Err(ConfigError::Invalid {
+                variable: VARIABLE,
+                reason: "every origin must be an http or https one".into(),
+            });
+        }
+        Ok(origins)
+    }
+
+    fn secret(&self, variable: &'static str) -> Result<Option<SecretString>, ConfigError> {
+        match self.text(variable) {
+            Some(secret) if secret.len() < MIN_SECRET_BYTES => Err(ConfigError::Invalid {
+                variable,
+                reason: format!(
+                    "it has {} bytes and must have at least {MIN_SECRET_BYTES}; make one with: openssl rand -hex 32",
+                    secret.len()
+                ),
+            }),
+            secret => Ok(secret.map(SecretString::from)),
+        }
+    }
+
+    fn jwt(&self) -> Result<JwtSettings, ConfigError> {
+        Ok(JwtSettings {
+            secret: self
+                .secret("JWT_SECRET")?
+                .ok_or(ConfigError::Missing("JWT_SECRET", "make one with: openssl rand -hex 32"))?,
+            previous: self.secret("JWT_SECRET_PREVIOUS")?,
+            issuer: self.text("JWT_ISSUER"),
+            audience: self.text("JWT_AUDIENCE"),
+            subject_claim: self.subject_claim()?,
+        })
+    }
+
+    fn subject_claim(&self) -> Result<String, ConfigError> {
+        const VARIABLE: &str = "JWT_SUBJECT_CLAIM";
+        let claim = self.text(VARIABLE).unwrap_or_else(|| "sub".to_owned());
+        if ["exp", "nbf", "iat", "iss", "aud", "role"].contains(&claim.as_str()) {
+            return Err(ConfigError::Invalid {
+                variable: VARIABLE,
+                reason: "that claim has another meaning; use the one that names the user".into(),
+            });
+        }
+        Ok(claim)
+    }
+}
+
+impl FromStr for Enforcement {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "enforce" => Ok(Self::Enforce),
+            "shadow" => Ok(Self::Shadow),
+            _ => Err(()),
+        }
+    }
+}
+
+impl FromStr for LimitFailureMode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "closed" => Ok(Self::Closed),
+            "open" => Ok(Self::Open),
+            _ => Err(()),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! One endpoint, or a tight pair of verbs, per file; each ends with its `router()`.
+
+pub(crate) mod healthz;
+pub(crate) mod users;

@@ -1,0 +1,137 @@
+//! `PUT /api/users/{user}`: the host tells us who its users are.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use chrono::{DateTime, Utc};
+use ledger::{Clock, ExternalId, UserRef};
+use serde::{Deserialize, Deserializer, Serialize};
+use sqlx::{Acquire, PgPool};
+use store::users::{AccountStatus, User, UserChange};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::auth::ServiceOrAdmin;
+use crate::extract::{Json, Path, Text};
+use crate::problem::{FieldError, Problem, ProblemBody};
+use crate::state::AppState;
+use crate::users::Users;
+
+/// What to change. An absent field stays as it is, null clears it.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct PutUser {
+    /// The host's id of the user: unique, case-sensitive, neither `me` nor a UUID.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, max_length = 255)]
+    external_id: Option<Option<ExternalId>>,
+    /// Address.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, max_length = 255)]
+    email: Option<Option<Text<255>>>,
+    /// Name.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, max_length = 255)]
+    name: Option<Option<Text<255>>>,
+    /// A suspended user is refused everywhere with 403.
+    status: Option<Status>,
+}
+
+/// Whether an account may be used.
+#[derive(Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Active,
+    Suspended,
+}
+
+/// An account.
+#[derive(Serialize, ToSchema)]
+struct UserBody {
+    user_id: Uuid,
+    external_id: Option<String>,
+    email: Option<String>,
+    name: Option<String>,
+    status: Status,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+/// Makes or changes a user
+///
+/// `{user}` is our UUID or the host's external id. A user that is not there is made on the free plan.
+#[utoipa::path(
+    put, path = "/api/users/{user}", tag = "users",
+    params(("user" = String, Path, description = "UUID or external id")),
+    request_body = PutUser,
+    responses(
+        (status = 200, description = "Changed", body = UserBody),
+        (status = 201, description = "Made", body = UserBody),
+        (status = 409, description = "The external id is another user's", body = ProblemBody),
+        (status = 422, description = "A field is wrong", body = ProblemBody),
+    )
+)]
+async fn put_user(
+    _caller: ServiceOrAdmin,
+    State(pool): State<PgPool>,
+    State(users): State<Users>,
+    State(clock): State<Clock>,
+    Path(named): Path<String>,
+    Json(body): Json<PutUser>,
+) -> Result<(StatusCode, Json<UserBody>), Problem> {
+    let named: UserRef = named.parse().map_err(|error| FieldError::invalid_parameter("user", &error))?;
+    let change = UserChange {
+        external_id: body.external_id,
+        email: body.email.map(|email| email.map(Text::into_string)),
+        name: body.name.map(|name| name.map(Text::into_string)),
+        status: body.status.map(|status| match status {
+            Status::Active => AccountStatus::Active,
+            Status::Suspended => AccountStatus::Suspended,
+        }),
+    };
+    let mut conn = pool.acquire().await.map_err(store::Error::from)?;
+    let mut tx = conn.begin().await.map_err(store::Error::from)?;
+    let (user_id, made) = users.find_or_make(&mut tx, &named).await?;
+    let user = store::users::update(&mut tx, user_id, &change, clock.now()).await.map_err(taken)?;
+    tx.commit().await.map_err(store::Error::from)?;
+    users.forget(&[user_id]);
+    let user = user.ok_or_else(Problem::not_found)?;
+    Ok((if made { StatusCode::CREATED } else { StatusCode::OK }, Json(user.into())))
+}
+
+fn taken(error: store::Error) -> Problem {
+    match error.conflict() {
+        Some(store::Constraint::UserExternalId) => Problem::conflict("The external id is another user's."),
+        _ => error.into(),
+    }
+}
+
+/// Tells a field that is null from one that is absent.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+impl From<User> for UserBody {
+    fn from(user: User) -> Self {
+        Self {
+            user_id: user.user_id.get(),
+            external_id: user.external_id,
+            email: user.email,
+            name: user.name,
+            status: match user.status {
+                AccountStatus::Active => Status::Active,
+                AccountStatus::Suspended => Status::Suspended,
+            },
+            created_at: user.created_at,
+            updated_at: user.updated_at,
+        }
+    }
+}
+
+/// This file's endpoints.
+pub(crate) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(put_user))
+}

@@ -1,0 +1,105 @@
+//! What handlers share, split by concern.
+
+use std::sync::Arc;
+
+use axum::extract::FromRef;
+use ledger::{Clock, IdSource};
+use sqlx::PgPool;
+
+use crate::auth::Auth;
+use crate::client::TrustedProxies;
+use crate::config::ApiConfig;
+use crate::throttle::Throttle;
+use crate::users::Users;
+use crate::watermark::Watermark;
+
+/// The router's state: one pointer, so that a request costs one reference count. A handler takes the part it needs,
+/// such as `State(users): State<Users>`.
+#[derive(Clone)]
+pub struct AppState(Arc<Parts>);
+
+/// The parts of [`AppState`], each cheap to clone.
+pub struct Parts {
+    /// The configuration, for what needs no part of its own.
+    pub config: ApiConfig,
+    /// Connections to PostgreSQL.
+    pub pool: PgPool,
+    /// Bearer tokens.
+    pub auth: Auth,
+    /// Accounts.
+    pub users: Users,
+    /// How far the projections are.
+    pub watermark: Watermark,
+    /// Ten requests a second per principal.
+    pub throttle: Throttle,
+    /// The ledger's clock.
+    pub clock: Clock,
+    /// Ids of events.
+    pub ids: IdSource,
+}
+
+impl AppState {
+    /// Shares these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ApiConfig {
+        &self.0.config
+    }
+
+    /// Connections to PostgreSQL.
+    pub fn pool(&self) -> &PgPool {
+        &self.0.pool
+    }
+
+    /// Bearer tokens.
+    pub fn auth(&self) -> &Auth {
+        &self.0.auth
+    }
+
+    /// Accounts.
+    pub fn users(&self) -> &Users {
+        &self.0.users
+    }
+
+    /// How far the projections are.
+    pub fn watermark(&self) -> &Watermark {
+        &self.0.watermark
+    }
+
+    /// Proxies that are believed.
+    pub fn proxies(&self) -> &TrustedProxies {
+        &self.0.config.trusted_proxies
+    }
+
+    /// Ids of events.
+    pub fn ids(&self) -> &IdSource {
+        &self.0.ids
+    }
+
+    /// The ledger's clock.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+}
+
+macro_rules! parts {
+    ($($name:ident: $part:ty),+ $(,)?) => {$(
+        impl FromRef<AppState> for $part {
+            fn from_ref(state: &AppState) -> Self {
+                state.0.$name.clone()
+            }
+        }
+    )+};
+}
+parts! {
+    pool: PgPool,
+    auth: Auth,
+    users: Users,
+    watermark: Watermark,
+    throttle: Throttle,
+    clock: Clock,
+    ids: IdSource,
+}

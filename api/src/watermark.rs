@@ -1,0 +1,123 @@
+//! How far the projections are, kept up to date by one LISTEN connection and a poll each second.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ledger::UserId;
+use sqlx::PgPool;
+use sqlx::postgres::{PgListener, PgNotification};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::problem::Chain;
+use crate::users::Users;
+
+/// A missed notification is made up for after this time.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// A database that stays away is reported this often.
+const REPORT_INTERVAL: Duration = Duration::from_secs(30);
+/// There is one partition for now.
+pub(crate) const PARTITION: i16 = 0;
+
+/// Sequence of the last projected frame; 0 before the first, and before the first look at the database. It only rises,
+/// unless an operator rewound the projections. Cheap to clone.
+#[derive(Clone)]
+pub struct Watermark(Arc<watch::Sender<u64>>);
+
+impl Default for Watermark {
+    fn default() -> Self {
+        Self(Arc::new(watch::channel(0).0))
+    }
+}
+
+impl Watermark {
+    /// The latest known sequence.
+    pub fn current(&self) -> u64 {
+        *self.0.borrow()
+    }
+
+    /// Waits until the projections have reached `seq`; `false` when they have not after `timeout`.
+    pub async fn wait_for(&self, seq: u64, timeout: Duration) -> bool {
+        let mut marks = self.0.subscribe();
+        let reached = marks.wait_for(|mark| *mark >= seq);
+        // The sender lives as long as `self`, so that only the time can end the wait early.
+        matches!(tokio::time::timeout(timeout, reached).await, Ok(Ok(_)))
+    }
+
+    /// Follows the sequences: `changed().await` on the receiver, then `borrow_and_update()`.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+
+    /// Announced sequences come in order, but one may arrive after a look at the database that saw a later one.
+    fn announced(&self, seq: u64) {
+        self.0.send_if_modified(|current| {
+            let newer = seq > *current;
+            *current = seq.max(*current);
+            newer
+        });
+    }
+
+    /// What the database says is true, even when it is less.
+    fn read(&self, seq: u64) {
+        self.0.send_if_modified(|current| std::mem::replace(current, seq) != seq);
+    }
+}
+
+/// Keeps the watermark and the cache of accounts up to date until `shutdown`. While the database is away both stay as
+/// they are; at its return everything that may have been missed is looked up.
+pub(crate) async fn follow(pool: PgPool, watermark: Watermark, users: Users, shutdown: CancellationToken) {
+    let mut reported: Option<Instant> = None;
+    loop {
+        let result = tokio::select! {
+            result = listen(&pool, &watermark, &users) => result,
+            () = shutdown.cancelled() => return,
+        };
+        if let Err(error) = result
+            && reported.is_none_or(|at| at.elapsed() > REPORT_INTERVAL)
+        {
+            tracing::warn!(error = %Chain(&error), "cannot follow the projections; trying again");
+            reported = Some(Instant::now());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY_INTERVAL) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Listens until the connection is lost.
+async fn listen(pool: &PgPool, watermark: &Watermark, users: &Users) -> Result<(), store::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen_all([store::checkpoint::CHANNEL, store::users::CHANNEL]).await?;
+    // Accounts may have changed unheard.
+    users.forget_all();
+    let mut poll = tokio::time::interval(POLL_INTERVAL);
+    loop {
+        tokio::select! {
+            notification = listener.try_recv() => match notification? {
+                Some(notification) => heard(&notification, watermark, users),
+                None => return Ok(()),
+            },
+            _ = poll.tick() => {
+                let mut conn = pool.acquire().await?;
+                watermark.read(store::checkpoint::read(&mut conn, PARTITION).await?.seq);
+            }
+        }
+    }
+}
+
+fn heard(notification: &PgNotification, watermark: &Watermark, users: &Users) {
+    let payload = notification.payload();
+    if notification.channel() == store::checkpoint::CHANNEL {
+        // A payload of another form is made up for by the next poll.
+        if let Ok(seq) = payload.parse() {
+            watermark.announced(seq);
+        }
+    } else if let Ok(user) = payload.parse::<UserId>() {
+        users.forget(&[user]);
+    } else {
+        users.forget_all();
+    }
+}

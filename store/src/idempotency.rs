@@ -1,0 +1,205 @@
+//! Idempotency keys: the first request's event id, and its answer once there is one.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::Error;
+use crate::error::expect_rows;
+
+/// What names a request: whose it is, where it went, and the key that the client chose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestKey {
+    /// Our id of the caller.
+    pub principal: Uuid,
+    /// HTTP method.
+    pub method: String,
+    /// Path, without the query.
+    pub path: String,
+    /// `Idempotency-Key`.
+    pub key: String,
+}
+
+/// A key as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// SHA-256 of the first request's query and body.
+    pub body_hash: Vec<u8>,
+    /// Id of the event that the request publishes, every time that it is tried.
+    pub event_id: Uuid,
+    /// When the key was first seen: the event's time, every time that the request is tried.
+    pub created_at: DateTime<Utc>,
+    /// Until when the request counts as running, unless it has been answered.
+    pub locked_until: DateTime<Utc>,
+    /// The final answer, once there is one.
+    pub answer: Option<Answer>,
+}
+
+/// A final answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status_code: u16,
+    /// Content-Type of the body, if it has one.
+    pub content_type: Option<String>,
+    /// The body.
+    pub body: Vec<u8>,
+    /// `Ledger-Seq`, if the answer had one.
+    pub position: Option<String>,
+}
+
+/// Claims a key for a new request: `false` when it is there already.
+pub async fn insert(
+    conn: &mut PgConnection,
+    request: &RequestKey,
+    body_hash: &[u8],
+    event_id: Uuid,
+    now: DateTime<Utc>,
+    locked_until: DateTime<Utc>,
+) -> Result<bool, Error> {
+    let done = sqlx::query!(
+        "INSERT INTO public.idempotency_keys
+             (principal, method, path, key, body_hash, event_id, locked_until, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+         ON CONFLICT DO NOTHING",
+        request.principal,
+        request.method,
+        request.path,
+        request.key,
+        body_hash,
+        event_id,
+        locked_until,
+        now
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// The key as it stands.
+pub async fn find(conn: &mut PgConnection, request: &RequestKey) -> Result<Option<Record>, Error> {
+    let row = sqlx::query!(
+        "SELECT body_hash, event_id, created_at, locked_until, status_code, content_type, response, position
+         FROM public.idempotency_keys
+         WHERE principal = $1 AND method = $2 AND path = $3 AND key = $4",
+        request.principal,
+        request.method,
+        request.path,
+        request.key
+    )
+    .fetch_optional(conn)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let answer = match row.status_code {
+        Some(status) => Some(Answer {
+            status_code: u16::try_from(status).map_err(|_| Error::Inconsistent {
+                table: "idempotency_keys",
+                column: "status_code",
+                value: status.to_string(),
+            })?,
+            content_type: row.content_type,
+            body: row.response.unwrap_or_default(),
+            position: row.position,
+        }),
+        None => None,
+    };
+    Ok(Some(Record {
+        body_hash: row.body_hash,
+        event_id: row.event_id,
+        created_at: row.created_at,
+        locked_until: row.locked_until,
+        answer,
+    }))
+}
+
+/// Takes over a request that was never answered: `false` when somebody else was faster, or it has been answered.
+pub async fn take_over(
+    conn: &mut PgConnection,
+    request: &RequestKey,
+    seen_locked_until: DateTime<Utc>,
+    locked_until: DateTime<Utc>,
+) -> Result<bool, Error> {
+    let done = sqlx::query!(
+        "UPDATE public.idempotency_keys SET locked_until = $6
+         WHERE principal = $1 AND method = $2 AND path = $3 AND key = $4
+             AND locked_until = $5 AND status_code IS NULL",
+        request.principal,
+        request.method,
+        request.path,
+        request.key,
+        seen_locked_until,
+        locked_until
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Keeps the final answer. The first one stays.
+pub async fn finish(conn: &mut PgConnection, request: &RequestKey, answer: &Answer) -> Result<(), Error> {
+    let status_code = i16::try_from(answer.status_code).unwrap_or(i16::MAX);
+    sqlx::query!(
+        "UPDATE public.idempotency_keys SET status_code = $5, content_type = $6, response = $7, position = $8
+         WHERE principal = $1 AND method = $2 AND path = $3 AND key = $4 AND status_code IS NULL",
+        request.principal,
+        request.method,
+        request.path,
+        request.key,
+        status_code,
+        answer.content_type,
+        answer.body,
+        answer.position
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Lets the next try with this key run at once; it will publish the same event.
+pub async fn release(conn: &mut PgConnection, request: &RequestKey, now: DateTime<Utc>) -> Result<(), Error> {
+    let done = sqlx::query!(
+        "UPDATE public.idempotency_keys SET locked_until = $5
+         WHERE principal = $1 AND method = $2 AND path = $3 AND key = $4",
+        request.principal,
+        request.method,
+        request.path,
+        request.key,
+        now
+    )
+    .execute(conn)
+    .await?;
+    expect_rows("releasing an idempotency key", 1, done.rows_affected())
+}
+
+/// Forgets a key if it is older than `before`, so that it can be used anew.
+pub async fn forget(
+    conn: &mut PgConnection,
+    request: &RequestKey,
+    before: DateTime<Utc>,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "DELETE FROM public.idempotency_keys
+         WHERE principal = $1 AND method = $2 AND path = $3 AND key = $4 AND created_at < $5",
+        request.principal,
+        request.method,
+        request.path,
+        request.key,
+        before
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Deletes keys older than `before`, at most `limit` of them; answers how many.
+pub async fn delete_old(conn: &mut PgConnection, before: DateTime<Utc>, limit: i64) -> Result<u64, Error> {
+    let done = sqlx::query!(
+        "DELETE FROM public.idempotency_keys WHERE ctid = ANY (ARRAY(
+             SELECT ctid FROM public.idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2))",
+        before,
+        limit
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}
