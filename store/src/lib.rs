@@ -13,6 +13,7 @@ pub mod error;
 pub mod gaps;
 pub mod idempotency;
 pub mod migrate;
+pub mod ops;
 pub mod partitions;
 pub mod periods;
 pub mod position;
