@@ -91,10 +91,10 @@ async fn track_by_publish(State(state): State<PublishEach>, headers: HeaderMap) 
         r#"{{"specversion":"1.0","id":"{}","source":"bench","type":"usage.api_called.v1","subject":"{user}","time":"2026-11-24T00:00:00.000000Z","data":{{"endpoint":"/api/items","method":"GET","units":1,"category":"other","counted":true}}}}"#,
         Uuid::from_u128(rand_id())
     );
-    match state.context.publish("bench_each.events", event.into()).await {
-        Ok(ack) if ack.await.is_ok() => StatusCode::NO_CONTENT,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    }
+    let Ok(ack) = state.context.publish("bench_each.events", event.into()).await else {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    };
+    if ack.await.is_ok() { StatusCode::NO_CONTENT } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 #[derive(Clone)]
@@ -153,7 +153,10 @@ struct Claims {
 impl Authentication {
     fn from_env() -> anyhow::Result<Self> {
         let secret = variable("JWT_SECRET")?;
-        Ok(Self { key: DecodingKey::from_secret(secret.as_bytes()), validation: Validation::new(Algorithm::HS256) })
+        Ok(Self {
+            key: DecodingKey::from_secret(secret.as_bytes()),
+            validation: Validation::new(Algorithm::HS256),
+        })
     }
 
     fn user(&self, headers: &HeaderMap) -> Option<Uuid> {

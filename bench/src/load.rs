@@ -48,9 +48,11 @@ impl Requests {
     /// One `GET` per bearer token, the path as it stands.
     pub fn get(path: &str, tokens: &[String], extra_headers: &str) -> Self {
         let render = |token: &String| {
-            format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n{extra_headers}\r\n")
-                .into_bytes()
-                .into_boxed_slice()
+            format!(
+                "GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n{extra_headers}\r\n"
+            )
+            .into_bytes()
+            .into_boxed_slice()
         };
         Self(tokens.iter().map(render).collect())
     }
@@ -79,8 +81,13 @@ pub async fn run(
                 while start.elapsed() < duration {
                     let sent = Instant::now();
                     let status = connection.exchange(requests.nth(n)).await?;
-                    ensure!(status == expected, "answer {status} instead of {expected}: {}", connection.text());
-                    latency_us.saturating_record(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
+                    ensure!(
+                        status == expected,
+                        "answer {status} instead of {expected}: {}",
+                        connection.text()
+                    );
+                    latency_us
+                        .saturating_record(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
                     n += connections;
                 }
                 anyhow::Ok(latency_us)

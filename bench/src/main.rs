@@ -37,7 +37,11 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serves one baseline; the benchmark starts itself with this.
-    Serve { baseline: Baseline, #[arg(long)] listen: String },
+    Serve {
+        baseline: Baseline,
+        #[arg(long)]
+        listen: String,
+    },
 }
 
 #[tokio::main]
@@ -53,19 +57,23 @@ async fn main() -> anyhow::Result<()> {
 
 async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let wanted = |group: &str| arguments.only.iter().any(|only| only == group);
-    let machine = Machine::start(&arguments.target).await?;
     let mut report = Report::default();
-    let users = Users::create(&machine).await?;
-    if wanted("tracked") {
-        tracked::measure(&machine, &users, &mut report).await?;
-    }
-    if wanted("ingest") {
-        ingest::measure(&machine, &users, &mut report).await?;
+    if wanted("tracked") || wanted("ingest") {
+        let machine = Machine::start(&arguments.target, "calls").await?;
+        let users = Users::create(&machine).await?;
+        if wanted("tracked") {
+            tracked::measure(&machine, &users, &mut report).await?;
+        }
+        if wanted("ingest") {
+            ingest::measure(&machine, &users, &mut report).await?;
+        }
+        machine.stop().await?;
     }
     if wanted("projection") {
+        let machine = Machine::start(&arguments.target, "projection").await?;
         projection::measure(&machine, &mut report).await?;
+        machine.stop().await?;
     }
-    machine.stop().await?;
     println!("{}", report.table());
     report.write(&arguments.target.join("bench.json"))
 }

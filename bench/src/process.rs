@@ -27,7 +27,12 @@ pub struct Process {
 
 impl Process {
     /// Starts `program`, with its output in `log`.
-    pub fn start(program: &Path, arguments: &[&str], environment: &Environment, log: &Path) -> anyhow::Result<Self> {
+    pub fn start(
+        program: &Path,
+        arguments: &[&str],
+        environment: &Environment,
+        log: &Path,
+    ) -> anyhow::Result<Self> {
         let file = std::fs::File::create(log).with_context(|| format!("creating {}", log.display()))?;
         let child = Command::new(program)
             .args(arguments)
@@ -42,7 +47,10 @@ impl Process {
     }
 
     /// Waits until `ready` says yes; an exit before that is an error.
-    pub async fn wait_until<F: Future<Output = bool>>(&mut self, mut ready: impl FnMut() -> F) -> anyhow::Result<()> {
+    pub async fn wait_until<F: Future<Output = bool>>(
+        &mut self,
+        mut ready: impl FnMut() -> F,
+    ) -> anyhow::Result<()> {
         let start = Instant::now();
         while !ready().await {
             if let Some(status) = self.child.try_wait()? {
@@ -70,6 +78,14 @@ impl Process {
         Ok(kib / 1024.0)
     }
 
+    /// Waits for the end of a process that ends by itself; a failure is an error.
+    pub async fn finish(mut self, bound: Duration) -> anyhow::Result<()> {
+        let waited = tokio::time::timeout(bound, self.child.wait()).await;
+        let status = waited.with_context(|| format!("`{}` did not end in {bound:?}", self.name))??;
+        anyhow::ensure!(status.success(), "`{}` ended with {status}", self.name);
+        Ok(())
+    }
+
     /// Asks the process to stop and waits for its end.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         if let Some(id) = self.child.id() {
@@ -85,7 +101,7 @@ impl Process {
 /// The real servers and the real binary, in a directory of this run's own.
 #[derive(Debug)]
 pub struct Machine {
-    /// `target/bench`.
+    /// A directory below `target/bench`.
     pub directory: PathBuf,
     /// `target/release/usage-ledger`.
     pub binary: PathBuf,
@@ -95,9 +111,9 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts PostgreSQL and nats-server on fresh data.
-    pub async fn start(target: &Path) -> anyhow::Result<Self> {
-        let (directory, binary) = (target.join("bench"), target.join("release/usage-ledger"));
+    /// Starts PostgreSQL and nats-server on fresh data of this name.
+    pub async fn start(target: &Path, name: &str) -> anyhow::Result<Self> {
+        let (directory, binary) = (target.join("bench").join(name), target.join("release/usage-ledger"));
         if directory.exists() {
             std::fs::remove_dir_all(&directory).context("removing the last run's data")?;
         }
@@ -105,7 +121,8 @@ impl Machine {
         let data = directory.join("data");
         let data_text = data.to_str().context("a path that is not UTF-8")?;
         let arguments = ["dev", "--infra", "--data-dir", data_text];
-        let mut servers = Process::start(&binary, &arguments, &Environment::new(), &directory.join("servers.log"))?;
+        let mut servers =
+            Process::start(&binary, &arguments, &Environment::new(), &directory.join("servers.log"))?;
         let dev_env = data.join("dev.env");
         servers.wait_until(async || dev_env.exists()).await?;
         let mut environment: Environment =

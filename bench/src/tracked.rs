@@ -87,9 +87,16 @@ impl Users {
 /// Measures everything of issue figure 1; the api that it starts is handed on for the next figures.
 pub async fn measure(machine: &Machine, users: &Users, report: &mut Report) -> anyhow::Result<()> {
     eprintln!("tracked call: {SPREAD_USERS} users, {} s each", RUN.as_secs());
-    let noop = baseline(machine, "noop", report, &users.spread("/track"), &["noop_1", "noop_64", "noop_256"]).await?;
-    let each =
-        baseline(machine, "publish-each", report, &users.spread("/track"), &["each_1", "each_64", "each_256"]).await?;
+    let noop = baseline(machine, "noop", report, &users.spread("/track"), &["noop_1", "noop_64", "noop_256"])
+        .await?;
+    let each = baseline(
+        machine,
+        "publish-each",
+        report,
+        &users.spread("/track"),
+        &["each_1", "each_64", "each_256"],
+    )
+    .await?;
     let fsync_p50_ms = fsync_p50_ms(machine)?;
     report.add("fsync_p50_ms", fsync_p50_ms);
 

@@ -278,6 +278,9 @@ pub enum ActorKind {
 }
 
 impl ActorKind {
+    /// All kinds.
+    pub const ALL: [Self; 5] = [Self::User, Self::Service, Self::Admin, Self::Operator, Self::System];
+
     /// The name in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {

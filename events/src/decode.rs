@@ -111,3 +111,6 @@ impl<'a, const PLAIN: bool> Batch<'a, PLAIN> {
         FrameBodyError::Malformed { at: self.at, source }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use ledger::time;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::body::{ApiCalled, Body};
+use crate::body::{Actor, ApiCalled, Body};
 use crate::event::Event;
 
 /// Appends the event's JSON. An event of an unknown type has no body to write: it is read only.
@@ -68,7 +68,15 @@ fn api_called(call: &ApiCalled<'_>, out: &mut Vec<u8>) {
     optional(br#","key_id":"#, call.key_id, quoted_uuid, out);
     optional(br#","reservation_id":"#, call.reservation_id, quoted_uuid, out);
     optional(br#","lease":"#, call.lease, quoted_uuid, out);
-    optional(br#","actor":"#, call.actor.as_ref(), json, out);
+    optional(br#","actor":"#, call.actor.as_ref(), actor, out);
+    out.push(b'}');
+}
+
+fn actor(actor: &Actor<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(br#"{"kind":""#);
+    out.extend_from_slice(actor.kind.as_str().as_bytes());
+    out.extend_from_slice(br#"","id":"#);
+    string(&actor.id, out);
     out.push(b'}');
 }
 

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use ledger::{Category, Endpoint, Method, Month, UserId, text, time};
 use uuid::Uuid;
 
-use crate::body::{ApiCalled, Body};
+use crate::body::{Actor, ActorKind, ApiCalled, Body};
 use crate::event::{Event, MAX_EVENT_BYTES, parse_hyphenated};
 
 /// A place in a frame's body.
@@ -23,11 +23,14 @@ pub(crate) struct Scanner<'a, const PLAIN: bool> {
     at: usize,
 }
 
-/// Whether every byte is printable ASCII and no backslash. Written so that it compiles to vector instructions.
+/// Whether every byte is printable ASCII and no backslash.
+#[expect(
+    clippy::needless_bitwise_bool,
+    reason = "without a branch a byte it compiles to vector instructions"
+)]
 pub(crate) fn is_plain(bytes: &[u8]) -> bool {
-    bytes.chunks(4_096).all(|chunk| {
-        chunk.iter().fold(true, |plain, &byte| plain & (byte.wrapping_sub(0x20) < 0x5f) & (byte != b'\\'))
-    })
+    let is_plain = |byte: u8| (byte.wrapping_sub(0x20) < 0x5f) & (byte != b'\\');
+    bytes.chunks(4_096).all(|chunk| chunk.iter().fold(true, |plain, &byte| plain & is_plain(byte)))
 }
 
 impl<'a, const PLAIN: bool> Scanner<'a, PLAIN> {
@@ -53,7 +56,13 @@ impl<'a, const PLAIN: bool> Scanner<'a, PLAIN> {
         if self.at - start > MAX_EVENT_BYTES {
             return None;
         }
-        let event = Event { id: Cow::Borrowed(id), source: Cow::Borrowed(source), subject: Some(subject), time, body };
+        let event = Event {
+            id: Cow::Borrowed(id),
+            source: Cow::Borrowed(source),
+            subject: Some(subject),
+            time,
+            body,
+        };
         Some((event, self.at))
     }
 
@@ -101,7 +110,10 @@ impl<'a, const PLAIN: bool> Scanner<'a, PLAIN> {
         if self.follows(br#","lease":""#) {
             call.lease = Some(self.uuid()?);
         }
-        // An actor, or a field that is newer than this code, is for `wire`.
+        if self.follows(br#","actor":{"kind":""#) {
+            call.actor = Some(self.actor()?);
+        }
+        // A field that is newer than this code is for `wire`.
         self.literal(b"}")?;
         Some(call)
     }
@@ -190,16 +202,24 @@ impl<'a, const PLAIN: bool> Scanner<'a, PLAIN> {
         })
     }
 
+    fn actor(&mut self) -> Option<Actor<'a>> {
+        let name = self.string(text::MAX_NAME_BYTES)?;
+        let kind = ActorKind::ALL.into_iter().find(|kind| kind.as_str() == name)?;
+        self.literal(br#","id":""#)?;
+        let id = self.string(text::MAX_NAME_BYTES)?;
+        self.literal(b"}")?;
+        Some(Actor { kind, id: Cow::Borrowed(id) })
+    }
+
     #[inline]
     fn boolean(&mut self) -> Option<bool> {
-        if self.follows(b"true") {
-            Some(true)
-        } else {
-            self.follows(b"false").then_some(false)
-        }
+        if self.follows(b"true") { Some(true) } else { self.follows(b"false").then_some(false) }
     }
 }
 
 fn year_of(canonical: &[u8; time::CANONICAL_BYTES]) -> u32 {
     canonical[..4].iter().fold(0, |year, byte| year * 10 + u32::from(byte.wrapping_sub(b'0')))
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
 use ledger::endpoint::check_method;
+use ledger::report;
 use ledger::text::{self, Invalid};
-use ledger::{Endpoint, Month, StatusCode, Units, UserId};
+use ledger::{Endpoint, Money, Month, StatusCode, Units, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -132,21 +133,22 @@ pub(crate) fn check(event: &Event<'_>) -> Result<(), EventError> {
             check_size(body.response_size).map_err(fails("data.response_size"))
         }
         Body::LimitRejected(body) => {
-            check_size(Some(body.count)).map_err(fails("data.count"))?;
+            check_count(Some(body.count)).map_err(fails("data.count"))?;
             check_time(body.window_start).map_err(fails("data.window_start"))
         }
         Body::LimitThresholdCrossed(body) => {
-            check_size(Some(body.used)).map_err(fails("data.used"))?;
-            check_size(Some(body.limit)).map_err(fails("data.limit"))
+            check_count(Some(body.used)).map_err(fails("data.used"))?;
+            check_count(Some(body.limit)).map_err(fails("data.limit"))
         }
         Body::UsageReset(body) => {
             check_reason(&body.reason).map_err(fails("data.reason"))?;
             check_actor(&body.actor).map_err(fails("data.actor"))
         }
         Body::PlanChanged(body) => {
-            check_size(body.monthly_api_limit).map_err(fails("data.monthly_api_limit"))?;
-            check_size(body.analyze_limit).map_err(fails("data.analyze_limit"))?;
+            check_count(body.monthly_api_limit).map_err(fails("data.monthly_api_limit"))?;
+            check_count(body.analyze_limit).map_err(fails("data.analyze_limit"))?;
             check_time(body.effective_at).map_err(fails("data.effective_at"))?;
+            check_price(body.price_monthly).map_err(fails("data.price_monthly"))?;
             body.reason.as_deref().map_or(Ok(()), check_reason).map_err(fails("data.reason"))?;
             let source_event_id = body.source_event_id.as_deref();
             source_event_id
@@ -155,7 +157,7 @@ pub(crate) fn check(event: &Event<'_>) -> Result<(), EventError> {
             check_actor(&body.actor).map_err(fails("data.actor"))
         }
         Body::GapAccepted(body) => {
-            check_size(Some(body.seq_to)).map_err(fails("data.seq_to"))?;
+            check_count(Some(body.seq_to)).map_err(fails("data.seq_to"))?;
             if body.seq_from == 0 || body.seq_from > body.seq_to {
                 return Err(fails("data.seq_from")(Invalid::new(
                     "invalid_range",
@@ -207,14 +209,23 @@ fn check_time(time: DateTime<Utc>) -> Result<(), Invalid> {
 }
 
 fn check_millis(millis: Option<u32>) -> Result<(), Invalid> {
-    if millis.is_none_or(|millis| i32::try_from(millis).is_ok()) {
-        return Ok(());
-    }
-    Err(Invalid::new("too_large", "a duration must be at most 2147483647 ms"))
+    millis.map_or(Ok(()), |millis| report::response_time_ms(millis.into()).map(drop))
 }
 
 fn check_size(size: Option<u64>) -> Result<(), Invalid> {
-    if size.is_none_or(|size| i64::try_from(size).is_ok()) {
+    size.map_or(Ok(()), |size| report::size_bytes(size).map(drop))
+}
+
+fn check_price(price: Money) -> Result<(), Invalid> {
+    if price.cents() >= 0 {
+        return Ok(());
+    }
+    Err(Invalid::new("invalid_amount", "a price must not be negative"))
+}
+
+/// Numbers that the tables keep in 63 bits.
+fn check_count(count: Option<u64>) -> Result<(), Invalid> {
+    if count.is_none_or(|count| i64::try_from(count).is_ok()) {
         return Ok(());
     }
     Err(Invalid::new("too_large", "a number must be at most 9223372036854775807"))

@@ -32,7 +32,8 @@ pub(crate) fn postgres_dir(cluster_version: Option<u32>) -> Result<PathBuf, Star
 /// `NATS_SERVER_BIN`, else PATH, else `.dev/bin` (where scripts/setup puts it) of this directory or one above, of the
 /// working directory's or of this program's.
 pub(crate) fn nats_server() -> Result<PathBuf, StartError> {
-    let mut candidates: Vec<PathBuf> = env::var_os("NATS_SERVER_BIN").map(PathBuf::from).into_iter().collect();
+    let mut candidates: Vec<PathBuf> =
+        env::var_os("NATS_SERVER_BIN").map(PathBuf::from).into_iter().collect();
     candidates.extend(on_path("nats-server"));
     let places = [env::current_dir().ok(), env::current_exe().ok()];
     for place in places.into_iter().flatten() {

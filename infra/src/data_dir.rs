@@ -28,13 +28,14 @@ impl DataDir {
         fs::create_dir_all(path).map_err(cannot)?;
         let path = path.canonicalize().map_err(cannot)?;
         let lock_path = path.join("lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(|source| StartError::io(format!("cannot write {}", lock_path.display()), source))?;
+        let lock =
+            OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .open(&lock_path)
+                .map_err(|source| StartError::io(format!("cannot write {}", lock_path.display()), source))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(StartError::InUse(path)),

@@ -64,10 +64,8 @@ impl NatsServer {
         let dir = config.dir.canonicalize().map_err(cannot)?;
         let config = NatsConfig { dir, ..config };
         let program = binaries::nats_server()?;
-        let password = match config.password {
-            true => Some(data_dir::made_secret(&config.dir, "nats-password")?),
-            false => None,
-        };
+        let password =
+            if config.password { Some(data_dir::made_secret(&config.dir, "nats-password")?) } else { None };
         let conf = conf_path(&config.dir);
         let ours = conf.to_string_lossy().into_owned();
         orphans::stop(&config.dir.join("nats.pid"), Signal::SIGTERM, |pid| {

@@ -22,7 +22,9 @@ pub(crate) async fn stop(pid_file: &Path, signal: Signal, is_ours: impl Fn(i32) 
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<i32>().ok()) else { return Ok(()) };
+    let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<i32>().ok()) else {
+        return Ok(());
+    };
     if pid <= 1 || !is_ours(pid) {
         return Ok(());
     }

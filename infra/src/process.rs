@@ -321,7 +321,11 @@ fn open_log(path: &Path) -> Result<File, StartError> {
     let large = path.metadata().is_ok_and(|metadata| metadata.len() > LOG_LIMIT_BYTES);
     let mut options = OpenOptions::new();
     options.create(true);
-    if large { options.write(true).truncate(true) } else { options.append(true) };
+    if large {
+        options.write(true).truncate(true)
+    } else {
+        options.append(true)
+    };
     options.open(path).map_err(|source| StartError::io(format!("cannot write {}", path.display()), source))
 }
 

@@ -102,7 +102,8 @@ async fn nats_keeps_its_streams_over_sigkill_and_syncs_always() -> Result {
 async fn a_stranger_gets_in_nowhere() -> Result {
     let dir = open_dir()?;
     let server = NatsServer::start(NatsConfig::new(dir.path().join("nats"))).await?;
-    let (_, address) = server.url().split_once('@').map(|(a, b)| (a.to_owned(), b.to_owned())).ok_or("no login")?;
+    let (_, address) =
+        server.url().split_once('@').map(|(a, b)| (a.to_owned(), b.to_owned())).ok_or("no login")?;
     assert!(async_nats::connect(&address).await.is_err());
     server.stop().await;
     let server = Postgres::start(PostgresConfig::new(dir.path().join("pg"))).await?;

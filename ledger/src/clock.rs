@@ -34,8 +34,9 @@ impl Clock {
     /// The present instant, in whole microseconds: what the log and PostgreSQL keep of it.
     pub fn now(&self) -> DateTime<Utc> {
         let system = system_now();
-        let offset = Duration::milliseconds(self.offset_ms());
-        system.checked_add_signed(offset).unwrap_or(system).trunc_subsecs(6)
+        let shown =
+            Duration::try_milliseconds(self.offset_ms()).and_then(|offset| system.checked_add_signed(offset));
+        shown.unwrap_or(system).trunc_subsecs(6)
     }
 
     /// How far this clock is ahead of the system's, in milliseconds.
@@ -55,4 +56,37 @@ impl Clock {
 )]
 fn system_now() -> DateTime<Utc> {
     Utc::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Timelike;
+
+    use super::*;
+    use crate::month::Month;
+
+    #[test]
+    fn a_clock_can_be_set_and_handed_on() {
+        let start = Month::new(2_030, 1).unwrap().end() - Duration::seconds(2);
+        let clock = Clock::starting_at(start);
+        let shown = clock.now();
+        assert!(
+            start - Duration::milliseconds(1) <= shown && shown < start + Duration::minutes(1),
+            "{shown}"
+        );
+        assert_eq!(shown.nanosecond() % 1_000, 0);
+
+        let other = Clock::with_offset_ms(clock.offset_ms());
+        assert!((other.now() - clock.now()).abs() < Duration::minutes(1));
+
+        let clone = clock.clone();
+        clock.set(start + Duration::days(1));
+        assert!(clone.now() >= start + Duration::days(1) - Duration::milliseconds(1));
+    }
+
+    #[test]
+    fn an_absurd_offset_does_not_panic() {
+        assert!(Clock::with_offset_ms(i64::MAX).now() >= Month::FIRST.start());
+        Clock::with_offset_ms(i64::MIN).now();
+    }
 }

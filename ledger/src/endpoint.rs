@@ -131,3 +131,6 @@ impl<'de> Deserialize<'de> for Method {
         text::deserialize_from_str(deserializer)
     }
 }
+
+#[cfg(test)]
+mod tests;

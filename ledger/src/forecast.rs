@@ -41,3 +41,6 @@ pub fn forecast(
 fn micros(duration: Duration) -> Option<u128> {
     u128::try_from(duration.num_microseconds()?).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -191,3 +191,6 @@ pub fn derived_id(parts: &[&[u8]]) -> Uuid {
 fn random_bytes() -> [u8; 16] {
     rand::rng().random()
 }
+
+#[cfg(test)]
+mod tests;

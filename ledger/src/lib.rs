@@ -11,6 +11,7 @@ pub mod limit;
 pub mod month;
 pub mod path;
 pub mod plan;
+pub mod report;
 pub mod rules;
 pub mod text;
 pub mod time;

@@ -185,3 +185,6 @@ pub fn tightest(limits: Limits, used: Used, category: Category) -> Meter {
     let left = |meter: Meter| remaining(used.of(meter), limits.of(meter)).unwrap_or(u64::MAX);
     category.meters().iter().copied().min_by_key(|&meter| left(meter)).unwrap_or(Meter::Total)
 }
+
+#[cfg(test)]
+mod tests;

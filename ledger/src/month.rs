@@ -123,3 +123,68 @@ impl<'de> Deserialize<'de> for Month {
         crate::text::deserialize_from_str(deserializer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_month_from_2000_to_9999_follows_its_predecessor() {
+        let mut month = Month::FIRST;
+        let mut months = 1;
+        let mut seconds = 0;
+        loop {
+            assert_eq!(Month::of(month.start()), month);
+            assert_eq!(Month::of(month.end() - Duration::microseconds(1)), month);
+            assert_eq!(month.to_string().parse(), Ok(month));
+            assert!(month.contains(month.start()) && !month.contains(month.end()));
+            seconds += month.seconds();
+            let next = month.next();
+            if next == month {
+                break;
+            }
+            assert!(month < next && next.prev() == month);
+            assert_eq!(next.start(), month.end());
+            month = next;
+            months += 1;
+        }
+        assert_eq!((months, month), (8_000 * 12, Month::LAST));
+        // 8,000 years are 20 cycles of 400 years, each of 146,097 days.
+        assert_eq!(seconds, 20 * 146_097 * 86_400);
+    }
+
+    #[test]
+    fn the_ends_of_time_are_kept_months() {
+        assert_eq!(Month::FIRST.prev(), Month::FIRST);
+        assert_eq!(Month::of(DateTime::<Utc>::MIN_UTC), Month::FIRST);
+        assert_eq!(Month::of(Month::FIRST.start() - Duration::microseconds(1)), Month::FIRST);
+        assert_eq!(Month::of(DateTime::<Utc>::MAX_UTC), Month::LAST);
+        assert_eq!(Month::LAST.end().to_string(), "+10000-01-01 00:00:00 UTC");
+    }
+
+    #[test]
+    fn a_month_is_written_one_way_only() {
+        assert_eq!("2026-11".parse(), Ok(Month::new(2026, 11).unwrap()));
+        let wrong = [
+            "",
+            "2026",
+            "2026-1",
+            "2026-13",
+            "2026-00",
+            "1999-12",
+            "10000-01",
+            "2026-011",
+            "2026/11",
+            "+026-11",
+            "2026-+1",
+            " 2026-11",
+            "2026-11 ",
+            "２０２６-11",
+        ];
+        for text in wrong {
+            assert_eq!(text.parse::<Month>().unwrap_err().code, "invalid_month", "{text}");
+        }
+    }
+}

@@ -17,7 +17,8 @@ pub enum PathError {
     /// It is longer than [`Endpoint::MAX_BYTES`] when normalised.
     #[error("a path must be at most 2048 bytes")]
     TooLong,
-    /// It holds a control or bidi-override character, as it is or escaped.
+    /// It holds a control or bidi-override character, or an escaped control character other than a tab (which real
+    /// logs hold, and which no server takes for anything but itself).
     #[error("a path must not contain control characters")]
     ControlCharacter,
     /// It holds a backslash, as it is or escaped: some servers take it for a slash.
@@ -194,6 +195,7 @@ fn push_escaped(segment: &mut String, byte: u8) -> Result<(), PathError> {
     match byte {
         b'/' => return Err(PathError::EncodedSlash),
         b'\\' => return Err(PathError::Backslash),
+        b'\t' => push_escape(segment, byte),
         _ if byte.is_ascii_control() => return Err(PathError::ControlCharacter),
         _ if is_unreserved(byte) => segment.push(char::from(byte)),
         _ => push_escape(segment, byte),
@@ -213,23 +215,24 @@ fn hex_digit(byte: u8) -> Option<u8> {
 }
 
 fn refuse_ambiguous(segment: &str) -> Result<(), PathError> {
-    if let Some((name, _)) = segment.split_once(';').or_else(|| segment.split_once("%3B"))
-        && matches!(name, "." | "..")
-    {
+    let parameters = [segment.find(';'), segment.find("%3B")].into_iter().flatten().min();
+    if parameters.is_some_and(|at| matches!(&segment[..at], "." | "..")) {
         return Err(PathError::DotSegmentWithParameters);
     }
-    let decoded = if segment.contains('%') {
-        percent_encoding::percent_decode_str(segment).collect::<Vec<u8>>()
-    } else {
-        return Ok(());
-    };
-    if decoded.windows(2).any(is_overlong) {
-        return Err(PathError::OverlongEncoding);
+    if segment.contains('%') {
+        let decoded: Vec<u8> = percent_encoding::percent_decode_str(segment).collect();
+        if decoded.windows(3).any(is_overlong) || decoded.windows(2).any(is_overlong) {
+            return Err(PathError::OverlongEncoding);
+        }
     }
     Ok(())
 }
 
-/// Whether two bytes begin an overlong form: of ASCII (C0, C1), or of a character with fewer bytes (E0, F0).
-fn is_overlong(pair: &[u8]) -> bool {
-    matches!(pair, [0xc0 | 0xc1, 0x80..=0xbf] | [0xe0, 0x80..=0x9f] | [0xf0, 0x80..=0x8f])
+/// Whether the bytes encode an ASCII character in two, three or four bytes instead of one. Other invalid UTF-8 is left
+/// alone: paths in older encodings are real, and no server takes them for a slash or a dot.
+fn is_overlong(bytes: &[u8]) -> bool {
+    matches!(bytes, [0xc0 | 0xc1, 0x80..=0xbf] | [0xe0, 0x80 | 0x81, 0x80..=0xbf] | [0xf0, 0x80, 0x80 | 0x81])
 }
+
+#[cfg(test)]
+mod tests;

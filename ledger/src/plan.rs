@@ -194,3 +194,36 @@ impl<'de> Deserialize<'de> for Currency {
         text::deserialize_from_str(deserializer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_is_exact() {
+        for (text, cents) in [
+            ("0", 0),
+            ("0.00", 0),
+            ("9.99", 999),
+            ("9.9", 990),
+            ("-0.05", -5),
+            ("9999999999.99", 999_999_999_999),
+        ] {
+            let money: Money = text.parse().unwrap();
+            assert_eq!(money.cents(), cents, "{text}");
+            assert_eq!(money.to_string().parse(), Ok(money));
+        }
+        assert_eq!(Money::from_cents(-1_005).to_string(), "-10.05");
+        for text in ["", ".5", "5.", "1.999", "1e3", "+1", "--1", "1,00", "10000000000", "NaN", "１"] {
+            assert_eq!(text.parse::<Money>().unwrap_err().code, "invalid_amount", "{text}");
+        }
+    }
+
+    #[test]
+    fn currencies_are_three_capital_letters() {
+        assert_eq!("EUR".parse::<Currency>().unwrap().as_str(), "EUR");
+        for text in ["", "eur", "EURO", "E1R", "É"] {
+            assert_eq!(text.parse::<Currency>().unwrap_err().code, "invalid_currency", "{text}");
+        }
+    }
+}

@@ -200,3 +200,6 @@ impl Pattern {
         if self.is_prefix { key.starts_with(&self.key) } else { key == self.key }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,3 +91,44 @@ where
     let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(deserializer)?;
     text.parse().map_err(serde::de::Error::custom)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(text: &str) -> Option<&'static str> {
+        check_name("a name", text).err().map(|error| error.code)
+    }
+
+    #[test]
+    fn text_is_bounded_in_bytes() {
+        assert_eq!(code(""), Some("empty"));
+        assert_eq!(code(&"a".repeat(255)), None);
+        assert_eq!(code(&"a".repeat(256)), Some("too_long"));
+        assert_eq!(code(&"ä".repeat(128)), Some("too_long"));
+    }
+
+    #[test]
+    fn text_cannot_hide_what_it_says() {
+        for good in ["a b", "größe", "名前", "🦀", "a\u{200d}b", "\u{fffd}"] {
+            assert_eq!(code(good), None, "{good:?}");
+        }
+        for bad in
+            ["\0", "a\n", "\u{7f}", "\u{9f}", "a\u{202e}b", "\u{2066}", "\u{200f}", "\u{2028}", "\u{61c}"]
+        {
+            assert_eq!(code(bad), Some("invalid_characters"), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_user_agent_is_cleaned_and_cut_between_characters() {
+        assert_eq!(clean_user_agent("curl/8"), "curl/8");
+        assert_eq!(clean_user_agent("a\u{202e}\0b"), "a\u{fffd}\u{fffd}b");
+        let long = "ä".repeat(600);
+        assert_eq!(clean_user_agent(&long).len(), 1_024);
+        let long = format!("a{long}");
+        assert_eq!(clean_user_agent(&long).len(), 1_023);
+        let long = format!("\0{long}");
+        assert!(clean_user_agent(&long).len() <= 1_024);
+    }
+}

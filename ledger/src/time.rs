@@ -131,3 +131,6 @@ pub mod rfc3339 {
         super::parse(&text).ok_or_else(|| D::Error::custom("not an RFC 3339 time"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ pub mod dead_letters;
 pub mod error;
 pub mod gaps;
 pub mod idempotency;
+pub mod limits;
 pub mod migrate;
 pub mod ops;
 pub mod partitions;

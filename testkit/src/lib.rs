@@ -1,1 +1,23 @@
 //! Real servers, databases, streams and tokens for the tests of every crate.
+//!
+//! [`Env::start`] gives a test its own migrated database and its own stream on servers that all tests share;
+//! [`PrivateServers`] are a test's own, to be killed and started again.
+//!
+//! The shared servers are those of `TEST_DATABASE_URL`, `TEST_NATS_URL` and `TEST_NATS_MONITOR_URL` (`make test` starts
+//! them once for all test programs), else each test program starts its own, which end with it.
+
+mod database;
+mod env;
+mod http;
+mod private;
+mod servers;
+mod token;
+mod wait;
+
+pub use database::Database;
+pub use env::Env;
+pub use http::{Answer, Client, Request};
+pub use private::PrivateServers;
+pub use servers::Servers;
+pub use token::{JWT_SECRET, Role, Token};
+pub use wait::wait_until;

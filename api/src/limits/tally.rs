@@ -8,29 +8,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use ledger::limit::{self, Decision, Limits, Used};
-use ledger::{Category, Month, PlanName, Units};
+use ledger::limit::{self, Decision, Used};
+use ledger::{Category, Month, Units};
+use store::limits::Terms;
 
 /// Positions of one user and month that are kept apart. Beyond it neighbours are joined at the later position.
 const MAX_POSITIONS: usize = 64;
-
-/// What a plan allows.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Terms {
-    /// The plan's name.
-    pub plan: PlanName,
-    /// Units a month of all calls; `None` is unlimited.
-    pub total: Option<u64>,
-    /// Units a month of analyze calls; `None` is unlimited.
-    pub analyze: Option<u64>,
-}
-
-impl Terms {
-    /// Both limits.
-    pub fn limits(&self) -> Limits {
-        Limits { total: self.total, analyze: self.analyze }
-    }
-}
 
 /// A change of plan as decided: in force from `effective_at` until a later decision is.
 #[derive(Debug, Clone)]
@@ -154,11 +137,20 @@ impl Tally {
     /// Decides, and takes the units of an admitted call.
     pub fn admit(&mut self, ask: &Ask) -> Answer {
         let Some((terms, used)) = self.state(ask.at, ask.month) else { return Answer::Unread };
-        match limit::decide(terms.limits(), used, ask.units, ask.category) {
+        match limit::decide(terms.limits, used, ask.units, ask.category) {
             Decision::Allowed { used_after } => {
                 self.month(ask.month).outstanding.add(ask.cost());
                 Answer::Admitted(Standing { terms, month: ask.month, used: used_after })
             }
+            Decision::Refused { .. } => Answer::Refused(Standing { terms, month: ask.month, used }),
+        }
+    }
+
+    /// Decides without taking anything.
+    pub fn preview(&self, ask: &Ask) -> Answer {
+        let Some((terms, used)) = self.state(ask.at, ask.month) else { return Answer::Unread };
+        match limit::decide(terms.limits, used, ask.units, ask.category) {
+            Decision::Allowed { .. } => Answer::Admitted(Standing { terms, month: ask.month, used }),
             Decision::Refused { .. } => Answer::Refused(Standing { terms, month: ask.month, used }),
         }
     }

@@ -1,11 +1,13 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
-use ledger::limit::{self, Decision, Used};
+use ledger::limit::{self, Decision, Limits, Used};
 use ledger::{Category, Month, PlanName, Units};
 use proptest::prelude::*;
 
-use super::{Answer, Ask, PlanDecision, Snapshot, Sums, Tally, Terms};
+use store::limits::Terms;
+
+use super::{Answer, Ask, PlanDecision, Snapshot, Sums, Tally};
 
 /// One thing that happens to the world; indexes are taken modulo what is there.
 #[derive(Debug, Clone)]
@@ -106,7 +108,7 @@ struct World {
 const FREE: (u64, u64) = (20, 10);
 
 fn terms(total: u64, analyze: u64) -> Arc<Terms> {
-    Arc::new(Terms { plan: PlanName::free(), total: Some(total), analyze: Some(analyze) })
+    Arc::new(Terms { plan: PlanName::free(), limits: Limits { total: Some(total), analyze: Some(analyze) } })
 }
 
 fn pick<T>(items: &[T], index: u8) -> Option<usize> {
@@ -200,14 +202,14 @@ impl World {
                 let admitted = Admitted { month: ask.month, cost: ask.cost(), seq: None };
                 self.in_flight.push(admitted);
                 let (terms, used) = (self.terms(self.log.len()), self.true_used());
-                assert!(used.total <= terms.total.expect("a limit"), "{used:?} passes {terms:?}");
+                assert!(used.total <= terms.limits.total.expect("a limit"), "{used:?} passes {terms:?}");
                 if analyze {
-                    assert!(used.analyze <= terms.analyze.expect("a limit"), "{used:?} passes {terms:?}");
+                    assert!(used.analyze <= terms.limits.analyze.expect("a limit"), "{used:?} passes {terms:?}");
                 }
                 assert_eq!(standing.terms, terms);
             }
             Answer::Refused(standing) => {
-                let decision = limit::decide(standing.terms.limits(), standing.used, ask.units, ask.category);
+                let decision = limit::decide(standing.terms.limits, standing.used, ask.units, ask.category);
                 assert!(matches!(decision, Decision::Refused { .. }));
             }
             Answer::Unread => {}

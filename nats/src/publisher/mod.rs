@@ -11,7 +11,9 @@
 mod queue;
 mod task;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use events::MAX_EVENT_BYTES;
@@ -21,7 +23,7 @@ use uuid::Uuid;
 use crate::connection::ConnectError;
 use crate::frame::{EncodedEvent, MAX_FRAME_BYTES, MAX_FRAME_EVENTS, Position};
 use crate::log::Log;
-use queue::{Limits, Queue};
+use queue::{Limits, OneTicket, Queue};
 use task::Task;
 
 /// Bounds of a publisher.
@@ -118,6 +120,18 @@ impl Drop for Handle {
     }
 }
 
+/// The position of a submitted event, when its frame is on disk. Dropping it does not take the event back.
+#[derive(Debug)]
+pub struct Acknowledgement(OneTicket);
+
+impl Future for Acknowledgement {
+    type Output = Result<Position, PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
 impl Publisher {
     /// Starts a publisher with a connection of its own; `new_producer` makes the ids of its producers.
     pub async fn start(
@@ -146,6 +160,12 @@ impl Publisher {
     /// Dropping the future does not take the event back once it was polled.
     pub async fn publish(&self, event: EncodedEvent) -> Result<Position, PublishError> {
         self.0.queue.push(&event)?.await
+    }
+
+    /// [`Publisher::publish`] in two steps: the event is queued now, and the acknowledgement can be waited for by somebody
+    /// else, when the caller itself may be gone by then.
+    pub fn submit(&self, event: &EncodedEvent) -> Result<Acknowledgement, PublishError> {
+        self.0.queue.push(event).map(Acknowledgement)
     }
 
     /// Writes events that follow each other in the log, in as many frames as they need, and answers when all of

@@ -1,0 +1,147 @@
+//! What an admitted call holds until its fate is known.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use ledger::limit::Used;
+use ledger::{Meter, Month, UserId};
+use nats::{Acknowledgement, EncodedEvent, Position, PublishError};
+
+use super::{Limits, Standing};
+
+/// A call that may happen. Its units are taken; dropped without being recorded, it gives them back.
+pub struct Admission {
+    limits: Limits,
+    hold: Option<Hold>,
+    standing: Option<Standing>,
+    would_block: Option<Meter>,
+}
+
+impl Admission {
+    pub(super) fn counted(hold: Hold, standing: Option<Standing>) -> Self {
+        Self { limits: hold.limits.clone(), hold: Some(hold), standing, would_block: None }
+    }
+
+    pub(super) fn shadow(hold: Hold, standing: Standing, would_block: Meter) -> Self {
+        let limits = hold.limits.clone();
+        Self { limits, hold: Some(hold), standing: Some(standing), would_block: Some(would_block) }
+    }
+
+    pub(super) fn uncounted(limits: Limits) -> Self {
+        Self { limits, hold: None, standing: None, would_block: None }
+    }
+
+    /// How the user stands with this call; none when that is not known (failure mode open) or it does not count.
+    pub fn standing(&self) -> Option<&Standing> {
+        self.standing.as_ref()
+    }
+
+    /// The meter that would have refused the call, in shadow mode.
+    pub fn would_block(&self) -> Option<Meter> {
+        self.would_block
+    }
+
+    /// Hands the call's event to the log. The answer comes when it is on disk.
+    ///
+    /// # Errors
+    /// The event is certainly not recorded, unless [`PublishError::may_be_recorded`].
+    pub fn record(mut self, event: &EncodedEvent) -> Result<Recording, PublishError> {
+        let hold = self.hold.take();
+        match self.limits.0.parts.publisher.submit(event) {
+            Ok(ack) => Ok(Recording(Some(InFlight { ack, hold }))),
+            Err(error) => {
+                if let Some(hold) = hold {
+                    hold.fail(error);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// An event on its way to disk. Dropping it (the client went away, the request took too long) does not take the event
+/// back: its units are then settled in the background.
+pub struct Recording(Option<InFlight>);
+
+struct InFlight {
+    ack: Acknowledgement,
+    hold: Option<Hold>,
+}
+
+impl Future for Recording {
+    type Output = Result<Position, PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(in_flight) = &mut self.0 else {
+            // Polled after its end, which no await does.
+            return Poll::Ready(Err(PublishError::Closed));
+        };
+        let result = match Pin::new(&mut in_flight.ack).poll(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(result) => result,
+        };
+        if let Some(hold) = self.0.take().and_then(|in_flight| in_flight.hold) {
+            match result {
+                Ok(position) => hold.settle(position.seq),
+                Err(error) => hold.fail(error),
+            }
+        }
+        Poll::Ready(result)
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        let Some(in_flight) = self.0.take_if(|in_flight| in_flight.hold.is_some()) else { return };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(Recording(Some(in_flight)))),
+            // The process is ending.
+            Err(_) => {
+                if let Some(hold) = in_flight.hold {
+                    hold.lose();
+                }
+            }
+        }
+    }
+}
+
+/// Units of one call, taken from its user's limit.
+pub(super) struct Hold {
+    limits: Limits,
+    user: UserId,
+    month: Month,
+    cost: Used,
+    is_open: bool,
+}
+
+impl Hold {
+    pub(super) fn new(limits: Limits, user: UserId, month: Month, cost: Used) -> Self {
+        Self { limits, user, month, cost, is_open: true }
+    }
+
+    /// The call is in the log.
+    fn settle(mut self, seq: u64) {
+        self.is_open = false;
+        self.limits.0.table.with(self.user, |entry| entry.tally.settle(self.month, self.cost, seq));
+    }
+
+    fn fail(self, error: PublishError) {
+        if error.may_be_recorded() {
+            self.lose();
+        }
+    }
+
+    /// Nobody knows whether the call is in the log: its units stay until that no longer matters.
+    fn lose(mut self) {
+        self.is_open = false;
+        self.limits.0.unknown.add(self.user, self.month, self.cost);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.limits.0.table.with(self.user, |entry| entry.tally.release(self.month, self.cost));
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Reads the projections about many users in one statement. Like the publisher's frames: while one statement runs, the
+//! next one's users gather.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ledger::UserId;
+use ledger::Month;
+use parking_lot::{Mutex, RwLock};
+use store::limits::{Terms, UserReading};
+use store::read::plans::{self, SoldPlan};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::tally::{PlanDecision, Snapshot};
+use super::{Inner, LimitsError};
+
+/// Users read by one statement.
+const MAX_BATCH: usize = 1_000;
+/// A statement that takes longer is given up.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Users with units of ours are read again this often while the projection moves.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the plans that are offered may be out of date.
+const PLANS_MAX_AGE: Duration = Duration::from_mins(1);
+/// Different terms that are kept once for all users who have them.
+const MAX_SHARED_TERMS: usize = 64;
+
+/// Gathers users to read.
+pub(super) struct Reader {
+    waiting: Mutex<HashMap<UserId, Vec<oneshot::Sender<bool>>>>,
+    added: Notify,
+    plans: RwLock<Arc<[SoldPlan]>>,
+}
+
+/// What the task keeps between statements.
+#[derive(Default)]
+struct Memory {
+    shared_terms: Vec<Arc<Terms>>,
+    plans_read_at: Option<Instant>,
+}
+
+impl Reader {
+    pub(super) fn new() -> Self {
+        Self { waiting: Mutex::default(), added: Notify::new(), plans: RwLock::new(Arc::default()) }
+    }
+
+    /// Reads the user, by a statement that begins after this call.
+    pub(super) async fn read(&self, user: UserId) -> Result<(), LimitsError> {
+        let (tell, told) = oneshot::channel();
+        self.waiting.lock().entry(user).or_default().push(tell);
+        self.added.notify_one();
+        match told.await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(LimitsError::Unreadable),
+        }
+    }
+
+    /// The plans as sold, the smallest first.
+    pub(super) fn plans(&self) -> Arc<[SoldPlan]> {
+        Arc::clone(&self.plans.read())
+    }
+
+    fn request(&self, users: Vec<UserId>) {
+        if users.is_empty() {
+            return;
+        }
+        let mut waiting = self.waiting.lock();
+        for user in users {
+            waiting.entry(user).or_default();
+        }
+        drop(waiting);
+        self.added.notify_one();
+    }
+
+    fn take(&self) -> HashMap<UserId, Vec<oneshot::Sender<bool>>> {
+        let mut waiting = self.waiting.lock();
+        if waiting.len() <= MAX_BATCH {
+            return mem::take(&mut *waiting);
+        }
+        // Those for whom somebody waits go first.
+        let mut users: Vec<UserId> = waiting.keys().copied().collect();
+        users.sort_by_key(|user| waiting[user].is_empty());
+        users.truncate(MAX_BATCH);
+        users.into_iter().filter_map(|user| waiting.remove_entry(&user)).collect()
+    }
+
+    /// Reads until `shutdown`.
+    pub(super) async fn run(&self, inner: &Inner, shutdown: CancellationToken) {
+        let work = async {
+            let mut memory = Memory::default();
+            loop {
+                let batch = self.take();
+                if batch.is_empty() {
+                    self.added.notified().await;
+                    continue;
+                }
+                let users: Vec<UserId> = batch.keys().copied().collect();
+                let is_read = match timeout(READ_TIMEOUT, self.read_batch(inner, &users, &mut memory)).await {
+                    Ok(Ok(())) => true,
+                    Ok(Err(error)) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, users = users.len(), "cannot read counts");
+                        false
+                    }
+                    Err(_) => {
+                        tracing::warn!(users = users.len(), "reading counts took too long");
+                        false
+                    }
+                };
+                for (user, waiting) in batch {
+                    if !is_read {
+                        // Lists it again for the refresher, if it has anything to settle.
+                        inner.table.with_known(user, |_| (), || ());
+                    }
+                    for tell in waiting {
+                        // Who stopped waiting needs no answer.
+                        let _ = tell.send(is_read);
+                    }
+                }
+            }
+        };
+        shutdown.run_until_cancelled(work).await;
+    }
+
+    async fn read_batch(&self, inner: &Inner, users: &[UserId], memory: &mut Memory) -> Result<(), store::Error> {
+        let started = Instant::now();
+        let now = inner.parts.clock.now();
+        let first_month = Month::of(now).prev();
+        let mut conn = inner.parts.pool.acquire().await.map_err(store::Error::from)?;
+        if memory.plans_read_at.is_none_or(|at| at.elapsed() > PLANS_MAX_AGE) {
+            *self.plans.write() = plans::sold(&mut conn).await?.into();
+            memory.plans_read_at = Some(started);
+        }
+        let reading = store::limits::read(&mut conn, users, first_month, now).await?;
+        drop(conn);
+        for user in reading.users {
+            let id = user.user;
+            let snapshot = memory.snapshot(user, reading.watermark, first_month);
+            inner.table.with_known(
+                id,
+                |entry| {
+                    entry.tally.refresh(snapshot);
+                    entry.read_at = Some(started);
+                    entry.stale_since = entry.stale_since.filter(|since| *since > started);
+                },
+                || (),
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Memory {
+    fn snapshot(&mut self, user: UserReading, watermark: u64, first_month: Month) -> Snapshot {
+        Snapshot {
+            watermark,
+            first_month,
+            counted: user.counted,
+            current: self.share(user.current),
+            pending: user.pending.map(|pending| PlanDecision {
+                seq: pending.seq,
+                effective_at: pending.effective_at,
+                terms: self.share(pending.terms),
+            }),
+        }
+    }
+
+    fn share(&mut self, terms: Terms) -> Arc<Terms> {
+        if let Some(shared) = self.shared_terms.iter().find(|shared| ***shared == terms) {
+            return Arc::clone(shared);
+        }
+        let shared = Arc::new(terms);
+        if self.shared_terms.len() < MAX_SHARED_TERMS {
+            self.shared_terms.push(Arc::clone(&shared));
+        }
+        shared
+    }
+}
+
+/// Has users read whose units the projection contains by now, so that what is kept of them stays small.
+pub(super) async fn refresh(inner: &Inner, shutdown: CancellationToken) {
+    let work = async {
+        let mut marks = inner.parts.watermark.subscribe();
+        // The sender lives as long as `inner`.
+        while marks.changed().await.is_ok() {
+            let seq = *marks.borrow_and_update();
+            inner.reader.request(inner.table.take_unsettled(seq));
+            sleep(REFRESH_INTERVAL).await;
+        }
+    };
+    shutdown.run_until_cancelled(work).await;
+}

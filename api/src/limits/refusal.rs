@@ -1,0 +1,86 @@
+//! The answer to a call that a limit refuses.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use ledger::{Category, Meter};
+use serde_json::{Value, json};
+use store::read::plans::SoldPlan;
+use url::Url;
+
+use super::headers::{append_usage_headers, seconds_until};
+use super::{Ask, Standing, next_plan_up, violated};
+use crate::problem::{Code, Problem, QUOTA_EXCEEDED};
+
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// A call that may not happen, and what its user can do about it.
+pub struct Refusal {
+    standing: Standing,
+    ask: Ask,
+    violated: Vec<Meter>,
+    plans: Arc<[SoldPlan]>,
+    upgrade_url: Option<String>,
+}
+
+impl Refusal {
+    pub(super) fn new(standing: Standing, ask: &Ask, plans: Arc<[SoldPlan]>, upgrade_url: Option<&Url>) -> Self {
+        let violated = violated(&standing, ask);
+        Self { standing, ask: *ask, violated, plans, upgrade_url: upgrade_url.map(Url::to_string) }
+    }
+
+    /// The meter that refuses; `total` when both do.
+    pub fn meter(&self) -> Meter {
+        self.violated.first().copied().unwrap_or(Meter::Total)
+    }
+
+    /// How the user stands, without the call.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// What kind of call it is.
+    pub fn category(&self) -> Category {
+        self.ask.category
+    }
+
+    /// The 429 of the contract, or the same with another status, for proxies that know few.
+    pub fn into_problem(self, status: StatusCode) -> Problem {
+        let meter = self.meter();
+        let Standing { terms, used, month } = &self.standing;
+        let (limit, used_units) = (terms.limits.of(meter).unwrap_or(0), used.of(meter));
+        let resets_at = month.end();
+        let violated: Vec<&str> = self.violated.iter().map(|meter| meter.as_str()).collect();
+        let mut headers = HeaderMap::new();
+        append_usage_headers(&mut headers, &self.standing, self.ask.category, self.ask.at);
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds_until(resets_at, self.ask.at).max(1)));
+        headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+        let units = self.ask.units;
+        let detail = format!(
+            "The plan {} allows {limit} units of {meter} a month; {used_units} are used and this call costs {units}.",
+            terms.plan
+        );
+        Problem::new(status, Code::QuotaExceeded, detail)
+            .with_type(QUOTA_EXCEEDED, "Quota exceeded")
+            .with_member("violated-policies", json!(violated))
+            .with_member("meter", meter.as_str())
+            .with_member("limit", limit)
+            .with_member("used", used_units)
+            .with_member("resets_at", json!(resets_at))
+            .with_member("plan", terms.plan.as_str())
+            .with_member("upgrade", self.upgrade())
+            .with_headers(headers)
+    }
+
+    /// The next plan up; null when there is none.
+    fn upgrade(&self) -> Value {
+        let Some(SoldPlan { plan, .. }) = next_plan_up(&self.plans, &self.standing) else { return Value::Null };
+        json!({
+            "plan": plan.name,
+            "monthly_api_limit": plan.monthly_api_limit,
+            "analyze_limit": plan.analyze_limit,
+            "price_monthly": plan.price_monthly.to_string(),
+            "url": self.upgrade_url,
+        })
+    }
+}

@@ -1,0 +1,254 @@
+use std::error::Error;
+
+use ledger::{Category, Month, UserId};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::body::{Actor, ActorKind, ApiCalled, Body};
+use crate::encode::encode;
+use crate::event::MAX_EVENT_BYTES;
+
+const USER: &str = "5b0a4d3e-5c8f-4a56-9d0f-6d2d4f3f1a77";
+
+fn good(id: u128) -> String {
+    let call = ApiCalled::new("/api/analyze", Category::Analyze);
+    let user = UserId::new(Uuid::try_parse(USER).unwrap());
+    let time = Month::new(2026, 11).unwrap().start();
+    let mut json = Vec::new();
+    encode(&Event::by_api(Uuid::from_u128(id), user, time, Body::ApiCalled(call)), &mut json);
+    String::from_utf8(json).unwrap()
+}
+
+fn with(find: &str, replacement: &str) -> String {
+    let json = good(1);
+    assert!(json.contains(find), "{find} is not in {json}");
+    json.replace(find, replacement)
+}
+
+fn call_data(data: &str) -> String {
+    let json = good(1);
+    let (before, _) = json.split_once("\"data\":").unwrap();
+    format!("{before}\"data\":{data}}}")
+}
+
+fn typed(event_type: &str, data: &str) -> String {
+    call_data(data).replace("usage.api_called.v1", event_type)
+}
+
+fn reason(json: &str) -> (&'static str, String) {
+    let error = decode(json).expect_err("it is wrong");
+    (error.reason(), error.detail())
+}
+
+#[test]
+fn a_bad_event_hides_no_other() {
+    let bad = ["{}", "1", "null", "[[[]]]", "\"text\"", "{\"type\":\"usage.api_called.v1\"}"];
+    for bad in bad {
+        for layout in
+            [format!("[{},{bad},{}]", good(1), good(2)), format!(" [ {} ,\n{bad}\t, {} ] ", good(1), good(2))]
+        {
+            let events = decode_batch(layout.as_bytes()).unwrap_or_else(|error| panic!("{layout}: {error}"));
+            assert_eq!(events.len(), 3);
+            assert_eq!(events[0].as_ref().unwrap().id, Uuid::from_u128(1).to_string());
+            assert_eq!(events[1].as_ref().unwrap_err().reason(), "malformed");
+            assert_eq!(events[2].as_ref().unwrap().id, Uuid::from_u128(2).to_string());
+        }
+    }
+}
+
+#[test]
+fn what_is_no_batch_is_an_error_of_the_frame() {
+    assert_eq!(decode_batch(b"[]").unwrap().len(), 0);
+    assert_eq!(decode_batch(b" [ \n] ").unwrap().len(), 0);
+    assert!(matches!(decode_batch(b""), Err(FrameBodyError::NotAnArray)));
+    assert!(matches!(decode_batch(good(1).as_bytes()), Err(FrameBodyError::NotAnArray)));
+    assert!(matches!(decode_batch(b"[\"\xff\"]"), Err(FrameBodyError::NotUtf8(_))));
+    let event = good(1);
+    for body in [
+        format!("[{event}"),
+        format!("[{event},"),
+        format!("[{event},]"),
+        format!("[{event}]]"),
+        format!("[{event}{event}]"),
+        format!("[{event};{event}]"),
+        format!("[,{event}]"),
+        format!("[{event},{{\"a\":]"),
+        format!("[{event},tru]"),
+        "[".to_owned(),
+        format!("[{}]", &event[..event.len() - 1]),
+    ] {
+        let error = decode_batch(body.as_bytes()).expect_err(&body);
+        assert!(matches!(error, FrameBodyError::Malformed { .. }), "{body}: {error}");
+    }
+}
+
+#[test]
+fn deep_nesting_is_one_bad_event() {
+    let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
+    let body = format!("[{},{}]", call_data(&deep), good(2));
+    let events = decode_batch(body.as_bytes()).unwrap();
+    assert_eq!(events[0].as_ref().unwrap_err().reason(), "invalid_data");
+    assert!(events[1].is_ok());
+}
+
+#[test]
+fn unknown_types_and_versions_are_kept_for_later() {
+    let cases = [
+        ("usage.api_called.v2", "usage.api_called", 2),
+        ("tokens.token_stored.v1", "tokens.token_stored", 1),
+        ("usage.api_called", "usage.api_called", 0),
+        ("usage.api_called.v01", "usage.api_called.v01", 0),
+        ("usage.api_called.v", "usage.api_called.v", 0),
+        ("usage.api_called.v99999999999", "usage.api_called.v99999999999", 0),
+        ("Usage.Api_Called.v1", "Usage.Api_Called", 1),
+    ];
+    for (event_type, name, version) in cases {
+        let json = typed(event_type, "{\"whatever\":[1,2]}");
+        let event = decode(&json).unwrap();
+        assert_eq!(event.body, Body::Unknown { event_type: name.into(), version });
+        assert_eq!(event.body.event_type(), event_type);
+    }
+    let without_data =
+        good(1).split_once(",\"data\"").unwrap().0.replace("api_called.v1", "api_called.v9") + "}";
+    assert!(matches!(decode(&without_data).unwrap().body, Body::Unknown { version: 9, .. }));
+}
+
+#[test]
+fn a_broken_envelope_is_malformed() {
+    let subject = format!("\"subject\":\"{USER}\"");
+    let cases = [
+        with("\"1.0\"", "\"0.3\""),
+        with("\"specversion\":\"1.0\",", ""),
+        with("\"id\":", "\"ident\":"),
+        with("\"source\":", "\"origin\":"),
+        with("\"2026-11-01T00:00:00.000000Z\"", "\"yesterday\""),
+        with("\"2026-11-01T00:00:00.000000Z\"", "1793491200"),
+        with(&subject, "\"subject\":7"),
+        with("\"id\":", "\"id\":\"twice\",\"id\":"),
+        with("urn:usage-ledger:api", "\\ud800"),
+    ];
+    for json in cases {
+        assert_eq!(reason(&json).0, "malformed", "{json}");
+    }
+    let error = decode("{\"type\":\"usage.api_called.v1\"}").unwrap_err();
+    assert_eq!(error.event_type, "usage.api_called.v1");
+    assert!(error.source().is_some());
+    assert_eq!(decode("{\"type\":\"a\\u0000\"}").unwrap_err().event_type, "unknown");
+}
+
+#[test]
+fn what_the_tables_cannot_hold_is_refused_by_field() {
+    let endpoint = |field: &str| {
+        call_data(&format!(
+            "{{\"endpoint\":\"/\",\"units\":1,\"category\":\"other\",\"counted\":true,{field}}}"
+        ))
+    };
+    let long = "a".repeat(2_049);
+    let cases = [
+        (with("00000000-0000-0000-0000-000000000001", ""), "empty", "id"),
+        (with("00000000-0000-0000-0000-000000000001", "a\\u0000"), "invalid_characters", "id"),
+        (with("urn:usage-ledger:api", &"s".repeat(256)), "too_long", "source"),
+        (with(USER, "alice"), "invalid_uuid", "subject"),
+        (with(&format!("\"subject\":\"{USER}\","), ""), "missing", "subject"),
+        (with("2026-11-01", "1999-12-31"), "time_out_of_range", "time"),
+        (with("\"/api/analyze\"", "\"\""), "empty", "data.endpoint"),
+        (with("/api/analyze", &long), "too_long", "data.endpoint"),
+        (with("/api/analyze", "/\\u0000"), "invalid_characters", "data.endpoint"),
+        (with("/api/analyze", "/\u{202e}"), "invalid_characters", "data.endpoint"),
+        (with("\"units\":1", "\"units\":0"), "invalid_units", "data.units"),
+        (with("\"units\":1", "\"units\":1000001"), "invalid_units", "data.units"),
+        (endpoint("\"method\":\"G T\""), "invalid_method", "data.method"),
+        (endpoint("\"status_code\":99"), "invalid_status_code", "data.status_code"),
+        (endpoint("\"response_time_ms\":2147483648"), "invalid_response_time", "data.response_time_ms"),
+        (endpoint("\"request_size\":9223372036854775808"), "invalid_size", "data.request_size"),
+        (endpoint("\"user_agent\":\"a\\nb\""), "invalid_characters", "data.user_agent"),
+        (endpoint("\"actor\":{\"kind\":\"user\",\"id\":\"\"}"), "empty", "data.actor"),
+    ];
+    for (json, expected, field) in cases {
+        let (reason, detail) = reason(&json);
+        assert_eq!(reason, expected, "{json}");
+        assert!(detail.starts_with(&format!("{field}: ")), "{detail}");
+    }
+}
+
+#[test]
+fn wrong_data_is_told_from_a_wrong_envelope() {
+    let cases = [
+        (with("\"units\":1", "\"units\":1.5"), "expected u32"),
+        (with("\"units\":1", "\"units\":-1"), "expected u32"),
+        (with("\"units\":1", "\"units\":99999999999"), "expected u32"),
+        (with("\"counted\":true", "\"counted\":\"true\""), "expected a boolean"),
+        (with("\"category\":\"analyze\"", "\"category\":\"premium\""), "unknown variant `premium`"),
+        (with("\"endpoint\"", "\"path\""), "missing field `endpoint`"),
+        (call_data("null"), "invalid type: null"),
+        (typed("usage.period_closed.v1", "{\"month\":\"2026-13\"}"), "a month is written YYYY-MM"),
+        (typed("usage.limit_rejected.v1", "{\"meter\":\"auth\"}"), "unknown variant `auth`"),
+        (typed("plan.plan_changed.v1", "{\"plan_name\":\"\"}"), "must not be empty"),
+    ];
+    for (json, expected) in cases {
+        let (reason, detail) = reason(&json);
+        assert_eq!(reason, "invalid_data", "{json}");
+        assert!(detail.contains(expected), "{detail}");
+    }
+    let gap = |from: u64, to: u64| {
+        let data = format!(
+            "{{\"seq_from\":{from},\"seq_to\":{to},\"kind\":\"missing\",\"reason\":\"x\",\"actor\":{{\"kind\":\"operator\",\"id\":\"o\"}}}}"
+        );
+        typed("log.gap_accepted.v1", &data)
+    };
+    assert!(decode(&gap(3, 3)).is_ok());
+    assert_eq!(reason(&gap(0, 3)).0, "invalid_range");
+    assert_eq!(reason(&gap(4, 3)).0, "invalid_range");
+}
+
+#[test]
+fn an_event_has_a_largest_size() {
+    let padded = |bytes: usize| {
+        let json = good(1);
+        let padding = "x".repeat(bytes - json.len() - ",\"later\":\"\"".len());
+        format!("{},\"later\":\"{padding}\"}}", &json[..json.len() - 1])
+    };
+    assert!(decode(&padded(MAX_EVENT_BYTES)).is_ok());
+    let error = decode(&padded(MAX_EVENT_BYTES + 1)).map(Event::into_owned).unwrap_err();
+    assert_eq!((error.reason(), error.event_type.as_str()), ("too_large", "usage.api_called.v1"));
+}
+
+/// Whatever passes the checks of its fields fits into an event, so an accepted call is never too large.
+#[test]
+fn the_largest_call_fits() {
+    let quotes = |bytes: usize| "\"".repeat(bytes);
+    let mut call = ApiCalled::new(quotes(2_048), Category::Analyze);
+    call.method = Some("X".repeat(32).into());
+    call.ip_address = Some(quotes(255).into());
+    call.user_agent = Some(quotes(1_024).into());
+    call.request_size = Some(i64::MAX.unsigned_abs());
+    call.response_size = Some(i64::MAX.unsigned_abs());
+    call.actor = Some(Actor::new(ActorKind::Operator, quotes(255)));
+    let id = Uuid::from_u128(1);
+    (call.key_id, call.reservation_id, call.lease) = (Some(id), Some(id), Some(id));
+    let mut event = Event::by_api(id, id.into(), Month::LAST.start(), Body::ApiCalled(call));
+    (event.id, event.source) = (quotes(255).into(), quotes(255).into());
+    let mut json = Vec::new();
+    encode(&event, &mut json);
+    assert!(json.len() <= MAX_EVENT_BYTES, "{}", json.len());
+    assert_eq!(decode(std::str::from_utf8(&json).unwrap()).unwrap(), event);
+}
+
+proptest! {
+    /// Any bytes give an error or events, never a panic; and the count is that of a JSON parser.
+    #[test]
+    fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        drop(decode_batch(&bytes));
+    }
+
+    #[test]
+    fn a_batch_is_read_as_a_json_parser_would(
+        pieces in prop::collection::vec(prop::sample::select(vec!["[", "]", ",", " ", "{}", "1", "\"a\"", "EVENT", "{", "}"]), 0..8),
+    ) {
+        let body = pieces.concat().replace("EVENT", &good(1));
+        let parsed: Result<Vec<serde::de::IgnoredAny>, _> = serde_json::from_str(&body);
+        let read = decode_batch(body.as_bytes());
+        prop_assert_eq!(read.as_ref().map(Vec::len).ok(), parsed.map(|values| values.len()).ok(), "{}", body);
+    }
+}

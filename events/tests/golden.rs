@@ -1,0 +1,236 @@
+//! One file per event type and version, as this build writes it. A file never changes once it was released: what is in
+//! a log must be readable for ever. `UPDATE_GOLDEN=1` writes files that are missing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use events::{
+    Actor, ActorKind, ApiCalled, Body, CallCompleted, Event, GapAccepted, GapKind, LimitRejected,
+    LimitThresholdCrossed, PeriodClosed, PlanChanged, SOURCE_API, SOURCE_CLI, SOURCE_WORKER, UsageReset,
+    decode, decode_batch, encode, encode_batch,
+};
+use ledger::{Category, Currency, Meter, Money, Month, PlanName};
+use uuid::{Uuid, uuid};
+
+const USER: Uuid = uuid!("5b0a4d3e-5c8f-4a56-9d0f-6d2d4f3f1a77");
+const ADMIN: &str = "9f1c2b7a-0d3e-4f5a-8b6c-7d8e9f0a1b2c";
+const ID: Uuid = uuid!("019360f5-3c5b-7a10-8a2e-4b1f0c9d8e7f");
+
+fn at(text: &str) -> DateTime<Utc> {
+    ledger::time::parse(text).expect("a time")
+}
+
+fn november() -> Month {
+    Month::new(2026, 11).expect("a month")
+}
+
+fn event(source: &'static str, body: Body<'static>) -> Event<'static> {
+    let subject = (!body.is_ledger_wide()).then(|| USER.into());
+    Event::own(source, ID, subject, at("2026-11-24T03:50:37.123456Z"), body)
+}
+
+/// Every field of the type filled.
+fn full_call() -> Event<'static> {
+    let body = Body::ApiCalled(ApiCalled {
+        endpoint: "/api/analyze/caf%C3%A9".into(),
+        method: Some("POST".into()),
+        status_code: Some(200),
+        response_time_ms: Some(41),
+        ip_address: Some("2001:db8::17".into()),
+        user_agent: Some("größer \"quoted\" \\ 1.0".into()),
+        request_size: Some(512),
+        response_size: Some(18_220),
+        units: 3,
+        category: Category::Analyze,
+        counted: true,
+        key_id: Some(uuid!("0193612a-0000-7000-8000-000000000001")),
+        reservation_id: Some(uuid!("0193612a-0000-7000-8000-000000000002")),
+        lease: Some(uuid!("0193612a-0000-7000-8000-000000000003")),
+        actor: Some(Actor::new(ActorKind::Service, "billing")),
+    });
+    let time = at("2026-11-24T03:50:37.000001Z");
+    Event {
+        id: "evt \"1\"".into(),
+        source: "https://shop.example".into(),
+        subject: Some(USER.into()),
+        time,
+        body,
+    }
+}
+
+fn golden_events() -> Vec<(&'static str, Event<'static>)> {
+    let mut uncounted = ApiCalled::new("/", Category::Other);
+    uncounted.counted = false;
+    let api = |body| event(SOURCE_API, body);
+    let worker = |body| event(SOURCE_WORKER, body);
+    vec![
+        ("usage.api_called.v1", full_call()),
+        ("usage.api_called.v1.minimal", api(Body::ApiCalled(uncounted))),
+        ("usage.call_completed.v1", api(Body::CallCompleted(call_completed()))),
+        ("usage.limit_rejected.v1", api(Body::LimitRejected(limit_rejected()))),
+        ("usage.limit_threshold_crossed.v1", worker(Body::LimitThresholdCrossed(threshold_crossed()))),
+        ("usage.usage_reset.v1", api(Body::UsageReset(usage_reset()))),
+        ("plan.plan_changed.v1", api(Body::PlanChanged(plan_changed()))),
+        ("plan.plan_changed.v1.minimal", api(Body::PlanChanged(unlimited()))),
+        ("usage.period_closed.v1", worker(Body::PeriodClosed(PeriodClosed { month: november() }))),
+        ("log.gap_accepted.v1", event(SOURCE_CLI, Body::GapAccepted(gap_accepted()))),
+    ]
+}
+
+fn call_completed() -> CallCompleted {
+    CallCompleted {
+        call_id: uuid!("019360f5-0000-7000-8000-00000000000a"),
+        call_time: at("2026-11-24T03:50:30.5Z"),
+        status_code: 503,
+        response_time_ms: Some(30_000),
+        response_size: Some(0),
+        counted: false,
+    }
+}
+
+fn limit_rejected() -> LimitRejected {
+    LimitRejected {
+        meter: Meter::Analyze,
+        count: 17,
+        window_start: at("2026-11-24T03:50:30Z"),
+        shadow: false,
+    }
+}
+
+fn threshold_crossed() -> LimitThresholdCrossed {
+    LimitThresholdCrossed {
+        month: november(),
+        meter: Meter::Total,
+        threshold_percent: 80,
+        used: 41,
+        limit: 50,
+    }
+}
+
+fn usage_reset() -> UsageReset<'static> {
+    UsageReset {
+        month: november(),
+        reason: "goodwill after an outage".into(),
+        actor: Actor::new(ActorKind::Admin, ADMIN),
+    }
+}
+
+fn gap_accepted() -> GapAccepted<'static> {
+    GapAccepted {
+        seq_from: 1_200,
+        seq_to: 1_204,
+        kind: GapKind::Missing,
+        reason: "disk replaced, see the report of 24 November".into(),
+        actor: Actor::new(ActorKind::Operator, "root@ledger-1"),
+    }
+}
+
+fn plan_changed() -> PlanChanged<'static> {
+    PlanChanged {
+        plan_name: PlanName::new("pro").expect("a name"),
+        monthly_api_limit: Some(500),
+        analyze_limit: Some(100),
+        price_monthly: Money::from_cents(999),
+        currency: Currency::USD,
+        effective_at: at("2026-11-24T03:50:37.123456Z"),
+        previous_plan: Some(PlanName::free()),
+        reason: Some("payment succeeded".into()),
+        source_event_id: Some("evt_1PqLm2".into()),
+        actor: Actor::new(ActorKind::User, USER.to_string()),
+    }
+}
+
+fn unlimited() -> PlanChanged<'static> {
+    PlanChanged {
+        monthly_api_limit: None,
+        analyze_limit: None,
+        previous_plan: None,
+        reason: None,
+        source_event_id: None,
+        ..plan_changed()
+    }
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
+fn encoded(event: &Event<'_>) -> String {
+    let mut json = Vec::new();
+    encode(event, &mut json);
+    String::from_utf8(json).expect("JSON is UTF-8")
+}
+
+#[test]
+fn every_golden_file_is_read_and_written_unchanged() {
+    for (name, event) in golden_events() {
+        let file = folder().join(format!("{name}.json"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() && !file.exists() {
+            fs::write(&file, format!("{}\n", encoded(&event))).expect("the folder is writable");
+        }
+        let golden = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let golden = golden.trim_end();
+        assert_eq!(
+            decode(golden).unwrap_or_else(|error| panic!("{name}: {}", error.detail())),
+            event,
+            "{name}"
+        );
+        assert_eq!(encoded(&event), golden, "{name}");
+        assert!(name.starts_with(event.body.event_type().as_ref()), "{name}");
+    }
+}
+
+#[test]
+fn every_golden_file_has_a_test() {
+    let tested: BTreeSet<String> = golden_events().iter().map(|(name, _)| format!("{name}.json")).collect();
+    let files = fs::read_dir(folder()).expect("the folder is there");
+    let files: BTreeSet<String> =
+        files.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    assert_eq!(files, tested);
+}
+
+#[test]
+fn all_golden_events_make_one_frame() {
+    let events: Vec<Event<'static>> = golden_events().into_iter().map(|(_, event)| event).collect();
+    let mut body = Vec::new();
+    encode_batch(&events, &mut body);
+    let read = decode_batch(&body).expect("a batch");
+    assert_eq!(read.into_iter().collect::<Result<Vec<_>, _>>().expect("all good"), events);
+}
+
+#[test]
+fn any_layout_and_unknown_fields_are_read_alike() {
+    for (name, event) in golden_events() {
+        let mut value: serde_json::Value = serde_json::from_str(&encoded(&event)).expect("JSON");
+        value["traceparent"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into();
+        value["data"]["later"] = serde_json::json!({"deep": [1, {"er": null}]});
+        let actor = &mut value["data"]["actor"];
+        if actor.is_object() {
+            actor["later"] = true.into();
+        }
+        // Sorted keys put `data` before `type`, and pretty printing puts white space everywhere.
+        let pretty = serde_json::to_string_pretty(&value).expect("JSON");
+        assert_eq!(
+            decode(&pretty).unwrap_or_else(|error| panic!("{name}: {}", error.detail())),
+            event,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn rows_have_the_ids_of_their_events() {
+    assert_eq!(
+        event(SOURCE_API, Body::ApiCalled(ApiCalled::new("/", Category::Other))).row_id().expect("own"),
+        ID
+    );
+    let reported = full_call();
+    let expected = ledger::derived_id(&[USER.to_string().as_bytes(), b"https://shop.example", b"evt \"1\""]);
+    assert_eq!(reported.row_id().expect("derived"), expected);
+
+    let mut wrong = event(SOURCE_API, Body::PeriodClosed(PeriodClosed { month: november() }));
+    wrong.id = "1".into();
+    assert_eq!(wrong.row_id().expect_err("no UUID").reason(), "invalid_uuid");
+}

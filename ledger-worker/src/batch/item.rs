@@ -1,0 +1,145 @@
+//! What the events of a batch ask for.
+
+use std::ops::Range;
+
+use chrono::{DateTime, Utc};
+use ledger::{Category, Month, UserId};
+use store::Position;
+use store::completions::Completion;
+use store::dead_letters::DeadLetter;
+use store::rejections::Rejection;
+use store::subscriptions::PlanChange;
+use store::thresholds::Crossing;
+use uuid::Uuid;
+
+/// One event, in the log's order.
+#[derive(Debug, Clone)]
+pub enum Item {
+    /// A call: the hot path, kept small. Its row is encoded already.
+    Call(Call),
+    /// Any other event.
+    Command(Box<Command>),
+    /// An event that can't be applied.
+    Dead(Box<DeadLetter>),
+}
+
+impl Item {
+    /// Where in the log the event is.
+    pub fn position(&self) -> Position {
+        match self {
+            Self::Call(call) => call.position,
+            Self::Command(command) => command.position(),
+            Self::Dead(letter) => letter.position,
+        }
+    }
+
+    /// The event's type.
+    pub fn event_type(&self) -> &str {
+        match self {
+            Self::Call(_) => "usage.api_called.v1",
+            Self::Command(command) => command.event_type(),
+            Self::Dead(letter) => &letter.event_type,
+        }
+    }
+}
+
+/// What the sums need of a call; the rest is in its encoded row.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The row's id.
+    pub id: Uuid,
+    /// Whether the id must be claimed: a client chose it.
+    pub claimed: bool,
+    /// Whose call.
+    pub user: UserId,
+    /// When it was admitted or happened.
+    pub created_at: DateTime<Utc>,
+    /// The month of `created_at`.
+    pub month: Month,
+    /// Where in the log it is.
+    pub position: Position,
+    /// What it costs.
+    pub units: u32,
+    /// How long it took, if known.
+    pub response_time_ms: Option<u32>,
+    /// What it counts as.
+    pub category: Category,
+    /// Whether it counts.
+    pub counted: bool,
+    /// The bytes of its row among the batch's.
+    pub tuple: Range<usize>,
+}
+
+impl Call {
+    /// What tells the call from all others: a claimed id counts once whatever its time, an id of our own belongs to
+    /// one time.
+    pub(super) fn key(&self) -> (Uuid, i64) {
+        (self.id, if self.claimed { 0 } else { self.created_at.timestamp_micros() })
+    }
+}
+
+/// An event other than a call.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// A call recorded earlier ended.
+    Complete(Completion),
+    /// A month's counters start anew.
+    Reset {
+        /// Where in the log it is.
+        position: Position,
+        /// Its id, which is claimed.
+        claim: Uuid,
+        /// Whose month.
+        user: UserId,
+        /// The month.
+        month: Month,
+        /// When it was decided.
+        at: DateTime<Utc>,
+    },
+    /// A plan changes.
+    ChangePlan {
+        /// Its id, which is claimed.
+        claim: Uuid,
+        /// The change.
+        change: PlanChange,
+    },
+    /// Calls were refused.
+    Reject(Rejection),
+    /// A threshold was crossed.
+    Cross(Crossing),
+    /// A month is closed.
+    Close {
+        /// Where in the log it is.
+        position: Position,
+        /// The month.
+        month: Month,
+        /// When it was closed.
+        at: DateTime<Utc>,
+    },
+    /// Nothing is projected from it: an accepted gap, which is in `accepted_gaps` before the projector can pass it.
+    Nothing(Position),
+}
+
+impl Command {
+    fn position(&self) -> Position {
+        match self {
+            Self::Complete(completion) => completion.position,
+            Self::ChangePlan { change, .. } => change.position,
+            Self::Reject(rejection) => rejection.position,
+            Self::Cross(crossing) => crossing.position,
+            Self::Reset { position, .. } | Self::Close { position, .. } | Self::Nothing(position) => *position,
+        }
+    }
+
+    fn event_type(&self) -> &'static str {
+        match self {
+            Self::Complete(_) => "usage.call_completed.v1",
+            Self::Reset { .. } => "usage.usage_reset.v1",
+            Self::ChangePlan { .. } => "plan.plan_changed.v1",
+            Self::Reject(_) => "usage.limit_rejected.v1",
+            Self::Cross(_) => "usage.limit_threshold_crossed.v1",
+            Self::Close { .. } => "usage.period_closed.v1",
+            Self::Nothing(_) => "log.gap_accepted.v1",
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! A batch of frames on its way from the log to the tables: parsed, then made ready, then applied.
+//!
+//! Parsing and preparing are pure and run beside the database's work; applying takes a connection and a prepared batch
+//! and does not care which schema the connection's search_path names.
+
+mod apply;
+mod item;
+mod parse;
+mod prepare;
+
+pub use apply::{Applied, apply_all, apply_late};
+pub use item::{Call, Command, Item};
+pub use parse::Parsed;
+pub use prepare::{Exclude, Prepared, Segment};

@@ -1,0 +1,267 @@
+//! From frames to items: decoding, and encoding of the rows. Pure.
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+use events::{ApiCalled, Body, Event, EventError};
+use ledger::{Month, UserId};
+use nats::RawFrame;
+use store::Position;
+use store::completions::Completion;
+use store::dead_letters::{DeadLetter, Reason};
+use store::rejections::Rejection;
+use store::subscriptions::PlanChange;
+use store::thresholds::Crossing;
+use store::usage_rows::{self, UsageRow};
+
+use super::item::{Call, Command, Item};
+
+/// The events of some frames, decoded.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    items: Vec<Item>,
+    /// The encoded rows of all calls, one after the other.
+    tuples: Vec<u8>,
+    frame_times: Vec<(u64, DateTime<Utc>)>,
+    events: u64,
+    month_text: MonthText,
+}
+
+impl Parsed {
+    /// Decodes the frames, which are whole and follow each other. What can't be decoded becomes a dead letter.
+    pub fn of(frames: &[RawFrame]) -> Self {
+        let bytes = frames.iter().map(|frame| frame.body.len()).sum();
+        let count = frames.iter().map(RawFrame::count).sum();
+        let mut parsed =
+            Self { items: Vec::with_capacity(count), tuples: Vec::with_capacity(bytes), ..Self::default() };
+        for frame in frames {
+            parsed.frame(frame, None);
+        }
+        parsed
+    }
+
+    /// Decodes the one event of a frame: a dead letter that is tried again.
+    pub fn one(frame: &RawFrame, idx: u16) -> Self {
+        let mut parsed = Self::default();
+        parsed.frame(frame, Some(idx));
+        parsed
+    }
+
+    /// The items in the log's order.
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// How many events the frames hold.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// The encoded row of a call.
+    pub(super) fn tuple(&self, call: &Call) -> &[u8] {
+        &self.tuples[call.tuple.clone()]
+    }
+
+    /// The dead letter that an item becomes.
+    pub(super) fn dead_letter(&self, item: &Item, reason: Reason, detail: String) -> DeadLetter {
+        let position = item.position();
+        let frame = self.frame_times.binary_search_by_key(&position.seq, |(seq, _)| *seq);
+        DeadLetter {
+            position,
+            event_type: item.event_type().to_owned(),
+            reason,
+            detail,
+            recorded_at: frame.map(|at| self.frame_times[at].1).unwrap_or_default(),
+        }
+    }
+
+    fn frame(&mut self, frame: &RawFrame, only: Option<u16>) {
+        self.frame_times.push((frame.seq, frame.time));
+        let mut found = 0_u16;
+        match events::decode_batch(&frame.body) {
+            Ok(events) => {
+                for (idx, event) in (0_u16..).zip(events) {
+                    found = idx + 1;
+                    if only.is_none_or(|only| only == idx) {
+                        let item = self.event(Position { seq: frame.seq, idx }, event, frame.time);
+                        self.items.push(item);
+                    }
+                }
+                self.events += u64::from(found);
+            }
+            Err(error) => {
+                let detail = error.to_string();
+                self.items.push(dead(Position { seq: frame.seq, idx: 0 }, "", Reason::Undecodable, detail, frame.time));
+                return;
+            }
+        }
+        if frame.count() != usize::from(found) && only.is_none_or(|only| only == found) {
+            let detail = format!("the frame's header says {} events, its body has {found}", frame.count());
+            let position = Position { seq: frame.seq, idx: found };
+            self.items.push(dead(position, "", Reason::Undecodable, detail, frame.time));
+        }
+    }
+
+    fn event(
+        &mut self,
+        position: Position,
+        event: Result<Event<'_>, EventError>,
+        frame_time: DateTime<Utc>,
+    ) -> Item {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                return dead(position, &error.event_type, Reason::Undecodable, error.detail(), frame_time);
+            }
+        };
+        if let Body::Unknown { .. } = event.body {
+            let event_type = event.body.event_type();
+            let detail = format!("this version does not know the type {event_type}");
+            return dead(position, &event_type, Reason::Unknown, detail, frame_time);
+        }
+        let item = match (&event.body, event.subject) {
+            (Body::ApiCalled(called), Some(user)) => self.call(position, user, &event, called).map(Item::Call),
+            (Body::ApiCalled(_), None) => Err("it has no subject".to_owned()),
+            _ => command(position, &event).map(|command| Item::Command(Box::new(command))),
+        };
+        item.unwrap_or_else(|detail| {
+            dead(position, &event.body.event_type(), Reason::Undecodable, detail, frame_time)
+        })
+    }
+
+    fn call(
+        &mut self,
+        position: Position,
+        user: UserId,
+        event: &Event<'_>,
+        called: &ApiCalled<'_>,
+    ) -> Result<Call, String> {
+        let id = event.row_id().map_err(|error| error.detail())?;
+        let month = Month::of(event.time);
+        let start = self.tuples.len();
+        let row = UsageRow {
+            id,
+            user,
+            created_at: event.time,
+            month_year: self.month_text.of(month),
+            position,
+            units: called.units,
+            response_time_ms: called.response_time_ms,
+            request_size: called.request_size,
+            response_size: called.response_size,
+            status_code: called.status_code,
+            counted: called.counted,
+            category: called.category,
+            method: called.method.as_deref(),
+            endpoint: &called.endpoint,
+            ip_address: called.ip_address.as_deref(),
+            user_agent: called.user_agent.as_deref(),
+        };
+        usage_rows::encode(&row, &mut self.tuples);
+        Ok(Call {
+            id,
+            claimed: events::needs_claim(&event.source),
+            user,
+            created_at: event.time,
+            month,
+            position,
+            units: called.units,
+            response_time_ms: called.response_time_ms,
+            category: called.category,
+            counted: called.counted,
+            tuple: start..self.tuples.len(),
+        })
+    }
+}
+
+fn command(position: Position, event: &Event<'_>) -> Result<Command, String> {
+    let owner = || event.subject.ok_or_else(|| "it has no subject".to_owned());
+    let claim = || event.row_id().map_err(|error| error.detail());
+    Ok(match &event.body {
+        Body::CallCompleted(completed) => Command::Complete(Completion {
+            user: owner()?,
+            call_id: completed.call_id,
+            call_time: completed.call_time,
+            position,
+            at: event.time,
+            status_code: completed.status_code,
+            response_time_ms: completed.response_time_ms,
+            response_size: completed.response_size,
+            counted: completed.counted,
+        }),
+        Body::UsageReset(reset) => {
+            Command::Reset { position, claim: claim()?, user: owner()?, month: reset.month, at: event.time }
+        }
+        Body::PlanChanged(changed) => Command::ChangePlan {
+            claim: claim()?,
+            change: PlanChange {
+                user: owner()?,
+                position,
+                plan_name: changed.plan_name.as_str().to_owned(),
+                monthly_api_limit: changed.monthly_api_limit,
+                analyze_limit: changed.analyze_limit,
+                price_monthly: changed.price_monthly.to_string(),
+                currency: changed.currency.as_str().to_owned(),
+                effective_at: changed.effective_at,
+                changed_at: event.time,
+                reason: changed.reason.as_deref().map(str::to_owned),
+                source_event_id: changed.source_event_id.as_deref().map(str::to_owned),
+            },
+        },
+        Body::LimitRejected(rejected) => Command::Reject(Rejection {
+            user: owner()?,
+            position,
+            meter: rejected.meter,
+            window_start: rejected.window_start,
+            count: rejected.count,
+            shadow: rejected.shadow,
+        }),
+        Body::LimitThresholdCrossed(crossed) => Command::Cross(Crossing {
+            user: owner()?,
+            month: crossed.month,
+            meter: crossed.meter,
+            threshold_percent: i16::from(crossed.threshold_percent),
+            crossed_at: event.time,
+            position,
+        }),
+        Body::PeriodClosed(closed) => Command::Close { position, month: closed.month, at: event.time },
+        Body::GapAccepted(_) | Body::ApiCalled(_) | Body::Unknown { .. } => Command::Nothing(position),
+    })
+}
+
+fn dead(
+    position: Position,
+    event_type: &str,
+    reason: Reason,
+    detail: String,
+    recorded_at: DateTime<Utc>,
+) -> Item {
+    // PostgreSQL stores no NUL; what a broken event says of itself is not trusted to be free of it.
+    let clean = |text: &str| text.chars().filter(|c| !c.is_control()).take(500).collect();
+    Item::Dead(Box::new(DeadLetter {
+        position,
+        event_type: clean(event_type),
+        reason,
+        detail: clean(&detail),
+        recorded_at,
+    }))
+}
+
+/// The text of the last month asked for: calls that follow each other mostly share it.
+#[derive(Debug, Default)]
+struct MonthText {
+    month: Option<Month>,
+    text: String,
+}
+
+impl MonthText {
+    fn of(&mut self, month: Month) -> &str {
+        if self.month != Some(month) {
+            self.month = Some(month);
+            self.text.clear();
+            // Writing to a String cannot fail.
+            let _ = write!(self.text, "{month}");
+        }
+        &self.text
+    }
+}

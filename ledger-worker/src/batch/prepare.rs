@@ -1,0 +1,249 @@
+//! From items to what the tables need: sorted claims, COPY buffers, deltas. Pure.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use ledger::{Category, Month, UserId};
+use store::Position;
+use store::claims::Claim;
+use store::completions::Completion;
+use store::dead_letters::DeadLetter;
+use store::rejections::Rejection;
+use store::subscriptions::PlanChange;
+use store::thresholds::Crossing;
+use store::usage_rows::CopyBuffer;
+use store::{rollups, summaries};
+use uuid::Uuid;
+
+use super::item::{Call, Command, Item};
+use super::parse::Parsed;
+
+/// What turned out to be there already and is left out.
+#[derive(Debug, Default)]
+pub struct Exclude {
+    /// Claims of earlier events.
+    pub claims: HashSet<Uuid>,
+    /// Stored calls, by id and time.
+    pub rows: HashSet<(Uuid, DateTime<Utc>)>,
+}
+
+/// Items that are applied together: the sums of a segment are added once, at its end. Only the closing of a month needs
+/// the sums before it to be there, so a segment ends with it.
+#[derive(Debug)]
+pub struct Segment {
+    /// The items.
+    pub items: Range<usize>,
+    /// What they need, if nothing is excluded.
+    pub prepared: Prepared,
+}
+
+/// What a segment writes.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// Claims, sorted by id.
+    pub claims: Vec<Claim>,
+    /// Rows by month.
+    pub rows: BTreeMap<Month, CopyBuffer>,
+    /// The keys of the rows.
+    pub row_keys: Vec<(Uuid, DateTime<Utc>)>,
+    /// What is added to summaries, sorted by key.
+    pub summaries: Vec<((UserId, Month), summaries::Delta)>,
+    /// What is added to hours, sorted by key.
+    pub hourly: Vec<(rollups::Key, rollups::Delta)>,
+    /// The last reset of each month.
+    pub resets: Vec<(UserId, Month, Position)>,
+    /// Plan changes in order.
+    pub plans: Vec<PlanChange>,
+    /// Completions in order.
+    pub completions: Vec<Completion>,
+    /// Refusals in order.
+    pub rejections: Vec<Rejection>,
+    /// Crossings in order.
+    pub crossings: Vec<Crossing>,
+    /// The month that is closed at the end, with time and position.
+    pub close: Option<(Month, DateTime<Utc>, Position)>,
+    /// Events that can't be applied.
+    pub dead: Vec<DeadLetter>,
+}
+
+impl Segment {
+    /// All segments of a batch.
+    pub fn all(parsed: &Parsed) -> Vec<Self> {
+        let closes = |item: &Item| matches!(item, Item::Command(c) if matches!(**c, Command::Close { .. }));
+        let mut segments = Vec::new();
+        let mut start = 0;
+        for (index, item) in parsed.items().iter().enumerate() {
+            if closes(item) || index + 1 == parsed.items().len() {
+                let items = start..index + 1;
+                let prepared = Prepared::of(parsed, items.clone(), &Exclude::default());
+                segments.push(Self { items, prepared });
+                start = index + 1;
+            }
+        }
+        segments
+    }
+}
+
+impl Prepared {
+    /// What these items write when `exclude` is left out.
+    pub fn of(parsed: &Parsed, items: Range<usize>, exclude: &Exclude) -> Self {
+        let mut builder = Builder::new(parsed, exclude, items.len());
+        for item in &parsed.items()[items] {
+            builder.item(item);
+        }
+        builder.finish()
+    }
+
+    /// What is added to days: the hours, summed.
+    pub fn daily(hourly: &[(rollups::Key, rollups::Delta)]) -> Vec<(rollups::Key, rollups::Delta)> {
+        let mut days: BTreeMap<rollups::Key, rollups::Delta> = BTreeMap::new();
+        for (key, delta) in hourly {
+            *days.entry(rollups::Key { bucket: start_of_day(key.bucket), ..*key }).or_default() += *delta;
+        }
+        days.into_iter().collect()
+    }
+}
+
+struct Builder<'a> {
+    parsed: &'a Parsed,
+    exclude: &'a Exclude,
+    seen: HashSet<(Uuid, i64)>,
+    summaries: HashMap<(UserId, Month), summaries::Delta>,
+    hourly: HashMap<rollups::Key, rollups::Delta>,
+    prepared: Prepared,
+}
+
+impl<'a> Builder<'a> {
+    fn new(parsed: &'a Parsed, exclude: &'a Exclude, items: usize) -> Self {
+        Self {
+            parsed,
+            exclude,
+            seen: HashSet::with_capacity(items),
+            summaries: HashMap::new(),
+            hourly: HashMap::new(),
+            prepared: Prepared::default(),
+        }
+    }
+
+    fn item(&mut self, item: &Item) {
+        match item {
+            Item::Call(call) => self.call(call),
+            Item::Command(command) => self.command(command),
+            Item::Dead(letter) => self.prepared.dead.push((**letter).clone()),
+        }
+    }
+
+    fn call(&mut self, call: &Call) {
+        let excluded = if call.claimed {
+            self.exclude.claims.contains(&call.id)
+        } else {
+            !self.exclude.rows.is_empty() && self.exclude.rows.contains(&(call.id, call.created_at))
+        };
+        if excluded || !self.seen.insert(call.key()) {
+            return;
+        }
+        if call.claimed {
+            self.prepared.claims.push((call.id, call.position.seq));
+        }
+        self.prepared
+            .rows
+            .entry(call.month)
+            .or_insert_with(|| CopyBuffer::with_capacity(64 * 1024))
+            .push(self.parsed.tuple(call));
+        self.prepared.row_keys.push((call.id, call.created_at));
+        let key = rollups::Key {
+            user: call.user,
+            bucket: start_of_hour(call.created_at),
+            category: call.category,
+            counted: call.counted,
+        };
+        *self.hourly.entry(key).or_default() += rollup_delta(i64::from(call.units), call.response_time_ms.map(i64::from));
+        if call.counted {
+            let delta = self.summaries.entry((call.user, call.month)).or_default();
+            count(delta, call.category, i64::from(call.units), call.response_time_ms.map(i64::from));
+            delta.last_updated = delta.last_updated.max(call.created_at);
+        }
+    }
+
+    fn command(&mut self, command: &Command) {
+        match command {
+            Command::Complete(completion) => self.prepared.completions.push(completion.clone()),
+            Command::Reset { position, claim, user, month, at } => {
+                if self.claim(*claim, *position) {
+                    let delta = self.summaries.entry((*user, *month)).or_default();
+                    let last_updated = delta.last_updated.max(*at);
+                    *delta = summaries::Delta { reset: Some(*position), last_updated, ..Default::default() };
+                }
+            }
+            Command::ChangePlan { claim, change } => {
+                if self.claim(*claim, change.position) {
+                    self.prepared.plans.push(change.clone());
+                }
+            }
+            Command::Reject(rejection) => self.prepared.rejections.push(rejection.clone()),
+            Command::Cross(crossing) => self.prepared.crossings.push(crossing.clone()),
+            Command::Close { position, month, at } => self.prepared.close = Some((*month, *at, *position)),
+            Command::Nothing(_) => {}
+        }
+    }
+
+    fn claim(&mut self, id: Uuid, position: Position) -> bool {
+        if self.exclude.claims.contains(&id) || !self.seen.insert((id, 0)) {
+            return false;
+        }
+        self.prepared.claims.push((id, position.seq));
+        true
+    }
+
+    fn finish(self) -> Prepared {
+        let mut prepared = self.prepared;
+        prepared.claims.sort_unstable();
+        prepared.summaries = self.summaries.into_iter().collect();
+        prepared.summaries.sort_unstable_by_key(|(key, _)| *key);
+        prepared.hourly = self.hourly.into_iter().collect();
+        prepared.hourly.sort_unstable_by_key(|(key, _)| *key);
+        prepared.resets = prepared
+            .summaries
+            .iter()
+            .filter_map(|((user, month), delta)| Some((*user, *month, delta.reset?)))
+            .collect();
+        prepared
+    }
+}
+
+/// Adds a counted call to a summary.
+pub(super) fn count(
+    delta: &mut summaries::Delta,
+    category: Category,
+    units: i64,
+    response_time_ms: Option<i64>,
+) {
+    *match category {
+        Category::Analyze => &mut delta.analyze,
+        Category::Auth => &mut delta.auth,
+        Category::Other => &mut delta.other,
+    } += units;
+    if let Some(ms) = response_time_ms {
+        delta.total_response_time_ms += ms;
+        delta.timed_calls += 1;
+    }
+}
+
+/// One call in a roll-up.
+pub(super) fn rollup_delta(units: i64, response_time_ms: Option<i64>) -> rollups::Delta {
+    rollups::Delta {
+        units,
+        calls: 1,
+        total_response_time_ms: response_time_ms.unwrap_or(0),
+        timed_calls: i64::from(response_time_ms.is_some()),
+    }
+}
+
+pub(super) fn start_of_hour(at: DateTime<Utc>) -> DateTime<Utc> {
+    at.duration_trunc(TimeDelta::hours(1)).unwrap_or(at)
+}
+
+fn start_of_day(at: DateTime<Utc>) -> DateTime<Utc> {
+    at.duration_trunc(TimeDelta::days(1)).unwrap_or(at)
+}

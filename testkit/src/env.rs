@@ -1,0 +1,60 @@
+use anyhow::Result;
+use ledger::{Clock, IdSource};
+use sqlx::PgPool;
+
+use crate::{Database, Role, Servers, Token};
+
+/// What one test needs of the world, its own from database to stream.
+pub struct Env {
+    servers: &'static Servers,
+    database: Database,
+    pool: PgPool,
+    stream: String,
+    /// The clock of everything started here: clones share its offset, so a test moves them all at once.
+    pub clock: Clock,
+    /// Ids from that clock.
+    pub ids: IdSource,
+}
+
+impl Env {
+    /// A migrated database and a stream name that nobody else uses.
+    pub async fn start() -> Result<Self> {
+        let clock = Clock::system();
+        let ids = IdSource::new(clock.clone());
+        let servers = Servers::shared().await?;
+        let database = Database::create(&servers.admin_url, &ids).await?;
+        let pool = database.pool().await?;
+        let stream = format!("TEST_{}", ids.random_id().simple());
+        Ok(Self { servers, database, pool, stream, clock, ids })
+    }
+
+    /// A pool of the database.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// `DATABASE_URL`.
+    pub fn database_url(&self) -> &str {
+        self.database.url()
+    }
+
+    /// `NATS_URL`.
+    pub fn nats_url(&self) -> &str {
+        &self.servers.nats_url
+    }
+
+    /// `NATS_MONITOR_URL`.
+    pub fn monitor_url(&self) -> &str {
+        &self.servers.monitor_url
+    }
+
+    /// `NATS_STREAM`; the stream itself is made by who needs it.
+    pub fn stream_name(&self) -> &str {
+        &self.stream
+    }
+
+    /// A token of an hour for `<user>`.
+    pub fn token(&self, subject: &str, role: Role) -> String {
+        Token::new(&self.clock, subject, role).mint()
+    }
+}

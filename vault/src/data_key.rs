@@ -1,0 +1,158 @@
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha512;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::a256cbc_hs512::{OpenError, Schedule};
+use crate::entropy::{Entropy, EntropyError};
+use crate::key_ring::derive;
+use crate::lp::lp;
+use crate::names::{DekId, KeyId};
+use crate::sealed::Sealed;
+use crate::secret::SecretText;
+use crate::token::TokenKind;
+
+/// A user's data key (DEK), opened. What it seals is bound to the user, to the purpose and to the row.
+///
+/// Keeps its HMAC and AES schedules, about 1.5 KiB with the key itself; all of it is zeroed on drop.
+pub struct DataKey {
+    user: Uuid,
+    id: DekId,
+    kid: KeyId,
+    secret: Box<Secret>,
+}
+
+/// On the heap, so that moving a `DataKey` leaves no copy behind.
+struct Secret {
+    bytes: Zeroizing<[u8; 64]>,
+    schedule: Schedule,
+}
+
+/// Tells whether two stored tokens of one user are the same, without revealing either: 8 bytes, shown as 16
+/// hexadecimal digits. Its key comes from the data key, so it cannot be computed, or guessed at, once that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 8]);
+
+impl DataKey {
+    pub(crate) fn new(user: Uuid, id: DekId, kid: KeyId, bytes: &[u8; 64]) -> Self {
+        let secret = Box::new(Secret { bytes: Zeroizing::new(*bytes), schedule: Schedule::new(bytes) });
+        Self { user, id, kid, secret }
+    }
+
+    /// Whose key this is.
+    pub fn user(&self) -> Uuid {
+        self.user
+    }
+
+    /// Which of the user's keys this is.
+    pub fn id(&self) -> &DekId {
+        &self.id
+    }
+
+    /// The root key that this key was wrapped under when it was opened.
+    pub fn kid(&self) -> &KeyId {
+        &self.kid
+    }
+
+    /// Seals a token for the row `token_id`.
+    pub fn seal_token<E: Entropy + ?Sized>(
+        &self,
+        kind: TokenKind,
+        token_id: Uuid,
+        token: &SecretText,
+        entropy: &E,
+    ) -> Result<Sealed, EntropyError> {
+        self.seal(&self.token_aad(kind, token_id), token.expose().as_bytes(), entropy)
+    }
+
+    /// Opens a token that was sealed for this user, this kind and the row `token_id`.
+    pub fn open_token(
+        &self,
+        kind: TokenKind,
+        token_id: Uuid,
+        sealed: &Sealed,
+    ) -> Result<SecretText, OpenError> {
+        let mut plaintext = self.open(&self.token_aad(kind, token_id), sealed)?;
+        let text = String::from_utf8(std::mem::take(&mut *plaintext));
+        text.map(SecretText::new).map_err(|error| {
+            drop(Zeroizing::new(error.into_bytes()));
+            OpenError
+        })
+    }
+
+    /// Seals the personal fields of the event `event_id`; `plaintext` is their JSON.
+    pub fn seal_personal<E: Entropy + ?Sized>(
+        &self,
+        event_id: &str,
+        plaintext: &[u8],
+        entropy: &E,
+    ) -> Result<Sealed, EntropyError> {
+        self.seal(&self.personal_aad(event_id), plaintext, entropy)
+    }
+
+    /// Opens the personal fields of the event `event_id`.
+    pub fn open_personal(&self, event_id: &str, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        self.open(&self.personal_aad(event_id), sealed)
+    }
+
+    /// The token's fingerprint: the first 8 bytes of HMAC-SHA-512 over `lp(token_type, token)`, under
+    /// HKDF-SHA-512(DEK, no salt, `lp("usage-ledger/v2/fingerprint", user)`, 64 bytes).
+    pub fn fingerprint(&self, kind: TokenKind, token: &SecretText) -> Fingerprint {
+        let mut text = [0; 36];
+        let user = self.user.as_hyphenated().encode_lower(&mut text);
+        let key =
+            derive(self.secret.bytes.as_slice(), &lp(&[b"usage-ledger/v2/fingerprint", user.as_bytes()]));
+        let message = Zeroizing::new(lp(&[kind.as_str().as_bytes(), token.expose().as_bytes()]));
+        let mac = Hmac::<Sha512>::new_from_slice(key.as_slice()).expect("HMAC takes a key of any length");
+        let full = mac.chain_update(&message).finalize().into_bytes();
+        let mut fingerprint = [0; 8];
+        fingerprint.copy_from_slice(&full[..8]);
+        Fingerprint(fingerprint)
+    }
+
+    fn seal<E: Entropy + ?Sized>(
+        &self,
+        aad: &[u8],
+        plaintext: &[u8],
+        entropy: &E,
+    ) -> Result<Sealed, EntropyError> {
+        let mut iv = [0; 16];
+        entropy.fill(&mut iv)?;
+        let (ciphertext, tag) = self.secret.schedule.seal(&iv, aad, plaintext);
+        Ok(Sealed { kid: self.kid.clone(), dek: self.id.clone(), ciphertext, iv, tag })
+    }
+
+    fn open(&self, aad: &[u8], sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        if sealed.dek != self.id {
+            return Err(OpenError);
+        }
+        self.secret.schedule.open(&sealed.iv, aad, &sealed.ciphertext, &sealed.tag)
+    }
+
+    fn token_aad(&self, kind: TokenKind, token_id: Uuid) -> Vec<u8> {
+        let (mut user_text, mut token_text) = ([0; 36], [0; 36]);
+        let user = self.user.as_hyphenated().encode_lower(&mut user_text);
+        let token_id = token_id.as_hyphenated().encode_lower(&mut token_text);
+        lp(&[
+            b"usage-ledger/v2/token",
+            user.as_bytes(),
+            kind.as_str().as_bytes(),
+            token_id.as_bytes(),
+            self.id.as_str().as_bytes(),
+        ])
+    }
+
+    fn personal_aad(&self, event_id: &str) -> Vec<u8> {
+        let mut user_text = [0; 36];
+        let user = self.user.as_hyphenated().encode_lower(&mut user_text);
+        lp(&[b"usage-ledger/v2/personal", user.as_bytes(), event_id.as_bytes(), self.id.as_str().as_bytes()])
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}

@@ -1,0 +1,320 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use hkdf::Hkdf;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha512;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::a256cbc_hs512::{OpenError, Schedule};
+use crate::data_key::DataKey;
+use crate::entropy::{Entropy, EntropyError};
+use crate::lp::lp;
+use crate::names::{DekId, KeyId, NameError};
+use crate::root_key::{RootKey, RootKeyError};
+use crate::sealed::Sealed;
+
+/// The keys that data keys are wrapped under: the current one, and previous ones that only open.
+///
+/// Holds key encryption keys, derived from the root keys by HKDF-SHA-512, and not the root keys themselves.
+pub struct KeyRing {
+    current: KeyId,
+    keys: BTreeMap<KeyId, Kek>,
+}
+
+/// KEK(kid) = HKDF-SHA-512(root key, no salt, info = lp("usage-ledger/v2/kek", kid), 64 bytes), made ready.
+struct Kek {
+    schedule: Box<Schedule>,
+    check: KeyCheck,
+}
+
+/// The key check value: the first 8 bytes of HMAC-SHA-512(KEK(kid), "check").
+///
+/// Stored at first start, it tells a changed key from the right one. It reveals nothing of the key, and is shown as 16
+/// hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyCheck([u8; 8]);
+
+/// What a process finds when it holds its keys against the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Startup {
+    /// Keys that the database does not know yet; their check values must be stored.
+    pub to_store: Vec<(KeyId, KeyCheck)>,
+    /// Keys that are not configured although this many data keys are still wrapped under them. Their owners' tokens
+    /// do not open until the key is back.
+    pub missing: Vec<(KeyId, u64)>,
+}
+
+/// Why there is no key ring. Every variant names the key concerned and echoes none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyRingError {
+    /// The name of the current key, or of a previous one, is malformed.
+    #[error("a name in ENCRYPTION_KEY_ID or ENCRYPTION_KEY_PREVIOUS is malformed")]
+    Name(#[source] NameError),
+    /// A root key is malformed.
+    #[error("the encryption key {kid} is malformed")]
+    RootKey {
+        /// Which key.
+        kid: KeyId,
+        /// What is wrong with it.
+        #[source]
+        source: RootKeyError,
+    },
+    /// `ENCRYPTION_KEY_PREVIOUS` is not `kid:hex,kid:hex`.
+    #[error("entry {entry} of ENCRYPTION_KEY_PREVIOUS is not of the form kid:hex")]
+    Previous {
+        /// Which of the comma-separated entries, counted from 1.
+        entry: usize,
+    },
+    /// Two keys of one name.
+    #[error("the encryption key {kid} is given twice")]
+    Duplicate {
+        /// The name.
+        kid: KeyId,
+    },
+    /// The key of this name is not the one that the database was set up with.
+    #[error(
+        "the encryption key {kid} is not the one that this database expects: its check value is {found}, not {expected}"
+    )]
+    Changed {
+        /// Which key.
+        kid: KeyId,
+        /// The stored check value.
+        expected: KeyCheck,
+        /// The check value of the key that was given.
+        found: KeyCheck,
+    },
+    /// The database's data keys are wrapped under a key that was not given, all of them.
+    #[error(
+        "this database expects the encryption key {kid}, which is not configured: {data_keys} data keys are wrapped under it"
+    )]
+    Absent {
+        /// Which key.
+        kid: KeyId,
+        /// How many data keys need it.
+        data_keys: u64,
+    },
+}
+
+/// Why a wrapped data key does not open.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DataKeyError {
+    /// It is wrapped under a root key that is not configured.
+    #[error("the encryption key {kid} is not configured")]
+    UnknownKey {
+        /// Which key.
+        kid: KeyId,
+    },
+    /// It is not what was sealed for this user under this key.
+    #[error("the data key does not open")]
+    Open(#[source] OpenError),
+}
+
+impl KeyRing {
+    /// A ring of one key.
+    pub fn new(kid: KeyId, root: &RootKey) -> Self {
+        let kek = Kek::derive(&kid, root);
+        Self { current: kid.clone(), keys: BTreeMap::from([(kid, kek)]) }
+    }
+
+    /// Adds a key that opens what it wrapped once, and wraps nothing any more.
+    pub fn add_previous(&mut self, kid: KeyId, root: &RootKey) -> Result<(), KeyRingError> {
+        if self.keys.contains_key(&kid) {
+            return Err(KeyRingError::Duplicate { kid });
+        }
+        let kek = Kek::derive(&kid, root);
+        self.keys.insert(kid, kek);
+        Ok(())
+    }
+
+    /// Reads `ENCRYPTION_KEY`, `ENCRYPTION_KEY_ID` and `ENCRYPTION_KEY_PREVIOUS` (`kid:hex,kid:hex`, empty for none).
+    pub fn from_config(key: &str, kid: &str, previous: &str) -> Result<Self, KeyRingError> {
+        let kid: KeyId = kid.parse().map_err(KeyRingError::Name)?;
+        let mut ring = Self::new(kid.clone(), &read_root(&kid, key)?);
+        if previous.is_empty() {
+            return Ok(ring);
+        }
+        for (index, entry) in previous.split(',').enumerate() {
+            let (kid, key) = entry.split_once(':').ok_or(KeyRingError::Previous { entry: index + 1 })?;
+            let kid: KeyId = kid.parse().map_err(KeyRingError::Name)?;
+            let root = read_root(&kid, key)?;
+            ring.add_previous(kid, &root)?;
+        }
+        Ok(ring)
+    }
+
+    /// The key that wraps new data keys.
+    pub fn current(&self) -> &KeyId {
+        &self.current
+    }
+
+    /// Every key of the ring with its check value, in the order of their names.
+    pub fn checks(&self) -> impl Iterator<Item = (&KeyId, KeyCheck)> {
+        self.keys.iter().map(|(kid, kek)| (kid, kek.check))
+    }
+
+    /// Holds the ring against the database, before anything is sealed or opened: `stored` are the check values kept
+    /// there, `in_use` how many data keys are wrapped under each key.
+    ///
+    /// A key that is not the one of its name refuses. So does a ring that opens none of the data keys there are: that
+    /// is another database, or another key under a new name. A ring that opens some of them starts, and says which
+    /// keys it lacks: the owners of the rest get [`DataKeyError::UnknownKey`].
+    pub fn startup(
+        &self,
+        stored: &[(KeyId, KeyCheck)],
+        in_use: &[(KeyId, u64)],
+    ) -> Result<Startup, KeyRingError> {
+        for (kid, expected) in stored {
+            match self.keys.get(kid) {
+                Some(kek) if kek.check != *expected => {
+                    return Err(KeyRingError::Changed {
+                        kid: kid.clone(),
+                        expected: *expected,
+                        found: kek.check,
+                    });
+                }
+                _ => {}
+            }
+        }
+        let missing: Vec<_> =
+            in_use.iter().filter(|(kid, _)| !self.keys.contains_key(kid)).cloned().collect();
+        if missing.len() == in_use.len()
+            && let Some((kid, data_keys)) = missing.iter().max_by_key(|(_, count)| *count).cloned()
+        {
+            return Err(KeyRingError::Absent { kid, data_keys });
+        }
+        let is_new = |kid: &KeyId| !stored.iter().any(|(known, _)| known == kid);
+        let to_store =
+            self.checks().filter(|(kid, _)| is_new(kid)).map(|(kid, check)| (kid.clone(), check)).collect();
+        Ok(Startup { to_store, missing })
+    }
+
+    /// Makes a random data key for `user` and wraps it under the current key.
+    ///
+    /// Two processes may do so at once; the one whose row is stored first wins, and the other opens that row.
+    pub fn new_data_key<E: Entropy + ?Sized>(
+        &self,
+        user: Uuid,
+        dek: DekId,
+        entropy: &E,
+    ) -> Result<(DataKey, Sealed), EntropyError> {
+        let mut bytes = Zeroizing::new([0; 64]);
+        entropy.fill(bytes.as_mut_slice())?;
+        let sealed = self.wrap(user, &dek, &bytes, entropy)?;
+        Ok((DataKey::new(user, dek, self.current.clone(), &bytes), sealed))
+    }
+
+    /// Opens the data key `dek` of `user`.
+    pub fn open_data_key(&self, user: Uuid, dek: &DekId, sealed: &Sealed) -> Result<DataKey, DataKeyError> {
+        let bytes = self.unwrap(user, dek, sealed)?;
+        Ok(DataKey::new(user, dek.clone(), sealed.kid.clone(), &bytes))
+    }
+
+    /// Wraps a data key anew under the current key; `None` when it already is. The data key itself stays the same, so
+    /// all that is sealed under it opens as before.
+    pub fn rewrap<E: Entropy + ?Sized>(
+        &self,
+        user: Uuid,
+        dek: &DekId,
+        sealed: &Sealed,
+        entropy: &E,
+    ) -> Result<Option<Sealed>, RewrapError> {
+        if sealed.kid == self.current {
+            return Ok(None);
+        }
+        let bytes = self.unwrap(user, dek, sealed)?;
+        Ok(Some(self.wrap(user, dek, &bytes, entropy)?))
+    }
+
+    fn wrap<E: Entropy + ?Sized>(
+        &self,
+        user: Uuid,
+        dek: &DekId,
+        bytes: &[u8; 64],
+        entropy: &E,
+    ) -> Result<Sealed, EntropyError> {
+        let mut iv = [0; 16];
+        entropy.fill(&mut iv)?;
+        let kek = self.keys.get(&self.current).expect("the current key is always in the ring");
+        let (ciphertext, tag) = kek.schedule.seal(&iv, &wrap_aad(user, dek, &self.current), bytes);
+        Ok(Sealed { kid: self.current.clone(), dek: dek.clone(), ciphertext, iv, tag })
+    }
+
+    fn unwrap(&self, user: Uuid, dek: &DekId, sealed: &Sealed) -> Result<Zeroizing<[u8; 64]>, DataKeyError> {
+        let kek =
+            self.keys.get(&sealed.kid).ok_or_else(|| DataKeyError::UnknownKey { kid: sealed.kid.clone() })?;
+        if sealed.dek != *dek {
+            return Err(DataKeyError::Open(OpenError));
+        }
+        let aad = wrap_aad(user, dek, &sealed.kid);
+        let plaintext = kek
+            .schedule
+            .open(&sealed.iv, &aad, &sealed.ciphertext, &sealed.tag)
+            .map_err(DataKeyError::Open)?;
+        if plaintext.len() != 64 {
+            return Err(DataKeyError::Open(OpenError));
+        }
+        let mut bytes = Zeroizing::new([0; 64]);
+        bytes.copy_from_slice(&plaintext);
+        Ok(bytes)
+    }
+}
+
+/// Why a data key was not wrapped anew. The old row stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum RewrapError {
+    /// It does not open under the key that it names.
+    #[error("the data key cannot be wrapped anew, for it does not open")]
+    DataKey(#[from] DataKeyError),
+    /// There are no random bytes for a new IV.
+    #[error("the data key cannot be wrapped anew")]
+    Entropy(#[from] EntropyError),
+}
+
+fn read_root(kid: &KeyId, key: &str) -> Result<RootKey, KeyRingError> {
+    RootKey::parse(key).map_err(|source| KeyRingError::RootKey { kid: kid.clone(), source })
+}
+
+fn wrap_aad(user: Uuid, dek: &DekId, kid: &KeyId) -> Vec<u8> {
+    let mut user_text = [0; 36];
+    let user = user.as_hyphenated().encode_lower(&mut user_text);
+    lp(&[b"usage-ledger/v2/dek", user.as_bytes(), dek.as_str().as_bytes(), kid.as_str().as_bytes()])
+}
+
+impl Kek {
+    fn derive(kid: &KeyId, root: &RootKey) -> Self {
+        let key = derive(root.bytes(), &lp(&[b"usage-ledger/v2/kek", kid.as_str().as_bytes()]));
+        let mac = Hmac::<Sha512>::new_from_slice(key.as_slice()).expect("HMAC takes a key of any length");
+        let full = mac.chain_update(b"check").finalize().into_bytes();
+        let mut check = [0; 8];
+        check.copy_from_slice(&full[..8]);
+        Self { schedule: Box::new(Schedule::new(&key)), check: KeyCheck(check) }
+    }
+}
+
+/// HKDF-SHA-512 without salt, 64 bytes of output.
+pub(crate) fn derive(secret: &[u8], info: &[u8]) -> Zeroizing<[u8; 64]> {
+    let mut out = Zeroizing::new([0; 64]);
+    Hkdf::<Sha512>::new(None, secret)
+        .expand(info, out.as_mut_slice())
+        .expect("64 bytes are one block of SHA-512");
+    out
+}
+
+impl fmt::Display for KeyCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl FromStr for KeyCheck {
+    type Err = hex::FromHexError;
+
+    fn from_str(text: &str) -> Result<Self, hex::FromHexError> {
+        let mut bytes = [0; 8];
+        hex::decode_to_slice(text, &mut bytes)?;
+        Ok(Self(bytes))
+    }
+}

@@ -1,0 +1,228 @@
+use std::borrow::Cow;
+
+use serde::de::Error as _;
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::a256cbc_hs512::{OpenError, TAG_BYTES};
+use crate::names::{DekId, KeyId};
+
+/// The version of the sealed form that this crate writes, and the only one that it opens.
+const VERSION: u8 = 2;
+
+/// A sealed value: `{"v":2,"kid":"k1","dek":"d1","encrypted":"<hex>","iv":"<hex>","tag":"<hex>"}`.
+///
+/// Exactly these six members, hexadecimal digits in lower case, a ciphertext of whole blocks, an IV of 16 and a tag of
+/// 32 bytes. Whatever else there is, or lacks, is [`OpenError`]: a value without a tag or a version is not an older
+/// form of this one. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    pub(crate) kid: KeyId,
+    pub(crate) dek: DekId,
+    pub(crate) ciphertext: Vec<u8>,
+    pub(crate) iv: [u8; 16],
+    pub(crate) tag: [u8; TAG_BYTES],
+}
+
+impl Sealed {
+    /// The root key that the data key was wrapped under when this was sealed. In a wrapped data key it says which
+    /// root key opens it; elsewhere it only informs, for a rotation re-wraps data keys and changes no event.
+    pub fn kid(&self) -> &KeyId {
+        &self.kid
+    }
+
+    /// The data key that this is sealed under, or, in a wrapped data key, which one it is.
+    pub fn dek(&self) -> &DekId {
+        &self.dek
+    }
+
+    /// Reads the JSON form. Every deviation is the one error.
+    pub fn from_json(json: &str) -> Result<Self, OpenError> {
+        serde_json::from_str(json).map_err(|_| OpenError)
+    }
+
+    /// The JSON form, its members in the order of the documentation and without white space.
+    pub fn to_json(&self) -> String {
+        let mut out = Vec::with_capacity(self.json_bytes());
+        self.write_json(&mut out);
+        String::from_utf8(out).expect("names and hexadecimal digits are ASCII")
+    }
+
+    /// Appends the JSON form; the same bytes as [`to_json`](Self::to_json), without an allocation of its own.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        out.reserve(self.json_bytes());
+        // Names need no escaping: their alphabet has neither quotes nor backslashes.
+        out.extend_from_slice(b"{\"v\":2,\"kid\":\"");
+        out.extend_from_slice(self.kid.as_str().as_bytes());
+        out.extend_from_slice(b"\",\"dek\":\"");
+        out.extend_from_slice(self.dek.as_str().as_bytes());
+        out.extend_from_slice(b"\",\"encrypted\":\"");
+        append_hex(out, &self.ciphertext);
+        out.extend_from_slice(b"\",\"iv\":\"");
+        append_hex(out, &self.iv);
+        out.extend_from_slice(b"\",\"tag\":\"");
+        append_hex(out, &self.tag);
+        out.extend_from_slice(b"\"}");
+    }
+
+    fn json_bytes(&self) -> usize {
+        // 61 bytes of punctuation and member names.
+        64 + self.kid.as_str().len()
+            + self.dek.as_str().len()
+            + 2 * (self.ciphertext.len() + self.iv.len() + self.tag.len())
+    }
+}
+
+fn append_hex(out: &mut Vec<u8>, bytes: &[u8]) {
+    let start = out.len();
+    out.resize(start + 2 * bytes.len(), 0);
+    hex::encode_to_slice(bytes, &mut out[start..]).expect("the room is twice the bytes");
+}
+
+impl Serialize for Sealed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("Sealed", 6)?;
+        object.serialize_field("v", &VERSION)?;
+        object.serialize_field("kid", self.kid.as_str())?;
+        object.serialize_field("dek", self.dek.as_str())?;
+        object.serialize_field("encrypted", &hex::encode(&self.ciphertext))?;
+        object.serialize_field("iv", &hex::encode(self.iv))?;
+        object.serialize_field("tag", &hex::encode(self.tag))?;
+        object.end()
+    }
+}
+
+/// The members as they stand in JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire<'a> {
+    v: u8,
+    #[serde(borrow)]
+    kid: Cow<'a, str>,
+    #[serde(borrow)]
+    dek: Cow<'a, str>,
+    #[serde(borrow)]
+    encrypted: Cow<'a, str>,
+    #[serde(borrow)]
+    iv: Cow<'a, str>,
+    #[serde(borrow)]
+    tag: Cow<'a, str>,
+}
+
+impl<'de> Deserialize<'de> for Sealed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Wire::deserialize(deserializer).and_then(|wire| wire.check().map_err(D::Error::custom))
+    }
+}
+
+impl Wire<'_> {
+    fn check(&self) -> Result<Sealed, OpenError> {
+        if self.v != VERSION {
+            return Err(OpenError);
+        }
+        let mut sealed = Sealed {
+            kid: self.kid.parse().map_err(|_| OpenError)?,
+            dek: self.dek.parse().map_err(|_| OpenError)?,
+            ciphertext: vec![0; self.encrypted.len() / 2],
+            iv: [0; 16],
+            tag: [0; TAG_BYTES],
+        };
+        if sealed.ciphertext.is_empty() || !sealed.ciphertext.len().is_multiple_of(16) {
+            return Err(OpenError);
+        }
+        lower_hex(&self.encrypted, &mut sealed.ciphertext)?;
+        lower_hex(&self.iv, &mut sealed.iv)?;
+        lower_hex(&self.tag, &mut sealed.tag)?;
+        Ok(sealed)
+    }
+}
+
+/// One value has one form: upper-case digits are refused, and so is every other length.
+pub(crate) fn lower_hex(text: &str, out: &mut [u8]) -> Result<(), OpenError> {
+    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Err(OpenError);
+    }
+    hex::decode_to_slice(text, out).map_err(|_| OpenError)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Sealed;
+    use crate::OpenError;
+
+    fn json(version: &str, encrypted: &str, iv: &str, tag: &str) -> String {
+        format!(
+            r#"{{"v":{version},"kid":"k1","dek":"d1","encrypted":"{encrypted}","iv":"{iv}","tag":"{tag}"}}"#
+        )
+    }
+
+    #[test]
+    fn round_trips_to_the_byte() {
+        let text = json("2", &"0a".repeat(32), &"1b".repeat(16), &"2c".repeat(32));
+        let sealed = Sealed::from_json(&text).expect("well-formed");
+        assert_eq!(sealed.to_json(), text);
+        assert_eq!(serde_json::to_string(&sealed).expect("serialises"), text);
+        assert!(text.len() <= sealed.json_bytes());
+    }
+
+    #[test]
+    fn takes_escaped_text_and_members_in_any_order() {
+        let text = format!(
+            r#" {{"tag":"{}","iv":"{}","encrypted":"{}","d\u0065k":"\u0064\u0031","kid":"k1","v":2}} "#,
+            "2c".repeat(32),
+            "1b".repeat(16),
+            "0a".repeat(16)
+        );
+        assert_eq!(Sealed::from_json(&text).expect("well-formed").dek.as_str(), "d1");
+    }
+
+    #[test]
+    fn refuses_every_other_form_with_the_one_error() {
+        let (encrypted, iv, tag) = ("0a".repeat(16), "1b".repeat(16), "2c".repeat(32));
+        let good = json("2", &encrypted, &iv, &tag);
+        assert!(Sealed::from_json(&good).is_ok());
+        let mut refused = vec![
+            String::new(),
+            "null".into(),
+            "{}".into(),
+            format!("[{good}]"),
+            format!("{good}x"),
+            json("1", &encrypted, &iv, &tag),
+            json("3", &encrypted, &iv, &tag),
+            json("2.0", &encrypted, &iv, &tag),
+            json("258", &encrypted, &iv, &tag),
+            json("\"2\"", &encrypted, &iv, &tag),
+            json("null", &encrypted, &iv, &tag),
+            json("2", "", &iv, &tag),
+            json("2", &encrypted[2..], &iv, &tag),
+            json("2", &encrypted[1..], &iv, &tag),
+            json("2", &format!("{encrypted}0"), &iv, &tag),
+            json("2", &encrypted.to_uppercase(), &iv, &tag),
+            json("2", &encrypted.replace('0', "g"), &iv, &tag),
+            json("2", &encrypted, &iv[2..], &tag),
+            json("2", &encrypted, &format!("{iv}00"), &tag),
+            json("2", &encrypted, &iv.to_uppercase(), &tag),
+            json("2", &encrypted, &iv, &tag[..62]),
+            json("2", &encrypted, &iv, &tag[..32]),
+            json("2", &encrypted, &iv, ""),
+            json("2", &encrypted, &iv, &format!("{tag}00")),
+            json("2", &encrypted, &iv, &tag.to_uppercase()),
+            good.replace("k1", ""),
+            good.replace("k1", "k 1"),
+            good.replace("d1", &"d".repeat(33)),
+            good.replace("\"d1\"", "1"),
+            good.replace('}', ",\"x\":1}"),
+            good.replace('}', ",\"v\":2}"),
+        ];
+        for member in ["\"v\":2,", "\"kid\":\"k1\",", "\"dek\":\"d1\","] {
+            refused.push(good.replace(member, ""));
+        }
+        refused.push(good.replace(&format!(",\"tag\":\"{tag}\""), ""));
+        refused.push(good.replace(&format!("\"iv\":\"{iv}\","), ""));
+        refused.push(good.replace(&format!("\"encrypted\":\"{encrypted}\","), ""));
+        for text in refused {
+            assert_ne!(text, good);
+            assert_eq!(Sealed::from_json(&text), Err(OpenError), "{text}");
+        }
+    }
+}
