@@ -8,6 +8,7 @@ mod path;
 mod query;
 mod text;
 
+pub(crate) use json::require_json;
 pub use json::{Json, MAX_BODY_BYTES, MAX_INGEST_BYTES, parse_json, read_body};
 pub use path::Path;
 pub use query::Query;

@@ -147,7 +147,7 @@ async fn open(inner: &Inner) {
     while !watermark.wait_for(last_seq, Duration::from_secs(10)).await {
         tracing::warn!(
             last_seq,
-            projected_seq = watermark.current().seq,
+            projected_seq = watermark.current(),
             "nothing is admitted until the projection has caught up; is the worker running?"
         );
     }

@@ -262,7 +262,7 @@ impl Limits {
         let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());
         tasks.spawn(async move {
             let LimitsParts { publisher, clock, ids, .. } = &inner.parts;
-            inner.rejections.run(publisher, clock, ids, stop).await;
+            inner.rejections.run(publisher.clone(), clock.clone(), ids.clone(), stop).await;
         });
     }
 
@@ -305,7 +305,7 @@ impl Inner {
             return Step::ReadFirst;
         };
         let age = entry.read_at.map_or(Duration::MAX, |at| at.elapsed());
-        let is_behind = watermark < self.parts.watermark.current().seq;
+        let is_behind = watermark < self.parts.watermark.current();
         if !is_fresh && is_behind && age > MAX_AGE {
             return Step::ReadFirst;
         }
@@ -329,7 +329,7 @@ impl Inner {
     async fn read(&self, user: UserId) -> Result<(), LimitsError> {
         let is_cold = self.table.with(user, |entry| entry.tally.watermark().is_none());
         let reported = self.reported_seq.load(Ordering::Acquire);
-        if is_cold && reported > self.parts.watermark.current().seq {
+        if is_cold && reported > self.parts.watermark.current() {
             self.parts.watermark.wait_for(reported, REPORTED_WAIT).await;
         }
         self.reader.read(user).await

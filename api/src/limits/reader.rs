@@ -186,7 +186,7 @@ pub(super) async fn refresh(inner: &Inner, shutdown: CancellationToken) {
         let mut marks = inner.parts.watermark.subscribe();
         // The sender lives as long as `inner`.
         while marks.changed().await.is_ok() {
-            let seq = marks.borrow_and_update().seq;
+            let seq = *marks.borrow_and_update();
             inner.reader.request(inner.table.take_unsettled(seq));
             sleep(REFRESH_INTERVAL).await;
         }

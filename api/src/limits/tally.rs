@@ -250,13 +250,18 @@ impl Tally {
 
     fn state(&self, at: DateTime<Utc>, month: Month) -> Option<(Arc<Terms>, Used)> {
         let read = self.read.as_ref().filter(|read| read.covers(month))?;
-        let used = self.months.iter().find(|tally| tally.month == month).map_or_else(Used::default, MonthTally::used);
+        let used = self
+            .months
+            .iter()
+            .find(|tally| tally.month == month)
+            .map_or_else(Used::default, MonthTally::used);
         Some((self.terms(read, at), used))
     }
 
     /// The plan at an instant is the last one in the log with `effective_at` at or before it.
     fn terms(&self, read: &Read, at: DateTime<Utc>) -> Arc<Terms> {
-        let decided = self.decisions.iter().rev().chain(&read.pending).find(|decision| decision.effective_at <= at);
+        let decided =
+            self.decisions.iter().rev().chain(&read.pending).find(|decision| decision.effective_at <= at);
         Arc::clone(decided.map_or(&read.current, |decision| &decision.terms))
     }
 
