@@ -173,7 +173,9 @@ async fn regain(inner: &Inner) -> ApiLock {
                 tracing::error!("another api process has taken over this database: nothing is admitted here");
             }
             Ok(None) => {}
-            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "the database is still away"),
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the database is still away")
+            }
         }
         sleep(LOCK_RETRY).await;
     }

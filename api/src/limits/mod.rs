@@ -106,7 +106,9 @@ pub enum LimitsError {
     #[error("the counts of this user cannot be read")]
     Unreadable,
     /// Too many units are admitted and not projected.
-    #[error("{units} admitted units are not projected yet (MAX_UNPROJECTED); the worker is behind or stopped")]
+    #[error(
+        "{units} admitted units are not projected yet (MAX_UNPROJECTED); the worker is behind or stopped"
+    )]
     Behind {
         /// How many.
         units: u64,
@@ -116,9 +118,15 @@ pub enum LimitsError {
 impl From<LimitsError> for Problem {
     fn from(error: LimitsError) -> Self {
         match error {
-            LimitsError::Unready(Unready::Database) | LimitsError::Unreadable => Self::unavailable("database"),
-            LimitsError::Unready(_) => Self::busy("Limits cannot be decided yet: counts are still being brought up to date."),
-            LimitsError::Behind { .. } => Self::busy("Too many calls are recorded and not counted yet; try again."),
+            LimitsError::Unready(Unready::Database) | LimitsError::Unreadable => {
+                Self::unavailable("database")
+            }
+            LimitsError::Unready(_) => {
+                Self::busy("Limits cannot be decided yet: counts are still being brought up to date.")
+            }
+            LimitsError::Behind { .. } => {
+                Self::busy("Too many calls are recorded and not counted yet; try again.")
+            }
         }
     }
 }

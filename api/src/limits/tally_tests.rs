@@ -204,7 +204,10 @@ impl World {
                 let (terms, used) = (self.terms(self.log.len()), self.true_used());
                 assert!(used.total <= terms.limits.total.expect("a limit"), "{used:?} passes {terms:?}");
                 if analyze {
-                    assert!(used.analyze <= terms.limits.analyze.expect("a limit"), "{used:?} passes {terms:?}");
+                    assert!(
+                        used.analyze <= terms.limits.analyze.expect("a limit"),
+                        "{used:?} passes {terms:?}"
+                    );
                 }
                 assert_eq!(standing.terms, terms);
             }
