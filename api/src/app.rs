@@ -17,6 +17,7 @@ use crate::config::ApiConfig;
 use crate::health::Health;
 use crate::idempotency::Idempotency;
 use crate::metrics_server;
+use crate::plan_change::PlanTurns;
 use crate::position::Positions;
 use crate::router::router;
 use crate::state::{AppState, Parts};
@@ -127,7 +128,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     let pool = store::pool(config.database_url.expose_secret(), config.database_connections)
         .map_err(ApiError::Database)?;
     let log = open_log(&config).await?;
-    let created = log.state().await?.created;
+    let stream = log.state().await?;
     let publisher = {
         let ids = ids.clone();
         Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?
@@ -138,7 +139,8 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         auth: Auth::new(&config.jwt, clock.clone()),
         users: users.clone(),
         throttle: Throttle::default(),
-        positions: Positions::of(config.nats_stream.as_str(), created),
+        positions: Positions::of(config.nats_stream.as_str(), stream.created),
+        plan_turns: PlanTurns::new(stream.last_seq),
         idempotency: Idempotency::new(pool.clone(), clock.clone(), tasks.clone()),
         health: Health::new(pool.clone(), log.clone(), publisher.clone(), watermark.clone()),
         config,

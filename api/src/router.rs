@@ -16,12 +16,23 @@ use crate::state::AppState;
 
 /// Our own endpoints: their authenticated calls are recorded, uncounted.
 fn recorded() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().merge(routes::users::router())
+    OpenApiRouter::new()
+        .merge(routes::users::router())
+        .merge(routes::user_plan::router())
+        .merge(routes::stats::router())
+        .merge(routes::history::router())
+        .merge(routes::calls::router())
+        .merge(routes::statements::router())
+        .merge(routes::upgrade::router())
+        .merge(routes::reset::router())
 }
 
 /// Endpoints whose calls are not recorded as calls: what is open to all, and ingest and check, which record others.
 fn unrecorded() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().merge(routes::healthz::router()).merge(routes::readyz::router())
+    OpenApiRouter::new()
+        .merge(routes::plans::router())
+        .merge(routes::healthz::router())
+        .merge(routes::readyz::router())
 }
 
 /// Endpoints that proxies ask, never browsers: no CORS, nothing but the envelope on their way.

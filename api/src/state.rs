@@ -12,6 +12,7 @@ use crate::client::TrustedProxies;
 use crate::config::ApiConfig;
 use crate::health::Health;
 use crate::idempotency::Idempotency;
+use crate::plan_change::PlanTurns;
 use crate::position::Positions;
 use crate::throttle::Throttle;
 use crate::users::Users;
@@ -36,6 +37,8 @@ pub struct Parts {
     pub log: Log,
     /// Writes events to the log.
     pub publisher: Publisher,
+    /// One decision about a user's plan at a time.
+    pub plan_turns: PlanTurns,
     /// Positions, as clients see them.
     pub positions: Positions,
     /// How far the projections are.
@@ -86,6 +89,11 @@ impl AppState {
     /// Writes events to the log.
     pub fn publisher(&self) -> &Publisher {
         &self.0.publisher
+    }
+
+    /// One decision about a user's plan at a time.
+    pub fn plan_turns(&self) -> &PlanTurns {
+        &self.0.plan_turns
     }
 
     /// Positions, as clients see them.

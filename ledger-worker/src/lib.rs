@@ -1,1 +1,20 @@
-//! Turns facts of the log into projections: projector, rebuild, rollover, verify.
+//! Turns facts of the log into projections: projector, dead letters, thresholds.
+//!
+//! [`run`] is the worker process. The projector reads frames in order, and applies each batch in one transaction with
+//! the checkpoint's move; whatever is asked of the log twice, the tables count it once.
+
+pub mod batch;
+mod config;
+pub mod dead_letters;
+mod error;
+mod projector;
+mod reading;
+mod run;
+mod status;
+mod thresholds;
+
+pub use config::WorkerConfig;
+pub use error::WorkerError;
+pub use projector::Applier;
+pub use reading::{Batch, accepted_gaps, continuity};
+pub use run::run;

@@ -1,33 +1,12 @@
 //! Ranges of the log that an operator declared lost or unreadable.
 
 use chrono::{DateTime, Utc};
+use events::GapKind;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::Error;
 use crate::position::{seq_from_column, seq_to_column};
-
-/// What is wrong with the range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Its frames are gone.
-    Missing,
-    /// Its frames can't be read.
-    Damaged,
-    /// The log ended before it once, and its sequences may have been used again since.
-    Truncated,
-}
-
-impl Kind {
-    /// The name in the table.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Damaged => "damaged",
-            Self::Truncated => "truncated",
-        }
-    }
-}
 
 /// An accepted gap.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +16,7 @@ pub struct Gap {
     /// Last sequence of the range.
     pub seq_to: u64,
     /// What is wrong with it.
-    pub kind: Kind,
+    pub kind: GapKind,
     /// Why it was accepted.
     pub reason: String,
     /// When it was accepted.
@@ -57,7 +36,7 @@ pub async fn all(conn: &mut PgConnection, stream: &str) -> Result<Vec<Gap>, Erro
     .await?;
     rows.into_iter()
         .map(|row| {
-            let kind = [Kind::Missing, Kind::Damaged, Kind::Truncated]
+            let kind = [GapKind::Missing, GapKind::Damaged, GapKind::Truncated]
                 .into_iter()
                 .find(|kind| kind.as_str() == row.kind)
                 .ok_or(Error::Inconsistent { table: "accepted_gaps", column: "kind", value: row.kind })?;

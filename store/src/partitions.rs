@@ -33,10 +33,10 @@ pub async fn ensure(conn: &mut PgConnection, month: Month) -> Result<Partition, 
         Some(partition) => partition,
         None => {
             let (from, to) = (month.start().to_rfc3339(), month.end().to_rfc3339());
-            tx.execute(AssertSqlSafe(format!(
+            tx.execute(sqlx::raw_sql(AssertSqlSafe(format!(
                 "CREATE TABLE {table} (LIKE api_usage INCLUDING ALL);
                  ALTER TABLE api_usage ATTACH PARTITION {table} FOR VALUES FROM ('{from}') TO ('{to}')"
-            )))
+            ))))
             .await?;
             Partition::Attached
         }

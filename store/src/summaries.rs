@@ -33,9 +33,9 @@ impl Delta {
     }
 }
 
-/// A month of a user that stands at 80 % of a limit or above.
+/// A month of a user that has just reached 80 or 100 % of a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NearLimit {
+pub struct Crossed {
     /// Whose month.
     pub user: UserId,
     /// The month.
@@ -43,11 +43,11 @@ pub struct NearLimit {
 }
 
 /// Adds the deltas, which are sorted by key and each belong to positions after the month's stored reset. Returns
-/// the months that stand near a limit afterwards.
+/// the months that reach a threshold by it.
 pub async fn add(
     conn: &mut PgConnection,
     deltas: &[((UserId, Month), Delta)],
-) -> Result<Vec<NearLimit>, Error> {
+) -> Result<Vec<Crossed>, Error> {
     let columns = Columns::of(deltas);
     let rows = sqlx::query!(
         r#"WITH added AS (
@@ -80,7 +80,7 @@ pub async fn add(
                    reset_idx = CASE WHEN excluded.reset_seq > 0 THEN excluded.reset_idx ELSE s.reset_idx END
                RETURNING s.user_id, s.month_year, s.total_calls, s.analyze_calls, s.monthly_api_limit,
                          s.analyze_limit)
-           SELECT user_id, month_year FROM added
+           SELECT user_id, month_year, total_calls, analyze_calls, monthly_api_limit, analyze_limit FROM added
            WHERE 100 * total_calls >= 80 * monthly_api_limit OR 100 * analyze_calls >= 80 * analyze_limit"#,
         &columns.user_id,
         &columns.month_year,
@@ -96,9 +96,26 @@ pub async fn add(
     )
     .fetch_all(conn)
     .await?;
-    rows.into_iter()
-        .map(|row| Ok(NearLimit { user: UserId::new(row.user_id), month: month(row.month_year)? }))
-        .collect()
+    let mut crossed = Vec::new();
+    for row in rows {
+        let key = (UserId::new(row.user_id), month(row.month_year)?);
+        let Ok(at) = deltas.binary_search_by_key(&key, |(key, _)| *key) else { continue };
+        let delta = &deltas[at].1;
+        if reaches(row.total_calls, delta.total(), row.monthly_api_limit, delta.reset)
+            || reaches(row.analyze_calls, delta.analyze, row.analyze_limit, delta.reset)
+        {
+            crossed.push(Crossed { user: key.0, month: key.1 });
+        }
+    }
+    Ok(crossed)
+}
+
+/// Whether a meter reached a threshold with its last `added` units; after a reset all of it counts as added.
+fn reaches(used: i64, added: i64, limit: Option<i64>, reset: Option<Position>) -> bool {
+    let Some(limit) = limit else { return false };
+    let before = if reset.is_some() { 0 } else { used - added };
+    let is_at = |used: i64, percent: i16| i128::from(used) * 100 >= i128::from(limit) * i128::from(percent);
+    crate::thresholds::THRESHOLDS_PERCENT.iter().any(|&percent| is_at(used, percent) && !is_at(before, percent))
 }
 
 /// Adds the delta of one call that is applied late, out of the log's order: it is dropped if the month was reset

@@ -117,26 +117,26 @@ pub async fn copy(conn: &mut PgConnection, month: Month, rows: &CopyBuffer) -> R
     copy_into(conn, &partitions::table(month), COLUMNS, &rows.0).await
 }
 
-/// Inserts those of the month's rows that are not there yet and returns their ids: the way on after a conflict.
+/// Inserts those of the month's rows that are not there yet and returns their keys: the way on after a conflict.
 pub async fn insert_new(
     conn: &mut PgConnection,
     month: Month,
     rows: &CopyBuffer,
-) -> Result<Vec<Uuid>, Error> {
-    conn.execute(
+) -> Result<Vec<(Uuid, DateTime<Utc>)>, Error> {
+    conn.execute(sqlx::raw_sql(
         "CREATE TEMPORARY TABLE IF NOT EXISTS staged_usage (LIKE api_usage) ON COMMIT DELETE ROWS;
          TRUNCATE staged_usage",
-    )
+    ))
     .await?;
     copy_into(conn, "staged_usage", COLUMNS, &rows.0).await?;
     let table = partitions::table(month);
-    let ids = sqlx::query_scalar(AssertSqlSafe(format!(
+    let keys = sqlx::query_as(AssertSqlSafe(format!(
         "INSERT INTO {table} ({COLUMNS}) SELECT {COLUMNS} FROM staged_usage ORDER BY log_seq, log_idx
-         ON CONFLICT DO NOTHING RETURNING id"
+         ON CONFLICT DO NOTHING RETURNING id, created_at"
     )))
     .fetch_all(conn)
     .await?;
-    Ok(ids)
+    Ok(keys)
 }
 
 /// Copies a complete buffer of COPY's binary format into a table of ours.

@@ -33,6 +33,14 @@ impl Item {
         }
     }
 
+    /// The month whose partition the event's row goes to, if it is a call.
+    pub fn month(&self) -> Option<Month> {
+        match self {
+            Self::Call(call) => Some(call.month),
+            Self::Command(_) | Self::Dead(_) => None,
+        }
+    }
+
     /// The event's type.
     pub fn event_type(&self) -> &str {
         match self {

@@ -57,6 +57,17 @@ impl Parsed {
         self.events
     }
 
+    /// Turns the calls of a month that takes no rows into dead letters.
+    pub fn bury_month(&mut self, month: Month) {
+        for index in 0..self.items.len() {
+            if self.items[index].month() == Some(month) {
+                let detail = format!("the month {month} is detached and takes no rows");
+                let letter = self.dead_letter(&self.items[index], Reason::Domain, detail);
+                self.items[index] = Item::Dead(Box::new(letter));
+            }
+        }
+    }
+
     /// The encoded row of a call.
     pub(super) fn tuple(&self, call: &Call) -> &[u8] {
         &self.tuples[call.tuple.clone()]

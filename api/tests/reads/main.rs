@@ -1,0 +1,9 @@
+//! What the api reads from the projections, through its real router and a real PostgreSQL and nats-server.
+
+mod agreement;
+mod calls;
+mod history;
+mod seed;
+mod statements;
+mod stats;
+mod world;

@@ -1,0 +1,355 @@
+//! Applying a batch within the caller's transaction.
+//!
+//! Rows and claims are copied as if all were new, which they nearly always are; only on a conflict is it asked which
+//! ones are. What is added to sums follows from the rows that were really inserted.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+
+use ledger::Month;
+use sqlx::PgConnection;
+use store::completions::{self, Completion, OpenCall};
+use store::dead_letters::{self, Reason};
+use store::savepoint::{self, Savepoint};
+use store::summaries::{self, Correction, Crossed};
+use store::{
+    Constraint, claims, periods, rejections, rollups, subscriptions, thresholds, usage_rows,
+};
+
+use crate::error::chain;
+
+use super::item::Item;
+use super::parse::Parsed;
+use super::prepare::{Exclude, Prepared, Segment, count, rollup_delta, start_of_hour};
+
+/// What applying did.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Rows that were inserted.
+    pub rows: u64,
+    /// Events that became dead letters.
+    pub dead: u64,
+    /// Months that reached a threshold of a limit by it.
+    pub crossed: Vec<Crossed>,
+}
+
+impl Applied {
+    fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.dead += other.dead;
+        self.crossed.extend(other.crossed);
+    }
+}
+
+/// How a step treats the log's order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// Everything before it in the log was applied, nothing after it.
+    InLog,
+    /// Later events were applied already, and are not undone.
+    Late,
+}
+
+/// Applies all segments. With `one_by_one` an event whose values the database refuses becomes a dead letter and the rest
+/// goes on; without, the refusal is the answer, and the caller's transaction is lost.
+pub async fn apply_all(
+    conn: &mut PgConnection,
+    parsed: &Parsed,
+    segments: &[Segment],
+    one_by_one: bool,
+) -> Result<Applied, store::Error> {
+    let mut applied = Applied::default();
+    for segment in segments {
+        applied.add(if one_by_one {
+            isolate(conn, parsed, segment.items.clone()).await?
+        } else {
+            let step = Step { parsed, items: segment.items.clone(), order: Order::InLog };
+            step.apply(conn, &segment.prepared).await?
+        });
+    }
+    Ok(applied)
+}
+
+/// Applies one event out of the log's order: a dead letter that is tried again. What later events did stays.
+pub async fn apply_late(conn: &mut PgConnection, parsed: &Parsed) -> Result<Applied, store::Error> {
+    let items = 0..parsed.items().len();
+    let prepared = Prepared::of(parsed, items.clone(), &Exclude::default());
+    Step { parsed, items, order: Order::Late }.apply(conn, &prepared).await
+}
+
+/// Halves the items until those that the database refuses stand alone.
+async fn isolate(
+    conn: &mut PgConnection,
+    parsed: &Parsed,
+    items: Range<usize>,
+) -> Result<Applied, store::Error> {
+    let mut applied = Applied::default();
+    let mut todo = vec![items];
+    while let Some(items) = todo.pop() {
+        savepoint::open(conn, Savepoint::Isolated).await?;
+        let prepared = Prepared::of(parsed, items.clone(), &Exclude::default());
+        let step = Step { parsed, items: items.clone(), order: Order::InLog };
+        match step.apply(conn, &prepared).await {
+            Ok(done) => {
+                savepoint::release(conn, Savepoint::Isolated).await?;
+                applied.add(done);
+            }
+            Err(error) if error.is_refused() => {
+                savepoint::undo(conn, Savepoint::Isolated).await?;
+                if items.len() > 1 {
+                    let middle = items.start + items.len() / 2;
+                    // The earlier half is on top: the log's order is kept.
+                    todo.push(middle..items.end);
+                    todo.push(items.start..middle);
+                } else {
+                    let detail = chain(&error);
+                    let letter = parsed.dead_letter(&parsed.items()[items.start], Reason::Refused, detail);
+                    dead_letters::record(conn, &letter).await?;
+                    applied.dead += 1;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(applied)
+}
+
+/// Some items that are applied together.
+struct Step<'a> {
+    parsed: &'a Parsed,
+    items: Range<usize>,
+    order: Order,
+}
+
+impl Step<'_> {
+    async fn apply(&self, conn: &mut PgConnection, all: &Prepared) -> Result<Applied, store::Error> {
+        let fewer = self.insert(conn, all).await?;
+        let new = fewer.as_ref().unwrap_or(all);
+        let mut applied = Applied { rows: new.row_keys.len() as u64, ..Applied::default() };
+        for change in &new.plans {
+            subscriptions::insert(conn, change).await?;
+        }
+        applied.crossed = self.summarise(conn, new).await?;
+        for (user, month, position) in &new.resets {
+            thresholds::forget_before(conn, *user, *month, *position).await?;
+        }
+        if new.completions.is_empty() {
+            add_rollups(conn, &new.hourly).await?;
+        } else {
+            applied.dead += self.complete(conn, new).await?;
+        }
+        if !new.plans.is_empty() {
+            let changes: Vec<_> = new.plans.iter().map(|plan| (plan.user, plan.effective_at)).collect();
+            summaries::refresh_limits(conn, &changes).await?;
+            // Another limit may be reached without another call.
+            let changed = new.plans.iter().map(|plan| Crossed { user: plan.user, month: Month::of(plan.effective_at) });
+            applied.crossed.extend(changed);
+        }
+        if !new.rejections.is_empty() {
+            rejections::insert(conn, &new.rejections).await?;
+        }
+        for crossing in &new.crossings {
+            thresholds::insert(conn, crossing).await?;
+        }
+        for letter in &new.dead {
+            dead_letters::record(conn, letter).await?;
+        }
+        applied.dead += new.dead.len() as u64;
+        if let Some((month, at, position)) = new.close {
+            periods::close(conn, month, at, position).await?;
+        }
+        Ok(applied)
+    }
+
+    /// Claims ids and inserts rows; answers what is left to do if some of it was there already.
+    async fn insert(
+        &self,
+        conn: &mut PgConnection,
+        all: &Prepared,
+    ) -> Result<Option<Prepared>, store::Error> {
+        let mut exclude = Exclude::default();
+        let mut fewer = None;
+        if !all.claims.is_empty() {
+            exclude.claims = claim(conn, all).await?;
+            if !exclude.claims.is_empty() {
+                fewer = Some(Prepared::of(self.parsed, self.items.clone(), &exclude));
+            }
+        }
+        let new = fewer.as_ref().unwrap_or(all);
+        if !new.rows.is_empty() && !copy_rows(conn, new).await? {
+            let mut there: HashSet<_> = new.row_keys.iter().copied().collect();
+            for (month, rows) in &new.rows {
+                for key in usage_rows::insert_new(conn, *month, rows).await? {
+                    there.remove(&key);
+                }
+            }
+            exclude.rows = there;
+            fewer = Some(Prepared::of(self.parsed, self.items.clone(), &exclude));
+        }
+        Ok(fewer)
+    }
+
+    async fn summarise(
+        &self,
+        conn: &mut PgConnection,
+        new: &Prepared,
+    ) -> Result<Vec<Crossed>, store::Error> {
+        match self.order {
+            Order::InLog if new.summaries.is_empty() => Ok(Vec::new()),
+            Order::InLog => summaries::add(conn, &new.summaries).await,
+            Order::Late => {
+                let position = self.parsed.items()[self.items.start].position();
+                for (key, delta) in &new.summaries {
+                    match delta.reset {
+                        Some(reset) => {
+                            summaries::reset_late(conn, *key, reset, delta.last_updated).await?;
+                        }
+                        None => summaries::add_late(conn, *key, position, delta).await?,
+                    }
+                }
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Completes calls and adds to the roll-ups what they change, together with the new calls.
+    async fn complete(&self, conn: &mut PgConnection, new: &Prepared) -> Result<u64, store::Error> {
+        let found = completions::find(conn, &new.completions).await?;
+        let mut ready = Vec::new();
+        let mut seen = HashSet::new();
+        let mut dead = 0;
+        for (completion, call) in new.completions.iter().zip(found) {
+            match call {
+                Some(call) if !call.completed && seen.insert(completion.call_id) => ready.push((completion, call)),
+                Some(_) => {}
+                None => {
+                    let detail = "the user has no call with this id and time".to_owned();
+                    let letter = self.dead_letter_at(completion, detail);
+                    dead_letters::record(conn, &letter).await?;
+                    dead += 1;
+                }
+            }
+        }
+        if !ready.is_empty() {
+            let completions: Vec<&Completion> = ready.iter().map(|(completion, _)| *completion).collect();
+            completions::complete(conn, &completions).await?;
+            let corrections: Vec<Correction> =
+                ready.iter().filter_map(|(completion, call)| correction(completion, call)).collect();
+            if !corrections.is_empty() {
+                summaries::correct(conn, &corrections).await?;
+            }
+        }
+        let mut hourly: BTreeMap<_, _> = new.hourly.iter().copied().collect();
+        for (completion, call) in &ready {
+            move_rollup(&mut hourly, completion, call);
+        }
+        let hourly: Vec<_> = hourly.into_iter().collect();
+        add_rollups(conn, &hourly).await?;
+        Ok(dead)
+    }
+
+    fn dead_letter_at(&self, completion: &Completion, detail: String) -> dead_letters::DeadLetter {
+        let items = &self.parsed.items()[self.items.clone()];
+        let at = items.partition_point(|item: &Item| item.position() < completion.position);
+        self.parsed.dead_letter(&items[at], Reason::Domain, detail)
+    }
+}
+
+/// Claims all ids; answers those that were claimed before.
+async fn claim(conn: &mut PgConnection, all: &Prepared) -> Result<HashSet<uuid::Uuid>, store::Error> {
+    savepoint::open(conn, Savepoint::Step).await?;
+    match claims::copy(conn, &all.claims).await {
+        Ok(()) => {
+            savepoint::release(conn, Savepoint::Step).await?;
+            Ok(HashSet::new())
+        }
+        Err(error) if error.conflict() == Some(&Constraint::ClaimId) => {
+            savepoint::undo(conn, Savepoint::Step).await?;
+            let mut taken: HashSet<_> = all.claims.iter().map(|(id, _)| *id).collect();
+            for id in claims::insert_new(conn, &all.claims).await? {
+                taken.remove(&id);
+            }
+            Ok(taken)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Copies all rows; answers `false`, having copied none, if some are there already.
+async fn copy_rows(conn: &mut PgConnection, new: &Prepared) -> Result<bool, store::Error> {
+    savepoint::open(conn, Savepoint::Step).await?;
+    for (month, rows) in &new.rows {
+        match usage_rows::copy(conn, *month, rows).await {
+            Ok(_) => {}
+            Err(error) if error.conflict() == Some(&Constraint::UsageId) => {
+                savepoint::undo(conn, Savepoint::Step).await?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    savepoint::release(conn, Savepoint::Step).await?;
+    Ok(true)
+}
+
+async fn add_rollups(
+    conn: &mut PgConnection,
+    hourly: &[(rollups::Key, rollups::Delta)],
+) -> Result<(), store::Error> {
+    if hourly.is_empty() {
+        return Ok(());
+    }
+    rollups::add_hourly(conn, hourly).await?;
+    rollups::add_daily(conn, &Prepared::daily(hourly)).await
+}
+
+/// What a completion changes in its month's summary; nothing if the call did not count before.
+fn correction(completion: &Completion, call: &OpenCall) -> Option<Correction> {
+    if !call.counted {
+        return None;
+    }
+    let mut before = summaries::Delta::default();
+    count(&mut before, call.category, call.units, call.response_time_ms);
+    let mut after = summaries::Delta::default();
+    if completion.counted {
+        let time = completion.response_time_ms.map(i64::from).or(call.response_time_ms);
+        count(&mut after, call.category, call.units, time);
+    }
+    Some(Correction {
+        user: completion.user,
+        month: Month::of(completion.call_time),
+        position: call.position,
+        delta: summaries::Delta {
+            reset: None,
+            analyze: after.analyze - before.analyze,
+            auth: after.auth - before.auth,
+            other: after.other - before.other,
+            total_response_time_ms: after.total_response_time_ms - before.total_response_time_ms,
+            timed_calls: after.timed_calls - before.timed_calls,
+            last_updated: completion.at,
+        },
+    })
+}
+
+/// Takes the call as it began out of the roll-ups and puts it in as it ended.
+fn move_rollup(
+    hourly: &mut BTreeMap<rollups::Key, rollups::Delta>,
+    completion: &Completion,
+    call: &OpenCall,
+) {
+    let key = |counted| rollups::Key {
+        user: completion.user,
+        bucket: start_of_hour(completion.call_time),
+        category: call.category,
+        counted,
+    };
+    let before = rollup_delta(call.units, call.response_time_ms);
+    *hourly.entry(key(call.counted)).or_default() += rollups::Delta {
+        units: -before.units,
+        calls: -before.calls,
+        total_response_time_ms: -before.total_response_time_ms,
+        timed_calls: -before.timed_calls,
+    };
+    let time = completion.response_time_ms.map(i64::from).or(call.response_time_ms);
+    *hourly.entry(key(call.counted && completion.counted)).or_default() += rollup_delta(call.units, time);
+}

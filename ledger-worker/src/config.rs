@@ -1,0 +1,37 @@
+//! What a worker is told.
+
+use ledger::Clock;
+
+/// The one partition of the log, for now.
+pub(crate) const PARTITION: i16 = 0;
+
+/// Settings of a worker.
+#[derive(Clone)]
+pub struct WorkerConfig {
+    /// Where the database is; may hold a password.
+    pub database_url: String,
+    /// Where the log is.
+    pub nats: nats::Connection,
+    /// How many copies of the log are kept, when its stream has to be made.
+    pub log_replicas: usize,
+    /// Starts even if an acknowledgement of the log may not mean "on disk".
+    pub allow_unsafe_log: bool,
+    /// The ledger's clock.
+    pub clock: Clock,
+    /// The most events that one transaction applies.
+    pub max_batch_events: usize,
+}
+
+impl WorkerConfig {
+    /// A worker between this log and this database, all else as it is best.
+    pub fn new(database_url: impl Into<String>, nats: nats::Connection, clock: Clock) -> Self {
+        Self {
+            database_url: database_url.into(),
+            nats,
+            log_replicas: 1,
+            allow_unsafe_log: false,
+            clock,
+            max_batch_events: 20_000,
+        }
+    }
+}

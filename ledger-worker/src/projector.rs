@@ -1,0 +1,314 @@
+//! The projector: one active worker that applies batch after batch, each in one transaction.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use ledger::Month;
+use events::GapKind;
+use nats::{Log, Reader, ReaderConfig, Stop, check_start};
+use sqlx::{Connection, PgConnection};
+use store::advisory::{self, Lock};
+use store::checkpoint::{self, Checkpoint};
+use store::partitions::{self, Partition};
+use store::projector_status::State;
+use store::{Schema, dead_letters::Reason, producers};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{Applied, apply_all};
+use crate::config::{PARTITION, WorkerConfig};
+use crate::error::{SessionError, chain};
+use crate::reading::{Batch, Read, Reading, accepted_gaps, continuity};
+use crate::status::Status;
+use crate::thresholds::Signal;
+
+/// How often a stopped projector looks at the log again, and one that is not active tries to become it.
+const RECHECK: Duration = Duration::from_millis(500);
+/// The longest pause after an error.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// Applies batches from a checkpoint on, whichever schema the connection sees.
+#[derive(Debug)]
+pub struct Applier {
+    schema: Schema,
+    partition: i16,
+    checkpoint: Checkpoint,
+    attached: HashSet<Month>,
+}
+
+impl Applier {
+    /// Goes on after `checkpoint`, as it is stored in `schema`.
+    pub fn new(schema: Schema, partition: i16, checkpoint: Checkpoint) -> Self {
+        Self { schema, partition, checkpoint, attached: HashSet::new() }
+    }
+
+    /// How far it is.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Applies the batch, all or nothing, and moves the checkpoint with it.
+    ///
+    /// # Errors
+    /// After any error nothing is applied, or, if the connection broke during the commit, all of it: the stored
+    /// checkpoint tells.
+    pub async fn apply(&mut self, conn: &mut PgConnection, batch: &mut Batch) -> Result<Applied, store::Error> {
+        self.ensure_partitions(conn, batch).await?;
+        match self.transaction(conn, batch, false).await {
+            Err(error) if error.is_refused() => {
+                tracing::warn!(
+                    last_seq = batch.last_seq,
+                    error = chain(&error),
+                    "the database refused a value; looking for the event"
+                );
+                self.transaction(conn, batch, true).await
+            }
+            other => other,
+        }
+    }
+
+    async fn ensure_partitions(&mut self, conn: &mut PgConnection, batch: &mut Batch) -> Result<(), store::Error> {
+        let missing: Vec<Month> = batch.months.difference(&self.attached.iter().copied().collect()).copied().collect();
+        for month in missing {
+            match partitions::ensure(conn, month).await? {
+                Partition::Attached => {
+                    self.attached.insert(month);
+                }
+                Partition::Detached => {
+                    batch.parsed.bury_month(month);
+                    batch.prepare();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn transaction(
+        &mut self,
+        conn: &mut PgConnection,
+        batch: &Batch,
+        one_by_one: bool,
+    ) -> Result<Applied, store::Error> {
+        let mut tx = conn.begin().await?;
+        let stored = checkpoint::lock(&mut tx, self.partition).await?;
+        let old_seq = self.checkpoint.seq;
+        if stored.seq != old_seq {
+            return Err(store::Error::CheckpointMoved { partition: self.partition, expected_seq: old_seq });
+        }
+        let applied = apply_all(&mut tx, &batch.parsed, &batch.segments, one_by_one).await?;
+        if !batch.producers.is_empty() {
+            producers::set(&mut tx, &batch.producers).await?;
+        }
+        let new = Checkpoint {
+            seq: batch.last_seq,
+            frame_id: batch.frame_id.clone(),
+            frame_time: batch.frame_time.or(stored.frame_time),
+            stream_created: self.checkpoint.stream_created,
+            events: stored.events + batch.parsed.events(),
+        };
+        checkpoint::advance(&mut tx, self.schema, self.partition, old_seq, &new).await?;
+        tx.commit().await?;
+        self.checkpoint = new;
+        Ok(applied)
+    }
+}
+
+/// The worker's projector.
+pub(crate) struct Projector {
+    pub(crate) config: WorkerConfig,
+    pub(crate) log: Log,
+    pub(crate) status: Status,
+    pub(crate) signal: Signal,
+}
+
+/// How following the log came to an end.
+enum End {
+    /// The worker is to end.
+    Shutdown,
+    /// The checkpoint is to be compared with the stream again.
+    Again,
+    /// The log can't be trusted.
+    Stopped(Stop),
+}
+
+impl Projector {
+    /// Projects until the worker ends. Whatever happens to database or log, it begins again.
+    pub(crate) async fn run(&self, shutdown: &CancellationToken) {
+        let mut pause = RECHECK / 2;
+        while !shutdown.is_cancelled() {
+            let began = tokio::time::Instant::now();
+            let Err(error) = self.session(shutdown).await else { return };
+            self.status.set(State::Retrying, Some(chain(&error)));
+            pause = if began.elapsed() > MAX_PAUSE { RECHECK / 2 } else { (pause * 2).min(MAX_PAUSE) };
+            wait(pause, shutdown).await;
+        }
+    }
+
+    /// One connection to the database, and as long as it holds, the right to project.
+    async fn session(&self, shutdown: &CancellationToken) -> Result<(), SessionError> {
+        let mut conn = store::connect::connect_projector(&self.config.database_url, Schema::Live).await?;
+        while !advisory::try_lock(&mut conn, Lock::Projector(PARTITION)).await? {
+            self.status.set(State::Standby, None);
+            wait(RECHECK, shutdown).await;
+            if shutdown.is_cancelled() {
+                return Ok(());
+            }
+        }
+        self.retry_unknown(&mut conn).await?;
+        loop {
+            match self.follow(&mut conn, shutdown).await? {
+                End::Shutdown => break,
+                End::Again => {}
+                End::Stopped(stop) => {
+                    self.status.set(State::Stopped, Some(stop.to_string()));
+                    wait(RECHECK, shutdown).await;
+                }
+            }
+        }
+        // The lock goes with the connection; whoever waits for it need not wait for a timeout.
+        conn.close().await.map_err(store::Error::from)?;
+        Ok(())
+    }
+
+    /// A new version may know what an old one did not.
+    async fn retry_unknown(&self, conn: &mut PgConnection) -> Result<(), SessionError> {
+        match crate::dead_letters::retry_all(conn, &self.log, Some(Reason::Unknown)).await {
+            Ok(report) if report.applied > 0 => {
+                tracing::info!(applied = report.applied, "applied events that an earlier version did not know");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(crate::dead_letters::RetryError::Store(error)) => Err(error.into()),
+            Err(crate::dead_letters::RetryError::Log(error)) => Err(error.into()),
+        }
+    }
+
+    /// Applies what the log holds after the checkpoint, as it comes.
+    async fn follow(&self, conn: &mut PgConnection, shutdown: &CancellationToken) -> Result<End, SessionError> {
+        let state = self.log.state().await?;
+        let mut checkpoint = match self.check_start(conn, &state).await? {
+            Ok(checkpoint) => checkpoint,
+            Err(stop) => return Ok(End::Stopped(stop)),
+        };
+        checkpoint.stream_created = Some(state.created);
+        let seq = checkpoint.seq;
+        self.status.projected(seq);
+        if self.status.state() != State::Stopped {
+            self.status.set(State::Running, None);
+        }
+        let reading = Reading {
+            log: self.log.clone(),
+            reader: Reader::open(&self.log, seq + 1, ReaderConfig::default()),
+            continuity: continuity(conn, &self.log, seq).await?,
+            max_events: self.config.max_batch_events,
+            tail: None,
+        };
+        let (to, mut from) = mpsc::channel(1);
+        // Dropping the set ends the reader, however this function is left.
+        let mut reader = JoinSet::new();
+        reader.spawn(reading.run(to));
+        let mut applier = Applier::new(Schema::Live, PARTITION, checkpoint);
+        if seq >= state.last_seq {
+            self.status.set_caught_up();
+        }
+        loop {
+            let read = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(End::Shutdown),
+                read = from.recv() => read,
+            };
+            match read {
+                Some(Read::Batch(mut batch)) => {
+                    match applier.apply(conn, &mut batch).await {
+                        Ok(applied) => self.applied(applier.checkpoint(), &batch, applied, state.last_seq),
+                        // A rebuild exchanged the tables, or somebody else is at work: the tables say where to go on.
+                        Err(error @ store::Error::CheckpointMoved { .. }) => {
+                            tracing::warn!(error = chain(&error), "reading goes on from the stored checkpoint");
+                            return Ok(End::Again);
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Some(Read::Idle) => self.status.set(State::Running, None),
+                Some(Read::Stopped(stop)) => return Ok(End::Stopped(stop)),
+                Some(Read::Reconnected) => return Ok(End::Again),
+                Some(Read::Unavailable(error)) => return Err(error.into()),
+                None => return Ok(End::Again),
+            }
+        }
+    }
+
+    fn applied(&self, checkpoint: &Checkpoint, batch: &Batch, applied: Applied, caught_up_at: u64) {
+        self.status.projected(checkpoint.seq);
+        self.status.set(State::Running, None);
+        if checkpoint.seq >= caught_up_at {
+            self.status.set_caught_up();
+        }
+        metrics::counter!("ledger_projected_events_total").increment(batch.parsed.events());
+        if applied.dead > 0 {
+            tracing::warn!(
+                dead_letters = applied.dead,
+                last_seq = checkpoint.seq,
+                "events could not be applied; see `usage-ledger dead-letters list`"
+            );
+        }
+        self.signal.crossed(applied.crossed);
+    }
+
+    /// Compares the stored checkpoint with the stream. An accepted truncation takes it back to where the log ended.
+    async fn check_start(
+        &self,
+        conn: &mut PgConnection,
+        state: &nats::StreamState,
+    ) -> Result<Result<Checkpoint, Stop>, SessionError> {
+        let checkpoint = checkpoint::read(conn, PARTITION).await?;
+        let accepted = accepted_gaps(conn, &self.log).await?;
+        let frame_id = self.log.frame_id_at(checkpoint.seq).await?;
+        let known = nats::Checkpoint {
+            seq: checkpoint.seq,
+            frame_id: checkpoint.frame_id.clone(),
+            stream_created: checkpoint.stream_created,
+        };
+        let stop = match check_start(&known, state, frame_id.as_deref(), &accepted) {
+            Ok(()) => return Ok(Ok(checkpoint)),
+            Err(stop) => stop,
+        };
+        let truncated = matches!(stop, Stop::StreamTruncated { .. } | Stop::OtherFrame { .. });
+        let gap = accepted
+            .iter()
+            .filter(|gap| truncated && gap.kind == GapKind::Truncated && gap.seqs.contains(&checkpoint.seq))
+            .min_by_key(|gap| *gap.seqs.start());
+        match gap {
+            None => Ok(Err(stop)),
+            Some(gap) => self.rewind(conn, checkpoint, gap.seqs.start() - 1).await.map(Ok),
+        }
+    }
+
+    async fn rewind(
+        &self,
+        conn: &mut PgConnection,
+        from: Checkpoint,
+        seq: u64,
+    ) -> Result<Checkpoint, SessionError> {
+        let frame = self.log.frame_at(seq).await?;
+        let to = Checkpoint {
+            seq,
+            frame_id: frame.as_ref().map(|frame| frame.msg_id.clone()).unwrap_or_default(),
+            frame_time: frame.map(|frame| frame.time),
+            ..from
+        };
+        let mut tx = conn.begin().await.map_err(store::Error::from)?;
+        checkpoint::advance(&mut tx, Schema::Live, PARTITION, from.seq, &to).await?;
+        tx.commit().await.map_err(store::Error::from)?;
+        tracing::warn!(from_seq = from.seq, to_seq = seq, "the log's lost tail was accepted; projecting what follows");
+        Ok(to)
+    }
+}
+
+async fn wait(pause: Duration, shutdown: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        () = shutdown.cancelled() => {}
+    }
+}

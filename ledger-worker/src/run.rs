@@ -1,0 +1,52 @@
+//! The worker process.
+
+use std::collections::HashMap;
+
+use ledger::IdSource;
+use nats::{Publisher, PublisherConfig};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::WorkerConfig;
+use crate::error::WorkerError;
+use crate::projector::Projector;
+use crate::status::Status;
+use crate::thresholds::{Reconciler, Signal};
+
+/// Connections beside the projector's own: one for the status, one for the thresholds.
+const POOL_CONNECTIONS: u32 = 2;
+
+/// Runs a worker until `shutdown`. The batch that is being applied then is finished.
+///
+/// # Errors
+/// Only at the start: when the log can't be reached or trusted, or the database's URL can't be read. Later failures are
+/// told by status and log, and tried again.
+pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<(), WorkerError> {
+    let log = nats::connect(&config.nats).await?;
+    log.ensure_stream(config.log_replicas).await?;
+    log.verify(config.allow_unsafe_log).await?;
+    let pool = store::pool(&config.database_url, POOL_CONNECTIONS)?;
+    let ids = IdSource::new(config.clock.clone());
+    let instance = ids.random_id();
+    let producer_ids = ids.clone();
+    let publisher =
+        Publisher::start(&log, PublisherConfig::default(), move || producer_ids.random_id()).await?;
+    let (status, signal) = (Status::new(), Signal::new());
+    let reconciler = Reconciler {
+        pool: pool.clone(),
+        publisher: publisher.clone(),
+        ids,
+        clock: config.clock.clone(),
+        status: status.clone(),
+        signal: signal.clone(),
+        published: HashMap::new(),
+    };
+    let projector = Projector { config, log, status: status.clone(), signal };
+    tokio::join!(
+        projector.run(&shutdown),
+        reconciler.run(&shutdown),
+        status.report(&pool, instance, &shutdown),
+    );
+    publisher.close().await;
+    pool.close().await;
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! What the worker says of itself, for readyz.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sqlx::PgPool;
+use store::projector_status::{self, State};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::config::PARTITION;
+
+/// How often the worker says that it is still there.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// The worker's state, as it is now. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Status {
+    state: watch::Sender<(State, Option<String>)>,
+    seq: Arc<AtomicU64>,
+    /// Whether everything that was in the log when reading began is projected.
+    caught_up: watch::Sender<bool>,
+}
+
+impl Status {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: watch::Sender::new((State::Standby, None)),
+            seq: Arc::default(),
+            caught_up: watch::Sender::new(false),
+        }
+    }
+
+    pub(crate) fn set(&self, state: State, reason: Option<String>) {
+        if state != State::Running {
+            self.caught_up.send_replace(false);
+        }
+        metrics::gauge!("ledger_projector_stopped").set(f64::from(u8::from(state == State::Stopped)));
+        let new = (state, reason);
+        let changed = self.state.send_if_modified(|old| {
+            let changed = *old != new;
+            if changed {
+                old.clone_from(&new);
+            }
+            changed
+        });
+        if changed {
+            announce(new.0, new.1.as_deref());
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().0
+    }
+
+    pub(crate) fn projected(&self, seq: u64) {
+        self.seq.store(seq, Ordering::Release);
+    }
+
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_caught_up(&self) {
+        self.caught_up.send_if_modified(|caught_up| !std::mem::replace(caught_up, true));
+    }
+
+    pub(crate) fn caught_up(&self) -> watch::Receiver<bool> {
+        self.caught_up.subscribe()
+    }
+
+    /// Writes the state down on every change and every few seconds. While the database is away nothing is written:
+    /// the old heartbeat says it.
+    pub(crate) async fn report(&self, pool: &PgPool, instance: Uuid, shutdown: &CancellationToken) {
+        let mut changes = self.state.subscribe();
+        loop {
+            let (state, reason) = changes.borrow_and_update().clone();
+            if let Err(error) = self.write(pool, instance, state, reason.as_deref()).await {
+                tracing::debug!(error = crate::error::chain(&error), "the worker's status was not written");
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = tokio::time::sleep(HEARTBEAT) => {}
+                () = shutdown.cancelled() => break,
+            }
+        }
+        if let Ok(mut conn) = pool.acquire().await
+            && let Err(error) = projector_status::forget(&mut conn, PARTITION, instance).await
+        {
+            tracing::debug!(error = crate::error::chain(&error), "the worker's status was not removed");
+        }
+    }
+
+    async fn write(
+        &self,
+        pool: &PgPool,
+        instance: Uuid,
+        state: State,
+        reason: Option<&str>,
+    ) -> Result<(), store::Error> {
+        let mut conn = pool.acquire().await?;
+        projector_status::set(&mut conn, PARTITION, instance, state, reason, self.seq()).await?;
+        let dead = store::dead_letters::count(&mut conn).await?;
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; nobody has 2^53 dead letters")]
+        metrics::gauge!("ledger_dead_letters").set(dead as f64);
+        Ok(())
+    }
+}
+
+fn announce(state: State, reason: Option<&str>) {
+    match (state, reason) {
+        (State::Stopped, reason) => tracing::error!(
+            reason,
+            "the projector stopped: the log is not whole; see `usage-ledger log status`"
+        ),
+        (State::Retrying, reason) => tracing::warn!(reason, "the projector cannot go on now and tries again"),
+        (State::Running, _) => tracing::info!("the projector runs"),
+        (State::Standby, _) => tracing::info!("another worker projects; this one waits to take over"),
+    }
+}
