@@ -20,6 +20,8 @@ const WRONG: &[(&str, &str)] = &[
     (r#"{"external_id": {"a": []}}"#, "/external_id"),
     (r#"{"status": "deleted"}"#, "/status"),
     (r#"{"status": 1e999}"#, "/status"),
+    (r#"{"status": 7}"#, "/status"),
+    (r#"{"name": 123456789012345678901234567890}"#, "/name"),
     (r#"{"status": null, "status": null}"#, "/status"),
     (r#"{"a/b~c": 1}"#, "/a~1b~0c"),
     ("[]", ""),
