@@ -108,6 +108,12 @@ fn is_json(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
+/// What is wrong with an item that was read by itself, and where, below `prefix`.
+pub(crate) fn item_error(prefix: &str, error: serde_path_to_error::Error<serde_json::Error>) -> FieldError {
+    let pointer = format!("{prefix}{}", pointer(error.path()));
+    field_error(pointer, &error.into_inner().to_string())
+}
+
 fn malformed(error: &serde_json::Error) -> Problem {
     let (line, column) = (error.line(), error.column());
     Problem::malformed(Code::MalformedJson, format!("The body is not JSON (line {line}, column {column})."))
