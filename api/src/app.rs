@@ -16,6 +16,8 @@ use crate::auth::Auth;
 use crate::config::ApiConfig;
 use crate::health::Health;
 use crate::idempotency::Idempotency;
+use crate::ingest::Ingest;
+use crate::limits::{self, Limits, LimitsParts};
 use crate::metrics_server;
 use crate::plan_change::PlanTurns;
 use crate::position::Positions;
@@ -40,6 +42,9 @@ pub enum ApiError {
     /// The log does not hold what is promised.
     #[error(transparent)]
     UnsafeLog(#[from] nats::UnsafeLog),
+    /// Another api serves this database.
+    #[error(transparent)]
+    Limits(#[from] limits::StartError),
     /// The address is taken, or not ours.
     #[error("cannot listen on {address}; set {variable} to a free address of this machine")]
     Listen {
@@ -135,6 +140,29 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     };
     let users = Users::new(pool.clone(), clock.clone(), config.auto_provision);
     let watermark = Watermark::default();
+    tasks.spawn(watermark::follow(pool.clone(), watermark.clone(), users.clone(), shutdown.clone()));
+    let parts = LimitsParts {
+        database_url: config.database_url.expose_secret().to_owned(),
+        pool: pool.clone(),
+        log: log.clone(),
+        publisher: publisher.clone(),
+        watermark: watermark.clone(),
+        clock: clock.clone(),
+        ids: ids.clone(),
+        enforcement: config.enforcement,
+        failure_mode: config.limit_failure_mode,
+        max_unprojected: config.max_unprojected,
+        upgrade_url: config.upgrade_url.clone(),
+    };
+    let limits = Limits::start(parts, &tasks, &shutdown).await.inspect_err(|_| shutdown.cancel())?;
+    let ingest = Ingest::new(
+        pool.clone(),
+        users.clone(),
+        publisher.clone(),
+        clock.clone(),
+        config.rules.clone(),
+        Some(limits.clone()),
+    );
     let state = AppState::new(Parts {
         auth: Auth::new(&config.jwt, clock.clone()),
         users: users.clone(),
@@ -142,6 +170,8 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         positions: Positions::of(config.nats_stream.as_str(), stream.created),
         plan_turns: PlanTurns::new(stream.last_seq),
         idempotency: Idempotency::new(pool.clone(), clock.clone(), tasks.clone()),
+        limits,
+        ingest,
         health: Health::new(pool.clone(), log.clone(), publisher.clone(), watermark.clone()),
         config,
         pool: pool.clone(),
@@ -151,7 +181,6 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         clock,
         ids,
     });
-    tasks.spawn(watermark::follow(pool, watermark, users, shutdown.clone()));
     tasks.spawn(state.health().clone().keep_looking(shutdown.clone()));
     tasks.spawn(state.idempotency().clone().clean(shutdown.clone()));
     let app = router(state.clone());

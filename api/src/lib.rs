@@ -16,6 +16,7 @@ pub mod config;
 pub mod extract;
 pub mod health;
 pub mod idempotency;
+pub mod ingest;
 pub mod limits;
 mod list;
 pub mod metrics_server;

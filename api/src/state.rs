@@ -13,6 +13,8 @@ use crate::config::ApiConfig;
 use crate::health::Health;
 use crate::idempotency::Idempotency;
 use crate::plan_change::PlanTurns;
+use crate::ingest::Ingest;
+use crate::limits::Limits;
 use crate::position::Positions;
 use crate::throttle::Throttle;
 use crate::users::Users;
@@ -45,6 +47,10 @@ pub struct Parts {
     pub watermark: Watermark,
     /// Requests that count once.
     pub idempotency: Idempotency,
+    /// Decides about calls.
+    pub limits: Limits,
+    /// Takes in calls that happened.
+    pub ingest: Ingest,
     /// Whether dependencies are there.
     pub health: Health,
     /// Ten requests a second per principal.
@@ -121,6 +127,16 @@ impl AppState {
         &self.0.idempotency
     }
 
+    /// Decides about calls.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// Takes in calls that happened.
+    pub fn ingest(&self) -> &Ingest {
+        &self.0.ingest
+    }
+
     /// Ten requests a second per principal.
     pub fn throttle(&self) -> &Throttle {
         &self.0.throttle
@@ -154,6 +170,8 @@ parts! {
     positions: Positions,
     watermark: Watermark,
     idempotency: Idempotency,
+    limits: Limits,
+    ingest: Ingest,
     health: Health,
     throttle: Throttle,
     clock: Clock,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event};
 use bytes::Bytes;
+use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -121,7 +122,7 @@ impl Link {
     pub(crate) async fn open(connection: &Connection, in_background: bool) -> Result<Self, ConnectError> {
         let (sender, status) = watch::channel(Status::default());
         let sender = Arc::new(sender);
-        let mut options = login(&connection.auth)
+        let mut options = login(connection)
             .name(&connection.client_name)
             .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(PING_INTERVAL)
@@ -209,15 +210,34 @@ pub(crate) fn parse_reply<T: DeserializeOwned>(payload: &[u8]) -> Result<T, LogE
     }
 }
 
-fn login(auth: &Auth) -> ConnectOptions {
+fn login(connection: &Connection) -> ConnectOptions {
     let options = ConnectOptions::new();
-    match auth {
-        Auth::Url => options,
+    match &connection.auth {
+        // The client ignores a login that stands in its URL.
+        Auth::Url => match login_in(&connection.nats_url) {
+            Some((user, Some(password))) => options.user_and_password(user, password),
+            Some((token, None)) => options.token(token),
+            None => options,
+        },
         Auth::UserPassword { user, password } => {
             options.user_and_password(user.clone(), password.expose_secret().to_owned())
         }
         Auth::Token(token) => options.token(token.expose_secret().to_owned()),
     }
+}
+
+/// The login of the first URL that has one: `user:password@`, or `token@`, percent-encoded.
+fn login_in(urls: &str) -> Option<(String, Option<String>)> {
+    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let mut logins = urls.split(',').filter_map(|url| {
+        let address = url.split_once("://").map_or(url, |(_, rest)| rest);
+        Some(address.trim().rsplit_once('@')?.0)
+    });
+    let login = logins.next()?;
+    Some(match login.split_once(':') {
+        Some((user, password)) => (decode(user), Some(decode(password))),
+        None => (decode(login), None),
+    })
 }
 
 fn reconnect_delay(attempts: usize) -> Duration {
@@ -247,6 +267,14 @@ mod tests {
         let at = |url: &str| Connection::new(url, StreamName::default()).display_url();
         assert_eq!(at("nats://u:p@w@127.0.0.1:4222"), "nats://127.0.0.1:4222");
         assert_eq!(at("u:p@a:1, tls://b:2"), "a:1,tls://b:2");
+    }
+
+    #[test]
+    fn the_login_of_the_url_is_used() {
+        let some = |user: &str, password: Option<&str>| Some((user.to_owned(), password.map(str::to_owned)));
+        assert_eq!(login_in("nats://127.0.0.1:4222"), None);
+        assert_eq!(login_in("nats://u:p%40w@127.0.0.1:4222"), some("u", Some("p@w")));
+        assert_eq!(login_in("nats://a:1, tls://token@b:2"), some("token", None));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde_path_to_error::Segment;
 use std::time::Duration;
 
 use super::{escape, field_error};
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, FieldError, Problem};
 
 /// Largest body of every endpoint but ingest, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -101,6 +101,12 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     })?;
     deserializer.end().map_err(|error| malformed(&error))?;
     Ok(value)
+}
+
+/// What is wrong with an item that was read by itself, and where, below `prefix`.
+pub(crate) fn item_error(prefix: &str, error: serde_path_to_error::Error<serde_json::Error>) -> FieldError {
+    let pointer = format!("{prefix}{}", pointer(error.path()));
+    field_error(pointer, &error.into_inner().to_string())
 }
 
 fn malformed(error: &serde_json::Error) -> Problem {

@@ -8,8 +8,8 @@ mod path;
 mod query;
 mod text;
 
-pub(crate) use json::require_json;
 pub use json::{Json, MAX_BODY_BYTES, MAX_INGEST_BYTES, parse_json, read_body};
+pub(crate) use json::{item_error, require_json};
 pub use path::Path;
 pub use query::Query;
 pub use text::Text;

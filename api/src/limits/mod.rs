@@ -239,7 +239,9 @@ impl Limits {
         inner.table.with_known(
             user,
             |entry| entry.tally.report(month, cost, seq),
-            || drop(inner.reported_seq.fetch_max(seq, Ordering::AcqRel)),
+            || {
+                inner.reported_seq.fetch_max(seq, Ordering::AcqRel);
+            },
         );
     }
 
@@ -270,7 +272,7 @@ impl Limits {
         let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());
         tasks.spawn(async move {
             let LimitsParts { publisher, clock, ids, .. } = &inner.parts;
-            inner.rejections.run(publisher.clone(), clock.clone(), ids.clone(), stop).await;
+            inner.rejections.run(publisher, clock, ids, stop).await;
         });
     }
 

@@ -87,20 +87,20 @@ impl Rejections {
     /// Flushes until `shutdown`, then everything once more.
     pub(super) async fn run(
         &self,
-        publisher: Publisher,
-        clock: Clock,
-        ids: IdSource,
+        publisher: &Publisher,
+        clock: &Clock,
+        ids: &IdSource,
         shutdown: CancellationToken,
     ) {
         let mut ticks = tokio::time::interval(FLUSH_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.flush(&publisher, &clock, &ids, false),
+                _ = ticks.tick() => self.flush(publisher, clock, ids, false),
                 () = shutdown.cancelled() => break,
             }
         }
-        self.flush(&publisher, &clock, &ids, true);
+        self.flush(publisher, clock, ids, true);
     }
 }
 
