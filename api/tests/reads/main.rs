@@ -3,6 +3,8 @@
 mod agreement;
 mod calls;
 mod history;
+mod plans;
+mod reset;
 mod seed;
 mod statements;
 mod stats;
