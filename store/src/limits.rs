@@ -152,7 +152,8 @@ impl TryFrom<Row> for UserReading {
 
 fn terms(plan: String, total: Option<i64>, analyze: Option<i64>) -> Result<Terms, Error> {
     let name = PlanName::new(plan.as_str());
-    let plan = name.map_err(|_| Error::Inconsistent { table: "subscriptions", column: "plan_name", value: plan })?;
+    let plan =
+        name.map_err(|_| Error::Inconsistent { table: "subscriptions", column: "plan_name", value: plan })?;
     Ok(Terms { plan, limits: Limits { total: total.map(units), analyze: analyze.map(units) } })
 }
 

@@ -1,11 +1,9 @@
 //! Every event counts once, however often and wherever it is in the log.
 
-mod support;
-
+use crate::support::{TestLedger, call, minutes, reported};
 use anyhow::Result;
 use chrono::{TimeZone, Utc};
 use ledger::Category::{Analyze, Auth, Other};
-use support::{TestLedger, call, minutes, reported};
 
 #[tokio::test]
 async fn a_call_shows_in_rows_summary_and_rollups() -> Result<()> {
@@ -19,7 +17,8 @@ async fn a_call_shows_in_rows_summary_and_rollups() -> Result<()> {
     let events = [call(Auth), big, failed].map(|called| ledger.own_call(user, called));
     ledger.publish(&events).await;
     ledger.projected().await;
-    let summary = "SELECT concat_ws(' ', total_calls, analyze_calls, auth_calls, other_calls, avg_response_time_ms,
+    let summary =
+        "SELECT concat_ws(' ', total_calls, analyze_calls, auth_calls, other_calls, avg_response_time_ms,
                        monthly_api_limit, analyze_limit, usage_percentage) FROM monthly_usage_summary";
     assert_eq!(ledger.text(summary).await, "8 7 1 0 50 50 10 16.0");
     assert_eq!(ledger.number("SELECT count(*) FROM api_usage").await, 3);
