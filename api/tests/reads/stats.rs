@@ -80,6 +80,18 @@ async fn analyze_at_its_limit_is_the_one_that_blocks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_threshold_of_a_smaller_plan_is_past() {
+    let world = World::start().await;
+    project(world.pool(), world.user, &calls(11, Category::Analyze, 1), 0).await;
+    world.crossed("analyze", 80, "2026-11-03T12:00:00Z").await;
+    world.crossed("analyze", 100, "2026-11-03T12:00:01Z").await;
+    world.subscribed(20, "pro", Some(100), "2026-11-04T00:00:00Z").await;
+    let analyze = world.get("/api/usage/stats").await["analyze"].clone();
+    assert_eq!((&analyze["status"], &analyze["limit"]), (&json!("ok"), &json!(100)));
+    assert_eq!((&analyze["warning_since"], &analyze["blocked_since"]), (&json!(null), &json!(null)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_month_has_the_plan_of_its_end() {
     let world = World::start().await;
     world.subscribed(1, "pro", Some(500), "2026-10-31T23:59:59Z").await;
