@@ -25,9 +25,12 @@ impl Settings {
         let url = self.get("DATABASE_URL").context(
             "DATABASE_URL is not set: postgres://user:password@host/database, or start `usage-ledger dev`",
         )?;
-        store::options(url, store::Schema::Live).map_err(|_| {
-            anyhow::anyhow!("DATABASE_URL cannot be used: it must be postgres://user:password@host/database")
-        })?;
+        // The driver itself would take any scheme.
+        let right_scheme = url.starts_with("postgres://") || url.starts_with("postgresql://");
+        anyhow::ensure!(
+            right_scheme && store::options(url, store::Schema::Live).is_ok(),
+            "DATABASE_URL cannot be used: it must be like postgres://user:password@host/database"
+        );
         Ok(url)
     }
 
