@@ -1,11 +1,13 @@
 //! An api with a user of its own, over projections that a test fills.
 
+use api::limits::{Ask, Verdict};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
 use chrono::{DateTime, Utc};
+use events::{ApiCalled, Event};
 use http_body_util::BodyExt;
-use ledger::{Rules, UserId};
+use ledger::{Category, Month, Rules, Units, UserId};
 use serde_json::Value;
 use sqlx::PgPool;
 use testkit::Env;
@@ -22,7 +24,7 @@ pub(crate) struct World {
     pub(crate) env: Env,
     pub(crate) user: UserId,
     app: Router,
-    _handle: api::AppHandle,
+    handle: api::AppHandle,
     /// Requests come from as many principals as it takes, so that none is asked to slow down.
     throttled: bool,
 }
@@ -51,7 +53,7 @@ impl World {
             .execute(env.pool())
             .await
             .unwrap();
-        Self { env, user, app, _handle: handle, throttled }
+        Self { env, user, app, handle, throttled }
     }
 
     pub(crate) fn pool(&self) -> &PgPool {
@@ -60,6 +62,17 @@ impl World {
 
     pub(crate) fn set_now(&self, now: &str) {
         self.env.clock.set(at(now));
+    }
+
+    /// Projects what is recorded, until the guard is dropped.
+    pub(crate) fn start_worker(&self) -> tokio_util::sync::DropGuard {
+        let shutdown = tokio_util::sync::CancellationToken::new();
+        let mut log = nats::Connection::new(self.env.nats_url(), self.env.stream_name().parse().unwrap());
+        log.monitor_url = Some(self.env.monitor_url().to_owned());
+        let config = ledger_worker::WorkerConfig::new(self.env.database_url(), log, self.env.clock.clone());
+        let running = ledger_worker::run(config, shutdown.clone());
+        tokio::spawn(async move { running.await.unwrap() });
+        shutdown.drop_guard()
     }
 
     /// The user's answer of this path, which must be 200.
@@ -80,6 +93,29 @@ impl World {
         let request = Request::get(path).header(header::AUTHORIZATION, format!("Bearer {token}"));
         let (status, _, body) = self.send(request, Body::empty()).await;
         (status, parse(&body))
+    }
+
+    /// The answer of this path to nobody.
+    pub(crate) async fn anonymous(&self, path: &str) -> (u16, Value) {
+        let (status, _, body) = self.send(Request::get(path), Body::empty()).await;
+        (status, parse(&body))
+    }
+
+    /// Puts a counted call of the user into the log.
+    pub(crate) async fn record_call(&self, endpoint: &str) {
+        let call = ApiCalled::new(endpoint, Category::Analyze);
+        let (id, now) = (self.env.ids.event_id(), self.env.clock.now());
+        let mut json = Vec::new();
+        events::encode(&Event::by_api(id, self.user, now, events::Body::ApiCalled(call)), &mut json);
+        self.handle.state.publisher().publish(json.into()).await.unwrap();
+    }
+
+    /// Whether the limits let the user's next analyze call pass.
+    pub(crate) async fn admits_analyze(&self) -> bool {
+        let at = self.env.clock.now();
+        let ask = Ask { at, month: Month::of(at), category: Category::Analyze, units: Units::ONE };
+        let verdict = self.handle.state.limits().admit(self.user, ask).await.unwrap();
+        matches!(verdict, Verdict::Admitted(_))
     }
 
     /// Headers and text of the user's answer of this path, which must be 200.
