@@ -1,0 +1,7 @@
+//! Turns files into calls.
+
+mod call;
+mod combined;
+mod json;
+mod lines;
+mod mapping;
