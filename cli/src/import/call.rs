@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use api::problem::FieldError;
 use chrono::{DateTime, Utc};
 use ledger::UserRef;
 
@@ -107,6 +108,17 @@ pub(crate) enum LineError {
         /// One sentence.
         detail: String,
     },
+    /// The ingest path does not say why.
+    #[error("it was not accepted")]
+    Unexplained,
+}
+
+impl From<FieldError> for LineError {
+    fn from(error: FieldError) -> Self {
+        let pointer = error.pointer.unwrap_or_default();
+        let field = pointer.strip_prefix("/data/").unwrap_or(pointer.trim_start_matches('/'));
+        Self::Refused { field: field.to_owned(), detail: error.detail }
+    }
 }
 
 /// Foreign text in a message: shortened, and without characters that a terminal would obey.
