@@ -84,7 +84,8 @@ impl Settings {
         })
     }
 
-    fn flag(&self, name: &'static str) -> Result<bool> {
+    /// Whether a variable is true.
+    pub(crate) fn flag(&self, name: &'static str) -> Result<bool> {
         match self.get(name).map(str::trim) {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
@@ -92,7 +93,8 @@ impl Settings {
         }
     }
 
-    fn rules(&self) -> Result<Rules> {
+    /// What counts, and as what.
+    pub(crate) fn rules(&self) -> Result<Rules> {
         let Some(path) = self.get("RULES_FILE") else { return Ok(Rules::default()) };
         let text = fs::read_to_string(path).with_context(|| format!("cannot read RULES_FILE {path}"))?;
         Rules::from_toml(&text).with_context(|| format!("RULES_FILE {path} cannot be used"))
