@@ -3,6 +3,7 @@
 mod commands;
 mod config;
 mod import;
+mod demo;
 mod logging;
 mod output;
 mod shutdown;

@@ -51,6 +51,31 @@ async fn dev_counts_calls_and_comes_back_after_sigkill_with_all_of_them() -> Res
 }
 
 #[tokio::test]
+async fn the_demo_brings_a_month_of_calls_once() -> Result<()> {
+    let data = DataDir::new()?;
+    let mut figures = Vec::new();
+    for _ in 0..2 {
+        let start = ["dev", "--demo", "--now", "2026-11-24T12:00:00Z", "--data-dir", data.text()];
+        let mut dev = Program::start(&data, &start, &[])?;
+        let environment = data.dev_env(&mut dev).await?;
+        let client = Client::new(&environment["API_URL"])?.with_token(&environment["ADMIN_TOKEN"]);
+        let path = "/api/usage/stats?user_id=demo-ada&month=2026-11";
+        wait_until(BOUND, || async {
+            let answer = client.get(path).send().await.and_then(|answer| answer.expect(200));
+            let stats = answer.and_then(|answer| answer.json()).unwrap_or_default();
+            let used = stats["total"]["used"].as_u64().unwrap_or_default();
+            stats["plan"]["plan_name"] == "enterprise" && used > 2_000 && stats["as_of"]["lag_ms"] == 0
+        })
+        .await;
+        figures.push(client.get(path).send().await?.json()?["total"]["used"].clone());
+        dev.signal(Signal::SIGTERM)?;
+        assert_eq!(dev.wait().await?.code(), Some(0));
+    }
+    assert_eq!(figures[0], figures[1]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn with_infra_api_and_worker_run_apart() -> Result<()> {
     let data = DataDir::new()?;
     let secret = "a secret that was given, of forty bytes..";
