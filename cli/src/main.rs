@@ -2,8 +2,8 @@
 
 mod commands;
 mod config;
-mod import;
 mod demo;
+mod import;
 mod logging;
 mod output;
 mod shutdown;

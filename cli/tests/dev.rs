@@ -5,9 +5,12 @@ mod program;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use program::{DataDir, Program, output};
-use testkit::{Client, wait_until};
+use testkit::{Client, Env, Role, wait_until};
 
 const BOUND: Duration = Duration::from_mins(1);
 
@@ -94,6 +97,32 @@ async fn with_infra_api_and_worker_run_apart() -> Result<()> {
         program.signal(Signal::SIGINT)?;
         assert_eq!(program.wait().await?.code(), Some(0));
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn serve_starts_its_nats_server_again_when_it_dies() -> Result<()> {
+    let (data, env) = (DataDir::new()?, Env::start().await?);
+    let port = infra::free_port()?;
+    let address = format!("127.0.0.1:{port}");
+    let variables = [
+        ("DATABASE_URL", env.database_url()),
+        ("JWT_SECRET", testkit::JWT_SECRET),
+        ("LISTEN_ADDR", &address),
+        ("AUTO_PROVISION", "true"),
+    ];
+    let mut serve = Program::start(&data, &["serve", "--data-dir", data.text()], &variables)?;
+    let client = Client::new(format!("http://{address}"))?.with_token(env.token("alice", Role::User));
+    wait_until(BOUND, || async { call(&client).await.is_ok() }).await;
+
+    let pid_file = data.path().join("nats.pid");
+    let pid = std::fs::read_to_string(&pid_file)?;
+    kill(Pid::from_raw(pid.trim().parse()?), Signal::SIGKILL)?;
+    wait_until(BOUND, || async { std::fs::read_to_string(&pid_file).is_ok_and(|now| now != pid) }).await;
+    wait_until(BOUND, || async { call(&client).await.is_ok() }).await;
+    wait_until(BOUND, || async { used(&client).await >= Some(2) }).await;
+    serve.signal(Signal::SIGTERM)?;
+    assert_eq!(serve.wait().await?.code(), Some(0));
     Ok(())
 }
 

@@ -32,7 +32,6 @@ impl Tally {
         }
     }
 
-
     /// Whether nothing of the file was of use, though there was something: the wrong file, or the wrong format.
     pub(crate) fn is_failure(&self) -> bool {
         self.skipped > 0 && self.accepted + self.duplicates == 0
