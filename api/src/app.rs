@@ -22,6 +22,7 @@ use crate::metrics_server;
 use crate::plan_change::PlanTurns;
 use crate::position::Positions;
 use crate::router::router;
+use crate::routes::outcome::Outcomes;
 use crate::state::{AppState, Parts};
 use crate::throttle::Throttle;
 use crate::users::Users;
@@ -172,6 +173,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         idempotency: Idempotency::new(pool.clone(), clock.clone(), tasks.clone()),
         limits,
         ingest,
+        outcomes: Outcomes::default(),
         health: Health::new(pool.clone(), log.clone(), publisher.clone(), watermark.clone()),
         config,
         pool: pool.clone(),

@@ -19,6 +19,7 @@ pub mod idempotency;
 pub mod ingest;
 pub mod limits;
 mod list;
+mod metered;
 pub mod metrics_server;
 pub mod middleware;
 pub mod openapi;

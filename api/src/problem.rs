@@ -287,6 +287,13 @@ impl Problem {
         self
     }
 
+    /// The same with another status, for a client that knows few.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.0.status = status;
+        self
+    }
+
     /// Adds an extension member, such as `meter`. Members of RFC 9457 cannot be replaced by it.
     #[must_use]
     pub fn with_member(mut self, name: &str, value: impl Into<Value>) -> Self {

@@ -31,13 +31,17 @@ fn recorded() -> OpenApiRouter<AppState> {
 fn unrecorded() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .merge(routes::plans::router())
+        .merge(routes::events::router())
+        .merge(routes::openmeter_events::router())
+        .merge(routes::check::router())
+        .merge(routes::outcome::router())
         .merge(routes::healthz::router())
         .merge(routes::readyz::router())
 }
 
 /// Endpoints that proxies ask, never browsers: no CORS, nothing but the envelope on their way.
 fn for_proxies() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
+    routes::forward_auth::router()
 }
 
 /// The OpenAPI document of all endpoints.

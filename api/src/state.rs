@@ -16,6 +16,7 @@ use crate::ingest::Ingest;
 use crate::limits::Limits;
 use crate::plan_change::PlanTurns;
 use crate::position::Positions;
+use crate::routes::outcome::Outcomes;
 use crate::throttle::Throttle;
 use crate::users::Users;
 use crate::watermark::Watermark;
@@ -51,6 +52,8 @@ pub struct Parts {
     pub limits: Limits,
     /// Takes in calls that happened.
     pub ingest: Ingest,
+    /// Calls completed lately.
+    pub outcomes: Outcomes,
     /// Whether dependencies are there.
     pub health: Health,
     /// Ten requests a second per principal.
@@ -135,6 +138,11 @@ impl AppState {
     /// Takes in calls that happened.
     pub fn ingest(&self) -> &Ingest {
         &self.0.ingest
+    }
+
+    /// Calls completed lately.
+    pub fn outcomes(&self) -> &Outcomes {
+        &self.0.outcomes
     }
 
     /// Ten requests a second per principal.

@@ -37,7 +37,11 @@ pub enum RetryError {
 }
 
 /// Tries the dead letter at `position` again; `None` when there is none.
-pub async fn retry_one(conn: &mut PgConnection, log: &Log, position: Position) -> Result<Option<bool>, RetryError> {
+pub async fn retry_one(
+    conn: &mut PgConnection,
+    log: &Log,
+    position: Position,
+) -> Result<Option<bool>, RetryError> {
     let after = Position { seq: position.seq, idx: position.idx };
     let mut letters = dead_letters::list(conn, None, before(after), 1).await?;
     let Some(letter) = letters.pop().filter(|letter| letter.position == position) else { return Ok(None) };

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use ledger::Month;
 use events::GapKind;
+use ledger::Month;
 use nats::{Log, Reader, ReaderConfig, Stop, check_start};
 use sqlx::{Connection, PgConnection};
 use store::advisory::{self, Lock};
@@ -53,7 +53,11 @@ impl Applier {
     /// # Errors
     /// After any error nothing is applied, or, if the connection broke during the commit, all of it: the stored
     /// checkpoint tells.
-    pub async fn apply(&mut self, conn: &mut PgConnection, batch: &mut Batch) -> Result<Applied, store::Error> {
+    pub async fn apply(
+        &mut self,
+        conn: &mut PgConnection,
+        batch: &mut Batch,
+    ) -> Result<Applied, store::Error> {
         self.ensure_partitions(conn, batch).await?;
         match self.transaction(conn, batch, false).await {
             Err(error) if error.is_refused() => {
@@ -68,8 +72,13 @@ impl Applier {
         }
     }
 
-    async fn ensure_partitions(&mut self, conn: &mut PgConnection, batch: &mut Batch) -> Result<(), store::Error> {
-        let missing: Vec<Month> = batch.months.difference(&self.attached.iter().copied().collect()).copied().collect();
+    async fn ensure_partitions(
+        &mut self,
+        conn: &mut PgConnection,
+        batch: &mut Batch,
+    ) -> Result<(), store::Error> {
+        let missing: Vec<Month> =
+            batch.months.difference(&self.attached.iter().copied().collect()).copied().collect();
         for month in missing {
             match partitions::ensure(conn, month).await? {
                 Partition::Attached => {
@@ -175,7 +184,10 @@ impl Projector {
     async fn retry_unknown(&self, conn: &mut PgConnection) -> Result<(), SessionError> {
         match crate::dead_letters::retry_all(conn, &self.log, Some(Reason::Unknown)).await {
             Ok(report) if report.applied > 0 => {
-                tracing::info!(applied = report.applied, "applied events that an earlier version did not know");
+                tracing::info!(
+                    applied = report.applied,
+                    "applied events that an earlier version did not know"
+                );
                 Ok(())
             }
             Ok(_) => Ok(()),
@@ -185,7 +197,11 @@ impl Projector {
     }
 
     /// Applies what the log holds after the checkpoint, as it comes.
-    async fn follow(&self, conn: &mut PgConnection, shutdown: &CancellationToken) -> Result<End, SessionError> {
+    async fn follow(
+        &self,
+        conn: &mut PgConnection,
+        shutdown: &CancellationToken,
+    ) -> Result<End, SessionError> {
         let state = self.log.state().await?;
         let mut checkpoint = match self.check_start(conn, &state).await? {
             Ok(checkpoint) => checkpoint,
@@ -224,7 +240,10 @@ impl Projector {
                         Ok(applied) => self.applied(applier.checkpoint(), &batch, applied, state.last_seq),
                         // A rebuild exchanged the tables, or somebody else is at work: the tables say where to go on.
                         Err(error @ store::Error::CheckpointMoved { .. }) => {
-                            tracing::warn!(error = chain(&error), "reading goes on from the stored checkpoint");
+                            tracing::warn!(
+                                error = chain(&error),
+                                "reading goes on from the stored checkpoint"
+                            );
                             return Ok(End::Again);
                         }
                         Err(error) => return Err(error.into()),
@@ -301,7 +320,11 @@ impl Projector {
         let mut tx = conn.begin().await.map_err(store::Error::from)?;
         checkpoint::advance(&mut tx, Schema::Live, PARTITION, from.seq, &to).await?;
         tx.commit().await.map_err(store::Error::from)?;
-        tracing::warn!(from_seq = from.seq, to_seq = seq, "the log's lost tail was accepted; projecting what follows");
+        tracing::warn!(
+            from_seq = from.seq,
+            to_seq = seq,
+            "the log's lost tail was accepted; projecting what follows"
+        );
         Ok(to)
     }
 }

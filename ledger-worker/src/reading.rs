@@ -40,7 +40,10 @@ impl Batch {
         for frame in frames {
             if let Ok(header) = &frame.header {
                 let (last_n, last_crc) = (header.n, header.crc32c);
-                latest.insert(header.producer, Producer { id: header.producer, last_n, last_crc, last_seq: frame.seq });
+                latest.insert(
+                    header.producer,
+                    Producer { id: header.producer, last_n, last_crc, last_seq: frame.seq },
+                );
             }
         }
         let mut producers: Vec<Producer> = latest.into_values().collect();
@@ -85,7 +88,11 @@ pub(crate) enum Read {
 }
 
 /// The continuity of a log up to `last_seq`, as the database has it.
-pub async fn continuity(conn: &mut PgConnection, log: &Log, last_seq: u64) -> Result<Continuity, store::Error> {
+pub async fn continuity(
+    conn: &mut PgConnection,
+    log: &Log,
+    last_seq: u64,
+) -> Result<Continuity, store::Error> {
     let known = producers::all(conn).await?;
     let states: HashMap<Uuid, ProducerState> = known
         .into_iter()

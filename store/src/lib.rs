@@ -15,6 +15,7 @@ pub mod idempotency;
 pub mod limits;
 pub mod migrate;
 pub mod ops;
+pub mod outcomes;
 pub mod partitions;
 pub mod periods;
 pub mod position;

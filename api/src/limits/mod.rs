@@ -218,11 +218,6 @@ impl Limits {
         }
     }
 
-    /// Admits a call that does not count.
-    pub fn admit_uncounted(&self) -> Admission {
-        Admission::uncounted(self.clone())
-    }
-
     /// A decision about the user's plan is in the log: from now on it holds here.
     pub fn decide_plan(&self, user: UserId, decision: PlanDecision) {
         self.0.table.with_known(user, |entry| entry.tally.decide_plan(decision), || ());

@@ -12,9 +12,7 @@ use store::completions::{self, Completion, OpenCall};
 use store::dead_letters::{self, Reason};
 use store::savepoint::{self, Savepoint};
 use store::summaries::{self, Correction, Crossed};
-use store::{
-    Constraint, claims, periods, rejections, rollups, subscriptions, thresholds, usage_rows,
-};
+use store::{Constraint, claims, periods, rejections, rollups, subscriptions, thresholds, usage_rows};
 
 use crate::error::chain;
 
@@ -142,7 +140,8 @@ impl Step<'_> {
             let changes: Vec<_> = new.plans.iter().map(|plan| (plan.user, plan.effective_at)).collect();
             summaries::refresh_limits(conn, &changes).await?;
             // Another limit may be reached without another call.
-            let changed = new.plans.iter().map(|plan| Crossed { user: plan.user, month: Month::of(plan.effective_at) });
+            let changed =
+                new.plans.iter().map(|plan| Crossed { user: plan.user, month: Month::of(plan.effective_at) });
             applied.crossed.extend(changed);
         }
         if !new.rejections.is_empty() {
@@ -189,11 +188,7 @@ impl Step<'_> {
         Ok(fewer)
     }
 
-    async fn summarise(
-        &self,
-        conn: &mut PgConnection,
-        new: &Prepared,
-    ) -> Result<Vec<Crossed>, store::Error> {
+    async fn summarise(&self, conn: &mut PgConnection, new: &Prepared) -> Result<Vec<Crossed>, store::Error> {
         match self.order {
             Order::InLog if new.summaries.is_empty() => Ok(Vec::new()),
             Order::InLog => summaries::add(conn, &new.summaries).await,
@@ -220,7 +215,9 @@ impl Step<'_> {
         let mut dead = 0;
         for (completion, call) in new.completions.iter().zip(found) {
             match call {
-                Some(call) if !call.completed && seen.insert(completion.call_id) => ready.push((completion, call)),
+                Some(call) if !call.completed && seen.insert(completion.call_id) => {
+                    ready.push((completion, call))
+                }
                 Some(_) => {}
                 None => {
                     let detail = "the user has no call with this id and time".to_owned();

@@ -135,7 +135,9 @@ impl Command {
             Self::ChangePlan { change, .. } => change.position,
             Self::Reject(rejection) => rejection.position,
             Self::Cross(crossing) => crossing.position,
-            Self::Reset { position, .. } | Self::Close { position, .. } | Self::Nothing(position) => *position,
+            Self::Reset { position, .. } | Self::Close { position, .. } | Self::Nothing(position) => {
+                *position
+            }
         }
     }
 

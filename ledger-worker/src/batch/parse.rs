@@ -102,7 +102,13 @@ impl Parsed {
             }
             Err(error) => {
                 let detail = error.to_string();
-                self.items.push(dead(Position { seq: frame.seq, idx: 0 }, "", Reason::Undecodable, detail, frame.time));
+                self.items.push(dead(
+                    Position { seq: frame.seq, idx: 0 },
+                    "",
+                    Reason::Undecodable,
+                    detail,
+                    frame.time,
+                ));
                 return;
             }
         }
@@ -131,7 +137,9 @@ impl Parsed {
             return dead(position, &event_type, Reason::Unknown, detail, frame_time);
         }
         let item = match (&event.body, event.subject) {
-            (Body::ApiCalled(called), Some(user)) => self.call(position, user, &event, called).map(Item::Call),
+            (Body::ApiCalled(called), Some(user)) => {
+                self.call(position, user, &event, called).map(Item::Call)
+            }
             (Body::ApiCalled(_), None) => Err("it has no subject".to_owned()),
             _ => command(position, &event).map(|command| Item::Command(Box::new(command))),
         };

@@ -158,7 +158,8 @@ impl<'a> Builder<'a> {
             category: call.category,
             counted: call.counted,
         };
-        *self.hourly.entry(key).or_default() += rollup_delta(i64::from(call.units), call.response_time_ms.map(i64::from));
+        *self.hourly.entry(key).or_default() +=
+            rollup_delta(i64::from(call.units), call.response_time_ms.map(i64::from));
         if call.counted {
             let delta = self.summaries.entry((call.user, call.month)).or_default();
             count(delta, call.category, i64::from(call.units), call.response_time_ms.map(i64::from));
