@@ -9,7 +9,9 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use crate::config::Settings;
-use crate::import::{Format, Imported, Mapping, Projected, Shown, Sink, SinkConfig, Source, Target, UserFrom};
+use crate::import::{
+    Format, Imported, Mapping, Projected, Shown, Sink, SinkConfig, Source, Target, UserFrom,
+};
 use crate::shutdown;
 
 /// Exit code of arguments that cannot be, as clap has it.
@@ -76,7 +78,12 @@ impl Arguments {
             bail!("{name} is a directory");
         }
         let bytes = metadata.is_file().then(|| metadata.len());
-        Ok(Source { reader: Box::new(BufReader::with_capacity(BUFFER_BYTES, file)), bytes, format, user_from })
+        Ok(Source {
+            reader: Box::new(BufReader::with_capacity(BUFFER_BYTES, file)),
+            bytes,
+            format,
+            user_from,
+        })
     }
 }
 

@@ -125,7 +125,9 @@ fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
     let mut rest = text;
     while let [byte, tail @ ..] = rest {
         let (escaped, length) = match (*byte, tail) {
-            (b'\\', [b'x', high, low, ..]) => (hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low), 4),
+            (b'\\', [b'x', high, low, ..]) => {
+                (hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low), 4)
+            }
             (b'\\', [code, ..]) => (named_escape(*code), 2),
             _ => (None, 1),
         };
