@@ -4,7 +4,6 @@
 mod program;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -106,7 +105,7 @@ fn count(text: &str, name: &str) -> Option<u64> {
 }
 
 fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
+    path.to_str().expect("paths of tests are UTF-8")
 }
 
 #[tokio::test]
@@ -149,14 +148,16 @@ async fn a_real_log_gives_its_known_figures_once_and_for_ever() -> Result<()> {
 
 /// Lines of a server that answers identical requests within one second, so that many lines are equal.
 fn busy_log(lines: usize) -> String {
-    (0..lines).fold(String::new(), |mut log, number| {
-        let second = number / 200;
-        let (minute, second) = (second / 60, second % 60);
-        let status = if number % 50 == 0 { 502 } else { 200 };
-        let client = number % 7;
-        writeln!(log, "10.0.0.{client} - - [01/Feb/2024:10:{minute:02}:{second:02} +0000] \"GET /api/analyze?q={} HTTP/1.1\" {status} 12 \"-\" \"curl/8\"", number % 3).unwrap();
-        log
-    })
+    let line = |number: usize| {
+        let (minute, second) = (number / 200 / 60, number / 200 % 60);
+        let status = if number.is_multiple_of(50) { 502 } else { 200 };
+        let (client, query) = (number % 7, number % 3);
+        format!(
+            "10.0.0.{client} - - [01/Feb/2024:10:{minute:02}:{second:02} +0000] \
+             \"GET /api/analyze?q={query} HTTP/1.1\" {status} 12 \"-\" \"curl/8\"\n"
+        )
+    };
+    (0..lines).map(line).collect()
 }
 
 #[tokio::test]
