@@ -77,7 +77,7 @@ impl Arguments {
         if metadata.is_dir() {
             bail!("{name} is a directory");
         }
-        let bytes = metadata.is_file().then(|| metadata.len());
+        let bytes = metadata.is_file().then_some(metadata.len());
         Ok(Source {
             reader: Box::new(BufReader::with_capacity(BUFFER_BYTES, file)),
             bytes,

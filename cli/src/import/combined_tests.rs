@@ -106,7 +106,7 @@ fn clients_are_addresses_or_names() {
     assert_eq!(client("2001:DB8::1"), Ok((user("2001:db8::1"), address("2001:db8::1"))));
     assert_eq!(client("host.example.com"), Ok((user("host.example.com"), None)));
     assert_eq!(client("unix:"), Ok((user("unix:"), None)));
-    assert_eq!(client(&"a".repeat(256)).unwrap_err().to_string().contains("at most 255 bytes"), true);
+    assert!(client(&"a".repeat(256)).unwrap_err().to_string().contains("at most 255 bytes"));
 }
 
 #[test]
