@@ -35,7 +35,7 @@ pub(crate) struct PendingPlan {
 
 impl PendingPlan {
     /// A subscription that waits; none for one that never was decided.
-    pub(crate) fn of(subscription: Subscription) -> Option<Self> {
+    pub(crate) fn of(subscription: &Subscription) -> Option<Self> {
         Some(Self { plan: subscription.plan.name.to_string(), effective_at: subscription.effective_at? })
     }
 }
@@ -141,18 +141,18 @@ pub(crate) async fn change_plan(state: &AppState, request: PlanRequest) -> Resul
     let now = state.clock().now();
     let before = read(state, &request, now).await?;
     if let Some(seq) = before.known {
-        let body = unchanged(before.plans);
+        let body = unchanged(&before.plans);
         return Ok(PlanOutcome { body, seq: Some(seq), projected: true });
     }
     let target = terms(&before, &request.plan)?;
     let Some(change) = decide(&before.plans, target, &request, now) else {
-        return Ok(PlanOutcome { body: unchanged(before.plans), seq: None, projected: true });
+        return Ok(PlanOutcome { body: unchanged(&before.plans), seq: None, projected: true });
     };
     let seq = publish(state, &request, &before.plans.current.plan, &change, now).await?;
     *last_change = seq;
     hold_to(state, request.user, seq, &change);
     let projected = state.watermark().wait_for(seq, PROJECTED_WITHIN).await;
-    Ok(PlanOutcome { body: changed(before.plans, change, now), seq: Some(seq), projected })
+    Ok(PlanOutcome { body: changed(&before.plans, &change, now), seq: Some(seq), projected })
 }
 
 async fn read(state: &AppState, request: &PlanRequest, now: DateTime<Utc>) -> Result<Before, Problem> {
@@ -246,16 +246,16 @@ fn hold_to(state: &AppState, user: UserId, seq: u64, change: &Change) {
     state.limits().decide_plan(user, decision);
 }
 
-fn unchanged(plans: PlanState) -> PlanChangeBody {
+fn unchanged(plans: &PlanState) -> PlanChangeBody {
     PlanChangeBody {
         plan: plans.current.plan.name.to_string(),
         previous_plan: plans.current.plan.name.to_string(),
         effective_at: plans.pending.as_ref().unwrap_or(&plans.current).effective_at,
-        pending: plans.pending.and_then(PendingPlan::of),
+        pending: plans.pending.as_ref().and_then(PendingPlan::of),
     }
 }
 
-fn changed(plans: PlanState, change: Change, now: DateTime<Utc>) -> PlanChangeBody {
+fn changed(plans: &PlanState, change: &Change, now: DateTime<Utc>) -> PlanChangeBody {
     let previous_plan = plans.current.plan.name.to_string();
     let name = change.plan.name.to_string();
     let waits = change.effective_at > now;

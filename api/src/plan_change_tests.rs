@@ -103,11 +103,11 @@ fn a_foreign_event_is_recorded_even_when_nothing_changes() {
 #[test]
 fn the_answer_tells_what_is_in_force_from_what_waits() {
     let (pro, free) = (plan("pro", Some(500), Some(100)), plan("free", Some(50), Some(10)));
-    let at_once = changed(on(free.clone(), None), Change { plan: pro.clone(), effective_at: now() }, now());
+    let at_once = changed(&on(free.clone(), None), &Change { plan: pro.clone(), effective_at: now() }, now());
     assert_eq!((at_once.plan.as_str(), at_once.previous_plan.as_str()), ("pro", "free"));
     assert!(at_once.pending.is_none());
     let month_end = at("2026-12-01T00:00:00Z");
-    let later = changed(on(pro, None), Change { plan: free, effective_at: month_end }, now());
+    let later = changed(&on(pro, None), &Change { plan: free, effective_at: month_end }, now());
     assert_eq!((later.plan.as_str(), later.previous_plan.as_str()), ("pro", "pro"));
     assert_eq!(later.effective_at, Some(month_end));
     assert_eq!(later.pending.unwrap().plan, "free");

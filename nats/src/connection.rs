@@ -39,7 +39,7 @@ pub struct Connection {
 /// How to log in to NATS.
 #[derive(Clone, Debug, Default)]
 pub enum Auth {
-    /// With whatever the URL holds.
+    /// With whatever the URL holds: `user:password@` or `token@`, percent-encoded.
     #[default]
     Url,
     /// With a user and a password.
@@ -93,11 +93,7 @@ impl Connection {
 
     /// The address without its login, for messages.
     pub fn display_url(&self) -> String {
-        let without_login = |url: &str| match url.split_once("://") {
-            Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit('@').next().unwrap_or(rest)),
-            None => url.rsplit('@').next().unwrap_or(url).to_owned(),
-        };
-        self.nats_url.split(',').map(|url| without_login(url.trim())).collect::<Vec<_>>().join(",")
+        self.nats_url.split(',').map(|url| split_login(url.trim()).1).collect::<Vec<_>>().join(",")
     }
 }
 
@@ -117,6 +113,15 @@ struct Status {
     epoch: u64,
 }
 
+/// Tells one connection from the next: the id that the server gave it, and the server's own, new at every start.
+///
+/// It changes before anything can be sent or received on the new connection; [`Link::epoch`] a little later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Session {
+    server_id: String,
+    client_id: u64,
+}
+
 impl Link {
     /// Opens a connection of its own. With `in_background` it comes about later when no server answers now.
     pub(crate) async fn open(connection: &Connection, in_background: bool) -> Result<Self, ConnectError> {
@@ -134,7 +139,7 @@ impl Link {
         if in_background {
             options = options.retry_on_initial_connect();
         }
-        let urls: Vec<&str> = connection.nats_url.split(',').map(str::trim).collect();
+        let urls: Vec<String> = connection.display_url().split(',').map(str::to_owned).collect();
         let client = options
             .connect(urls)
             .await
@@ -151,6 +156,11 @@ impl Link {
     /// Counts the connections made so far.
     pub(crate) fn epoch(&self) -> u64 {
         self.status.borrow().epoch
+    }
+
+    pub(crate) fn session(&self) -> Session {
+        let info = self.client.server_info();
+        Session { server_id: info.server_id, client_id: info.client_id }
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -210,15 +220,19 @@ pub(crate) fn parse_reply<T: DeserializeOwned>(payload: &[u8]) -> Result<T, LogE
     }
 }
 
+/// The client takes no login from its URLs, so it is taken out of the first that has one.
 fn login(connection: &Connection) -> ConnectOptions {
     let options = ConnectOptions::new();
     match &connection.auth {
-        // The client ignores a login that stands in its URL.
-        Auth::Url => match login_in(&connection.nats_url) {
-            Some((user, Some(password))) => options.user_and_password(user, password),
-            Some((token, None)) => options.token(token),
-            None => options,
-        },
+        Auth::Url => {
+            let login = connection.nats_url.split(',').find_map(|url| split_login(url.trim()).0);
+            let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+            match login.map(|login| login.split_once(':').ok_or(login)) {
+                None => options,
+                Some(Ok((user, password))) => options.user_and_password(decode(user), decode(password)),
+                Some(Err(token)) => options.token(decode(token)),
+            }
+        }
         Auth::UserPassword { user, password } => {
             options.user_and_password(user.clone(), password.expose_secret().to_owned())
         }
@@ -226,18 +240,12 @@ fn login(connection: &Connection) -> ConnectOptions {
     }
 }
 
-/// The login of the first URL that has one: `user:password@`, or `token@`, percent-encoded.
-fn login_in(urls: &str) -> Option<(String, Option<String>)> {
-    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let mut logins = urls.split(',').filter_map(|url| {
-        let address = url.split_once("://").map_or(url, |(_, rest)| rest);
-        Some(address.trim().rsplit_once('@')?.0)
-    });
-    let login = logins.next()?;
-    Some(match login.split_once(':') {
-        Some((user, password)) => (decode(user), Some(decode(password))),
-        None => (decode(login), None),
-    })
+/// `scheme://login@host` as (`login`, `scheme://host`).
+fn split_login(url: &str) -> (Option<&str>, String) {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let (login, host) = rest.rsplit_once('@').map_or((None, rest), |(login, host)| (Some(login), host));
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    (login, format!("{scheme}{separator}{host}"))
 }
 
 fn reconnect_delay(attempts: usize) -> Duration {
@@ -267,14 +275,6 @@ mod tests {
         let at = |url: &str| Connection::new(url, StreamName::default()).display_url();
         assert_eq!(at("nats://u:p@w@127.0.0.1:4222"), "nats://127.0.0.1:4222");
         assert_eq!(at("u:p@a:1, tls://b:2"), "a:1,tls://b:2");
-    }
-
-    #[test]
-    fn the_login_of_the_url_is_used() {
-        let some = |user: &str, password: Option<&str>| Some((user.to_owned(), password.map(str::to_owned)));
-        assert_eq!(login_in("nats://127.0.0.1:4222"), None);
-        assert_eq!(login_in("nats://u:p%40w@127.0.0.1:4222"), some("u", Some("p@w")));
-        assert_eq!(login_in("nats://a:1, tls://token@b:2"), some("token", None));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::Info;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use serde::Deserialize;
 
 use crate::connection::{ConnectError, Connection, Link};
@@ -129,7 +129,8 @@ impl Log {
         let info = self.info().await?;
         Ok(StreamState {
             stream: self.stream().clone(),
-            created: time_of(info.created.unix_timestamp_nanos()),
+            // Whole microseconds: a checkpoint in PostgreSQL keeps no more, and the two are compared.
+            created: time_of(info.created.unix_timestamp_nanos()).trunc_subsecs(6),
             first_seq: info.state.first_sequence,
             last_seq: info.state.last_sequence,
             frames: info.state.messages,

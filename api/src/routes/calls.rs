@@ -127,13 +127,13 @@ struct CallItem {
     )
 )]
 async fn calls(
-    user: User,
+    caller: User,
     _seen: MinSeq,
     State(state): State<AppState>,
     Query(query): Query<CallsQuery>,
 ) -> Result<Json<Calls>, Problem> {
-    state.throttle().check(user.user_id)?;
-    let owner = state.users().resolve(&user, query.user_id.as_deref()).await?;
+    state.throttle().check(caller.user_id)?;
+    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
     let scope = query.scope(owner);
     let place = query.cursor.as_deref().map(|cursor| Place::open(&scope, cursor)).transpose()?;
     let range = match &place {

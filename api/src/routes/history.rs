@@ -130,14 +130,14 @@ pub(crate) struct Point {
     )
 )]
 async fn history(
-    user: User,
+    caller: User,
     _seen: MinSeq,
     State(state): State<AppState>,
     headers: HeaderMap,
     Query(query): Query<HistoryQuery>,
 ) -> Result<Response, Problem> {
-    state.throttle().check(user.user_id)?;
-    let owner = state.users().resolve(&user, query.user_id.as_deref()).await?;
+    state.throttle().check(caller.user_id)?;
+    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
     let filter = HistoryFilter {
         range: time_range(query.from, query.to, state.clock().now())?,
         granularity: query.granularity.into(),

@@ -59,14 +59,14 @@ struct ResetBody {
     )
 )]
 async fn reset(
-    user: User,
+    caller: User,
     State(state): State<AppState>,
     Keyed { body, request }: Keyed<ResetRequest>,
 ) -> Result<Response, Problem> {
-    may_reset(&state, &user)?;
-    let owner = state.users().resolve(&user, body.user_id.as_deref()).await?;
-    let (keys, actor) = (state.idempotency().clone(), actor(&user));
-    keys.run(&user, request, move |attempt| async move {
+    may_reset(&state, &caller)?;
+    let owner = state.users().resolve(&caller, body.user_id.as_deref()).await?;
+    let (keys, actor) = (state.idempotency().clone(), actor(&caller));
+    keys.run(&caller, request, move |attempt| async move {
         reset_month(&state, owner, body.reason.as_str(), actor, attempt).await
     })
     .await

@@ -93,10 +93,14 @@ struct AdjustmentBody {
 /// Units by category and their sum.
 #[derive(Debug, Serialize, ToSchema)]
 struct UnitsBody {
-    total_calls: i64,
-    analyze_calls: i64,
-    auth_calls: i64,
-    other_calls: i64,
+    #[serde(rename = "total_calls")]
+    total: i64,
+    #[serde(rename = "analyze_calls")]
+    analyze: i64,
+    #[serde(rename = "auth_calls")]
+    auth: i64,
+    #[serde(rename = "other_calls")]
+    other: i64,
 }
 
 /// Closed months, the newest first.
@@ -111,12 +115,12 @@ struct UnitsBody {
     )
 )]
 async fn statements(
-    user: User,
+    caller: User,
     _seen: MinSeq,
     State(state): State<AppState>,
     Query(query): Query<StatementsQuery>,
 ) -> Result<Json<Statements>, Problem> {
-    let owner = state.users().resolve(&user, query.user_id.as_deref()).await?;
+    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
     let scope = CursorScope::new(&[b"statements", owner.get().as_bytes()]);
     let before = query.cursor.as_deref().map(|cursor| open(&scope, cursor)).transpose()?;
     let PageLimit(limit) = query.limit;
@@ -143,14 +147,14 @@ async fn statements(
     )
 )]
 async fn statement(
-    user: User,
+    caller: User,
     _seen: MinSeq,
     State(state): State<AppState>,
     Path(month): Path<String>,
     Query(query): Query<StatementQuery>,
 ) -> Result<Json<StatementAnswer>, Problem> {
     let month: Month = month.parse().map_err(|error| FieldError::invalid_parameter("month", &error))?;
-    let owner = state.users().resolve(&user, query.user_id.as_deref()).await?;
+    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
     let (mut conn, as_of) = snapshot(&state).await?;
     let found = store::read::statements::get(&mut conn, owner, month).await?;
     let found = found.ok_or_else(Problem::not_found)?;
@@ -203,10 +207,10 @@ impl AdjustmentBody {
 impl From<CategoryUnits> for UnitsBody {
     fn from(units: CategoryUnits) -> Self {
         Self {
-            total_calls: units.analyze + units.auth + units.other,
-            analyze_calls: units.analyze,
-            auth_calls: units.auth,
-            other_calls: units.other,
+            total: units.analyze + units.auth + units.other,
+            analyze: units.analyze,
+            auth: units.auth,
+            other: units.other,
         }
     }
 }

@@ -118,12 +118,12 @@ struct UnitsByCategory {
     )
 )]
 async fn stats(
-    user: User,
+    caller: User,
     _seen: MinSeq,
     State(state): State<AppState>,
     Query(query): Query<StatsQuery>,
 ) -> Result<Json<Stats>, Problem> {
-    let owner = state.users().resolve(&user, query.user_id.as_deref()).await?;
+    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
     let now = state.clock().now();
     let this_month = Month::of(now);
     let month = query.month.unwrap_or(this_month);
@@ -152,19 +152,19 @@ async fn stats(
         by_category: UnitsByCategory { analyze: usage.analyze, auth: usage.auth, other: usage.other },
         avg_response_time_ms: usage.avg_response_time_ms,
         resets_at: month.end(),
-        plan: StatsPlan::new(plans, month == this_month),
+        plan: StatsPlan::new(&plans, month == this_month),
         as_of,
     }))
 }
 
 impl StatsPlan {
     /// A plan that waits is a matter of the present: another month does not show it.
-    fn new(plans: PlanState, present: bool) -> Self {
+    fn new(plans: &PlanState, present: bool) -> Self {
         Self {
             plan_name: plans.current.plan.name.to_string(),
             price_monthly: plans.current.plan.price_monthly.to_string(),
             currency: plans.current.plan.currency.to_string(),
-            pending: plans.pending.filter(|_| present).and_then(PendingPlan::of),
+            pending: plans.pending.as_ref().filter(|_| present).and_then(PendingPlan::of),
         }
     }
 }

@@ -49,15 +49,15 @@ struct UpgradeQuery {
     )
 )]
 async fn upgrade(
-    user: User,
+    caller: User,
     State(state): State<AppState>,
     Query(query): Query<UpgradeQuery>,
     Keyed { body: UpgradeRequest { plan }, request }: Keyed<UpgradeRequest>,
 ) -> Result<Response, Problem> {
-    may_upgrade(&state, &user, &plan)?;
-    let owner = state.users().resolve(&user, query.user_id.as_deref()).await?;
-    let (keys, actor) = (state.idempotency().clone(), actor(&user));
-    keys.run(&user, request, move |attempt| async move {
+    may_upgrade(&state, &caller, &plan)?;
+    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
+    let (keys, actor) = (state.idempotency().clone(), actor(&caller));
+    keys.run(&caller, request, move |attempt| async move {
         let request = PlanRequest {
             user: owner,
             plan,

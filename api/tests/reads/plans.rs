@@ -23,8 +23,8 @@ impl World {
     }
 
     async fn plan(&self) -> (Value, Value) {
-        let stats = self.get("/api/usage/stats").await;
-        (stats["plan"]["plan_name"].clone(), stats["plan"]["pending"].clone())
+        let figures = self.get("/api/usage/stats").await;
+        (figures["plan"]["plan_name"].clone(), figures["plan"]["pending"].clone())
     }
 
     async fn plan_changes(&self) -> i64 {
@@ -61,8 +61,11 @@ async fn an_upgrade_holds_at_once_and_a_downgrade_from_next_month() {
     );
     assert!(at(answer["effective_at"].as_str().unwrap()) <= world.env.clock.now());
     assert_eq!(world.plan().await, (json!("pro"), json!(null)));
-    let stats = world.get("/api/usage/stats").await;
-    assert_eq!((&stats["total"]["limit"], &stats["plan"]["price_monthly"]), (&json!(500), &json!("9.99")));
+    let figures = world.get("/api/usage/stats").await;
+    assert_eq!(
+        (&figures["total"]["limit"], &figures["plan"]["price_monthly"]),
+        (&json!(500), &json!("9.99"))
+    );
 
     let waits = json!({"plan": "free", "effective_at": "2026-12-01T00:00:00Z"});
     let (status, answer) = world.upgrade("free").await;
@@ -89,6 +92,19 @@ async fn an_upgrade_holds_at_once_and_a_downgrade_from_next_month() {
     assert_eq!(world.plan().await, (json!("pro"), json!(null)));
     let november = world.get("/api/usage/stats?month=2026-11").await;
     assert_eq!(november["plan"]["plan_name"], json!("enterprise"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_call_is_held_to_the_new_plan() {
+    let world = World::with(SELF_UPGRADE, false).await;
+    let _worker = world.start_worker();
+    world.report(10).await;
+    assert!(!world.admits_analyze().await, "10 of 10 are used");
+    assert_eq!(world.upgrade("pro").await.0, 200);
+    assert!(world.admits_analyze().await, "10 of 100 are used");
+    let reset = json!({"plan": "free", "effective": "now"});
+    assert_eq!(world.put_plan(reset).await.0, 200);
+    assert!(!world.admits_analyze().await, "11 of 10 are used or held");
 }
 
 #[tokio::test(flavor = "multi_thread")]

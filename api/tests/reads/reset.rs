@@ -11,7 +11,7 @@ impl World {
     }
 
     /// Reports calls as the host's backend would, and waits until they are counted.
-    async fn report(&self, calls: u64) {
+    pub(crate) async fn report(&self, calls: u64) {
         let before = self.get("/api/usage/stats").await["total"]["used"].as_u64().unwrap();
         for _ in 0..calls {
             self.record_call("/api/analyze").await;
@@ -27,19 +27,21 @@ impl World {
 async fn counters_start_anew_and_rows_stay() {
     let world = World::start().await;
     let _worker = world.start_worker();
-    world.report(3).await;
+    world.report(10).await;
+    assert!(!world.admits_analyze().await, "10 of 10 are used");
     let user = world.user.to_string();
     let body = json!({"user_id": user, "reason": "goodwill"});
     let (status, answer) = world.reset(("operator", Role::Admin), body).await;
     assert_eq!((status, &answer["user_id"], &answer["month"]), (200, &json!(user), &json!("2026-11")));
-    let stats = world.get("/api/usage/stats").await;
-    assert_eq!((&stats["total"]["used"], &stats["by_category"]["analyze"]), (&json!(0), &json!(0)));
+    let figures = world.get("/api/usage/stats").await;
+    assert_eq!((&figures["total"]["used"], &figures["by_category"]["analyze"]), (&json!(0), &json!(0)));
+    assert!(world.admits_analyze().await, "none of 10 is used");
     world.report(2).await;
     let units = async |filter: &str| world.get(&format!("/api/usage/calls?{filter}")).await["units"].clone();
-    assert_eq!(units("").await, json!(5));
+    assert_eq!(units("").await, json!(12));
     assert_eq!(units("since_reset=true").await, json!(2));
     let history = world.get("/api/usage/history?granularity=month").await;
-    assert_eq!(history["items"][0]["units"], json!(5));
+    assert_eq!(history["items"][0]["units"], json!(12));
 }
 
 #[tokio::test(flavor = "multi_thread")]

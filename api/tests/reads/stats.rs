@@ -13,20 +13,23 @@ fn calls(count: u64, category: Category, first_seq: u64) -> Vec<Call> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_user_stands_at_zero_of_the_free_plan() {
     let world = World::start().await;
-    let stats = world.get("/api/usage/stats").await;
-    assert_eq!(stats["user_id"], json!(world.user.to_string()));
+    let figures = world.get("/api/usage/stats").await;
+    assert_eq!(figures["user_id"], json!(world.user.to_string()));
     let plan = json!({"plan_name": "free", "price_monthly": "0.00", "currency": "USD", "pending": null});
-    assert_eq!(stats["plan"], plan);
-    assert_eq!((&stats["month"], &stats["resets_at"]), (&json!("2026-11"), &json!("2026-12-01T00:00:00Z")));
-    assert_eq!((&stats["status"], &stats["blocked_meters"]), (&json!("ok"), &json!([])));
+    assert_eq!(figures["plan"], plan);
+    assert_eq!(
+        (&figures["month"], &figures["resets_at"]),
+        (&json!("2026-11"), &json!("2026-12-01T00:00:00Z"))
+    );
+    assert_eq!((&figures["status"], &figures["blocked_meters"]), (&json!("ok"), &json!([])));
     let meter = |limit: u64| {
         json!({"used": 0, "limit": limit, "remaining": limit, "percentage": 0.0, "status": "ok",
                "warning_since": null, "blocked_since": null, "forecast": null})
     };
-    assert_eq!((&stats["total"], &stats["analyze"]), (&meter(50), &meter(10)));
-    assert_eq!(stats["by_category"], json!({"analyze": 0, "auth": 0, "other": 0}));
-    assert_eq!(stats["avg_response_time_ms"], json!(null));
-    assert_eq!(stats["as_of"]["lag_ms"], json!(0));
+    assert_eq!((&figures["total"], &figures["analyze"]), (&meter(50), &meter(10)));
+    assert_eq!(figures["by_category"], json!({"analyze": 0, "auth": 0, "other": 0}));
+    assert_eq!(figures["avg_response_time_ms"], json!(null));
+    assert_eq!(figures["as_of"]["lag_ms"], json!(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,11 +43,11 @@ async fn meters_warn_and_block_apart() {
     project(world.pool(), world.user, &all, 0).await;
     world.crossed("analyze", 80, "2026-11-03T12:00:00Z").await;
     world.set_now("2026-11-25T00:00:00Z");
-    let stats = world.get("/api/usage/stats").await;
-    assert_eq!((&stats["status"], &stats["blocked_meters"]), (&json!("warning"), &json!([])));
-    assert_eq!(stats["by_category"], json!({"analyze": 8, "auth": 1, "other": 3}));
-    assert_eq!(stats["avg_response_time_ms"], json!(41));
-    let (total, analyze) = (&stats["total"], &stats["analyze"]);
+    let figures = world.get("/api/usage/stats").await;
+    assert_eq!((&figures["status"], &figures["blocked_meters"]), (&json!("warning"), &json!([])));
+    assert_eq!(figures["by_category"], json!({"analyze": 8, "auth": 1, "other": 3}));
+    assert_eq!(figures["avg_response_time_ms"], json!(41));
+    let (total, analyze) = (&figures["total"], &figures["analyze"]);
     assert_eq!(
         (&total["used"], &total["remaining"], &total["percentage"]),
         (&json!(12), &json!(38), &json!(24.0))
@@ -66,11 +69,26 @@ async fn analyze_at_its_limit_is_the_one_that_blocks() {
     project(world.pool(), world.user, &calls(11, Category::Analyze, 1), 0).await;
     world.crossed("analyze", 80, "2026-11-03T12:00:00Z").await;
     world.crossed("analyze", 100, "2026-11-03T12:00:01Z").await;
-    let stats = world.get("/api/usage/stats").await;
-    assert_eq!((&stats["status"], &stats["blocked_meters"]), (&json!("blocked"), &json!(["analyze"])));
-    assert_eq!(stats["analyze"]["blocked_since"], json!("2026-11-03T12:00:01Z"));
-    assert_eq!((&stats["analyze"]["remaining"], &stats["analyze"]["percentage"]), (&json!(0), &json!(110.0)));
-    assert_eq!(stats["total"]["status"], json!("ok"));
+    let figures = world.get("/api/usage/stats").await;
+    assert_eq!((&figures["status"], &figures["blocked_meters"]), (&json!("blocked"), &json!(["analyze"])));
+    assert_eq!(figures["analyze"]["blocked_since"], json!("2026-11-03T12:00:01Z"));
+    assert_eq!(
+        (&figures["analyze"]["remaining"], &figures["analyze"]["percentage"]),
+        (&json!(0), &json!(110.0))
+    );
+    assert_eq!(figures["total"]["status"], json!("ok"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_threshold_of_a_smaller_plan_is_past() {
+    let world = World::start().await;
+    project(world.pool(), world.user, &calls(11, Category::Analyze, 1), 0).await;
+    world.crossed("analyze", 80, "2026-11-03T12:00:00Z").await;
+    world.crossed("analyze", 100, "2026-11-03T12:00:01Z").await;
+    world.subscribed(20, "pro", Some(100), "2026-11-04T00:00:00Z").await;
+    let analyze = world.get("/api/usage/stats").await["analyze"].clone();
+    assert_eq!((&analyze["status"], &analyze["limit"]), (&json!("ok"), &json!(100)));
+    assert_eq!((&analyze["warning_since"], &analyze["blocked_since"]), (&json!(null), &json!(null)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,11 +98,11 @@ async fn another_month_has_the_plan_of_its_end() {
     world.subscribed(2, "enterprise", None, "2026-11-10T00:00:00Z").await;
     world.subscribed(3, "free", Some(50), "2026-12-01T00:00:00Z").await;
     let plan = async |month: &str| {
-        let stats = world.get(&format!("/api/usage/stats?month={month}")).await;
+        let figures = world.get(&format!("/api/usage/stats?month={month}")).await;
         (
-            stats["plan"]["plan_name"].clone(),
-            stats["plan"]["pending"].clone(),
-            stats["total"]["limit"].clone(),
+            figures["plan"]["plan_name"].clone(),
+            figures["plan"]["pending"].clone(),
+            figures["total"]["limit"].clone(),
         )
     };
     assert_eq!(plan("2026-09").await, (json!("free"), json!(null), json!(50)));
@@ -102,8 +120,8 @@ async fn only_service_and_admin_see_others() {
     project(world.pool(), world.user, &calls(2, Category::Other, 1), 0).await;
     let path = format!("/api/usage/stats?user_id={}", world.user);
     for role in [Role::Service, Role::Admin] {
-        let (status, stats) = world.get_as("operator", role, &path).await;
-        assert_eq!((status, &stats["total"]["used"]), (200, &json!(2)));
+        let (status, figures) = world.get_as("operator", role, &path).await;
+        assert_eq!((status, &figures["total"]["used"]), (200, &json!(2)));
     }
     assert_eq!(world.get_as("stranger", Role::User, &path).await.0, 404);
     assert_eq!(world.get_as("operator", Role::Admin, "/api/usage/stats?user_id=nobody").await.0, 404);

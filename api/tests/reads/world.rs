@@ -1,12 +1,13 @@
 //! An api with a user of its own, over projections that a test fills.
 
+use api::limits::{Ask, Verdict};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
 use chrono::{DateTime, Utc};
 use events::{ApiCalled, Event};
 use http_body_util::BodyExt;
-use ledger::{Category, Rules, UserId};
+use ledger::{Category, Month, Rules, Units, UserId};
 use serde_json::Value;
 use sqlx::PgPool;
 use testkit::Env;
@@ -52,7 +53,7 @@ impl World {
             .execute(env.pool())
             .await
             .unwrap();
-        Self { env, user, app, handle: handle, throttled }
+        Self { env, user, app, handle, throttled }
     }
 
     pub(crate) fn pool(&self) -> &PgPool {
@@ -107,6 +108,14 @@ impl World {
         let mut json = Vec::new();
         events::encode(&Event::by_api(id, self.user, now, events::Body::ApiCalled(call)), &mut json);
         self.handle.state.publisher().publish(json.into()).await.unwrap();
+    }
+
+    /// Whether the limits let the user's next analyze call pass.
+    pub(crate) async fn admits_analyze(&self) -> bool {
+        let at = self.env.clock.now();
+        let ask = Ask { at, month: Month::of(at), category: Category::Analyze, units: Units::ONE };
+        let verdict = self.handle.state.limits().admit(self.user, ask).await.unwrap();
+        matches!(verdict, Verdict::Admitted(_))
     }
 
     /// Headers and text of the user's answer of this path, which must be 200.

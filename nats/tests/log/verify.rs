@@ -76,6 +76,17 @@ async fn a_weak_stream_is_refused_with_its_settings_named() {
 }
 
 #[tokio::test]
+async fn a_login_in_the_url_is_used() {
+    let server = Server::start().await;
+    for login in ["ledger:secret", "%6Cedger:%73ecret"] {
+        let url = format!("nats://{login}@{}", server.address());
+        let log =
+            nats::connect(&nats::Connection::new(url, "URL".parse().unwrap())).await.expect("connecting");
+        log.ensure_stream(1).await.expect("making the stream");
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_login_or_address_is_one_line_without_the_password() {
     let server = Server::start().await;
     for url in

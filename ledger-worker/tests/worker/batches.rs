@@ -1,0 +1,321 @@
+//! Whatever is in the log, and however it is cut into batches: the sums are those of the rows, and the tables the same.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, TimeZone, Utc};
+use events::{Body, CallCompleted, Event, PeriodClosed, SOURCE_API, SOURCE_WORKER};
+use ledger::{Category, Month, UserId};
+use ledger_worker::batch::{Parsed, apply_late};
+use ledger_worker::{Applier, Batch};
+use nats::{FrameHeader, RawFrame};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use store::checkpoint::Checkpoint;
+use store::{Schema, connect, dead_letters};
+use testkit::Env;
+use uuid::Uuid;
+
+use crate::support::{call, plan, reported, reset};
+
+/// Everything in the schema; each table's text is compared as a whole.
+const TABLES: [&str; 13] = [
+    "api_usage",
+    "monthly_usage_summary",
+    "usage_hourly",
+    "usage_daily",
+    "event_claims",
+    "producers",
+    "subscriptions",
+    "limit_thresholds",
+    "closed_periods",
+    "statements",
+    "statement_adjustments",
+    "dead_letters",
+    "projection_checkpoint",
+];
+
+const PRODUCERS: usize = 5;
+
+#[derive(Debug, Clone)]
+enum Op {
+    /// A call: user, id (few, so that they repeat), minutes after the base, units, category, counted, reported.
+    Call {
+        user: u8,
+        id: u8,
+        at: i64,
+        units: u32,
+        category: u8,
+        counted: bool,
+        reported: bool,
+    },
+    Reset {
+        user: u8,
+        id: u8,
+        month: u8,
+    },
+    /// Completes an own call of this user and id, which may not be there.
+    Complete {
+        user: u8,
+        id: u8,
+        at: i64,
+        server_error: bool,
+    },
+    Plan {
+        user: u8,
+        id: u8,
+        limit: u64,
+        at: i64,
+    },
+    Close {
+        month: u8,
+    },
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let at = 0_i64..4;
+    let op = prop_oneof![
+        8 => (0_u8..3, 0_u8..12, at.clone(), 1_u32..4, 0_u8..3, prop::bool::weighted(0.8), any::<bool>()).prop_map(
+            |(user, id, at, units, category, counted, reported)| Op::Call {
+                user, id, at, units, category, counted, reported,
+            }
+        ),
+        2 => (0_u8..3, 0_u8..3, 0_u8..2).prop_map(|(user, id, month)| Op::Reset { user, id, month }),
+        3 => (0_u8..3, 0_u8..12, at.clone(), any::<bool>())
+            .prop_map(|(user, id, at, server_error)| Op::Complete { user, id, at, server_error }),
+        1 => (0_u8..3, 0_u8..3, 1_u64..9, at).prop_map(|(user, id, limit, at)| Op::Plan { user, id, limit, at }),
+        1 => (0_u8..2).prop_map(|month| Op::Close { month }),
+    ];
+    prop::collection::vec(op, 1..60)
+}
+
+/// Two of the four instants lie in October, two in November.
+fn instant(at: i64) -> DateTime<Utc> {
+    Utc.with_ymd_and_hms(2026, 10, 31, 22, 30, 0).unwrap() + TimeDelta::minutes(45 * at)
+}
+
+fn month(n: u8) -> Month {
+    Month::new(2026, 10 + u32::from(n)).unwrap()
+}
+
+fn user(n: u8) -> UserId {
+    UserId::new(Uuid::from_u128(0xa000 + u128::from(n)))
+}
+
+fn own_id(kind: u128, user: u8, id: u8, at: i64) -> Uuid {
+    Uuid::from_u128(kind << 96 | u128::from(user) << 32 | u128::from(id) << 8 | u128::try_from(at).unwrap())
+}
+
+fn event(op: &Op) -> Event<'static> {
+    match *op {
+        Op::Call { user: u, id, at, units, category, counted, reported: by_client } => {
+            let mut called = call(Category::ALL[usize::from(category)]);
+            (called.units, called.counted, called.response_time_ms) = (units, counted, Some(units * 10));
+            if by_client {
+                return reported(user(u), &format!("e{id}"), instant(at), called);
+            }
+            // The same id always has the same time, as ids of our own do.
+            called.status_code = None;
+            Event::by_api(own_id(1, u, id, at), user(u), instant(at), Body::ApiCalled(called))
+        }
+        Op::Reset { user: u, id, month: m } => reset(own_id(2, u, id, 0), user(u), month(m), instant(3)),
+        Op::Complete { user: u, id, at, server_error } => {
+            let body = CallCompleted {
+                call_id: own_id(1, u, id, at),
+                call_time: instant(at),
+                status_code: if server_error { 502 } else { 200 },
+                response_time_ms: Some(7),
+                response_size: None,
+                counted: !server_error,
+            };
+            Event::own(SOURCE_API, own_id(3, u, id, at), Some(user(u)), instant(3), Body::CallCompleted(body))
+        }
+        Op::Plan { user: u, id, limit, at } => {
+            plan(own_id(4, u, id, 0), user(u), (Some(limit), None), instant(at))
+        }
+        Op::Close { month: m } => {
+            let body = Body::PeriodClosed(PeriodClosed { month: month(m) });
+            Event::own(SOURCE_WORKER, own_id(5, m, 0, 0), None, instant(3), body)
+        }
+    }
+}
+
+/// Frames of up to three events each; those that `unknown` names are of a version that this program does not know.
+fn frames(ops: &[Op], unknown: impl Fn(usize) -> bool) -> Vec<RawFrame> {
+    let producer = Uuid::from_u128(0xbeef);
+    let mut index = 0..;
+    (1_u64..)
+        .zip(ops.chunks(3))
+        .map(|(seq, ops)| {
+            let encode = |op| {
+                let mut json = Vec::new();
+                events::encode(&event(op), &mut json);
+                let json = String::from_utf8(json).unwrap();
+                if unknown(index.next().unwrap()) { json.replacen(".v1\"", ".v9\"", 1) } else { json }
+            };
+            let body = format!("[{}]", ops.iter().map(encode).collect::<Vec<_>>().join(",")).into_bytes();
+            let header = FrameHeader::of(producer, seq, u32::try_from(ops.len()).unwrap(), &body);
+            let msg_id = header.msg_id();
+            RawFrame { seq, time: instant(3), msg_id, header: Ok(header), body: Bytes::from(body) }
+        })
+        .collect()
+}
+
+async fn project(conn: &mut PgConnection, frames: &[RawFrame], cuts: &[Range<usize>]) -> Vec<String> {
+    sqlx::query(AssertSqlSafe(format!("TRUNCATE {}", TABLES[..12].join(", "))))
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+    sqlx::query("UPDATE projection_checkpoint SET seq = 0, events = 0").execute(&mut *conn).await.unwrap();
+    let mut applier = Applier::new(Schema::Live, 0, Checkpoint::default());
+    for cut in cuts {
+        let frames = &frames[cut.clone()];
+        let mut batch = Batch::of(frames, frames.last().unwrap());
+        applier.apply(conn, &mut batch).await.unwrap();
+    }
+    dump(conn).await
+}
+
+async fn dump(conn: &mut PgConnection) -> Vec<String> {
+    let mut dump = Vec::new();
+    for table in TABLES {
+        let query =
+            format!("SELECT COALESCE(string_agg(t::text, E'\\n' ORDER BY t::text), '') FROM {table} t");
+        let text: String = sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&mut *conn).await.unwrap();
+        dump.push(format!("{table}:\n{text}"));
+    }
+    dump
+}
+
+/// The differences between sums and rows: none.
+async fn differences(conn: &mut PgConnection) -> Vec<String> {
+    sqlx::query_scalar(
+        "WITH rows AS (
+             SELECT u.user_id, u.month_year, sum(u.units) AS total,
+                    COALESCE(sum(u.units) FILTER (WHERE category = 'analyze'), 0) AS analyze_units,
+                    sum(response_time_ms) AS time_ms, count(response_time_ms) AS timed
+             FROM api_usage u
+             LEFT JOIN monthly_usage_summary s ON s.user_id = u.user_id AND s.month_year = u.month_year
+             WHERE u.counted AND (u.log_seq, u.log_idx) > (COALESCE(s.reset_seq, 0), COALESCE(s.reset_idx, 0))
+             GROUP BY 1, 2),
+         sums AS (
+             SELECT user_id, month_year, total_calls AS total, analyze_calls AS analyze_units,
+                    total_response_time_ms AS time_ms, timed_calls AS timed
+             FROM monthly_usage_summary WHERE total_calls > 0),
+         hours AS (
+             SELECT user_id, date_trunc('hour', created_at, 'UTC') AS bucket, category, counted,
+                    sum(units) AS units, count(*) AS calls, sum(response_time_ms) AS time_ms
+             FROM api_usage GROUP BY 1, 2, 3, 4),
+         rollups AS (
+             SELECT user_id, bucket, category, counted, units, calls, total_response_time_ms FROM usage_hourly
+             WHERE calls > 0)
+         SELECT 'summary ' || d::text FROM (
+             (SELECT user_id, month_year, total, analyze_units, time_ms, timed FROM rows EXCEPT SELECT * FROM sums)
+             UNION ALL (SELECT * FROM sums EXCEPT SELECT user_id, month_year, total, analyze_units, time_ms, timed FROM rows)
+         ) d
+         UNION ALL SELECT 'hours ' || d::text FROM (
+             (SELECT * FROM hours EXCEPT SELECT * FROM rollups) UNION ALL (SELECT * FROM rollups EXCEPT SELECT * FROM hours)
+         ) d",
+    )
+    .fetch_all(conn)
+    .await
+    .unwrap()
+}
+
+fn cuts(frames: usize, sizes: &[usize]) -> Vec<Range<usize>> {
+    let mut cuts = Vec::new();
+    let mut start = 0;
+    for size in sizes.iter().cycle() {
+        if start == frames {
+            return cuts;
+        }
+        let end = (start + size).min(frames);
+        cuts.push(start..end);
+        start = end;
+    }
+    cuts
+}
+
+fn runner(cases: u32) -> TestRunner {
+    TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
+}
+
+#[test]
+fn sums_are_those_of_the_rows_however_the_log_is_cut() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let env = runtime.block_on(Env::start()).unwrap();
+    let mut conn = runtime.block_on(connect::connect_projector(env.database_url(), Schema::Live)).unwrap();
+    let conn = std::cell::RefCell::new(&mut conn);
+    let strategy = (ops(), prop::collection::vec(1_usize..8, 1..5));
+    runner(40)
+        .run(&strategy, |(ops, sizes)| {
+            let frames = frames(&ops, |_| false);
+            let conn = &mut **conn.borrow_mut();
+            runtime.block_on(async {
+                let one_by_one = project(conn, &frames, &cuts(frames.len(), &[1])).await;
+                prop_assert_eq!(differences(conn).await, Vec::<String>::new());
+                let at_once = project(conn, &frames, &cuts(frames.len(), &[frames.len()])).await;
+                prop_assert_eq!(differences(conn).await, Vec::<String>::new());
+                prop_assert_eq!(&one_by_one, &at_once);
+                let in_batches = project(conn, &frames, &cuts(frames.len(), &sizes)).await;
+                prop_assert_eq!(&one_by_one, &in_batches);
+                Ok(())
+            })
+        })
+        .unwrap();
+    runtime.block_on(async move { drop(env) });
+}
+
+/// Each event has its own id, and nothing depends on a row that is not there yet.
+fn independent(ops: Vec<Op>) -> Vec<Op> {
+    let mut seen = HashSet::new();
+    ops.into_iter()
+        .filter(|op| !matches!(op, Op::Complete { .. } | Op::Close { .. }))
+        .filter(|op| seen.insert((event(op).source.into_owned(), event(op).id.into_owned())))
+        .collect()
+}
+
+/// Events that were dead letters and are applied late, in any order, leave the tables as if they had been applied in
+/// theirs: a late reset does not drop newer calls, a late call does not outlive a newer reset, a late plan does not
+/// undo a newer one.
+#[test]
+fn a_late_retry_undoes_nothing_newer() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let env = runtime.block_on(Env::start()).unwrap();
+    let mut conn = runtime.block_on(connect::connect_projector(env.database_url(), Schema::Live)).unwrap();
+    let conn = std::cell::RefCell::new(&mut conn);
+    let strategy = (ops().prop_map(independent), prop::collection::vec(any::<bool>(), 60), any::<bool>());
+    runner(40)
+        .run(&strategy, |(ops, late, backwards)| {
+            prop_assume!(!ops.is_empty());
+            let (whole, partly) = (frames(&ops, |_| false), frames(&ops, |index| late[index]));
+            let conn = &mut **conn.borrow_mut();
+            runtime.block_on(async {
+                let every = cuts(whole.len(), &[4]);
+                let mut in_order = project(conn, &whole, &every).await;
+                project(conn, &partly, &every).await;
+                let mut letters = dead_letters::list(conn, None, None, 100).await.unwrap();
+                if backwards {
+                    letters.reverse();
+                }
+                for letter in letters {
+                    let frame = whole.iter().find(|frame| frame.seq == letter.position.seq).unwrap();
+                    let mut tx = conn.begin().await.unwrap();
+                    assert!(dead_letters::remove(&mut tx, letter.position).await.unwrap());
+                    apply_late(&mut tx, &Parsed::one(frame, letter.position.idx)).await.unwrap();
+                    tx.commit().await.unwrap();
+                }
+                prop_assert_eq!(differences(conn).await, Vec::<String>::new());
+                let mut late = dump(conn).await;
+                // The bodies differ, so their checksums do.
+                in_order.remove(PRODUCERS);
+                late.remove(PRODUCERS);
+                prop_assert_eq!(in_order, late);
+                Ok(())
+            })
+        })
+        .unwrap();
+    runtime.block_on(async move { drop(env) });
+}

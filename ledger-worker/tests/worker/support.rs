@@ -1,0 +1,166 @@
+//! A ledger for one test: database, log, publisher and workers.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use chrono::{DateTime, TimeDelta, Utc};
+use events::{Actor, ActorKind, ApiCalled, Body, Event, PlanChanged, UsageReset};
+use ledger::{Category, Currency, Money, Month, PlanName, UserId};
+use ledger_worker::WorkerConfig;
+use nats::{EncodedEvent, Log, Position, Publisher, PublisherConfig};
+use testkit::{Env, wait_until};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
+
+pub(crate) struct TestLedger {
+    pub(crate) env: Env,
+    pub(crate) log: Log,
+    pub(crate) publisher: Publisher,
+}
+
+pub(crate) struct Worker {
+    task: JoinHandle<Result<(), ledger_worker::WorkerError>>,
+    shutdown: CancellationToken,
+}
+
+impl Worker {
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.expect("the worker does not panic").expect("the worker ends well");
+    }
+
+    /// Ends it wherever it is, like a kill does for its connections.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+impl TestLedger {
+    pub(crate) async fn start() -> Result<Self> {
+        let env = Env::start().await?;
+        let log = nats::connect(&connection(&env)).await?;
+        log.ensure_stream(1).await?;
+        let ids = env.ids.clone();
+        let publisher = Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?;
+        Ok(Self { env, log, publisher })
+    }
+
+    pub(crate) fn spawn_worker(&self) -> Worker {
+        let shutdown = CancellationToken::new();
+        let config =
+            WorkerConfig::new(self.env.database_url(), connection(&self.env), self.env.clock.clone());
+        Worker { task: tokio::spawn(ledger_worker::run(config, shutdown.clone())), shutdown }
+    }
+
+    pub(crate) async fn publish(&self, events: &[Event<'_>]) -> Vec<Position> {
+        let encoded = events.iter().map(encoded).collect();
+        self.publisher.publish_all(encoded).await.expect("the log takes the events")
+    }
+
+    /// Waits until everything that is in the log now is projected.
+    pub(crate) async fn projected(&self) {
+        let last = self.log.state().await.expect("the log answers").last_seq;
+        self.projected_to(last).await;
+    }
+
+    pub(crate) async fn projected_to(&self, seq: u64) {
+        wait_until(BOUND, || async {
+            self.number("SELECT seq FROM projection_checkpoint").await >= i64::try_from(seq).unwrap()
+        })
+        .await;
+    }
+
+    pub(crate) async fn number(&self, query: &'static str) -> i64 {
+        sqlx::query_scalar(query).fetch_one(self.env.pool()).await.expect("the query runs")
+    }
+
+    pub(crate) async fn text(&self, query: &'static str) -> String {
+        let row = sqlx::query_scalar(query).fetch_optional(self.env.pool()).await.expect("the query runs");
+        let text: Option<String> = row.flatten();
+        text.unwrap_or_default()
+    }
+
+    /// Waits until the query answers this.
+    pub(crate) async fn until(&self, query: &'static str, answer: &str) {
+        wait_until(BOUND, || async { self.text(query).await == answer }).await;
+    }
+
+    pub(crate) fn user(&self) -> UserId {
+        UserId::new(self.env.ids.random_id())
+    }
+
+    /// A call that our own api admitted.
+    pub(crate) fn own_call(&self, user: UserId, called: ApiCalled<'static>) -> Event<'static> {
+        Event::by_api(self.env.ids.event_id(), user, self.env.clock.now(), Body::ApiCalled(called))
+    }
+}
+
+pub(crate) fn connection(env: &Env) -> nats::Connection {
+    let stream = env.stream_name().parse().expect("a test's stream has a good name");
+    let mut connection = nats::Connection::new(env.nats_url(), stream);
+    connection.monitor_url = Some(env.monitor_url().to_owned());
+    connection
+}
+
+pub(crate) fn encoded(event: &Event<'_>) -> EncodedEvent {
+    let mut json = Vec::new();
+    events::encode(event, &mut json);
+    EncodedEvent::from(json)
+}
+
+pub(crate) fn call(category: Category) -> ApiCalled<'static> {
+    let mut called = ApiCalled::new("/api/x", category);
+    called.response_time_ms = Some(40);
+    called.status_code = Some(200);
+    called
+}
+
+/// A call that a client reported.
+pub(crate) fn reported(
+    user: UserId,
+    id: &str,
+    time: DateTime<Utc>,
+    called: ApiCalled<'static>,
+) -> Event<'static> {
+    Event {
+        id: id.to_owned().into(),
+        source: "client".into(),
+        subject: Some(user),
+        time,
+        body: Body::ApiCalled(called),
+    }
+}
+
+pub(crate) fn reset(id: Uuid, user: UserId, month: Month, time: DateTime<Utc>) -> Event<'static> {
+    let actor = Actor::new(ActorKind::Admin, "tester");
+    Event::by_api(id, user, time, Body::UsageReset(UsageReset { month, reason: "test".into(), actor }))
+}
+
+pub(crate) fn plan(
+    id: Uuid,
+    user: UserId,
+    limits: (Option<u64>, Option<u64>),
+    time: DateTime<Utc>,
+) -> Event<'static> {
+    let body = PlanChanged {
+        plan_name: PlanName::new("pro").expect("a good name"),
+        monthly_api_limit: limits.0,
+        analyze_limit: limits.1,
+        price_monthly: Money::from_cents(999),
+        currency: Currency::USD,
+        effective_at: time,
+        previous_plan: None,
+        reason: None,
+        source_event_id: None,
+        actor: Actor::new(ActorKind::Admin, "tester"),
+    };
+    Event::by_api(id, user, time, Body::PlanChanged(body))
+}
+
+pub(crate) fn minutes(n: i64) -> TimeDelta {
+    TimeDelta::minutes(n)
+}
