@@ -1,10 +1,12 @@
 //! One api process, composed in a line: configuration in, a router and its background work out.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Router;
 use axum::serve::ListenerExt;
 use ledger::IdSource;
+use nats::{Connection, Log, Publisher, PublisherConfig};
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +14,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
 use crate::config::ApiConfig;
+use crate::health::Health;
+use crate::idempotency::Idempotency;
+use crate::ingest::Ingest;
+use crate::limits::{self, Limits, LimitsParts};
+use crate::metrics_server;
+use crate::plan_change::PlanTurns;
+use crate::position::Positions;
 use crate::router::router;
+use crate::routes::outcome::Outcomes;
 use crate::state::{AppState, Parts};
 use crate::throttle::Throttle;
 use crate::users::Users;
@@ -24,9 +34,23 @@ pub enum ApiError {
     /// The database's address cannot be used.
     #[error("DATABASE_URL cannot be used")]
     Database(#[source] store::Error),
+    /// NATS cannot be reached.
+    #[error(transparent)]
+    Connect(#[from] nats::ConnectError),
+    /// The stream could not be made or looked at.
+    #[error("the log's stream cannot be used (NATS_STREAM)")]
+    Log(#[from] nats::LogError),
+    /// The log does not hold what is promised.
+    #[error(transparent)]
+    UnsafeLog(#[from] nats::UnsafeLog),
+    /// Another api serves this database.
+    #[error(transparent)]
+    Limits(#[from] limits::StartError),
     /// The address is taken, or not ours.
-    #[error("cannot listen on {address} (LISTEN_ADDR)")]
+    #[error("cannot listen on {address}; set {variable} to a free address of this machine")]
     Listen {
+        /// The variable that holds it.
+        variable: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -38,7 +62,7 @@ pub enum ApiError {
     Serve(#[source] std::io::Error),
 }
 
-/// The background work of an api. Dropping it does not stop the work; [`AppHandle::shutdown`] does.
+/// A built api: what its handlers share, and its background work, which goes on until [`AppHandle::shutdown`].
 pub struct AppHandle {
     /// What the handlers share.
     pub state: AppState,
@@ -47,58 +71,136 @@ pub struct AppHandle {
 }
 
 impl AppHandle {
-    /// Stops the background work. Call it when no request is in flight any more.
+    /// Stops the background work, after what is under way has come to its end. Call it when no request is in flight any
+    /// more.
     pub async fn shutdown(self) {
-        self.shutdown.cancel();
         self.tasks.close();
+        self.shutdown.cancel();
         self.tasks.wait().await;
+        self.state.publisher().close().await;
         self.state.pool().close().await;
     }
 }
 
-/// Serves until `shutdown`, then answers what is in flight and stops.
+/// Serves until `shutdown`; then it takes no more requests, answers those in flight, and stops. An answered call was
+/// acknowledged before, so there is nothing to lose.
 pub async fn run(config: ApiConfig, shutdown: CancellationToken) -> Result<(), ApiError> {
-    let address = config.listen_addr;
+    let (listen_addr, metrics_addr, drain) = (config.listen_addr, config.metrics_addr, config.drain_timeout);
+    let recorder = metrics_server::install();
     let (app, handle) = build(config).await?;
-    let listener = TcpListener::bind(address).await.map_err(|source| ApiError::Listen { address, source })?;
-    tracing::info!(%address, "the api is listening");
-    let result = serve(listener, app, shutdown).await;
+    let listener = listen(listen_addr).await?;
+    if let (Some(address), Some(recorder)) = (metrics_addr, recorder) {
+        let serving = metrics_server::serve(address, recorder, handle.shutdown.clone()).await?;
+        handle.tasks.spawn(serving);
+    }
+    tracing::info!(address = %listen_addr, "the api is listening");
+    let result = serve(listener, app, shutdown, drain).await;
     handle.shutdown().await;
     result
 }
 
-/// Serves `app` on `listener` until `shutdown`; then it answers what is in flight.
-pub async fn serve(listener: TcpListener, app: Router, shutdown: CancellationToken) -> Result<(), ApiError> {
+/// Serves `app` on `listener` until `shutdown`; then answers what is in flight, for `drain` at most.
+pub async fn serve(
+    listener: TcpListener,
+    app: Router,
+    shutdown: CancellationToken,
+    drain: Duration,
+) -> Result<(), ApiError> {
     // Answers are small and written whole: waiting for more to send would only delay them.
     let listener = listener.tap_io(|stream| {
         // A connection that is closed already is not worth a word.
         let _ = stream.set_nodelay(true);
     });
-    axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
-        .map_err(ApiError::Serve)
+    let serving = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let late = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(drain).await;
+    };
+    tokio::select! {
+        result = serving => result.map_err(ApiError::Serve),
+        () = late => {
+            tracing::warn!(after_ms = drain.as_millis(), "requests are still in flight; their connections are closed");
+            Ok(())
+        }
+    }
 }
 
-/// The router and the work behind it.
+/// The router and the work behind it. `config.listen_addr` is not bound: tests serve it where they like.
 pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
     let clock = config.clock.clone();
+    let ids = IdSource::new(clock.clone());
     let pool = store::pool(config.database_url.expose_secret(), config.database_connections)
         .map_err(ApiError::Database)?;
+    let log = open_log(&config).await?;
+    let stream = log.state().await?;
+    let publisher = {
+        let ids = ids.clone();
+        Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?
+    };
     let users = Users::new(pool.clone(), clock.clone(), config.auto_provision);
     let watermark = Watermark::default();
     tasks.spawn(watermark::follow(pool.clone(), watermark.clone(), users.clone(), shutdown.clone()));
+    let parts = LimitsParts {
+        database_url: config.database_url.expose_secret().to_owned(),
+        pool: pool.clone(),
+        log: log.clone(),
+        publisher: publisher.clone(),
+        watermark: watermark.clone(),
+        clock: clock.clone(),
+        ids: ids.clone(),
+        enforcement: config.enforcement,
+        failure_mode: config.limit_failure_mode,
+        max_unprojected: config.max_unprojected,
+        upgrade_url: config.upgrade_url.clone(),
+    };
+    let limits = Limits::start(parts, &tasks, &shutdown).await.inspect_err(|_| shutdown.cancel())?;
+    let ingest = Ingest::new(
+        pool.clone(),
+        users.clone(),
+        publisher.clone(),
+        clock.clone(),
+        config.rules.clone(),
+        Some(limits.clone()),
+    );
     let state = AppState::new(Parts {
         auth: Auth::new(&config.jwt, clock.clone()),
+        users: users.clone(),
         throttle: Throttle::default(),
-        ids: IdSource::new(clock.clone()),
+        positions: Positions::of(config.nats_stream.as_str(), stream.created),
+        plan_turns: PlanTurns::new(stream.last_seq),
+        idempotency: Idempotency::new(pool.clone(), clock.clone(), tasks.clone()),
+        limits,
+        ingest,
+        outcomes: Outcomes::default(),
+        health: Health::new(pool.clone(), log.clone(), publisher.clone(), watermark.clone()),
         config,
-        pool,
-        users,
-        watermark,
+        pool: pool.clone(),
+        log,
+        publisher,
+        watermark: watermark.clone(),
         clock,
+        ids,
     });
-    let (app, _document) = router(state.clone());
+    tasks.spawn(state.health().clone().keep_looking(shutdown.clone()));
+    tasks.spawn(state.idempotency().clone().clean(shutdown.clone()));
+    let app = router(state.clone());
     Ok((app, AppHandle { state, shutdown, tasks }))
+}
+
+/// The log, after proof that an acknowledgement by it means "on disk".
+async fn open_log(config: &ApiConfig) -> Result<Log, ApiError> {
+    let mut connection = Connection::new(&config.nats_url, config.nats_stream.clone());
+    connection.monitor_url.clone_from(&config.nats_monitor_url);
+    "usage-ledger api".clone_into(&mut connection.client_name);
+    let log = nats::connect(&connection).await?;
+    log.ensure_stream(config.nats_replicas).await?;
+    log.verify(config.allow_unsafe_log).await?;
+    Ok(log)
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ApiError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| ApiError::Listen { variable: "LISTEN_ADDR", address, source })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use ledger::{Clock, Rules};
+use nats::StreamName;
 use secrecy::SecretString;
 use url::Url;
 
@@ -24,10 +25,12 @@ pub struct ApiConfig {
     pub database_connections: u32,
     /// `NATS_URL`, comma-separated servers.
     pub nats_url: String,
-    /// `NATS_MONITOR_URL`.
-    pub nats_monitor_url: String,
+    /// `NATS_MONITOR_URL`, comma-separated; without it the log counts as unsafe.
+    pub nats_monitor_url: Option<String>,
     /// `NATS_STREAM`.
-    pub nats_stream: String,
+    pub nats_stream: StreamName,
+    /// `NATS_REPLICAS`: copies of a stream that is made now; 3 in production.
+    pub nats_replicas: usize,
     /// `--allow-unsafe-log`: start although the log's settings do not hold what is promised.
     pub allow_unsafe_log: bool,
     /// `LISTEN_ADDR`.
@@ -116,8 +119,9 @@ impl ApiConfig {
                 .parsed("DATABASE_CONNECTIONS", "a number of connections")?
                 .unwrap_or(16),
             nats_url: vars.required("NATS_URL", "nats://host:4222")?,
-            nats_monitor_url: vars.required("NATS_MONITOR_URL", "http://host:8222")?,
-            nats_stream: vars.text("NATS_STREAM").unwrap_or_else(|| "LEDGER".to_owned()),
+            nats_monitor_url: vars.text("NATS_MONITOR_URL"),
+            nats_stream: vars.parsed("NATS_STREAM", "letters, digits, _ and -")?.unwrap_or_default(),
+            nats_replicas: vars.parsed("NATS_REPLICAS", "1, 3 or 5")?.unwrap_or(1),
             allow_unsafe_log: vars.flag("ALLOW_UNSAFE_LOG")?,
             listen_addr: vars
                 .parsed("LISTEN_ADDR", "an address like 127.0.0.1:8080")?

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ledger::Invalid;
+use nats::PublishError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -286,6 +287,13 @@ impl Problem {
         self
     }
 
+    /// The same with another status, for a client that knows few.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.0.status = status;
+        self
+    }
+
     /// Adds an extension member, such as `meter`. Members of RFC 9457 cannot be replaced by it.
     #[must_use]
     pub fn with_member(mut self, name: &str, value: impl Into<Value>) -> Self {
@@ -377,6 +385,25 @@ impl From<store::Error> for Problem {
             Self::unavailable("database").because(Chain(&error).to_string())
         } else {
             Self::internal(&error)
+        }
+    }
+}
+
+impl From<PublishError> for Problem {
+    /// All of them pass, so the client may try again; the log of this process says which it was. After `Unknown` the
+    /// event may have been recorded: a retry with an `Idempotency-Key`, or with the client's own event id, counts once.
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::QueueFull => Self::busy("Too many calls wait for the log; try again."),
+            PublishError::TooLarge { .. } => Self::too_large("The event is too large to be recorded."),
+            PublishError::Closed => Self::busy("This instance is shutting down; try again."),
+            PublishError::Unknown => {
+                Self::busy("The log did not confirm the write in time; it may have been recorded.")
+                    .because(error.to_string())
+            }
+            PublishError::Unavailable | PublishError::LogWentBackwards => {
+                Self::unavailable("log").because(error.to_string())
+            }
         }
     }
 }

@@ -1,37 +1,117 @@
 //! All routes, and what each of them passes through.
 
+use std::time::Duration;
+
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::from_fn_with_state;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::middleware::{Envelope, envelope};
+use crate::middleware::{Envelope, envelope, track};
 use crate::problem::{Code, Problem};
 use crate::routes;
 use crate::state::AppState;
 
-/// Every endpoint with its documentation. A new one is merged here; the security test then asks for its row.
-pub fn endpoints() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(crate::openapi::base())
+/// Our own endpoints: their authenticated calls are recorded, uncounted.
+fn recorded() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
         .merge(routes::users::router())
-        .merge(routes::healthz::router())
+        .merge(routes::user_plan::router())
+        .merge(routes::stats::router())
+        .merge(routes::history::router())
+        .merge(routes::calls::router())
+        .merge(routes::statements::router())
+        .merge(routes::upgrade::router())
+        .merge(routes::reset::router())
 }
 
-/// The router as served, and its OpenAPI document.
-pub fn router(state: AppState) -> (Router, OpenApi) {
-    let (router, document) = endpoints().split_for_parts();
-    let ids = state.ids().clone();
-    let router = router
+/// Endpoints whose calls are not recorded as calls: what is open to all, and ingest and check, which record others.
+fn unrecorded() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .merge(routes::plans::router())
+        .merge(routes::events::router())
+        .merge(routes::openmeter_events::router())
+        .merge(routes::check::router())
+        .merge(routes::outcome::router())
+        .merge(routes::healthz::router())
+        .merge(routes::readyz::router())
+}
+
+/// Endpoints that proxies ask, never browsers: no CORS, nothing but the envelope on their way.
+fn for_proxies() -> OpenApiRouter<AppState> {
+    routes::forward_auth::router()
+}
+
+/// The OpenAPI document of all endpoints.
+pub fn document() -> OpenApi {
+    let all = OpenApiRouter::with_openapi(crate::openapi::base());
+    all.merge(recorded()).merge(unrecorded()).merge(for_proxies()).into_openapi()
+}
+
+/// The router as served.
+pub fn router(state: AppState) -> Router {
+    let recorded = Router::from(recorded()).route_layer(from_fn_with_state(state.clone(), track));
+    let browsers = recorded
+        .merge(Router::from(unrecorded()))
+        .merge(routes::docs::router(document()))
+        .method_not_allowed_fallback(async || method_not_allowed());
+    let browsers = match cors(&state.config().cors_allowed_origins) {
+        Some(cors) => browsers.layer(cors),
+        None => browsers,
+    };
+    browsers
+        .merge(Router::from(for_proxies()).method_not_allowed_fallback(async || method_not_allowed()))
         .fallback(async || Problem::not_found())
-        .method_not_allowed_fallback(async || {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                Code::MethodNotAllowed,
-                "This path does not know that method; see the header Allow.",
-            )
-        })
-        .layer(from_fn_with_state(Envelope::new(ids), envelope))
-        .with_state(state);
-    (router, document)
+        .layer(from_fn_with_state(Envelope::new(state.ids().clone()), envelope))
+        .with_state(state)
+}
+
+fn method_not_allowed() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        Code::MethodNotAllowed,
+        "This path does not know that method; see the header Allow.",
+    )
+}
+
+/// Browsers of these origins may call; none may by default. Credentials are bearer tokens, never cookies.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    const EXPOSED: [&str; 14] = [
+        "ledger-seq",
+        "x-request-id",
+        "idempotency-replayed",
+        "retry-after",
+        "ratelimit",
+        "ratelimit-policy",
+        "x-usage-plan",
+        "x-usage-limit",
+        "x-usage-used",
+        "x-usage-remaining",
+        "x-usage-reset",
+        "x-usage-warning",
+        "x-usage-would-block",
+        "x-should-retry",
+    ];
+    if origins.is_empty() {
+        return None;
+    }
+    let origins = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    let allowed_headers = [
+        header::AUTHORIZATION,
+        header::CONTENT_TYPE,
+        header::ACCEPT,
+        crate::idempotency::IDEMPOTENCY_KEY,
+        crate::position::LEDGER_MIN_SEQ,
+        header::HeaderName::from_static("x-request-id"),
+    ];
+    Some(
+        CorsLayer::new()
+            .allow_origin(AllowOrigin::list(origins))
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+            .allow_headers(allowed_headers)
+            .expose_headers(EXPOSED.map(header::HeaderName::from_static))
+            .max_age(Duration::from_hours(1)),
+    )
 }

@@ -4,11 +4,19 @@ use std::sync::Arc;
 
 use axum::extract::FromRef;
 use ledger::{Clock, IdSource};
+use nats::{Log, Publisher};
 use sqlx::PgPool;
 
 use crate::auth::Auth;
 use crate::client::TrustedProxies;
 use crate::config::ApiConfig;
+use crate::health::Health;
+use crate::idempotency::Idempotency;
+use crate::ingest::Ingest;
+use crate::limits::Limits;
+use crate::plan_change::PlanTurns;
+use crate::position::Positions;
+use crate::routes::outcome::Outcomes;
 use crate::throttle::Throttle;
 use crate::users::Users;
 use crate::watermark::Watermark;
@@ -28,8 +36,26 @@ pub struct Parts {
     pub auth: Auth,
     /// Accounts.
     pub users: Users,
+    /// The log: its state.
+    pub log: Log,
+    /// Writes events to the log.
+    pub publisher: Publisher,
+    /// One decision about a user's plan at a time.
+    pub plan_turns: PlanTurns,
+    /// Positions, as clients see them.
+    pub positions: Positions,
     /// How far the projections are.
     pub watermark: Watermark,
+    /// Requests that count once.
+    pub idempotency: Idempotency,
+    /// Decides about calls.
+    pub limits: Limits,
+    /// Takes in calls that happened.
+    pub ingest: Ingest,
+    /// Calls completed lately.
+    pub outcomes: Outcomes,
+    /// Whether dependencies are there.
+    pub health: Health,
     /// Ten requests a second per principal.
     pub throttle: Throttle,
     /// The ledger's clock.
@@ -64,6 +90,31 @@ impl AppState {
         &self.0.users
     }
 
+    /// The log: its state.
+    pub fn log(&self) -> &Log {
+        &self.0.log
+    }
+
+    /// Writes events to the log.
+    pub fn publisher(&self) -> &Publisher {
+        &self.0.publisher
+    }
+
+    /// One decision about a user's plan at a time.
+    pub fn plan_turns(&self) -> &PlanTurns {
+        &self.0.plan_turns
+    }
+
+    /// Positions, as clients see them.
+    pub fn positions(&self) -> Positions {
+        self.0.positions
+    }
+
+    /// Whether dependencies are there.
+    pub fn health(&self) -> &Health {
+        &self.0.health
+    }
+
     /// How far the projections are.
     pub fn watermark(&self) -> &Watermark {
         &self.0.watermark
@@ -72,6 +123,31 @@ impl AppState {
     /// Proxies that are believed.
     pub fn proxies(&self) -> &TrustedProxies {
         &self.0.config.trusted_proxies
+    }
+
+    /// Requests that count once.
+    pub fn idempotency(&self) -> &Idempotency {
+        &self.0.idempotency
+    }
+
+    /// Decides about calls.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// Takes in calls that happened.
+    pub fn ingest(&self) -> &Ingest {
+        &self.0.ingest
+    }
+
+    /// Calls completed lately.
+    pub fn outcomes(&self) -> &Outcomes {
+        &self.0.outcomes
+    }
+
+    /// Ten requests a second per principal.
+    pub fn throttle(&self) -> &Throttle {
+        &self.0.throttle
     }
 
     /// Ids of events.
@@ -98,7 +174,13 @@ parts! {
     pool: PgPool,
     auth: Auth,
     users: Users,
+    publisher: Publisher,
+    positions: Positions,
     watermark: Watermark,
+    idempotency: Idempotency,
+    limits: Limits,
+    ingest: Ingest,
+    health: Health,
     throttle: Throttle,
     clock: Clock,
     ids: IdSource,

@@ -1,9 +1,11 @@
 //! How far the projections are, kept up to date by one LISTEN connection and a poll each second.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ledger::UserId;
+use parking_lot::Mutex;
 use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgNotification};
 use tokio::sync::watch;
@@ -23,23 +25,57 @@ pub(crate) const PARTITION: i16 = 0;
 /// Sequence of the last projected frame; 0 before the first, and before the first look at the database. It only rises,
 /// unless an operator rewound the projections. Cheap to clone.
 #[derive(Clone)]
-pub struct Watermark(Arc<watch::Sender<u64>>);
+pub struct Watermark(Arc<Inner>);
+
+struct Inner {
+    projected: watch::Sender<u64>,
+    /// The log's last sequence, when it was asked last.
+    log_seq: AtomicU64,
+    /// When the projections were last seen to have caught up.
+    caught_up: Mutex<Instant>,
+}
 
 impl Default for Watermark {
     fn default() -> Self {
-        Self(Arc::new(watch::channel(0).0))
+        Self(Arc::new(Inner {
+            projected: watch::channel(0).0,
+            log_seq: AtomicU64::new(0),
+            caught_up: Mutex::new(Instant::now()),
+        }))
     }
 }
 
 impl Watermark {
     /// The latest known sequence.
     pub fn current(&self) -> u64 {
-        *self.0.borrow()
+        *self.0.projected.borrow()
+    }
+
+    /// The log's last sequence, when it was asked last: up to a second ago.
+    pub fn log_seq(&self) -> u64 {
+        self.0.log_seq.load(Ordering::Acquire)
+    }
+
+    /// How long ago the projections were last seen to have caught up with the log.
+    pub(crate) fn behind_for_ms(&self) -> u64 {
+        u64::try_from(self.0.caught_up.lock().elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The log was asked: its last sequence is `seq`.
+    pub(crate) fn log_is_at(&self, seq: u64) {
+        self.0.log_seq.store(seq, Ordering::Release);
+        self.note_caught_up();
+    }
+
+    fn note_caught_up(&self) {
+        if self.current() >= self.log_seq() {
+            *self.0.caught_up.lock() = Instant::now();
+        }
     }
 
     /// Waits until the projections have reached `seq`; `false` when they have not after `timeout`.
     pub async fn wait_for(&self, seq: u64, timeout: Duration) -> bool {
-        let mut marks = self.0.subscribe();
+        let mut marks = self.0.projected.subscribe();
         let reached = marks.wait_for(|mark| *mark >= seq);
         // The sender lives as long as `self`, so that only the time can end the wait early.
         matches!(tokio::time::timeout(timeout, reached).await, Ok(Ok(_)))
@@ -47,21 +83,23 @@ impl Watermark {
 
     /// Follows the sequences: `changed().await` on the receiver, then `borrow_and_update()`.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.0.subscribe()
+        self.0.projected.subscribe()
     }
 
     /// Announced sequences come in order, but one may arrive after a look at the database that saw a later one.
     fn announced(&self, seq: u64) {
-        self.0.send_if_modified(|current| {
+        self.0.projected.send_if_modified(|current| {
             let newer = seq > *current;
             *current = seq.max(*current);
             newer
         });
+        self.note_caught_up();
     }
 
     /// What the database says is true, even when it is less.
     fn read(&self, seq: u64) {
-        self.0.send_if_modified(|current| std::mem::replace(current, seq) != seq);
+        self.0.projected.send_if_modified(|current| std::mem::replace(current, seq) != seq);
+        self.note_caught_up();
     }
 }
 

@@ -1,2 +1,30 @@
 //! The one binary of the usage ledger.
-fn main() {}
+
+mod commands;
+mod config;
+mod demo;
+mod import;
+mod logging;
+mod output;
+mod shutdown;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::commands::Cli;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match commands::run(Cli::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            // One line, with every cause: `{:#}`.
+            eprintln!("usage-ledger: {}", output::printable(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -16,6 +16,8 @@ use crate::{
 
 const NAME: &str = "nats-server";
 const USER: &str = "ledger";
+/// The configuration that production uses too.
+const CONF: &str = include_str!("../../nats/server.conf");
 const STOP_BOUND: Duration = Duration::from_secs(15);
 const PORT_TRIES: u32 = 4;
 
@@ -26,8 +28,6 @@ pub struct NatsConfig {
     pub dir: PathBuf,
     /// The loopback port of clients; a free one when absent.
     pub port: Option<u16>,
-    /// Whether clients need the password. Without it every user of this machine can read and write the log.
-    pub password: bool,
     /// Removes `dir` when this is dropped or this process ends.
     pub scratch: bool,
 }
@@ -35,13 +35,12 @@ pub struct NatsConfig {
 impl NatsConfig {
     /// A server with its store in `dir` on a free port.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), port: None, password: true, scratch: false }
+        Self { dir: dir.into(), port: None, scratch: false }
     }
 
-    /// For tests: open to everybody on this machine, removed with this process.
+    /// For tests: removed with this process.
     #[must_use]
     pub fn for_tests(mut self) -> Self {
-        self.password = false;
         self.scratch = true;
         self
     }
@@ -52,7 +51,7 @@ pub struct NatsServer {
     process: Process,
     port: u16,
     monitor_port: u16,
-    password: Option<String>,
+    password: String,
     store: PathBuf,
 }
 
@@ -64,8 +63,8 @@ impl NatsServer {
         let dir = config.dir.canonicalize().map_err(cannot)?;
         let config = NatsConfig { dir, ..config };
         let program = binaries::nats_server()?;
-        let password =
-            if config.password { Some(data_dir::made_secret(&config.dir, "nats-password")?) } else { None };
+        let password = data_dir::made_secret(&config.dir, "nats-password")?;
+        data_dir::write_private(&config.dir, "nats.conf", CONF)?;
         let conf = conf_path(&config.dir);
         let ours = conf.to_string_lossy().into_owned();
         orphans::stop(&config.dir.join("nats.pid"), Signal::SIGTERM, |pid| {
@@ -77,8 +76,8 @@ impl NatsServer {
         loop {
             let port = config.port.map_or_else(free_port, Ok)?;
             let monitor_port = free_port()?;
-            write_conf(&config.dir, port, monitor_port, password.as_deref())?;
-            let process = Process::start(spec(&config, &program))?;
+            let environment = environment(&config.dir, port, monitor_port, &password);
+            let process = Process::start(spec(&config, &program, environment))?;
             let store = store_path(&config.dir);
             let server = Self { process, port, monitor_port, password: password.clone(), store };
             match server.ready().await {
@@ -97,10 +96,7 @@ impl NatsServer {
 
     /// The URL for clients, with the password in it.
     pub fn url(&self) -> String {
-        match &self.password {
-            Some(password) => format!("nats://{USER}:{password}@127.0.0.1:{}", self.port),
-            None => format!("nats://127.0.0.1:{}", self.port),
-        }
+        format!("nats://{USER}:{}@127.0.0.1:{}", self.password, self.port)
     }
 
     /// The URL of the monitoring endpoints (`/jsz`, `/varz`).
@@ -144,11 +140,9 @@ impl NatsServer {
         let address = format!("127.0.0.1:{}", self.port);
         self.process
             .wait_ready(|| async {
-                let mut options = async_nats::ConnectOptions::new();
-                if let Some(password) = &self.password {
-                    // The client ignores a password that stands in the URL.
-                    options = options.user_and_password(USER.to_owned(), password.clone());
-                }
+                let (user, password) = (USER.to_owned(), self.password.clone());
+                // The client ignores a login that stands in its URL.
+                let options = async_nats::ConnectOptions::with_user_and_password(user, password);
                 match options.connect(&address).await {
                     Ok(client) => async_nats::jetstream::new(client).query_account().await.is_ok(),
                     Err(_) => false,
@@ -158,14 +152,15 @@ impl NatsServer {
     }
 }
 
-fn spec(config: &NatsConfig, program: &Path) -> Spec {
+fn spec(config: &NatsConfig, program: &Path, environment: Vec<(&'static str, String)>) -> Spec {
     let program = program.to_owned();
-    let conf = conf_path(&config.dir);
+    let (conf, pid_file) = (conf_path(&config.dir), config.dir.join("nats.pid"));
     Spec {
         name: NAME,
         command: Box::new(move || {
             let mut command = Command::new(&program);
-            command.env_clear().env("PATH", "/usr/bin:/bin").arg("-c").arg(&conf).current_dir("/");
+            command.env_clear().env("PATH", "/usr/bin:/bin").envs(environment.iter().cloned());
+            command.arg("-c").arg(&conf).arg("-P").arg(&pid_file).current_dir("/");
             command
         }),
         log: log_path(&config.dir),
@@ -174,26 +169,16 @@ fn spec(config: &NatsConfig, program: &Path) -> Spec {
     }
 }
 
-fn write_conf(dir: &Path, port: u16, monitor_port: u16, password: Option<&str>) -> Result<(), StartError> {
-    let (store, pid) = (store_path(dir), dir.join("nats.pid"));
-    let (store, pid) = (store.display(), pid.display());
-    let login = password.map_or_else(String::new, |password| {
-        format!("authorization {{ user: {USER}, password: \"{password}\" }}\n")
-    });
-    let conf = format!(
-        r#"server_name: usage_ledger
-listen: "127.0.0.1:{port}"
-http: "127.0.0.1:{monitor_port}"
-pid_file: "{pid}"
-max_payload: 1MB
-jetstream {{
-    store_dir: "{store}"
-    sync_interval: always
-    max_file_store: 1TB
-}}
-{login}"#
-    );
-    data_dir::write_private(dir, "nats.conf", &conf).map(drop)
+/// What the configuration leaves open. Quoted, since nats-server reads each as a value of the file.
+fn environment(dir: &Path, port: u16, monitor_port: u16, password: &str) -> Vec<(&'static str, String)> {
+    let quoted = |text: &str| format!("\"{text}\"");
+    vec![
+        ("NATS_LISTEN", quoted(&format!("127.0.0.1:{port}"))),
+        ("NATS_MONITOR_LISTEN", quoted(&format!("127.0.0.1:{monitor_port}"))),
+        ("NATS_STORE_DIR", quoted(&store_path(dir).to_string_lossy())),
+        ("NATS_USER", quoted(USER)),
+        ("NATS_PASSWORD", quoted(password)),
+    ]
 }
 
 fn conf_path(dir: &Path) -> PathBuf {

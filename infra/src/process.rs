@@ -183,6 +183,15 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Nobody is left to be told of a failure; what stays is in the temporary directory.
+    fn discard(&self) {
+        if let Some(scratch) = &self.spec.scratch {
+            let _ = fs::remove_dir_all(scratch);
+            // The last of several servers takes the directory around them with it.
+            let _ = scratch.parent().map(fs::remove_dir);
+        }
+    }
+
     fn end(&self, signal: Signal) {
         let mut state = self.lock();
         state.wanted = false;
@@ -242,6 +251,7 @@ fn supervise(shared: &Shared) {
         let mut state = shared.lock();
         while !state.wanted {
             if state.closed {
+                shared.discard();
                 return;
             }
             state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -289,6 +299,10 @@ fn reap(shared: &Shared) {
     let mut state = shared.lock();
     let Some(mut running) = state.running.take() else { return };
     let exit = running.child.wait();
+    if state.closed {
+        // Before the watchdog is dismissed: this process may be about to end.
+        shared.discard();
+    }
     if let Some((mut watchdog, mut pipe)) = running.watchdog.take() {
         // When the line cannot be written the watchdog is gone already.
         let _ = pipe.write_all(b"stopped\n");
@@ -296,10 +310,6 @@ fn reap(shared: &Shared) {
         let _ = watchdog.wait();
     }
     let wanted = state.wanted;
-    if let (true, Some(scratch)) = (state.closed, &shared.spec.scratch) {
-        // Nobody is left to be told; what stays is in the temporary directory.
-        let _ = fs::remove_dir_all(scratch);
-    }
     drop(state);
     match exit {
         Ok(exit) if wanted => warn!(server = shared.spec.name, %exit, "ended unasked"),

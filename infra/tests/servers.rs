@@ -15,6 +15,15 @@ fn open_dir() -> Result<TempDir> {
     Ok(dir)
 }
 
+/// The client ignores a login that stands in its URL.
+async fn log_in(server: &NatsServer) -> Result<async_nats::Client> {
+    let url = server.url();
+    let (user, rest) = url.trim_start_matches("nats://").split_once(':').ok_or("no user")?;
+    let (password, address) = rest.split_once('@').ok_or("no password")?;
+    let options = async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned());
+    Ok(options.connect(address).await?)
+}
+
 async fn count(server: &Postgres) -> std::result::Result<i64, sqlx::Error> {
     let mut connection = PgConnection::connect(&server.url("facts")).await?;
     let count = sqlx::query_scalar("SELECT count(*) FROM fact").fetch_one(&mut connection).await?;
@@ -82,8 +91,8 @@ async fn a_server_left_by_an_earlier_run_is_stopped_first() -> Result {
 #[tokio::test]
 async fn nats_keeps_its_streams_over_sigkill_and_syncs_always() -> Result {
     let dir = open_dir()?;
-    let server = NatsServer::start(NatsConfig { password: false, ..NatsConfig::new(dir.path()) }).await?;
-    let client = async_nats::connect(server.url()).await?;
+    let server = NatsServer::start(NatsConfig::new(dir.path())).await?;
+    let client = log_in(&server).await?;
     let context = async_nats::jetstream::new(client);
     let stream = async_nats::jetstream::stream::Config { name: "FACTS".to_owned(), ..Default::default() };
     context.create_stream(stream).await?;
@@ -91,7 +100,7 @@ async fn nats_keeps_its_streams_over_sigkill_and_syncs_always() -> Result {
 
     server.kill().await;
     server.resume().await?;
-    let client = async_nats::connect(server.url()).await?;
+    let client = log_in(&server).await?;
     let info = async_nats::jetstream::new(client).get_stream("FACTS").await?.get_info().await?;
     assert_eq!(info.state.messages, 1);
     server.stop().await;

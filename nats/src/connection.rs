@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event};
 use bytes::Bytes;
+use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -38,7 +39,7 @@ pub struct Connection {
 /// How to log in to NATS.
 #[derive(Clone, Debug, Default)]
 pub enum Auth {
-    /// With whatever the URL holds.
+    /// With whatever the URL holds: `user:password@` or `token@`, percent-encoded.
     #[default]
     Url,
     /// With a user and a password.
@@ -92,11 +93,7 @@ impl Connection {
 
     /// The address without its login, for messages.
     pub fn display_url(&self) -> String {
-        let without_login = |url: &str| match url.split_once("://") {
-            Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit('@').next().unwrap_or(rest)),
-            None => url.rsplit('@').next().unwrap_or(url).to_owned(),
-        };
-        self.nats_url.split(',').map(|url| without_login(url.trim())).collect::<Vec<_>>().join(",")
+        self.nats_url.split(',').map(|url| split_login(url.trim()).1).collect::<Vec<_>>().join(",")
     }
 }
 
@@ -116,12 +113,21 @@ struct Status {
     epoch: u64,
 }
 
+/// Tells one connection from the next: the id that the server gave it, and the server's own, new at every start.
+///
+/// It changes before anything can be sent or received on the new connection; [`Link::epoch`] a little later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Session {
+    server_id: String,
+    client_id: u64,
+}
+
 impl Link {
     /// Opens a connection of its own. With `in_background` it comes about later when no server answers now.
     pub(crate) async fn open(connection: &Connection, in_background: bool) -> Result<Self, ConnectError> {
         let (sender, status) = watch::channel(Status::default());
         let sender = Arc::new(sender);
-        let mut options = login(&connection.auth)
+        let mut options = login(connection)
             .name(&connection.client_name)
             .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(PING_INTERVAL)
@@ -133,7 +139,7 @@ impl Link {
         if in_background {
             options = options.retry_on_initial_connect();
         }
-        let urls: Vec<&str> = connection.nats_url.split(',').map(str::trim).collect();
+        let urls: Vec<String> = connection.display_url().split(',').map(str::to_owned).collect();
         let client = options
             .connect(urls)
             .await
@@ -150,6 +156,11 @@ impl Link {
     /// Counts the connections made so far.
     pub(crate) fn epoch(&self) -> u64 {
         self.status.borrow().epoch
+    }
+
+    pub(crate) fn session(&self) -> Session {
+        let info = self.client.server_info();
+        Session { server_id: info.server_id, client_id: info.client_id }
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -209,15 +220,32 @@ pub(crate) fn parse_reply<T: DeserializeOwned>(payload: &[u8]) -> Result<T, LogE
     }
 }
 
-fn login(auth: &Auth) -> ConnectOptions {
+/// The client takes no login from its URLs, so it is taken out of the first that has one.
+fn login(connection: &Connection) -> ConnectOptions {
     let options = ConnectOptions::new();
-    match auth {
-        Auth::Url => options,
+    match &connection.auth {
+        Auth::Url => {
+            let login = connection.nats_url.split(',').find_map(|url| split_login(url.trim()).0);
+            let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+            match login.map(|login| login.split_once(':').ok_or(login)) {
+                None => options,
+                Some(Ok((user, password))) => options.user_and_password(decode(user), decode(password)),
+                Some(Err(token)) => options.token(decode(token)),
+            }
+        }
         Auth::UserPassword { user, password } => {
             options.user_and_password(user.clone(), password.expose_secret().to_owned())
         }
         Auth::Token(token) => options.token(token.expose_secret().to_owned()),
     }
+}
+
+/// `scheme://login@host` as (`login`, `scheme://host`).
+fn split_login(url: &str) -> (Option<&str>, String) {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let (login, host) = rest.rsplit_once('@').map_or((None, rest), |(login, host)| (Some(login), host));
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    (login, format!("{scheme}{separator}{host}"))
 }
 
 fn reconnect_delay(attempts: usize) -> Duration {

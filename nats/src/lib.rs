@@ -16,6 +16,7 @@ mod verify;
 
 pub use connection::{Auth, ConnectError, Connection, connect};
 pub use continuity::{AcceptedGap, Checkpoint, Continuity, Jump, ProducerState, Stop, Verdict, check_start};
+pub use events::GapKind;
 pub use frame::{
     CONTENT_TYPE, Damage, EncodedEvent, FRAME_HEADER, FrameHeader, MAX_FRAME_BYTES, MAX_FRAME_EVENTS,
     Position, RawFrame,

@@ -41,3 +41,10 @@ pub async fn insert_new(conn: &mut PgConnection, claims: &[Claim]) -> Result<Vec
     .await?;
     Ok(claimed)
 }
+
+/// Those of the ids that are claimed.
+pub async fn find(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Uuid>, Error> {
+    let claimed =
+        sqlx::query_scalar!("SELECT id FROM event_claims WHERE id = ANY($1)", ids).fetch_all(conn).await?;
+    Ok(claimed)
+}

@@ -14,6 +14,8 @@ pub mod gaps;
 pub mod idempotency;
 pub mod limits;
 pub mod migrate;
+pub mod ops;
+pub mod outcomes;
 pub mod partitions;
 pub mod periods;
 pub mod position;

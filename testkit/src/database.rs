@@ -5,15 +5,12 @@ use ledger::IdSource;
 use sha2::{Digest, Sha256};
 use sqlx::{
     AssertSqlSafe, Connection, Executor, PgConnection,
-    migrate::Migrator,
-    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+    postgres::{PgPool, PgPoolOptions},
 };
 
 /// Any number that nothing else locks: one test program at a time makes the template.
 const TEMPLATE_LOCK: i64 = 0x7465_7374_6b69_7401;
 const SEARCH_PATH: &str = "ledger, public";
-
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 /// A database with all migrations, copied from a template; dropped with this value unless the test failed.
 pub struct Database {
@@ -92,20 +89,12 @@ async fn ensure_template(admin_url: &str) -> Result<String> {
         let new = format!("{name}_new");
         execute(&mut admin, format!("DROP DATABASE IF EXISTS {new} WITH (FORCE)")).await?;
         execute(&mut admin, format!("CREATE DATABASE {new}")).await?;
-        migrate(&url_of(admin_url, &new)?).await.context("the migrations fail")?;
+        store::migrate(&url_of(admin_url, &new)?).await.context("the migrations fail")?;
         execute(&mut admin, format!("ALTER DATABASE {new} RENAME TO {name}")).await?;
     }
     // The lock ends with its session.
     admin.close().await?;
     Ok(name)
-}
-
-async fn migrate(url: &str) -> Result<()> {
-    // The list of applied migrations lies in `public`, whatever the database's own search_path is.
-    let options: PgConnectOptions = url.parse()?;
-    let mut connection = PgConnection::connect_with(&options.options([("search_path", "public")])).await?;
-    MIGRATIONS.run(&mut connection).await?;
-    Ok(connection.close().await?)
 }
 
 /// Other migrations, another template: a server that outlives an edit serves both.

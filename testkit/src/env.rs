@@ -1,5 +1,6 @@
 use anyhow::Result;
 use ledger::{Clock, IdSource};
+use nats::{Connection, Log, StreamName};
 use sqlx::PgPool;
 
 use crate::{Database, Role, Servers, Token};
@@ -9,7 +10,7 @@ pub struct Env {
     servers: &'static Servers,
     database: Database,
     pool: PgPool,
-    stream: String,
+    stream: StreamName,
     /// The clock of everything started here: clones share its offset, so a test moves them all at once.
     pub clock: Clock,
     /// Ids from that clock.
@@ -24,7 +25,7 @@ impl Env {
         let servers = Servers::shared().await?;
         let database = Database::create(&servers.admin_url, &ids).await?;
         let pool = database.pool().await?;
-        let stream = format!("TEST_{}", ids.random_id().simple());
+        let stream = format!("TEST_{}", ids.random_id().simple()).parse()?;
         Ok(Self { servers, database, pool, stream, clock, ids })
     }
 
@@ -50,7 +51,21 @@ impl Env {
 
     /// `NATS_STREAM`; the stream itself is made by who needs it.
     pub fn stream_name(&self) -> &str {
-        &self.stream
+        self.stream.as_str()
+    }
+
+    /// A connection to the log, of this test's stream.
+    pub fn connection(&self) -> Connection {
+        let mut connection = Connection::new(self.nats_url(), self.stream.clone());
+        connection.monitor_url = Some(self.monitor_url().to_owned());
+        connection
+    }
+
+    /// The log, with its stream made.
+    pub async fn log(&self) -> Result<Log> {
+        let log = nats::connect(&self.connection()).await?;
+        log.ensure_stream(1).await?;
+        Ok(log)
     }
 
     /// A token of an hour for `<user>`.

@@ -10,7 +10,7 @@ static SHARED: OnceCell<Servers> = OnceCell::const_new();
 pub struct Servers {
     /// The database `postgres`, as a role that may create databases.
     pub admin_url: String,
-    /// The nats-server; it asks for no password.
+    /// The nats-server, with the login in the URL (`nats::connect` uses it; `async_nats::connect` does not).
     pub nats_url: String,
     /// Its monitoring endpoints.
     pub monitor_url: String,

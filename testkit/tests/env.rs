@@ -42,3 +42,12 @@ async fn private_servers_can_be_killed_and_come_back() -> Result<()> {
     servers.postgres.resume().await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn the_log_is_there_with_all_that_it_promises() -> Result<()> {
+    let env = Env::start().await?;
+    let log = env.log().await?;
+    log.verify(false).await?;
+    assert_eq!(log.state().await?.last_seq, 0);
+    Ok(())
+}

@@ -100,16 +100,29 @@ impl DataKey {
     /// The token's fingerprint: the first 8 bytes of HMAC-SHA-512 over `lp(token_type, token)`, under
     /// HKDF-SHA-512(DEK, no salt, `lp("usage-ledger/v2/fingerprint", user)`, 64 bytes).
     pub fn fingerprint(&self, kind: TokenKind, token: &SecretText) -> Fingerprint {
+        let message = Zeroizing::new(lp(&[kind.as_str().as_bytes(), token.expose().as_bytes()]));
+        Fingerprint(self.keyed_hash(b"usage-ledger/v2/fingerprint", &message))
+    }
+
+    /// What is kept of an erased user's external id: enough to recognise the id when it comes again, and nothing that
+    /// tells it. The first 32 bytes of HMAC-SHA-512 over the id, under HKDF-SHA-512(DEK, no salt,
+    /// `lp("usage-ledger/v2/external-id", user)`, 64 bytes).
+    ///
+    /// The data key for this belongs to the ledger and not to a user (whose own is destroyed): its user is the nil
+    /// UUID. So the hash outlives a rotation of the root keys.
+    pub fn external_id_hash(&self, external_id: &str) -> [u8; 32] {
+        self.keyed_hash(b"usage-ledger/v2/external-id", external_id.as_bytes())
+    }
+
+    fn keyed_hash<const N: usize>(&self, label: &[u8], message: &[u8]) -> [u8; N] {
         let mut text = [0; 36];
         let user = self.user.as_hyphenated().encode_lower(&mut text);
-        let key =
-            derive(self.secret.bytes.as_slice(), &lp(&[b"usage-ledger/v2/fingerprint", user.as_bytes()]));
-        let message = Zeroizing::new(lp(&[kind.as_str().as_bytes(), token.expose().as_bytes()]));
+        let key = derive(self.secret.bytes.as_slice(), &lp(&[label, user.as_bytes()]));
         let mac = Hmac::<Sha512>::new_from_slice(key.as_slice()).expect("HMAC takes a key of any length");
-        let full = mac.chain_update(&message).finalize().into_bytes();
-        let mut fingerprint = [0; 8];
-        fingerprint.copy_from_slice(&full[..8]);
-        Fingerprint(fingerprint)
+        let full = mac.chain_update(message).finalize().into_bytes();
+        let mut hash = [0; N];
+        hash.copy_from_slice(&full[..N]);
+        hash
     }
 
     fn seal<E: Entropy + ?Sized>(

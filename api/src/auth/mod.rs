@@ -7,6 +7,7 @@ mod failures;
 mod principal;
 mod token;
 
+pub(crate) use principal::Seen;
 pub use principal::{Admin, Principal, ServiceOrAdmin, User, authenticate};
 pub use token::{ISSUER, JwtSettings, Mint, MintError, Role, mint};
 

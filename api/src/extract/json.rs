@@ -5,12 +5,12 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_path_to_error::Segment;
 use std::time::Duration;
 
 use super::{escape, field_error};
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, FieldError, Problem};
 
 /// Largest body of every endpoint but ingest, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -91,16 +91,27 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let pointer = pointer(error.path());
         let inner = error.into_inner();
-        let message = inner.to_string();
-        // A number like 1e999 is well-formed JSON; serde_json counts it as a mistake of syntax.
-        if inner.is_data() || message.starts_with("number out of range") {
-            Problem::validation(vec![field_error(pointer, &message)])
+        if inner.is_data() {
+            Problem::validation(vec![field_error(pointer, &inner.to_string())])
+        } else if is_json(bytes) {
+            // serde_json calls it a mistake of syntax when an enum's name is no text, or a number is too large.
+            Problem::validation(vec![FieldError::at(pointer, "invalid", "the value is of the wrong type")])
         } else {
             malformed(&inner)
         }
     })?;
     deserializer.end().map_err(|error| malformed(&error))?;
     Ok(value)
+}
+
+fn is_json(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+}
+
+/// What is wrong with an item that was read by itself, and where, below `prefix`.
+pub(crate) fn item_error(prefix: &str, error: serde_path_to_error::Error<serde_json::Error>) -> FieldError {
+    let pointer = format!("{prefix}{}", pointer(error.path()));
+    field_error(pointer, &error.into_inner().to_string())
 }
 
 fn malformed(error: &serde_json::Error) -> Problem {

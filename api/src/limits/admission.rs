@@ -27,7 +27,8 @@ impl Admission {
         Self { limits, hold: Some(hold), standing: Some(standing), would_block: Some(would_block) }
     }
 
-    pub(super) fn uncounted(limits: Limits) -> Self {
+    /// A call that does not count: nothing is held for it.
+    pub fn uncounted(limits: Limits) -> Self {
         Self { limits, hold: None, standing: None, would_block: None }
     }
 

@@ -147,7 +147,7 @@ async fn open(inner: &Inner) {
     while !watermark.wait_for(last_seq, Duration::from_secs(10)).await {
         tracing::warn!(
             last_seq,
-            projected_seq = watermark.current().seq,
+            projected_seq = watermark.current(),
             "nothing is admitted until the projection has caught up; is the worker running?"
         );
     }
@@ -173,7 +173,9 @@ async fn regain(inner: &Inner) -> ApiLock {
                 tracing::error!("another api process has taken over this database: nothing is admitted here");
             }
             Ok(None) => {}
-            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "the database is still away"),
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the database is still away")
+            }
         }
         sleep(LOCK_RETRY).await;
     }

@@ -27,7 +27,12 @@ const SCRATCH_BYTES: usize = 320;
 ///
 /// `RateLimit-Policy` names every limited meter; `RateLimit` and `X-Usage-*` the one with the fewest units left among
 /// those that the call uses. A meter without a limit has no `RateLimit`, `X-Usage-Limit` or `X-Usage-Remaining`.
-pub fn append_usage_headers(headers: &mut HeaderMap, standing: &Standing, category: Category, now: DateTime<Utc>) {
+pub fn append_usage_headers(
+    headers: &mut HeaderMap,
+    standing: &Standing,
+    category: Category,
+    now: DateTime<Utc>,
+) {
     headers.reserve(9);
     let mut values = Values(BytesMut::with_capacity(SCRATCH_BYTES));
     let (limits, used) = (standing.terms.limits, standing.used);
@@ -144,7 +149,8 @@ mod tests {
     #[test]
     fn what_is_not_limited_is_not_shown() {
         let headers = headers(Limits::UNLIMITED, Used { total: 12, analyze: 10 }, Category::Analyze);
-        for name in ["ratelimit", "ratelimit-policy", "x-usage-limit", "x-usage-remaining", "x-usage-warning"] {
+        for name in ["ratelimit", "ratelimit-policy", "x-usage-limit", "x-usage-remaining", "x-usage-warning"]
+        {
             assert_eq!(text(&headers, name), None, "{name}");
         }
         assert_eq!(text(&headers, "x-usage-used").expect("used"), "12");

@@ -106,7 +106,9 @@ pub enum LimitsError {
     #[error("the counts of this user cannot be read")]
     Unreadable,
     /// Too many units are admitted and not projected.
-    #[error("{units} admitted units are not projected yet (MAX_UNPROJECTED); the worker is behind or stopped")]
+    #[error(
+        "{units} admitted units are not projected yet (MAX_UNPROJECTED); the worker is behind or stopped"
+    )]
     Behind {
         /// How many.
         units: u64,
@@ -116,9 +118,15 @@ pub enum LimitsError {
 impl From<LimitsError> for Problem {
     fn from(error: LimitsError) -> Self {
         match error {
-            LimitsError::Unready(Unready::Database) | LimitsError::Unreadable => Self::unavailable("database"),
-            LimitsError::Unready(_) => Self::busy("Limits cannot be decided yet: counts are still being brought up to date."),
-            LimitsError::Behind { .. } => Self::busy("Too many calls are recorded and not counted yet; try again."),
+            LimitsError::Unready(Unready::Database) | LimitsError::Unreadable => {
+                Self::unavailable("database")
+            }
+            LimitsError::Unready(_) => {
+                Self::busy("Limits cannot be decided yet: counts are still being brought up to date.")
+            }
+            LimitsError::Behind { .. } => {
+                Self::busy("Too many calls are recorded and not counted yet; try again.")
+            }
         }
     }
 }
@@ -210,11 +218,6 @@ impl Limits {
         }
     }
 
-    /// Admits a call that does not count.
-    pub fn admit_uncounted(&self) -> Admission {
-        Admission::uncounted(self.clone())
-    }
-
     /// A decision about the user's plan is in the log: from now on it holds here.
     pub fn decide_plan(&self, user: UserId, decision: PlanDecision) {
         self.0.table.with_known(user, |entry| entry.tally.decide_plan(decision), || ());
@@ -231,7 +234,9 @@ impl Limits {
         inner.table.with_known(
             user,
             |entry| entry.tally.report(month, cost, seq),
-            || drop(inner.reported_seq.fetch_max(seq, Ordering::AcqRel)),
+            || {
+                inner.reported_seq.fetch_max(seq, Ordering::AcqRel);
+            },
         );
     }
 
@@ -305,7 +310,7 @@ impl Inner {
             return Step::ReadFirst;
         };
         let age = entry.read_at.map_or(Duration::MAX, |at| at.elapsed());
-        let is_behind = watermark < self.parts.watermark.current().seq;
+        let is_behind = watermark < self.parts.watermark.current();
         if !is_fresh && is_behind && age > MAX_AGE {
             return Step::ReadFirst;
         }
@@ -329,7 +334,7 @@ impl Inner {
     async fn read(&self, user: UserId) -> Result<(), LimitsError> {
         let is_cold = self.table.with(user, |entry| entry.tally.watermark().is_none());
         let reported = self.reported_seq.load(Ordering::Acquire);
-        if is_cold && reported > self.parts.watermark.current().seq {
+        if is_cold && reported > self.parts.watermark.current() {
             self.parts.watermark.wait_for(reported, REPORTED_WAIT).await;
         }
         self.reader.read(user).await

@@ -6,8 +6,8 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ledger::UserId;
 use ledger::Month;
+use ledger::UserId;
 use parking_lot::{Mutex, RwLock};
 use store::limits::{Terms, UserReading};
 use store::read::plans::{self, SoldPlan};
@@ -102,7 +102,11 @@ impl Reader {
                 let is_read = match timeout(READ_TIMEOUT, self.read_batch(inner, &users, &mut memory)).await {
                     Ok(Ok(())) => true,
                     Ok(Err(error)) => {
-                        tracing::warn!(error = &error as &dyn std::error::Error, users = users.len(), "cannot read counts");
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            users = users.len(),
+                            "cannot read counts"
+                        );
                         false
                     }
                     Err(_) => {
@@ -125,7 +129,12 @@ impl Reader {
         shutdown.run_until_cancelled(work).await;
     }
 
-    async fn read_batch(&self, inner: &Inner, users: &[UserId], memory: &mut Memory) -> Result<(), store::Error> {
+    async fn read_batch(
+        &self,
+        inner: &Inner,
+        users: &[UserId],
+        memory: &mut Memory,
+    ) -> Result<(), store::Error> {
         let started = Instant::now();
         let now = inner.parts.clock.now();
         let first_month = Month::of(now).prev();
@@ -186,7 +195,7 @@ pub(super) async fn refresh(inner: &Inner, shutdown: CancellationToken) {
         let mut marks = inner.parts.watermark.subscribe();
         // The sender lives as long as `inner`.
         while marks.changed().await.is_ok() {
-            let seq = marks.borrow_and_update().seq;
+            let seq = *marks.borrow_and_update();
             inner.reader.request(inner.table.take_unsettled(seq));
             sleep(REFRESH_INTERVAL).await;
         }

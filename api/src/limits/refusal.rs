@@ -24,7 +24,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(standing: Standing, ask: &Ask, plans: Arc<[SoldPlan]>, upgrade_url: Option<&Url>) -> Self {
+    pub(super) fn new(
+        standing: Standing,
+        ask: &Ask,
+        plans: Arc<[SoldPlan]>,
+        upgrade_url: Option<&Url>,
+    ) -> Self {
         let violated = violated(&standing, ask);
         Self { standing, ask: *ask, violated, plans, upgrade_url: upgrade_url.map(Url::to_string) }
     }
@@ -74,7 +79,9 @@ impl Refusal {
 
     /// The next plan up; null when there is none.
     fn upgrade(&self) -> Value {
-        let Some(SoldPlan { plan, .. }) = next_plan_up(&self.plans, &self.standing) else { return Value::Null };
+        let Some(SoldPlan { plan, .. }) = next_plan_up(&self.plans, &self.standing) else {
+            return Value::Null;
+        };
         json!({
             "plan": plan.name,
             "monthly_api_limit": plan.monthly_api_limit,

@@ -87,20 +87,20 @@ impl Rejections {
     /// Flushes until `shutdown`, then everything once more.
     pub(super) async fn run(
         &self,
-        publisher: Publisher,
-        clock: Clock,
-        ids: IdSource,
+        publisher: &Publisher,
+        clock: &Clock,
+        ids: &IdSource,
         shutdown: CancellationToken,
     ) {
         let mut ticks = tokio::time::interval(FLUSH_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.flush(&publisher, &clock, &ids, false),
+                _ = ticks.tick() => self.flush(publisher, clock, ids, false),
                 () = shutdown.cancelled() => break,
             }
         }
-        self.flush(&publisher, &clock, &ids, true);
+        self.flush(publisher, clock, ids, true);
     }
 }
 
@@ -139,7 +139,12 @@ mod tests {
         let rejections = Rejections::new();
         for second in 0..100 {
             for _ in 0..10_000 {
-                rejections.count(user(1), Meter::Analyze, false, at("2026-11-30T23:58:19Z") + chrono::Duration::seconds(second));
+                rejections.count(
+                    user(1),
+                    Meter::Analyze,
+                    false,
+                    at("2026-11-30T23:58:19Z") + chrono::Duration::seconds(second),
+                );
             }
         }
         let ended = rejections.take(Some(at("2026-11-30T23:59:59Z")));
@@ -148,8 +153,11 @@ mod tests {
         let rest = rejections.take(None);
         assert_eq!(ended.iter().chain(&rest).map(|(_, count)| count).sum::<u64>(), 1_000_000);
         let ids = IdSource::default();
-        let bytes: usize =
-            ended.iter().chain(&rest).map(|(key, count)| encode(key, *count, &ids, at("2026-12-01T00:00:00Z")).0.len()).sum();
+        let bytes: usize = ended
+            .iter()
+            .chain(&rest)
+            .map(|(key, count)| encode(key, *count, &ids, at("2026-12-01T00:00:00Z")).0.len())
+            .sum();
         assert!(bytes <= 100 * 1024, "{bytes} bytes for a million refusals");
     }
 

@@ -28,22 +28,22 @@ pub struct PlanDecision {
 
 /// One consistent reading of the projections about one user.
 #[derive(Debug, Clone)]
-pub struct Snapshot {
+pub(super) struct Snapshot {
     /// Sequence up to which the log is contained in it.
-    pub watermark: u64,
+    pub(super) watermark: u64,
     /// First of the three months that were read.
-    pub first_month: Month,
+    pub(super) first_month: Month,
     /// Counted units since the month's last reset, of `first_month` and the two after it.
-    pub counted: [Used; Snapshot::MONTHS],
+    pub(super) counted: [Used; Snapshot::MONTHS],
     /// The plan in force when it was read.
-    pub current: Arc<Terms>,
+    pub(super) current: Arc<Terms>,
     /// A later decision that is not in force yet.
-    pub pending: Option<PlanDecision>,
+    pub(super) pending: Option<PlanDecision>,
 }
 
 impl Snapshot {
     /// The month before, the present one and the next: no request needs a reading when a month turns.
-    pub const MONTHS: usize = 3;
+    pub(super) const MONTHS: usize = 3;
 
     fn counted(&self, month: Month) -> Option<Used> {
         let mut at = self.first_month;
@@ -90,7 +90,7 @@ pub struct Standing {
 
 /// What a tally says to an ask.
 #[derive(Debug, Clone)]
-pub enum Answer {
+pub(super) enum Answer {
     /// All units are taken; they count until they are settled.
     Admitted(Standing),
     /// No unit is taken.
@@ -101,7 +101,7 @@ pub enum Answer {
 
 /// The counts and plan of one user.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub(super) struct Tally {
     months: Vec<MonthTally>,
     read: Option<Read>,
     /// Our own decisions beyond the snapshot's watermark, in log order.
@@ -135,7 +135,7 @@ struct MonthTally {
 
 impl Tally {
     /// Decides, and takes the units of an admitted call.
-    pub fn admit(&mut self, ask: &Ask) -> Answer {
+    pub(super) fn admit(&mut self, ask: &Ask) -> Answer {
         let Some((terms, used)) = self.state(ask.at, ask.month) else { return Answer::Unread };
         match limit::decide(terms.limits, used, ask.units, ask.category) {
             Decision::Allowed { used_after } => {
@@ -147,7 +147,7 @@ impl Tally {
     }
 
     /// Decides without taking anything.
-    pub fn preview(&self, ask: &Ask) -> Answer {
+    pub(super) fn preview(&self, ask: &Ask) -> Answer {
         let Some((terms, used)) = self.state(ask.at, ask.month) else { return Answer::Unread };
         match limit::decide(terms.limits, used, ask.units, ask.category) {
             Decision::Allowed { .. } => Answer::Admitted(Standing { terms, month: ask.month, used }),
@@ -157,18 +157,18 @@ impl Tally {
 
     /// Takes the units whatever the limit says (shadow mode, failure mode open). Answers how the user stands then,
     /// if that is known.
-    pub fn force(&mut self, ask: &Ask) -> Option<Standing> {
+    pub(super) fn force(&mut self, ask: &Ask) -> Option<Standing> {
         self.month(ask.month).outstanding.add(ask.cost());
         self.standing(ask.at, ask.month)
     }
 
     /// How the user stands, if that is known.
-    pub fn standing(&self, at: DateTime<Utc>, month: Month) -> Option<Standing> {
+    pub(super) fn standing(&self, at: DateTime<Utc>, month: Month) -> Option<Standing> {
         self.state(at, month).map(|(terms, used)| Standing { terms, month, used })
     }
 
     /// Units taken earlier are in the log at this sequence.
-    pub fn settle(&mut self, month: Month, cost: Used, seq: u64) {
+    pub(super) fn settle(&mut self, month: Month, cost: Used, seq: u64) {
         let covered = self.read.as_ref().is_some_and(|read| read.watermark >= seq);
         let tally = self.month(month);
         if covered {
@@ -179,18 +179,18 @@ impl Tally {
     }
 
     /// Units taken earlier are certainly not in the log.
-    pub fn release(&mut self, month: Month, cost: Used) {
+    pub(super) fn release(&mut self, month: Month, cost: Used) {
         self.month(month).outstanding.subtract(cost);
     }
 
     /// A call that happened was reported and is in the log at this sequence.
-    pub fn report(&mut self, month: Month, cost: Used, seq: u64) {
+    pub(super) fn report(&mut self, month: Month, cost: Used, seq: u64) {
         self.month(month).outstanding.add(cost);
         self.settle(month, cost, seq);
     }
 
     /// A decision about the plan is in the log.
-    pub fn decide_plan(&mut self, decision: PlanDecision) {
+    pub(super) fn decide_plan(&mut self, decision: PlanDecision) {
         if self.read.as_ref().is_some_and(|read| read.watermark >= decision.seq) {
             return;
         }
@@ -199,7 +199,7 @@ impl Tally {
     }
 
     /// Takes over a reading, unless a newer one is there already.
-    pub fn refresh(&mut self, snapshot: Snapshot) {
+    pub(super) fn refresh(&mut self, snapshot: Snapshot) {
         let watermark = snapshot.watermark;
         if self.read.as_ref().is_some_and(|read| read.watermark > watermark) {
             return;
@@ -229,34 +229,39 @@ impl Tally {
     }
 
     /// The watermark of the last reading.
-    pub fn watermark(&self) -> Option<u64> {
+    pub(super) fn watermark(&self) -> Option<u64> {
         self.read.as_ref().map(|read| read.watermark)
     }
 
     /// Whether nothing would be lost if it were forgotten and read anew.
-    pub fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         self.decisions.is_empty() && self.months.iter().all(MonthTally::is_settled)
     }
 
     /// Units of ours that the last reading does not contain.
-    pub fn outstanding_units(&self) -> u64 {
+    pub(super) fn outstanding_units(&self) -> u64 {
         self.months.iter().map(|tally| tally.outstanding.total).sum()
     }
 
     /// The lowest position that the last reading does not contain yet.
-    pub fn next_position(&self) -> Option<u64> {
+    pub(super) fn next_position(&self) -> Option<u64> {
         self.months.iter().filter_map(|tally| tally.beyond.front()).map(|(seq, _)| *seq).min()
     }
 
     fn state(&self, at: DateTime<Utc>, month: Month) -> Option<(Arc<Terms>, Used)> {
         let read = self.read.as_ref().filter(|read| read.covers(month))?;
-        let used = self.months.iter().find(|tally| tally.month == month).map_or_else(Used::default, MonthTally::used);
+        let used = self
+            .months
+            .iter()
+            .find(|tally| tally.month == month)
+            .map_or_else(Used::default, MonthTally::used);
         Some((self.terms(read, at), used))
     }
 
     /// The plan at an instant is the last one in the log with `effective_at` at or before it.
     fn terms(&self, read: &Read, at: DateTime<Utc>) -> Arc<Terms> {
-        let decided = self.decisions.iter().rev().chain(&read.pending).find(|decision| decision.effective_at <= at);
+        let decided =
+            self.decisions.iter().rev().chain(&read.pending).find(|decision| decision.effective_at <= at);
         Arc::clone(decided.map_or(&read.current, |decision| &decision.terms))
     }
 

@@ -12,7 +12,10 @@ use super::{Answer, Ask, PlanDecision, Snapshot, Sums, Tally};
 /// One thing that happens to the world; indexes are taken modulo what is there.
 #[derive(Debug, Clone)]
 enum Step {
-    Admit { analyze: bool, units: u8 },
+    Admit {
+        analyze: bool,
+        units: u8,
+    },
     /// The log takes an admitted call.
     Append(u8),
     /// The api learns of it.
@@ -23,11 +26,21 @@ enum Step {
     Lose(u8),
     /// A last_seq is read after the producer was retired.
     Resolve,
-    Report { analyze: bool, units: u8, twice: bool },
-    Foreign { units: u8 },
+    Report {
+        analyze: bool,
+        units: u8,
+        twice: bool,
+    },
+    Foreign {
+        units: u8,
+    },
     Complete5xx(u8),
     Reset,
-    Plan { total: u8, analyze: u8, at_month_end: bool },
+    Plan {
+        total: u8,
+        analyze: u8,
+        at_month_end: bool,
+    },
     Project(u8),
     Read,
     /// A reading arrives, perhaps late.
@@ -60,11 +73,18 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 #[derive(Debug, Clone)]
 enum Fact {
-    Call { month: Month, cost: Used, ours: bool },
+    Call {
+        month: Month,
+        cost: Used,
+        ours: bool,
+    },
     /// Takes back the call at this index of the log.
     Uncount(usize),
     Reset(Month),
-    Plan { terms: Arc<Terms>, effective_at: DateTime<Utc> },
+    Plan {
+        terms: Arc<Terms>,
+        effective_at: DateTime<Utc>,
+    },
     Nothing,
 }
 
@@ -127,7 +147,9 @@ impl World {
         let log = &self.log[..until];
         let start = log.iter().rposition(|fact| matches!(fact, Fact::Reset(of) if *of == month)).unwrap_or(0);
         let call = |at: usize| match &self.log[at] {
-            Fact::Call { month: of, cost, ours } if *of == month && at >= start && (*ours || foreign) => *cost,
+            Fact::Call { month: of, cost, ours } if *of == month && at >= start && (*ours || foreign) => {
+                *cost
+            }
             _ => Used::default(),
         };
         for at in start..until {
@@ -182,7 +204,10 @@ impl World {
                 let (terms, used) = (self.terms(self.log.len()), self.true_used());
                 assert!(used.total <= terms.limits.total.expect("a limit"), "{used:?} passes {terms:?}");
                 if analyze {
-                    assert!(used.analyze <= terms.limits.analyze.expect("a limit"), "{used:?} passes {terms:?}");
+                    assert!(
+                        used.analyze <= terms.limits.analyze.expect("a limit"),
+                        "{used:?} passes {terms:?}"
+                    );
                 }
                 assert_eq!(standing.terms, terms);
             }
@@ -232,8 +257,11 @@ impl World {
     }
 
     fn complete(&mut self, index: u8) {
-        let taken: Vec<usize> =
-            self.log.iter().filter_map(|fact| if let Fact::Uncount(of) = fact { Some(*of) } else { None }).collect();
+        let taken: Vec<usize> = self
+            .log
+            .iter()
+            .filter_map(|fact| if let Fact::Uncount(of) = fact { Some(*of) } else { None })
+            .collect();
         let calls: Vec<usize> = (0..self.log.len())
             .filter(|at| matches!(self.log[*at], Fact::Call { .. }) && !taken.contains(at))
             .collect();
@@ -288,7 +316,9 @@ impl World {
             Step::Complete5xx(index) => self.complete(index),
             Step::Reset => drop(self.append(Fact::Reset(self.month()))),
             Step::Plan { total, analyze, at_month_end } => self.plan(total, analyze, at_month_end),
-            Step::Project(facts) => self.watermark = (self.watermark + usize::from(facts)).min(self.log.len()),
+            Step::Project(facts) => {
+                self.watermark = (self.watermark + usize::from(facts)).min(self.log.len())
+            }
             Step::Read => self.readings.push(self.read()),
             Step::Refresh(index) => {
                 if let Some(at) = pick(&self.readings, index) {

@@ -43,7 +43,11 @@ pub(super) async fn resolve(inner: &Inner, shutdown: CancellationToken) {
             let lost = mem::take(&mut *inner.unknown.units.lock());
             sleep(RETIREMENT).await;
             let last_seq = last_seq(inner).await;
-            tracing::warn!(calls = lost.len(), last_seq, "calls of unknown fate count until the projection has passed them");
+            tracing::warn!(
+                calls = lost.len(),
+                last_seq,
+                "calls of unknown fate count until the projection has passed them"
+            );
             for (user, month, cost) in lost {
                 inner.table.with(user, |entry| entry.tally.settle(month, cost, last_seq));
             }
@@ -58,7 +62,10 @@ pub(super) async fn last_seq(inner: &Inner) -> u64 {
         match inner.parts.log.state().await {
             Ok(state) => return state.last_seq,
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "the log does not say how far it is");
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the log does not say how far it is"
+                );
                 sleep(RETRY_PAUSE).await;
             }
         }

@@ -2,5 +2,7 @@
 //! need (the hot path answers a call in some 15 µs).
 
 mod envelope;
+mod track;
 
 pub use envelope::{Envelope, RequestId, envelope};
+pub use track::track;

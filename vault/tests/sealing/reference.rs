@@ -19,6 +19,8 @@ struct Document {
     user: Uuid,
     dek_id: String,
     key_check: String,
+    external_id: String,
+    external_id_hash: String,
     wrapped_dek: Sealed,
     tokens: Vec<TokenRow>,
     personal: Vec<PersonalRow>,
@@ -52,6 +54,7 @@ struct LegacyRow {
 #[derive(Deserialize)]
 struct Opened {
     key_check: String,
+    external_id_hash: String,
     tokens: Vec<OpenedToken>,
     personal: Vec<String>,
 }
@@ -126,6 +129,7 @@ fn opens_what_node_sealed() {
     assert_eq!(check.to_string(), doc.key_check);
     let dek: DekId = doc.dek_id.parse().expect("a name");
     let key = ring.open_data_key(doc.user, &dek, &doc.wrapped_dek).expect("the data key opens");
+    assert_eq!(hex::encode(key.external_id_hash(&doc.external_id)), doc.external_id_hash);
     assert_eq!((doc.tokens.len(), doc.personal.len()), (5, 2));
     for row in &doc.tokens {
         let token = key.open_token(row.token_type, row.token_id, &row.sealed).expect("the token opens");
@@ -160,6 +164,7 @@ fn node_opens_what_is_sealed_here() {
     let opened: Opened = serde_json::from_slice(&answer).expect("an answer");
     let (kid, check) = ring.checks().next().expect("one key");
     assert_eq!((kid.as_str(), check.to_string()), (doc.kid.as_str(), opened.key_check));
+    assert_eq!(hex::encode(key.external_id_hash(&doc.external_id)), opened.external_id_hash);
     assert_eq!((opened.tokens.len(), opened.personal.len()), (doc.tokens.len(), doc.personal.len()));
     for (row, opened) in doc.tokens.iter().zip(opened.tokens) {
         assert_eq!((&row.token, &row.fingerprint), (&opened.token, &opened.fingerprint));

@@ -1,0 +1,320 @@
+//! `Idempotency-Key`: the same request sent again gives the same answer and counts once.
+//!
+//! A handler takes [`Keyed<T>`] instead of `Json<T>` and does its work in [`Idempotency::run`]:
+//!
+//! ```ignore
+//! async fn upgrade(caller: User, State(keys): State<Idempotency>, keyed: Keyed<Upgrade>) -> Result<Response, Problem> {
+//!     let Keyed { body, request } = keyed;
+//!     keys.run(&caller, request, move |attempt| async move {
+//!         // Publish with `attempt.event_id` and `attempt.at`: a retry after a crash publishes the same event.
+//!         …
+//!     }).await
+//! }
+//! ```
+//!
+//! The event's id and time are stored with the key before the work begins. A request that dies half-way, or is
+//! answered 5xx or 429, is run again by the next one with its key, with the same id and time; a final answer is kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, TimeDelta, Utc};
+use http_body_util::BodyExt;
+use ledger::{Clock, IdSource};
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+use store::idempotency::{self, Answer, RequestKey};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::auth::Principal;
+use crate::extract::{MAX_BODY_BYTES, parse_json, read_body, require_json};
+use crate::position::LEDGER_SEQ;
+use crate::problem::{Chain, Code, PROBLEM_JSON, Problem};
+
+/// The request header.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// On an answer that was kept: `true`.
+pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// So long may a request run before another one with its key takes over.
+const LOCK: TimeDelta = TimeDelta::seconds(30);
+/// So long is an answer kept.
+const KEPT: TimeDelta = TimeDelta::hours(24);
+const CLEANING_INTERVAL: Duration = Duration::from_mins(10);
+/// Keys deleted by one statement.
+const CLEANING_BATCH: i64 = 5_000;
+
+/// A JSON body, as [`crate::extract::Json`] reads it, and what names the request.
+#[derive(Debug)]
+pub struct Keyed<T> {
+    /// The body.
+    pub body: T,
+    /// For [`Idempotency::run`].
+    pub request: KeyedRequest,
+}
+
+/// A request as its key names it.
+#[derive(Clone, Debug)]
+pub struct KeyedRequest {
+    key: Option<String>,
+    method: String,
+    path: String,
+    body_hash: [u8; 32],
+}
+
+/// One try of a request. An event of the work has this id and this time, whichever try publishes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// Id of the event. Work that publishes several derives the others from it.
+    pub event_id: Uuid,
+    /// Time of the event: when the first try began.
+    pub at: DateTime<Utc>,
+    /// Whether there was an earlier try whose end nobody knows.
+    pub retried: bool,
+}
+
+impl KeyedRequest {
+    /// Reads `Idempotency-Key` of a request whose body was read already.
+    pub fn of(parts: &axum::http::request::Parts, body: &[u8]) -> Result<Self, Problem> {
+        let mut hash = Sha256::new();
+        // The query is part of what was asked for, and must not run into the body.
+        let query = parts.uri.query().unwrap_or_default();
+        hash.update((query.len() as u64).to_be_bytes());
+        hash.update(query);
+        hash.update(body);
+        Ok(Self {
+            key: key(&parts.headers)?,
+            method: parts.method.as_str().to_owned(),
+            path: parts.uri.path().to_owned(),
+            body_hash: hash.finalize().into(),
+        })
+    }
+
+    /// Whether the client sent a key.
+    pub fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Keyed<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        require_json(&parts.headers)?;
+        let bytes = read_body(&parts.headers, body, MAX_BODY_BYTES).await?;
+        Ok(Self { body: parse_json(&bytes)?, request: KeyedRequest::of(&parts, &bytes)? })
+    }
+}
+
+fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let malformed = || {
+        Problem::malformed(
+            Code::MalformedHeader,
+            "Idempotency-Key must be one value of 1 to 255 visible ASCII characters.",
+        )
+    };
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let bytes = value.as_bytes();
+    let good = (1..=255).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
+    if !good || values.next().is_some() {
+        return Err(malformed());
+    }
+    Ok(Some(String::from_utf8_lossy(bytes).into_owned()))
+}
+
+/// Runs requests once per key. Cheap to clone.
+#[derive(Clone)]
+pub struct Idempotency(Arc<Inner>);
+
+struct Inner {
+    pool: PgPool,
+    clock: Clock,
+    ids: IdSource,
+    tasks: TaskTracker,
+}
+
+enum Begun {
+    Run(Attempt),
+    Replay(Answer),
+}
+
+impl Idempotency {
+    /// Keys are kept in `pool`; work that its client no longer waits for goes on in `tasks`.
+    pub fn new(pool: PgPool, clock: Clock, tasks: TaskTracker) -> Self {
+        Self(Arc::new(Inner { pool, ids: IdSource::new(clock.clone()), clock, tasks }))
+    }
+
+    /// Does `work`, or gives the answer that it had before. Without a key it is simply done.
+    ///
+    /// With a key the work goes on when the client hangs up, so that its answer is there for the next try.
+    pub async fn run<F, Fut>(
+        &self,
+        caller: &Principal,
+        request: KeyedRequest,
+        work: F,
+    ) -> Result<Response, Problem>
+    where
+        F: FnOnce(Attempt) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Response, Problem>> + Send + 'static,
+    {
+        let KeyedRequest { key, method, path, body_hash } = request;
+        let Some(key) = key else {
+            let attempt = Attempt { event_id: self.0.ids.event_id(), at: self.0.clock.now(), retried: false };
+            return work(attempt).await;
+        };
+        let request = RequestKey { principal: caller.user_id.get(), method, path, key };
+        let attempt = match self.begin(&request, body_hash).await? {
+            Begun::Replay(answer) => return replay(answer),
+            Begun::Run(attempt) => attempt,
+        };
+        let keys = self.clone();
+        let running = self.0.tasks.spawn(async move {
+            let response = work(attempt).await.unwrap_or_else(Problem::into_response);
+            keys.end(&request, response).await
+        });
+        // The task ends early only by a panic, which the panic hook has reported; its key is free after the lock's time.
+        running.await.map_err(|_| Problem::fault("panicked"))
+    }
+
+    async fn begin(&self, request: &RequestKey, body_hash: [u8; 32]) -> Result<Begun, Problem> {
+        let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
+        // Twice, since a key may be deleted or taken over between two statements.
+        for _ in 0..2 {
+            let now = self.0.clock.now();
+            let event_id = self.0.ids.event_id();
+            if idempotency::insert(&mut conn, request, &body_hash, event_id, now, now + LOCK).await? {
+                return Ok(Begun::Run(Attempt { event_id, at: now, retried: false }));
+            }
+            let Some(record) = idempotency::find(&mut conn, request).await? else { continue };
+            if record.created_at < now - KEPT {
+                idempotency::forget(&mut conn, request, now - KEPT).await?;
+                continue;
+            }
+            if record.body_hash != body_hash {
+                return Err(Problem::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    Code::IdempotencyKeyReused,
+                    "This Idempotency-Key was used with another request.",
+                ));
+            }
+            if let Some(answer) = record.answer {
+                return Ok(Begun::Replay(answer));
+            }
+            if record.locked_until > now {
+                return Err(in_use((record.locked_until - now).num_seconds()));
+            }
+            if idempotency::take_over(&mut conn, request, record.locked_until, now + LOCK).await? {
+                return Ok(Begun::Run(Attempt {
+                    event_id: record.event_id,
+                    at: record.created_at,
+                    retried: true,
+                }));
+            }
+        }
+        Err(in_use(1))
+    }
+
+    /// Keeps a final answer; frees the key after any other. What is on disk in the log stays there either way, so that
+    /// a database that is away now does not change the answer: a retry publishes the same event.
+    async fn end(&self, request: &RequestKey, response: Response) -> Response {
+        let (answer, response) = match final_answer(response).await {
+            Ok(both) => both,
+            Err(error) => (None, Problem::internal(&error).into_response()),
+        };
+        let ended = async {
+            let mut conn = self.0.pool.acquire().await?;
+            match &answer {
+                Some(answer) => idempotency::finish(&mut conn, request, answer).await,
+                None => idempotency::release(&mut conn, request, self.0.clock.now()).await,
+            }
+        };
+        if let Err(error) = ended.await {
+            tracing::warn!(error = %Chain(&error), "the answer to an Idempotency-Key could not be kept");
+        }
+        response
+    }
+
+    /// Deletes old keys until `shutdown`.
+    pub(crate) async fn clean(self, shutdown: CancellationToken) {
+        let mut interval = tokio::time::interval(CLEANING_INTERVAL);
+        while shutdown.run_until_cancelled(interval.tick()).await.is_some() {
+            if let Err(error) = self.delete_old().await {
+                tracing::warn!(error = %Chain(&error), "old idempotency keys could not be deleted; trying again later");
+            }
+        }
+    }
+
+    async fn delete_old(&self) -> Result<(), store::Error> {
+        let mut conn = self.0.pool.acquire().await?;
+        let before = self.0.clock.now() - KEPT;
+        while idempotency::delete_old(&mut conn, before, CLEANING_BATCH).await? > 0 {}
+        Ok(())
+    }
+}
+
+fn in_use(seconds: i64) -> Problem {
+    Problem::new(
+        StatusCode::CONFLICT,
+        Code::IdempotencyKeyInUse,
+        "The first request with this Idempotency-Key is still running.",
+    )
+    .with_header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+}
+
+/// Whether an answer will be the same however often the request is sent.
+fn is_final(status: StatusCode) -> bool {
+    status.is_success()
+        || (status.is_client_error()
+            && status != StatusCode::TOO_MANY_REQUESTS
+            && status != StatusCode::REQUEST_TIMEOUT)
+}
+
+/// What to keep of the response, if it is final, and the response itself.
+async fn final_answer(response: Response) -> Result<(Option<Answer>, Response), axum::Error> {
+    if !is_final(response.status()) {
+        return Ok((None, response));
+    }
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let text = |name: HeaderName| Some(parts.headers.get(name)?.to_str().ok()?.to_owned());
+    let answer = Answer {
+        status_code: parts.status.as_u16(),
+        content_type: text(header::CONTENT_TYPE),
+        // A problem's body is written at the very end; its request id will be the retry's.
+        body: parts.extensions.get::<Problem>().map_or_else(|| body.to_vec(), Problem::to_record),
+        position: text(LEDGER_SEQ),
+    };
+    Ok((Some(answer), Response::from_parts(parts, body.into())))
+}
+
+fn replay(answer: Answer) -> Result<Response, Problem> {
+    let status = StatusCode::from_u16(answer.status_code).map_err(|error| Problem::internal(&error))?;
+    let is_problem = answer.content_type.as_deref().is_some_and(|kind| PROBLEM_JSON == kind);
+    let mut response = if is_problem {
+        let problem = Problem::from_record(status, &answer.body);
+        problem.map_err(|error| Problem::internal(&error))?.into_response()
+    } else {
+        (status, answer.body).into_response()
+    };
+    let headers = response.headers_mut();
+    let mut insert = |name: HeaderName, value: &str| match HeaderValue::from_str(value) {
+        Ok(value) => drop(headers.insert(name, value)),
+        Err(error) => tracing::warn!(%name, %error, "a kept header cannot be sent again"),
+    };
+    insert(IDEMPOTENCY_REPLAYED, "true");
+    if let Some(kind) = &answer.content_type {
+        insert(header::CONTENT_TYPE, kind);
+    }
+    if let Some(position) = &answer.position {
+        insert(LEDGER_SEQ, position);
+    }
+    Ok(response)
+}

@@ -1,0 +1,298 @@
+//! Calls that happened, on their way into the log: the one path for `POST /api/usage/events`, `POST /api/v1/events` and
+//! `import`.
+//!
+//! [`parse`] reads what came, each item by itself; [`Ingest::take`] validates, finds users, applies the rules, drops
+//! what is known already, and writes the rest to the log. One bad item never sinks the others, and an item is called a
+//! duplicate only when the event that it repeats is on disk.
+
+mod call;
+mod parse;
+mod receipt;
+mod recent;
+
+pub use call::{Reporter, TimeWindow};
+pub use parse::{
+    CallDraft, Draft, EndpointDraft, Form, Item, MAX_ITEMS, ParseError, Profile, binary, is_binary, parse,
+};
+pub use receipt::{Outcome, Receipt, ReceiptItem};
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use ledger::limit::Used;
+use ledger::{Clock, Month, Rules, UserId, UserRef};
+use nats::{EncodedEvent, Position, Publisher};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::limits::Limits;
+use crate::problem::{FieldError, Problem};
+use crate::users::Users;
+use call::Call;
+use recent::Recent;
+
+/// An event older than this may have been reported before this process started, or so long ago that it is not
+/// remembered: the database is asked.
+const ASK_AFTER: TimeDelta = TimeDelta::minutes(10);
+/// A guess at the length of an encoded event, in bytes.
+const EVENT_BYTES: usize = 384;
+
+/// Takes in calls that happened. Cheap to clone.
+#[derive(Clone)]
+pub struct Ingest(Arc<Inner>);
+
+struct Inner {
+    pool: PgPool,
+    users: Users,
+    publisher: Publisher,
+    clock: Clock,
+    rules: Rules,
+    /// None where no limits are decided (`import`).
+    limits: Option<Limits>,
+    recent: Recent,
+}
+
+/// A valid call with its user, in the request's order.
+struct Accepted<'a> {
+    index: usize,
+    call: Call<'a>,
+    user: UserId,
+    claim: Uuid,
+}
+
+impl Ingest {
+    /// Takes in calls under these rules. With `limits`, reported calls count there at once.
+    pub fn new(
+        pool: PgPool,
+        users: Users,
+        publisher: Publisher,
+        clock: Clock,
+        rules: Rules,
+        limits: Option<Limits>,
+    ) -> Self {
+        Self(Arc::new(Inner { pool, users, publisher, clock, rules, limits, recent: Recent::new() }))
+    }
+
+    /// Takes in the items of one request. When this returns, what is accepted is on disk.
+    ///
+    /// # Errors
+    /// When nothing can be said about the items: log or database away. A retry of the same request is safe.
+    pub async fn take(&self, reporter: &Reporter, drafts: Vec<Item<'_>>) -> Result<Receipt, Problem> {
+        let inner = &self.0;
+        if let Some(limits) = &inner.limits {
+            limits.check_database()?;
+        }
+        let now = inner.clock.now();
+        let mut receipt = Receipt::with_capacity(drafts.len());
+        let mut calls = Vec::with_capacity(drafts.len());
+        for (index, draft) in drafts.into_iter().enumerate() {
+            match draft {
+                Ok(draft) => {
+                    receipt.add(Some(draft.id.to_string()));
+                    match call::validate(draft, reporter, now) {
+                        Ok(call) => calls.push((index, call)),
+                        Err(error) => receipt.reject(index, error),
+                    }
+                }
+                Err((id, error)) => {
+                    receipt.add(id);
+                    receipt.reject(index, error);
+                }
+            }
+        }
+        let accepted = inner.find_users(reporter, calls, &mut receipt).await?;
+        let fresh = inner.drop_known(reporter, accepted, now, &mut receipt).await?;
+        inner.record(reporter, fresh, &mut receipt).await?;
+        Ok(receipt)
+    }
+}
+
+/// Says whether a draft is valid, without recording it and without looking up its user.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(draft: Draft<'_>, reporter: &Reporter, now: DateTime<Utc>) -> Result<(), FieldError> {
+    call::validate(draft, reporter, now).map(drop)
+}
+
+impl Inner {
+    /// Gives every call its user; rejects those of users who are not there.
+    async fn find_users<'a>(
+        &self,
+        reporter: &Reporter,
+        calls: Vec<(usize, Call<'a>)>,
+        receipt: &mut Receipt,
+    ) -> Result<Vec<Accepted<'a>>, Problem> {
+        // A request names few users many times.
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        let mut named: Vec<Option<UserRef>> = Vec::new();
+        for (_, call) in &calls {
+            if let Some(subject) = call.subject.as_deref()
+                && let Entry::Vacant(vacant) = places.entry(subject)
+            {
+                vacant.insert(named.len());
+                named.push(subject.parse().ok());
+            }
+        }
+        let users = self.resolve(reporter, &named).await?;
+        let found: Vec<Option<UserId>> = calls
+            .iter()
+            .map(|(_, call)| match call.subject.as_deref() {
+                None => Some(reporter.user),
+                Some(subject) => places.get(subject).and_then(|&place| users[place]),
+            })
+            .collect();
+        let mut accepted = Vec::with_capacity(calls.len());
+        for ((index, call), user) in calls.into_iter().zip(found) {
+            match user {
+                Some(user) => {
+                    let claim = call.claim(user);
+                    accepted.push(Accepted { index, call, user, claim });
+                }
+                None => {
+                    receipt.reject(index, FieldError::at("/subject", "unknown_user", "there is no such user"))
+                }
+            }
+        }
+        Ok(accepted)
+    }
+
+    async fn resolve(
+        &self,
+        reporter: &Reporter,
+        named: &[Option<UserRef>],
+    ) -> Result<Vec<Option<UserId>>, Problem> {
+        let is_own =
+            |user: &UserRef| self.users.cached(user).is_some_and(|account| account.user_id == reporter.user);
+        if !reporter.may_name_others {
+            // Whether another user is there is not for a user to learn, and none is made on its word.
+            let mut found = Vec::with_capacity(named.len());
+            for user in named {
+                found.push(match user {
+                    Some(UserRef::Id(id)) => (*id == reporter.user).then_some(reporter.user),
+                    Some(user) if is_own(user) => Some(reporter.user),
+                    Some(user) => {
+                        self.users.find(user).await?.map(|a| a.user_id).filter(|id| *id == reporter.user)
+                    }
+                    None => None,
+                });
+            }
+            return Ok(found);
+        }
+        let mut users: Vec<Option<UserId>> = named
+            .iter()
+            .map(|user| user.as_ref().and_then(|user| self.users.cached(user)).map(|account| account.user_id))
+            .collect();
+        let (missing, unknown): (Vec<usize>, Vec<UserRef>) = (0..named.len())
+            .filter(|&place| users[place].is_none())
+            .filter_map(|place| Some((place, named[place].clone()?)))
+            .unzip();
+        if !unknown.is_empty() {
+            let found = self.users.find_or_provision_many(&unknown).await?;
+            for (place, account) in missing.into_iter().zip(found) {
+                users[place] = account.map(|account| account.user_id);
+            }
+        }
+        Ok(users)
+    }
+
+    /// Drops what this request says twice, what was acknowledged lately, and, of old events, what is projected.
+    async fn drop_known<'a>(
+        &self,
+        reporter: &Reporter,
+        accepted: Vec<Accepted<'a>>,
+        now: DateTime<Utc>,
+        receipt: &mut Receipt,
+    ) -> Result<Vec<Accepted<'a>>, Problem> {
+        let is_old = |call: &Call<'_>| call.time < now - ASK_AFTER || reporter.window == TimeWindow::Backfill;
+        let asked: Vec<Uuid> =
+            accepted.iter().filter(|item| is_old(&item.call)).map(|item| item.claim).collect();
+        let projected: HashSet<Uuid> = if asked.is_empty() {
+            HashSet::new()
+        } else {
+            let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
+            store::claims::find(&mut conn, &asked).await?.into_iter().collect()
+        };
+        let mut seen = HashSet::with_capacity(accepted.len());
+        Ok(accepted
+            .into_iter()
+            .filter(|item| {
+                let is_known = !seen.insert(item.claim)
+                    || projected.contains(&item.claim)
+                    || self.recent.contains(item.claim);
+                if is_known {
+                    receipt.duplicate(item.index);
+                }
+                !is_known
+            })
+            .collect())
+    }
+
+    /// Writes the calls to the log, and remembers them once they are there.
+    async fn record(
+        &self,
+        reporter: &Reporter,
+        fresh: Vec<Accepted<'_>>,
+        receipt: &mut Receipt,
+    ) -> Result<(), Problem> {
+        if fresh.is_empty() {
+            if receipt.has_duplicates() {
+                receipt.set_seq(self.publisher.last_acked());
+            }
+            return Ok(());
+        }
+        let mut json = Vec::with_capacity(fresh.len() * EVENT_BYTES);
+        let mut ends = Vec::with_capacity(fresh.len());
+        let mut costs = Vec::with_capacity(fresh.len());
+        for item in &fresh {
+            let classified = item.call.classify(&self.rules);
+            costs.push(classified.counted.then(|| classified.cost()));
+            events::encode(&item.call.event(item.user, &classified, reporter), &mut json);
+            ends.push(json.len());
+        }
+        let positions = self.publisher.publish_all(split(json, &ends)).await?;
+        let last_seq = positions.iter().map(|position| position.seq).max().unwrap_or(0);
+        receipt.set_seq(last_seq);
+        for item in &fresh {
+            receipt.accept(item.index);
+        }
+        self.recent.insert(fresh.iter().map(|item| item.claim));
+        self.count(&fresh, &costs, &positions);
+        Ok(())
+    }
+
+    /// Makes the calls count against what is admitted from now on.
+    fn count(&self, fresh: &[Accepted<'_>], costs: &[Option<Used>], positions: &[Position]) {
+        let Some(limits) = &self.limits else { return };
+        let this_month = Month::of(self.clock.now());
+        // The latest position is right for all: their units then count a little longer.
+        let mut sums: HashMap<(UserId, Month), (Used, u64)> = HashMap::new();
+        for ((item, cost), position) in fresh.iter().zip(costs).zip(positions) {
+            let month = Month::of(item.call.time);
+            let Some(cost) = cost.filter(|_| month >= this_month) else { continue };
+            let (sum, seq) = sums.entry((item.user, month)).or_default();
+            sum.total = sum.total.saturating_add(cost.total);
+            sum.analyze = sum.analyze.saturating_add(cost.analyze);
+            *seq = position.seq.max(*seq);
+        }
+        for ((user, month), (cost, seq)) in sums {
+            limits.report(user, month, cost, seq);
+        }
+    }
+}
+
+/// Cuts one buffer into its events without copying them.
+fn split(json: Vec<u8>, ends: &[usize]) -> Vec<EncodedEvent> {
+    let json = Bytes::from(json);
+    let mut start = 0;
+    ends.iter()
+        .map(|&end| {
+            let event = json.slice(start..end);
+            start = end;
+            EncodedEvent::from(event)
+        })
+        .collect()
+}

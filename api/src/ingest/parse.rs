@@ -1,0 +1,465 @@
+//! Reading what clients send: CloudEvents in their three modes, and plain JSON of the same fields.
+//!
+//! Each item is read by itself, straight into its type; only an item that does not fit is read again, to say where and
+//! why.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use axum::http::{HeaderMap, HeaderName};
+use chrono::{DateTime, Utc};
+use ledger::time;
+use percent_encoding::percent_decode;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::extract::item_error;
+use crate::problem::FieldError;
+
+/// Items in one request.
+pub const MAX_ITEMS: usize = 1_000;
+
+/// How a request carries its items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `application/json`: an object or an array; what is no business of a call may be left out.
+    Plain,
+    /// `application/cloudevents+json`: one event.
+    Single,
+    /// `application/cloudevents-batch+json`: an array of events.
+    Batch,
+}
+
+/// What `data` means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// The fields of a call, and no others.
+    Call,
+    /// Anything, as OpenMeter's clients send it: an endpoint and units are looked for.
+    OpenMeter,
+}
+
+/// One item as the client wrote it.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    /// Unique within source and subject.
+    pub id: Cow<'a, str>,
+    /// Who numbers the ids.
+    pub source: Option<Cow<'a, str>>,
+    /// Whose call it was.
+    pub subject: Option<Cow<'a, str>>,
+    /// When it was.
+    pub time: Option<DateTime<Utc>>,
+    /// The call.
+    pub call: CallDraft<'a>,
+}
+
+/// The fields of a call.
+#[derive(Debug, Default)]
+pub struct CallDraft<'a> {
+    /// What was called.
+    pub endpoint: EndpointDraft<'a>,
+    /// HTTP method.
+    pub method: Option<Cow<'a, str>>,
+    /// How it was answered.
+    pub status_code: Option<u64>,
+    /// How long it took.
+    pub response_time_ms: Option<u64>,
+    /// The client's address.
+    pub ip_address: Option<Cow<'a, str>>,
+    /// The client's user agent.
+    pub user_agent: Option<Cow<'a, str>>,
+    /// Bytes of the request.
+    pub request_size: Option<u64>,
+    /// Bytes of the response.
+    pub response_size: Option<u64>,
+    /// What it costs, if the client says so.
+    pub units: Option<u64>,
+}
+
+/// What was called.
+#[derive(Debug)]
+pub enum EndpointDraft<'a> {
+    /// A path.
+    Path(Cow<'a, str>),
+    /// Nothing that has a path: an event of this type.
+    EventType(Cow<'a, str>),
+}
+
+impl Default for EndpointDraft<'_> {
+    fn default() -> Self {
+        Self::EventType(Cow::Borrowed(""))
+    }
+}
+
+/// An item, or what is wrong with it and its id, as far as it can be read.
+pub type Item<'a> = Result<Draft<'a>, (Option<String>, FieldError)>;
+
+/// Why a body is refused as a whole.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// It is not JSON.
+    #[error("the body is not JSON (line {line}, column {column})")]
+    Malformed {
+        /// Line of the mistake, from 1.
+        line: usize,
+        /// Column of the mistake.
+        column: usize,
+    },
+    /// It is JSON of another kind.
+    #[error("the body must be {0}")]
+    WrongKind(&'static str),
+    /// There is no item.
+    #[error("there is no event in it")]
+    Empty,
+    /// There are too many items.
+    #[error("there are more than {MAX_ITEMS} events in it")]
+    TooMany,
+}
+
+/// Reads a body of this form.
+pub fn parse(body: &[u8], form: Form, profile: Profile) -> Result<Vec<Item<'_>>, ParseError> {
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+    let raws = match (form, first) {
+        (Form::Plain | Form::Batch, Some(b'[')) => {
+            serde_json::from_slice::<Items<'_>>(body).map_err(refused)?.0
+        }
+        (Form::Plain | Form::Single, Some(b'{')) => vec![serde_json::from_slice(body).map_err(refused)?],
+        _ => {
+            serde_json::from_slice::<IgnoredAny>(body).map_err(refused)?;
+            return Err(ParseError::WrongKind(match form {
+                Form::Plain => "an object or an array of objects",
+                Form::Single => "one CloudEvent, an object",
+                Form::Batch => "an array of CloudEvents",
+            }));
+        }
+    };
+    if raws.is_empty() {
+        return Err(ParseError::Empty);
+    }
+    Ok(raws.into_iter().map(|raw| item(raw.get(), form, profile)).collect())
+}
+
+/// Reads an event in binary mode: attributes are headers, the body is `data`.
+pub fn binary<'a>(headers: &HeaderMap, body: &'a [u8], profile: Profile) -> Result<Item<'a>, ParseError> {
+    let data = if body.is_empty() { None } else { Some(serde_json::from_slice(body).map_err(refused)?) };
+    let mut envelope = Envelope { data, ..Envelope::default() };
+    let id = attribute(headers, "ce-id");
+    let echo = id.as_ref().ok().cloned().flatten().map(Cow::into_owned);
+    let filled = (|| {
+        envelope.id = id?;
+        envelope.specversion = attribute(headers, "ce-specversion")?;
+        envelope.source = attribute(headers, "ce-source")?;
+        envelope.kind = attribute(headers, "ce-type")?;
+        envelope.subject = attribute(headers, "ce-subject")?;
+        envelope.time = attribute(headers, "ce-time")?;
+        Ok::<(), FieldError>(())
+    })();
+    Ok(filled.and_then(|()| draft(envelope, Form::Single, profile)).map_err(|error| (echo, error)))
+}
+
+/// Whether the request carries an event in binary mode.
+pub fn is_binary(headers: &HeaderMap) -> bool {
+    headers.contains_key("ce-specversion") || headers.contains_key("ce-id")
+}
+
+/// Header values are percent-encoded (CloudEvents HTTP binding 1.0.2, §3.1.3.2).
+fn attribute(headers: &HeaderMap, name: &'static str) -> Result<Option<Cow<'static, str>>, FieldError> {
+    let wrong = |detail: &'static str| FieldError::parameter(name, "invalid", detail);
+    let mut values = headers.get_all(HeaderName::from_static(name)).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(wrong("the header must not be repeated"));
+    }
+    let text = percent_decode(value.as_bytes()).decode_utf8();
+    let text = text.map_err(|_| wrong("the header must be percent-encoded UTF-8"))?;
+    Ok(Some(Cow::Owned(text.into_owned())))
+}
+
+fn refused(error: serde_json::Error) -> ParseError {
+    // Told by a message of our own, since serde_json keeps no other kind of error.
+    if error.is_data() && error.to_string().starts_with(TOO_MANY) {
+        return ParseError::TooMany;
+    }
+    ParseError::Malformed { line: error.line(), column: error.column() }
+}
+
+const TOO_MANY: &str = "too many items";
+
+/// The elements of an array, unread. It stops at the first one too many, so that a body of a million commas costs
+/// nothing.
+struct Items<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Items<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ItemsVisitor;
+        impl<'de> Visitor<'de> for ItemsVisitor {
+            type Value = Items<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Items<'de>, A::Error> {
+                let mut items = Vec::new();
+                while let Some(element) = elements.next_element()? {
+                    if items.len() == MAX_ITEMS {
+                        return Err(A::Error::custom(TOO_MANY));
+                    }
+                    items.push(element);
+                }
+                Ok(Items(items))
+            }
+        }
+        deserializer.deserialize_seq(ItemsVisitor)
+    }
+}
+
+/// A CloudEvent. Attributes that are not named here are extensions, and passed over.
+#[derive(Deserialize)]
+struct Envelope<'a, D> {
+    #[serde(borrow, default, deserialize_with = "text")]
+    specversion: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "text")]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "text")]
+    source: Option<Cow<'a, str>>,
+    #[serde(borrow, default, rename = "type", deserialize_with = "text")]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "text")]
+    subject: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "text")]
+    time: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "text")]
+    datacontenttype: Option<Cow<'a, str>>,
+    #[serde(default)]
+    data_base64: Option<IgnoredAny>,
+    data: Option<D>,
+}
+
+impl<D> Default for Envelope<'_, D> {
+    fn default() -> Self {
+        Self {
+            specversion: None,
+            id: None,
+            source: None,
+            kind: None,
+            subject: None,
+            time: None,
+            datacontenttype: None,
+            data_base64: None,
+            data: None,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CallData<'a> {
+    #[serde(borrow, default, deserialize_with = "text")]
+    endpoint: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "text")]
+    method: Option<Cow<'a, str>>,
+    #[serde(alias = "status")]
+    status_code: Option<u64>,
+    response_time_ms: Option<u64>,
+    #[serde(borrow, default, deserialize_with = "text")]
+    ip_address: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "text")]
+    user_agent: Option<Cow<'a, str>>,
+    request_size: Option<u64>,
+    response_size: Option<u64>,
+    units: Option<u64>,
+}
+
+/// What OpenMeter's clients may say of a call; everything else is passed over.
+#[derive(Deserialize)]
+struct MeterData<'a> {
+    #[serde(borrow, default, deserialize_with = "text")]
+    endpoint: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "text")]
+    route: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "text")]
+    path: Option<Cow<'a, str>>,
+    units: Option<u64>,
+}
+
+/// Text that borrows where it has no escapes; null is none.
+fn text<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'a, str>>, D::Error> {
+    struct TextVisitor;
+    impl<'de> Visitor<'de> for TextVisitor {
+        type Value = Option<Cow<'de, str>>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a string")
+        }
+
+        fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+            Ok(Some(Cow::Borrowed(text)))
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(Some(Cow::Owned(text.to_owned())))
+        }
+
+        fn visit_none<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            deserializer.deserialize_str(self)
+        }
+    }
+    deserializer.deserialize_option(TextVisitor)
+}
+
+fn item(raw: &str, form: Form, profile: Profile) -> Item<'_> {
+    let read = match profile {
+        Profile::Call => read(raw).and_then(|envelope| call(envelope, form)),
+        Profile::OpenMeter => read(raw).and_then(|envelope| metered(envelope, form)),
+    };
+    read.map_err(|error| (id_of(raw), error))
+}
+
+/// [`item`] of an event whose attributes were read already.
+fn draft<'a>(
+    envelope: Envelope<'a, &'a RawValue>,
+    form: Form,
+    profile: Profile,
+) -> Result<Draft<'a>, FieldError> {
+    match profile {
+        Profile::OpenMeter => metered(envelope, form),
+        Profile::Call => {
+            let data = envelope.data.map(|data| read_at("/data", data.get())).transpose()?;
+            let Envelope {
+                specversion,
+                id,
+                source,
+                kind,
+                subject,
+                time,
+                datacontenttype,
+                data_base64,
+                data: _,
+            } = envelope;
+            call(
+                Envelope { specversion, id, source, kind, subject, time, datacontenttype, data_base64, data },
+                form,
+            )
+        }
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(raw: &'a str) -> Result<T, FieldError> {
+    read_at("", raw)
+}
+
+fn read_at<'a, T: Deserialize<'a>>(pointer: &str, raw: &'a str) -> Result<T, FieldError> {
+    if !raw.starts_with('{') {
+        return Err(FieldError::at(pointer, "invalid", "it must be an object"));
+    }
+    serde_json::from_str(raw).map_err(|error| {
+        // Once more, slowly, to learn where.
+        let mut deserializer = serde_json::Deserializer::from_str(raw);
+        match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+            Err(error) => item_error(pointer, error),
+            Ok(_) => FieldError::at(pointer, "invalid", error.to_string()),
+        }
+    })
+}
+
+/// The id of an item that could not be read otherwise.
+fn id_of(raw: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct OnlyId<'a> {
+        #[serde(borrow, default, deserialize_with = "text")]
+        id: Option<Cow<'a, str>>,
+    }
+    let id = serde_json::from_str::<OnlyId<'_>>(raw).ok()?.id?;
+    Some(ledger::text::cut(&id, ledger::text::MAX_NAME_BYTES).to_owned())
+}
+
+fn call<'a>(mut envelope: Envelope<'a, CallData<'a>>, form: Form) -> Result<Draft<'a>, FieldError> {
+    let data = envelope.data.take().ok_or_else(|| missing("/data", "data, the fields of the call,"))?;
+    let endpoint = data.endpoint.ok_or_else(|| missing("/data/endpoint", "an endpoint"))?;
+    let call = CallDraft {
+        endpoint: EndpointDraft::Path(endpoint),
+        method: data.method,
+        status_code: data.status_code,
+        response_time_ms: data.response_time_ms,
+        ip_address: data.ip_address,
+        user_agent: data.user_agent,
+        request_size: data.request_size,
+        response_size: data.response_size,
+        units: data.units,
+    };
+    finish(envelope, form, call)
+}
+
+fn metered<'a>(mut envelope: Envelope<'a, &'a RawValue>, form: Form) -> Result<Draft<'a>, FieldError> {
+    let data = envelope.data.take().map(RawValue::get).filter(|data| data.starts_with('{'));
+    let data: Option<MeterData<'a>> = data.map(|data| read_at("/data", data)).transpose()?;
+    let (path, units) = match data {
+        Some(MeterData { endpoint, route, path, units }) => (endpoint.or(route).or(path), units),
+        None => (None, None),
+    };
+    let endpoint = match path {
+        Some(path) => EndpointDraft::Path(path),
+        None => EndpointDraft::EventType(envelope.kind.clone().ok_or_else(|| missing("/type", "a type"))?),
+    };
+    finish(envelope, form, CallDraft { endpoint, units, ..CallDraft::default() })
+}
+
+fn finish<'a, D>(
+    envelope: Envelope<'a, D>,
+    form: Form,
+    call: CallDraft<'a>,
+) -> Result<Draft<'a>, FieldError> {
+    let is_cloud_event = form != Form::Plain;
+    match envelope.specversion.as_deref() {
+        Some("1.0") => {}
+        None if !is_cloud_event => {}
+        None => return Err(missing("/specversion", "a specversion")),
+        Some(_) => {
+            return Err(FieldError::at("/specversion", "unsupported_specversion", "it must be \"1.0\""));
+        }
+    }
+    if is_cloud_event && envelope.source.is_none() {
+        return Err(missing("/source", "a source"));
+    }
+    if is_cloud_event && envelope.kind.is_none() {
+        return Err(missing("/type", "a type"));
+    }
+    if envelope.data_base64.is_some() {
+        return Err(FieldError::at("/data_base64", "unsupported", "send data as JSON"));
+    }
+    if envelope.datacontenttype.as_deref().is_some_and(|kind| !is_json(kind)) {
+        return Err(FieldError::at("/datacontenttype", "unsupported", "it must be application/json"));
+    }
+    let time = envelope.time.as_deref().map(|time| {
+        time::parse(time).ok_or_else(|| FieldError::at("/time", "invalid", "it must be an RFC 3339 time"))
+    });
+    Ok(Draft {
+        id: envelope.id.ok_or_else(|| missing("/id", "an id"))?,
+        source: envelope.source,
+        subject: envelope.subject,
+        time: time.transpose()?,
+        call,
+    })
+}
+
+fn is_json(media_type: &str) -> bool {
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+        || essence.eq_ignore_ascii_case("text/json")
+        || essence.to_ascii_lowercase().ends_with("+json")
+}
+
+fn missing(pointer: &'static str, what: &str) -> FieldError {
+    FieldError::at(pointer, "missing", format!("{what} is required"))
+}

@@ -1,0 +1,90 @@
+//! What became of each item of a request.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::problem::FieldError;
+
+/// The result of a request, in the order of its items.
+#[derive(Debug, Default)]
+pub struct Receipt {
+    items: Vec<ReceiptItem>,
+    seq: Option<u64>,
+}
+
+/// The result of one item.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ReceiptItem {
+    /// Its place in the request, from 0.
+    pub index: usize,
+    /// Its id, as far as it could be read.
+    pub id: Option<String>,
+    /// What became of it.
+    pub status: Outcome,
+    /// Why it was rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<FieldError>,
+}
+
+/// What became of an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is on disk, and counts once.
+    Accepted,
+    /// It is on disk since before.
+    Duplicate,
+    /// It is wrong, and not recorded.
+    Rejected,
+}
+
+impl Receipt {
+    pub(super) fn with_capacity(items: usize) -> Self {
+        Self { items: Vec::with_capacity(items), seq: None }
+    }
+
+    /// The next item, rejected unless something better becomes of it.
+    pub(super) fn add(&mut self, id: Option<String>) {
+        self.items.push(ReceiptItem { index: self.items.len(), id, status: Outcome::Rejected, error: None });
+    }
+
+    pub(super) fn accept(&mut self, index: usize) {
+        self.items[index].status = Outcome::Accepted;
+    }
+
+    pub(super) fn duplicate(&mut self, index: usize) {
+        self.items[index].status = Outcome::Duplicate;
+    }
+
+    pub(super) fn reject(&mut self, index: usize, error: FieldError) {
+        self.items[index].error = Some(error);
+    }
+
+    pub(super) fn set_seq(&mut self, seq: u64) {
+        self.seq = Some(seq);
+    }
+
+    pub(super) fn has_duplicates(&self) -> bool {
+        self.count(Outcome::Duplicate) > 0
+    }
+
+    /// How many items came to this.
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.items.iter().filter(|item| item.status == outcome).count()
+    }
+
+    /// A sequence of the log at or before which all accepted and duplicate items stand; none when there are none.
+    pub fn seq(&self) -> Option<u64> {
+        self.seq
+    }
+
+    /// The items.
+    pub fn items(&self) -> &[ReceiptItem] {
+        &self.items
+    }
+
+    /// The items.
+    pub fn into_items(self) -> Vec<ReceiptItem> {
+        self.items
+    }
+}

@@ -1,0 +1,71 @@
+//! `GET /metrics` on `METRICS_ADDR`, apart from the public address: figures of a whole service are nobody else's
+//! business.
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::header;
+use axum::routing::get;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::ApiError;
+
+/// The process's recorder: `metrics` knows only one, whoever installs it.
+static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Seconds, from well below an fsync to a frame's longest wait.
+const SECONDS: [f64; 14] =
+    [0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 1.0, 5.0, 60.0];
+/// Histograms that nobody scrapes are emptied this often, so that they do not grow.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Records metrics from now on. Does nothing when the process does so already.
+pub fn install() -> Option<&'static PrometheusHandle> {
+    if let Some(handle) = RECORDER.get() {
+        return Some(handle);
+    }
+    let builder = PrometheusBuilder::new();
+    let builder = builder.set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS).ok()?;
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    match metrics::set_global_recorder(recorder) {
+        Ok(()) => Some(RECORDER.get_or_init(|| handle)),
+        // Another thread was faster, or the host program records in its own way.
+        Err(_) => RECORDER.get(),
+    }
+}
+
+/// Serves `/metrics` on `address` until `shutdown`.
+pub(crate) async fn serve(
+    address: SocketAddr,
+    handle: &'static PrometheusHandle,
+    shutdown: CancellationToken,
+) -> Result<impl Future<Output = ()>, ApiError> {
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| ApiError::Listen {
+        variable: "METRICS_ADDR",
+        address,
+        source,
+    })?;
+    let render = move || async move {
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render())
+    };
+    let app: Router = Router::new().route("/metrics", get(render));
+    Ok(async move {
+        let upkeep = async {
+            loop {
+                tokio::time::sleep(UPKEEP).await;
+                handle.run_upkeep();
+            }
+        };
+        let serving = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned());
+        tokio::select! {
+            () = upkeep => {}
+            result = serving => if let Err(error) = result {
+                tracing::error!(%error, "serving metrics failed");
+            },
+        }
+    })
+}

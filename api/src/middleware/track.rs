@@ -1,0 +1,81 @@
+use std::borrow::Cow;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use events::{ApiCalled, Body, Event};
+use http_body::Body as _;
+use ledger::{Endpoint, Method, StatusCode};
+
+use crate::auth::{Principal, Seen};
+use crate::state::AppState;
+
+/// Records calls of our own routes, uncounted, without waiting for the log: when it is away or busy the record is
+/// dropped, not the call. Only authenticated ones are recorded. The endpoint is the route's template: the path itself
+/// may hold an external id, which has no place in the log.
+pub async fn track(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let seen = Seen::default();
+    request.extensions_mut().insert(seen.clone());
+    let method = request.method().clone();
+    let template = request.extensions().get::<MatchedPath>().cloned();
+    let user_agent = request.headers().get(header::USER_AGENT).cloned();
+    let request_size = content_length(request.headers());
+    let response = next.run(request).await;
+    if let (Some(principal), Some(template)) = (seen.0.get(), template) {
+        let called = Called {
+            principal,
+            method: method.as_str(),
+            template: template.as_str(),
+            user_agent: user_agent.as_ref().map(|agent| String::from_utf8_lossy(agent.as_bytes())),
+            request_size,
+            response_size: response.body().size_hint().exact(),
+            status: response.status().as_u16(),
+            response_time_ms: u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX),
+        };
+        offer(&state, &called);
+    }
+    response
+}
+
+struct Called<'a> {
+    principal: &'a Principal,
+    method: &'a str,
+    template: &'a str,
+    user_agent: Option<Cow<'a, str>>,
+    request_size: Option<u64>,
+    response_size: Option<u64>,
+    status: u16,
+    response_time_ms: u32,
+}
+
+fn offer(state: &AppState, called: &Called<'_>) {
+    // A template is a valid endpoint, and what the router let through has a valid method.
+    let Ok(endpoint) = Endpoint::named(called.template) else { return };
+    let method = Method::new(called.method).ok();
+    let status = StatusCode::new(u64::from(called.status)).ok();
+    let classified = state.config().rules.classify(&endpoint, method.as_ref(), status);
+    let mut call = ApiCalled::new(classified.endpoint.as_str(), classified.category);
+    call.method = method.as_ref().map(|method| Cow::Borrowed(method.as_str()));
+    call.status_code = Some(called.status);
+    call.response_time_ms = Some(called.response_time_ms);
+    call.ip_address = Some(Cow::Owned(called.principal.address.to_string()));
+    let agent = called.user_agent.as_deref().map(ledger::text::clean_user_agent);
+    call.user_agent = agent.filter(|agent| !agent.is_empty());
+    call.request_size = called.request_size;
+    call.response_size = called.response_size;
+    call.counted = false;
+    let id = state.ids().event_id();
+    let event = Event::by_api(id, called.principal.user_id, state.clock().now(), Body::ApiCalled(call));
+    let mut json = Vec::with_capacity(512);
+    events::encode(&event, &mut json);
+    if !state.publisher().offer(&json.into()) {
+        metrics::counter!("ledger_untracked_calls_total").increment(1);
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,161 @@
+//! What is sent wrongly is refused by the contract's status and a problem that names the field, and leaves no trace.
+
+use anyhow::Result;
+use serde_json::json;
+use std::time::Duration;
+use testkit::Client;
+
+use crate::support::{Api, assert_problem, named};
+
+/// Bodies for `PUT /api/users/{user}` that are JSON and yet wrong: the body, and what the answer must point at.
+const WRONG: &[(&str, &str)] = &[
+    (r#"{"unknown": 1}"#, "/unknown"),
+    (r#"{"email": 7}"#, "/email"),
+    (r#"{"email": ""}"#, "/email"),
+    (r#"{"name": "a\u0000b"}"#, "/name"),
+    (r#"{"name": "invoice\u202egpj.exe"}"#, "/name"),
+    (r#"{"name": "a\nb"}"#, "/name"),
+    (r#"{"external_id": "me"}"#, "/external_id"),
+    (r#"{"external_id": "0198e9a6-58a5-7cc3-9f0b-0123456789ab"}"#, "/external_id"),
+    (r#"{"external_id": {"a": []}}"#, "/external_id"),
+    (r#"{"status": "deleted"}"#, "/status"),
+    (r#"{"status": 1e999}"#, "/status"),
+    (r#"{"status": 7}"#, "/status"),
+    (r#"{"name": 123456789012345678901234567890}"#, "/name"),
+    (r#"{"status": null, "status": null}"#, "/status"),
+    (r#"{"a/b~c": 1}"#, "/a~1b~0c"),
+    ("[]", ""),
+    ("\"text\"", ""),
+    ("17", ""),
+];
+
+/// Bodies that are no JSON at all.
+const MALFORMED: &[&[u8]] =
+    &[b"", b"{", b"{\"name\": \"x\"", b"{'name': 1}", b"{\"name\": \"\xff\xfe\"}", b"{} {}", b"nul", b"\x00"];
+
+#[tokio::test]
+async fn a_wrong_field_is_named() -> Result<()> {
+    let api = Api::start().await?;
+    let service = api.service()?;
+    for (body, pointer) in WRONG {
+        let answer = put(&service, body.as_bytes()).await?;
+        let problem = assert_problem(&answer, 422, "validation_failed");
+        assert_eq!(named(&problem), [*pointer], "{body}: {problem}");
+    }
+    let long = format!(r#"{{"name": "{}"}}"#, "x".repeat(256));
+    assert_eq!(
+        named(&assert_problem(&put(&service, long.as_bytes()).await?, 422, "validation_failed")),
+        ["/name"]
+    );
+    for body in MALFORMED {
+        assert_problem(&put(&service, body).await?, 400, "malformed_json");
+    }
+    let users = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM users WHERE external_id = 'victim'");
+    assert_eq!(users.fetch_one(api.env.pool()).await?, 0, "nothing was stored");
+    Ok(())
+}
+
+#[tokio::test]
+async fn errors_do_not_grow_with_their_cause() -> Result<()> {
+    let api = Api::start().await?;
+    let body = format!(r#"{{"{}": 1}}"#, "k".repeat(900_000));
+    let answer = put(&api.service()?, body.as_bytes()).await?;
+    assert_problem(&answer, 422, "validation_failed");
+    assert!(answer.body.len() < 4_096, "{} bytes", answer.body.len());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_413_announced_or_not() -> Result<()> {
+    let api = Api::start().await?;
+    let service = api.service()?;
+    let body = format!(r#"{{"name": "{}"}}"#, "x".repeat(10 * 1024 * 1024));
+    let problem = assert_problem(&put(&service, body.as_bytes()).await?, 413, "too_large");
+    assert!(problem["detail"].as_str().unwrap_or_default().contains("1048576"), "{problem}");
+    assert_problem(&chunked(&api, 2 * 1024 * 1024).await?, 413, "too_large");
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_media_type_is_415() -> Result<()> {
+    let api = Api::start().await?;
+    let service = api.service()?;
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonish", "nonsense"] {
+        let answer = service.put("/api/users/victim").body(kind, "{}").send().await?;
+        assert_problem(&answer, 415, "unsupported_media_type");
+    }
+    service.put("/api/users/fine").body("Application/JSON; charset=utf-8", "{}").send().await?.expect(201)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn paths_are_read_strictly() -> Result<()> {
+    let api = Api::start().await?;
+    let service = api.service()?;
+    let answer = service.put("/api/users/%ff").json(&json!({})).send().await?;
+    assert_problem(&answer, 400, "malformed_uri");
+    for path in ["/api/users/a%00b", "/api/users/a%0Ab", "/api/users/%E2%80%AEa"] {
+        let problem =
+            assert_problem(&service.put(path).json(&json!({})).send().await?, 422, "validation_failed");
+        assert_eq!(named(&problem), ["user"]);
+    }
+    assert_problem(&service.put("/api/users/").json(&json!({})).send().await?, 404, "not_found");
+    assert_problem(&service.get("/nowhere").send().await?, 404, "not_found");
+    let answer = service.post("/api/users/x").json(&json!({})).send().await?;
+    assert_problem(&answer, 405, "method_not_allowed");
+    assert_eq!(answer.header("allow"), Some("PUT"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn request_ids_are_kept_or_made() -> Result<()> {
+    let api = Api::start().await?;
+    let client = api.anonymous()?;
+    let kept = client.get("/nowhere").header("x-request-id", "Trace_1.a-b").send().await?;
+    assert_eq!(kept.header("x-request-id"), Some("Trace_1.a-b"));
+    assert_problem(&kept, 404, "not_found");
+    for bad in ["a b", "ä", &"x".repeat(65), "a\tb"] {
+        let made = client.get("/healthz").header("x-request-id", bad).send().await?.expect(200)?;
+        let id = made.header("x-request-id").unwrap_or_default();
+        assert_eq!(id.len(), 36, "{id}");
+    }
+    Ok(())
+}
+
+async fn put(client: &Client, body: &[u8]) -> Result<testkit::Answer> {
+    client.put("/api/users/victim").body("application/json", body).send().await
+}
+
+/// Sends a body without Content-Length, byte by byte as far as the server is concerned.
+async fn chunked(api: &Api, bytes: usize) -> Result<testkit::Answer> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address = api.url.trim_start_matches("http://");
+    let token = api.env.token("backend", testkit::Role::Service);
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let head = format!(
+        "PUT /api/users/victim HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await?;
+    let chunk = [b"4000\r\n".as_slice(), &[b' '; 0x4000], b"\r\n"].concat();
+    for _ in 0..bytes / 0x4000 {
+        if stream.write_all(&chunk).await.is_err() {
+            break;
+        }
+    }
+    let mut answer = Vec::new();
+    // The server may close while we still send; what it said before is there all the same.
+    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+    parse(&String::from_utf8_lossy(&answer))
+}
+
+fn parse(text: &str) -> Result<testkit::Answer> {
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| anyhow::anyhow!("no answer: {text}"))?;
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default().parse()?;
+    let mut headers = axum::http::HeaderMap::new();
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        headers.insert(axum::http::HeaderName::try_from(name)?, value.parse()?);
+    }
+    Ok(testkit::Answer { status, headers, body: body.to_owned().into() })
+}

@@ -1,0 +1,60 @@
+//! The document: generated from the handlers, checked in, and served.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::support::Api;
+
+/// `UPDATE=1 cargo test -p api --test api openapi` writes it anew.
+#[test]
+fn the_checked_in_document_is_current() -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
+    let mut current = serde_json::to_string_pretty(&api::router::document())?;
+    current.push('\n');
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &current)?;
+    }
+    let checked_in = std::fs::read_to_string(&path).context("api/openapi.json")?;
+    assert!(
+        checked_in == current,
+        "api/openapi.json is stale; run: UPDATE=1 cargo test -p api --test api openapi"
+    );
+    Ok(())
+}
+
+#[test]
+fn every_operation_says_what_it_answers_and_who_may_ask() -> Result<()> {
+    let document = serde_json::to_value(api::router::document())?;
+    for (path, item) in document["paths"].as_object().context("paths")? {
+        for (method, operation) in item.as_object().context("operations")? {
+            let said = |member: &str| operation[member].as_str().is_some_and(|text| !text.is_empty());
+            assert!(said("summary"), "{method} {path} has no summary");
+            let answers = operation["responses"].as_object().context("responses")?;
+            assert!(!answers.is_empty(), "{method} {path} has no answers");
+        }
+    }
+    let codes = document["components"]["schemas"]["Code"]["enum"].as_array().map(Vec::len);
+    let one_of = document["components"]["schemas"]["Code"]["oneOf"].as_array().map(Vec::len);
+    assert!(codes.or(one_of).is_some_and(|codes| codes > 15), "the codes of problems are listed");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_document_and_its_pages_are_served() -> Result<()> {
+    let api = Api::start().await?;
+    let client = api.anonymous()?;
+    let served = client.get("/openapi.json").send().await?.expect(200)?.json()?;
+    assert_eq!(served, serde_json::to_value(api::router::document())?);
+    let page = client.get("/docs/").send().await?.expect(200)?;
+    assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")));
+    let policy = page.header("content-security-policy").context("no policy")?;
+    assert!(policy.contains("default-src 'self'") && !policy.contains("script-src"), "{policy}");
+    let html = page.text();
+    assert!(!html.contains("<script>") && !html.contains("http://") && !html.contains("https://"), "{html}");
+    for asset in html.split(['"', '\'']).filter(|text| text.ends_with(".js") || text.ends_with(".css")) {
+        client.get(&format!("/docs/{}", asset.trim_start_matches("./"))).send().await?.expect(200)?;
+    }
+    client.get("/docs/nothing.js").send().await?.expect(404)?;
+    Ok(())
+}

@@ -1,0 +1,356 @@
+//! Every route, against everybody who may not use it. The table is the list of what each route promises; a route that
+//! is not in it, or a row without a route, fails the first test.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use axum::http::Method;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use serde_json::{Value, json};
+use testkit::{Answer, Client, JWT_SECRET, Role, Token};
+
+use crate::support::{Api, assert_problem};
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// Everybody; nothing in it belongs to anybody.
+    Public,
+    /// Users, each their own; service and admin for any.
+    Own,
+    /// Users for themselves and admins for any (`SELF_RESET`); never service.
+    OwnOrAdmin,
+    /// Service and admin.
+    Service,
+    /// Service alone.
+    ServiceAlone,
+}
+
+/// One method of one path.
+struct Row {
+    method: &'static str,
+    /// As the router knows it.
+    path: &'static str,
+    /// A request that is in order for whoever may make it.
+    request: &'static str,
+    body: Option<&'static str>,
+    access: Access,
+    /// The same for another user (`victim`), where a request can name one.
+    of_another: Option<(&'static str, Option<&'static str>)>,
+}
+
+impl Row {
+    const fn public(method: &'static str, path: &'static str) -> Self {
+        Self { method, path, request: path, body: None, access: Access::Public, of_another: None }
+    }
+
+    /// A read whose owner may be named by `?user_id=`.
+    const fn read(path: &'static str, request: &'static str, of_another: &'static str) -> Self {
+        Self {
+            method: "GET",
+            path,
+            request,
+            body: None,
+            access: Access::Own,
+            of_another: Some((of_another, None)),
+        }
+    }
+}
+
+const ROWS: &[Row] = &[
+    Row::public("GET", "/healthz"),
+    Row::public("GET", "/readyz"),
+    Row::public("GET", "/api/usage/plans"),
+    Row::read("/api/usage/stats", "/api/usage/stats", "/api/usage/stats?user_id=victim"),
+    Row::read("/api/usage/history", "/api/usage/history", "/api/usage/history?user_id=victim"),
+    Row::read("/api/usage/calls", "/api/usage/calls", "/api/usage/calls?user_id=victim"),
+    Row::read("/api/usage/statements", "/api/usage/statements", "/api/usage/statements?user_id=victim"),
+    Row::read(
+        "/api/usage/statements/{month}",
+        "/api/usage/statements/2026-01",
+        "/api/usage/statements/2026-01?user_id=victim",
+    ),
+    Row {
+        method: "POST",
+        path: "/api/usage/upgrade",
+        request: "/api/usage/upgrade",
+        body: Some(r#"{"plan": "pro"}"#),
+        access: Access::Own,
+        of_another: Some(("/api/usage/upgrade?user_id=victim", Some(r#"{"plan": "pro"}"#))),
+    },
+    Row {
+        method: "POST",
+        path: "/api/usage/reset",
+        request: "/api/usage/reset",
+        body: Some(r#"{"reason": "test"}"#),
+        access: Access::OwnOrAdmin,
+        of_another: Some(("/api/usage/reset", Some(r#"{"user_id": "victim", "reason": "test"}"#))),
+    },
+    Row {
+        method: "PUT",
+        path: "/api/users/{user}",
+        request: "/api/users/victim",
+        body: Some("{}"),
+        access: Access::Service,
+        of_another: None,
+    },
+    Row {
+        method: "PUT",
+        path: "/api/users/{user}/plan",
+        request: "/api/users/victim/plan",
+        body: Some(r#"{"plan": "pro", "effective": "now"}"#),
+        access: Access::Service,
+        of_another: None,
+    },
+];
+
+/// Paths of the router that no handler of ours serves.
+const PAGES: &[&str] = &["/docs", "/docs/", "/docs/{*rest}", "/openapi.json"];
+
+#[tokio::test]
+async fn the_table_names_every_route_and_no_other() -> Result<()> {
+    let api = Api::start().await?;
+    let listed: BTreeSet<(String, String)> =
+        ROWS.iter().map(|row| (row.method.to_owned(), row.path.to_owned())).collect();
+    assert_eq!(listed.len(), ROWS.len(), "a row stands twice");
+    let document = serde_json::to_value(api::router::document())?;
+    let mut documented = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().context("paths")? {
+        for method in ["get", "put", "post", "delete", "options", "head", "patch", "trace"] {
+            if item.get(method).is_some() {
+                documented.insert((method.to_uppercase(), path.clone()));
+            }
+        }
+    }
+    assert_eq!(documented, listed, "left: documented routes, right: rows of the table");
+    // A route could be there without documentation. The router has no list of its routes, but shows them for debugging.
+    let shown = format!("{:?}", api::router::router(api.state.clone()));
+    let known: BTreeSet<&str> = ROWS.iter().map(|row| row.path).chain(PAGES.iter().copied()).collect();
+    let found = paths(&shown);
+    assert_eq!(found, known, "left: the router's paths, right: the table's");
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_without_a_valid_token() -> Result<()> {
+    let api = Api::start().await?;
+    let mut bodies = BTreeSet::new();
+    for row in ROWS.iter().filter(|row| row.access != Access::Public) {
+        for (what, token) in invalid_tokens(&api)? {
+            let client = match token {
+                Some(token) => api.anonymous()?.with_token(token),
+                None => api.anonymous()?,
+            };
+            let answer = send(&client, row, row.request, row.body).await?;
+            // One address fails so often here that it is told to wait; what matters is that it is refused.
+            let throttled = answer.status == 429;
+            assert!(
+                throttled || answer.status == 401,
+                "{what}: {} {}: {}",
+                row.method,
+                row.path,
+                answer.text()
+            );
+            if answer.status == 401 {
+                assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"usage-ledger\""));
+                let mut body = assert_problem(&answer, 401, "unauthorized");
+                for own in ["request_id", "instance"] {
+                    body[own] = Value::Null;
+                }
+                bodies.insert(body.to_string());
+            }
+        }
+    }
+    assert_eq!(bodies.len(), 1, "every cause gives the same answer: {bodies:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_kind_of_invalid_token_is_refused_by_itself() -> Result<()> {
+    let api = Api::start().await?;
+    for (what, token) in invalid_tokens(&api)? {
+        let client = match token {
+            Some(token) => api.anonymous()?.with_token(token),
+            None => api.anonymous()?,
+        };
+        let answer = client.get("/api/usage/stats").send().await?;
+        assert_eq!(answer.status, 401, "{what}: {}", answer.text());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_beyond_their_role() -> Result<()> {
+    let api = Api::start().await?;
+    api.service()?.put("/api/users/victim").json(&json!({})).send().await?.expect(201)?;
+    let (user, service) = (api.client("attacker", Role::User)?, api.service()?);
+    // A host's own token may claim what it likes.
+    let claimed =
+        Token::new(&api.env.clock, "attacker", Role::Admin).claim("iss", json!("https://host.example"));
+    let pretender = api.anonymous()?.with_token(claimed.mint());
+    for row in ROWS {
+        let refused: &[&Client] = match row.access {
+            Access::Public | Access::Own => &[],
+            Access::OwnOrAdmin => &[&service],
+            Access::Service | Access::ServiceAlone => &[&user, &pretender],
+        };
+        for client in refused {
+            let answer = send(client, row, row.request, row.body).await?;
+            assert_eq!(answer.status, 403, "{} {}: {}", row.method, row.path, answer.text());
+            assert_problem(&answer, 403, "forbidden");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_sees_or_changes_another_s() -> Result<()> {
+    let api = Api::start().await?;
+    api.service()?.put("/api/users/victim").json(&json!({})).send().await?.expect(201)?;
+    let user = api.client("attacker", Role::User)?;
+    for row in ROWS {
+        let Some((request, body)) = row.of_another else { continue };
+        let nobody = request.replace("victim", "nobody");
+        let of_nobody =
+            send(&user, row, &nobody, body.map(|body| body.replace("victim", "nobody")).as_deref()).await?;
+        let answer = send(&user, row, request, body).await?;
+        let problem = assert_problem(&answer, 404, "not_found");
+        let same = assert_problem(&of_nobody, 404, "not_found");
+        assert_eq!(problem["detail"], same["detail"], "{request}: whether somebody exists must not show");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_thirty_first_failed_credential_of_a_minute_is_told_to_wait() -> Result<()> {
+    let api = Api::start().await?;
+    let wrong = api.anonymous()?.with_token("not-a-token");
+    let mut throttled = None;
+    // A minute may end between two requests; 61 in a row cannot fall into two minutes with 30 each.
+    for attempt in 1..=61 {
+        let answer = wrong.get("/api/usage/stats").send().await?;
+        if answer.status == 429 {
+            throttled = Some((attempt, answer));
+            break;
+        }
+        assert_eq!(answer.status, 401);
+    }
+    let (attempt, answer) = throttled.context("never told to wait")?;
+    assert!(attempt > 30, "after {attempt}");
+    let problem = assert_problem(&answer, 429, "rate_limited");
+    assert_eq!(problem["type"], "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity");
+    assert!(answer.header("retry-after").is_some());
+    api.client("somebody", Role::User)?.get("/api/usage/stats").send().await?.expect(200)?;
+    api.anonymous()?.get("/api/usage/stats").send().await?.expect(401)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_previous_secret_and_the_configured_claims_hold() -> Result<()> {
+    let api = Api::start_with(|config| {
+        config.jwt.previous = Some("another secret of tests, the one before".to_owned().into());
+        config.jwt.issuer = Some("https://host.example".to_owned());
+        config.jwt.audience = Some("ledger".to_owned());
+        config.jwt.subject_claim = "uid".to_owned();
+    })
+    .await?;
+    let token = || {
+        Token::new(&api.env.clock, "unused", Role::User)
+            .claim("uid", json!("host-user"))
+            .claim("iss", json!("https://host.example"))
+            .claim("aud", json!(["other", "ledger"]))
+    };
+    let status = async |token: Token| -> Result<u16> {
+        Ok(api.anonymous()?.with_token(token.mint()).get("/api/usage/stats").send().await?.status.as_u16())
+    };
+    assert_eq!(status(token()).await?, 200);
+    assert_eq!(status(token().secret("another secret of tests, the one before")).await?, 200);
+    assert_eq!(status(token().claim("iss", json!("usage-ledger"))).await?, 200);
+    assert_eq!(status(token().claim("iss", json!("https://elsewhere.example"))).await?, 401);
+    assert_eq!(status(token().claim("iss", Value::Null)).await?, 401);
+    assert_eq!(status(token().claim("aud", json!("other"))).await?, 401);
+    assert_eq!(status(token().claim("aud", Value::Null)).await?, 401);
+    assert_eq!(status(token().claim("uid", Value::Null)).await?, 401);
+    assert_eq!(status(token().claim("uid", json!(7))).await?, 401);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_that_this_server_mints_is_one() -> Result<()> {
+    let api = Api::start().await?;
+    let subject = "minted".parse()?;
+    let mint = api::auth::Mint {
+        subject: &subject,
+        role: api::auth::Role::Service,
+        ttl: std::time::Duration::from_secs(60),
+        now: api.env.clock.now(),
+    };
+    let token = api::auth::mint(&api.state.config().jwt, &mint)?;
+    let client = api.anonymous()?.with_token(secrecy::ExposeSecret::expose_secret(&token));
+    client.put("/api/users/minted").json(&json!({})).send().await?.expect(200)?;
+    // A cached token ends like any other: the ledger's clock decides.
+    api.env.clock.set(api.env.clock.now() + chrono::TimeDelta::seconds(89));
+    client.put("/api/users/minted").json(&json!({})).send().await?.expect(200)?;
+    api.env.clock.set(api.env.clock.now() + chrono::TimeDelta::seconds(2));
+    client.put("/api/users/minted").json(&json!({})).send().await?.expect(401)?;
+    Ok(())
+}
+
+/// Tokens that are none, each wrong in one way.
+fn invalid_tokens(api: &Api) -> Result<Vec<(&'static str, Option<String>)>> {
+    let clock = &api.env.clock;
+    let now = clock.now().timestamp();
+    let good = || Token::new(clock, "attacker", Role::Admin);
+    let (head, rest) = {
+        let token = good().mint();
+        let (head, rest) = token.split_once('.').context("three parts")?;
+        (head.to_owned(), rest.to_owned())
+    };
+    let (payload, signature) = rest.split_once('.').context("three parts")?;
+    let none = |algorithm: &str| BASE64.encode(format!(r#"{{"alg":"{algorithm}","typ":"JWT"}}"#));
+    Ok(vec![
+        ("no token", None),
+        ("expired", Some(good().claim("exp", json!(now - 31)).mint())),
+        ("without exp", Some(good().claim("exp", Value::Null).mint())),
+        ("exp as text", Some(good().claim("exp", json!((now + 60).to_string())).mint())),
+        ("not yet valid", Some(good().claim("nbf", json!(now + 60)).mint())),
+        ("nbf as text", Some(good().claim("nbf", json!("0")).mint())),
+        ("wrong signature", Some(good().secret("a secret that nobody configured, ever").mint())),
+        ("alg none", Some(format!("{}.{payload}.", none("none")))),
+        ("alg None, signed", Some(format!("{}.{payload}.{signature}", none("None")))),
+        ("alg HS384", Some(format!("{}.{payload}.{}", none("HS384"), hs384(&none("HS384"), payload)?))),
+        ("changed payload", Some(format!("{head}.{}.{signature}", BASE64.encode(r#"{"sub":"x"}"#)))),
+        ("without signature", Some(format!("{head}.{payload}"))),
+        ("no JWT", Some("aaaa.bbbb.cccc".to_owned())),
+        ("without subject", Some(good().claim("sub", Value::Null).mint())),
+        ("reserved subject", Some(good().claim("sub", json!("me")).mint())),
+        ("subject with a control character", Some(good().claim("sub", json!("a\u{0}b")).mint())),
+        ("unknown role", Some(good().claim("role", json!("root")).mint())),
+    ])
+}
+
+/// A correct signature of another algorithm under our secret.
+fn hs384(head: &str, payload: &str) -> Result<String> {
+    let key = jsonwebtoken::EncodingKey::from_secret(JWT_SECRET.as_bytes());
+    let message = format!("{head}.{payload}");
+    Ok(jsonwebtoken::crypto::sign(message.as_bytes(), &key, jsonwebtoken::Algorithm::HS384)?)
+}
+
+async fn send(client: &Client, row: &Row, request: &str, body: Option<&str>) -> Result<Answer> {
+    let mut sending = client.request(Method::from_bytes(row.method.as_bytes())?, request);
+    if let Some(body) = body {
+        sending = sending.body("application/json", body.as_bytes());
+    }
+    sending.send().await
+}
+
+/// The paths in a router's Debug form, which maps `RouteId(n)` to each of them.
+fn paths(shown: &str) -> BTreeSet<&str> {
+    let quoted = shown.split("RouteId(").filter_map(|part| {
+        let (_id, rest) = part.split_once("): \"")?;
+        rest.split('"').next()
+    });
+    // The fallback (404) stands there as two paths.
+    quoted.filter(|path| *path != "/" && *path != "/{*__private__axum_fallback}").collect()
+}

@@ -1,0 +1,25 @@
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::{
+    config::{Settings, VARIABLES, masked},
+    output::printable,
+};
+
+pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
+    for variable in VARIABLES {
+        let (value, source) = match settings.get_with_source(variable.name) {
+            Some((value, source)) => (masked(value, variable.shown), source.to_string()),
+            None => (String::new(), "not set".to_owned()),
+        };
+        let value = printable(&value);
+        println!("{:<24} {:<40} {:<18} {}", variable.name, value, source, variable.meaning);
+    }
+    // What an api or a worker would refuse to start with is an error here too.
+    let clock = settings.clock()?;
+    settings.close_grace()?;
+    settings.worker(clock.clone())?;
+    settings.api(clock)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,11 @@
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::config::Settings;
+
+pub(crate) async fn run(settings: &Settings) -> Result<ExitCode> {
+    store::migrate(settings.database_url()?).await?;
+    eprintln!("the tables are up to date");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,71 @@
+//! One file per command.
+
+mod api;
+mod config;
+mod dev;
+mod import;
+mod migrate;
+mod processes;
+mod serve;
+mod token;
+mod worker;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{
+    config::Settings,
+    logging::{self, LogFormat},
+};
+
+/// An event-sourced usage ledger: every call a durable fact, counted exactly once, held to its limit.
+#[derive(Debug, Parser)]
+#[command(name = "usage-ledger", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// How log lines are written (`LOG_FORMAT`).
+    #[arg(long, global = true, value_enum)]
+    log_format: Option<LogFormat>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The whole system on this machine, with a PostgreSQL and a nats-server of its own.
+    Dev(dev::Arguments),
+    /// For one production machine: api, worker and a nats-server, against the PostgreSQL of `DATABASE_URL`.
+    Serve(serve::Arguments),
+    /// The HTTP service alone.
+    Api(api::Arguments),
+    /// The projector alone.
+    Worker(worker::Arguments),
+    /// Brings the tables of `DATABASE_URL` up to date.
+    Migrate,
+    /// Brings the calls of a file into the ledger.
+    Import(import::Arguments),
+    /// Mints a token and creates its user where there is none.
+    Token(token::Arguments),
+    /// Lists every variable with its value and where it comes from.
+    Config,
+}
+
+/// Runs the command; an error is exit code 1, wrong usage 2 (by clap).
+pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
+    let settings = match cli.command {
+        Command::Dev(_) | Command::Serve(_) => Settings::load_own()?,
+        _ => Settings::load()?,
+    };
+    logging::start(cli.log_format.map_or_else(|| settings.log_format(), Ok)?);
+    match cli.command {
+        Command::Dev(arguments) => dev::run(arguments, settings).await,
+        Command::Serve(arguments) => serve::run(arguments, settings).await,
+        Command::Api(arguments) => api::run(&arguments, settings).await,
+        Command::Worker(arguments) => worker::run(&arguments, settings).await,
+        Command::Migrate => migrate::run(&settings).await,
+        Command::Import(arguments) => import::run(arguments, settings).await,
+        Command::Token(arguments) => token::run(&arguments, &settings).await,
+        Command::Config => config::run(&settings),
+    }
+}

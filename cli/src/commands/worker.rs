@@ -1,0 +1,21 @@
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::{config::Settings, shutdown};
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Starts although the log may lose what it acknowledged.
+    #[arg(long)]
+    allow_unsafe_log: bool,
+}
+
+pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> Result<ExitCode> {
+    let mut config = settings.worker(settings.clock()?)?;
+    config.allow_unsafe_log |= arguments.allow_unsafe_log;
+    let shutdown = shutdown::on_signals().context("cannot listen for signals")?;
+    ledger_worker::run(config, shutdown).await?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,75 @@
+//! Every variable there is.
+
+/// What may be shown of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// All of it.
+    Plain,
+    /// A URL whose password is left out.
+    Url,
+    /// Nothing.
+    Secret,
+}
+
+/// One variable.
+#[derive(Debug)]
+pub(crate) struct Variable {
+    pub(crate) name: &'static str,
+    /// Its value when nobody sets it; empty when there is none.
+    pub(crate) default: &'static str,
+    pub(crate) shown: Shown,
+    pub(crate) meaning: &'static str,
+}
+
+const fn plain(name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
+    Variable { name, default, shown: Shown::Plain, meaning }
+}
+
+const fn url(name: &'static str, meaning: &'static str) -> Variable {
+    Variable { name, default: "", shown: Shown::Url, meaning }
+}
+
+const fn secret(name: &'static str, meaning: &'static str) -> Variable {
+    Variable { name, default: "", shown: Shown::Secret, meaning }
+}
+
+/// In the order in which `usage-ledger config` lists them.
+pub(crate) const VARIABLES: &[Variable] = &[
+    url("DATABASE_URL", "PostgreSQL; sslmode=require|verify-full works"),
+    plain("DATABASE_CONNECTIONS", "16", "the most connections of one api"),
+    url("NATS_URL", "servers of the log, comma-separated; tls:// works"),
+    url("NATS_MONITOR_URL", "their monitoring endpoints, comma-separated"),
+    plain("NATS_STREAM", "LEDGER", "the stream that holds the log"),
+    plain("NATS_REPLICAS", "1", "its copies when it is made: 1, 3 or 5"),
+    plain("ALLOW_UNSAFE_LOG", "false", "start although the log may lose what it acknowledged"),
+    plain("LISTEN_ADDR", "127.0.0.1:8080", "where the api listens"),
+    plain("METRICS_ADDR", "", "where /metrics is served; nowhere when empty"),
+    plain("PUBLIC_URL", "", "how clients reach the api"),
+    secret("ENCRYPTION_KEY", "root key of stored tokens, 64 hex digits"),
+    plain("ENCRYPTION_KEY_ID", "k1", "its name"),
+    secret("ENCRYPTION_KEY_PREVIOUS", "earlier root keys, kid:hex,…"),
+    secret("JWT_SECRET", "signs and verifies tokens, at least 32 bytes"),
+    secret("JWT_SECRET_PREVIOUS", "the one before, which verifies only"),
+    plain("JWT_ISSUER", "", "the iss that tokens must have, beside our own"),
+    plain("JWT_AUDIENCE", "", "the aud that tokens must have"),
+    plain("JWT_SUBJECT_CLAIM", "sub", "the claim that names the user"),
+    plain("AUTO_PROVISION", "false", "unknown users get an account (dev: true)"),
+    plain("SELF_UPGRADE", "false", "users may change their own plan (dev: true)"),
+    plain("SELF_RESET", "false", "users may reset their own month (dev: true)"),
+    plain("USER_INGEST", "false", "users may report their own calls (dev: true)"),
+    plain("ENFORCEMENT", "enforce", "enforce, or shadow: refuse nothing, say what would be refused"),
+    plain("LIMIT_FAILURE_MODE", "closed", "without limits to decide by: closed answers 503, open admits"),
+    plain("MAX_UNPROJECTED", "1000000", "units that may wait for the projection"),
+    plain("UPGRADE_URL", "", "where a refused user can get a larger plan"),
+    plain("RULES_FILE", "", "TOML rules of what counts"),
+    plain("CLOSE_GRACE", "1h", "how long after its end a month is closed"),
+    plain("TRUSTED_PROXIES", "", "networks whose X-Forwarded-For is believed"),
+    plain("CORS_ALLOWED_ORIGINS", "", "origins of browsers, comma-separated"),
+    plain("LOG_FORMAT", "text", "text or json"),
+    plain("CLOCK_OFFSET_MS", "0", "how far the ledger's clock is ahead (dev --now)"),
+    secret("OPENAI_API_KEY", "for calls without a token of the user's"),
+    secret("ANTHROPIC_API_KEY", "likewise"),
+    secret("GEMINI_API_KEY", "likewise"),
+    plain("GITHUB_CLIENT_ID", "", "signing in with GitHub"),
+    secret("GITHUB_CLIENT_SECRET", "likewise"),
+];

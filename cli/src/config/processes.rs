@@ -1,0 +1,147 @@
+//! What the api and the worker are told.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, Result};
+use api::{ApiConfig, auth::JwtSettings};
+use ledger::{Clock, Rules};
+use ledger_worker::WorkerConfig;
+use nats::{Connection, StreamName};
+
+use super::Settings;
+use crate::logging::LogFormat;
+
+impl Settings {
+    /// The ledger's clock.
+    pub(crate) fn clock(&self) -> Result<Clock> {
+        let Some(text) = self.get("CLOCK_OFFSET_MS") else { return Ok(Clock::system()) };
+        let offset_ms =
+            text.trim().parse().ok().context("CLOCK_OFFSET_MS must be a number of milliseconds")?;
+        Ok(Clock::with_offset_ms(offset_ms))
+    }
+
+    /// `DATABASE_URL`.
+    pub(crate) fn database_url(&self) -> Result<&str> {
+        let url = self.get("DATABASE_URL").context(
+            "DATABASE_URL is not set: postgres://user:password@host/database, or start `usage-ledger dev`",
+        )?;
+        // The driver itself would take any scheme.
+        let right_scheme = url.starts_with("postgres://") || url.starts_with("postgresql://");
+        anyhow::ensure!(
+            right_scheme && store::options(url, store::Schema::Live).is_ok(),
+            "DATABASE_URL cannot be used: it must be like postgres://user:password@host/database"
+        );
+        Ok(url)
+    }
+
+    /// The log's servers and stream.
+    pub(crate) fn nats(&self, client_name: &str) -> Result<Connection> {
+        let url = self.get("NATS_URL").context("NATS_URL is not set: nats://host:4222")?;
+        let stream = match self.get("NATS_STREAM") {
+            Some(name) => name.parse().context("NATS_STREAM cannot be used")?,
+            None => StreamName::default(),
+        };
+        let mut connection = Connection::new(url, stream);
+        connection.monitor_url = self.get("NATS_MONITOR_URL").map(str::to_owned);
+        client_name.clone_into(&mut connection.client_name);
+        Ok(connection)
+    }
+
+    /// How tokens are signed.
+    pub(crate) fn jwt(&self) -> Result<JwtSettings> {
+        Ok(JwtSettings::read(&|name| self.get(name).map(str::to_owned))?)
+    }
+
+    /// All that an api needs.
+    pub(crate) fn api(&self, clock: Clock) -> Result<ApiConfig> {
+        self.database_url()?;
+        Ok(ApiConfig::read(&|name| self.get(name).map(str::to_owned), self.rules()?, clock)?)
+    }
+
+    /// All that a worker needs.
+    pub(crate) fn worker(&self, clock: Clock) -> Result<WorkerConfig> {
+        let mut config = WorkerConfig::new(self.database_url()?, self.nats("usage-ledger worker")?, clock);
+        config.allow_unsafe_log = self.flag("ALLOW_UNSAFE_LOG")?;
+        if let Some(replicas) = self.get("NATS_REPLICAS") {
+            config.log_replicas = replicas.trim().parse().ok().context("NATS_REPLICAS must be 1, 3 or 5")?;
+        }
+        Ok(config)
+    }
+
+    /// How log lines are written.
+    pub(crate) fn log_format(&self) -> Result<LogFormat> {
+        match self.get("LOG_FORMAT") {
+            None | Some("text") => Ok(LogFormat::Text),
+            Some("json") => Ok(LogFormat::Json),
+            Some(_) => anyhow::bail!("LOG_FORMAT must be text or json"),
+        }
+    }
+
+    /// How long after its end a month is closed.
+    pub(crate) fn close_grace(&self) -> Result<Duration> {
+        self.get("CLOSE_GRACE").map_or(Ok(Duration::from_hours(1)), |text| {
+            parse_duration(text).context("CLOSE_GRACE cannot be used")
+        })
+    }
+
+    /// Whether a variable is true.
+    pub(crate) fn flag(&self, name: &'static str) -> Result<bool> {
+        match self.get(name).map(str::trim) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => anyhow::bail!("{name} must be true or false"),
+        }
+    }
+
+    /// What counts, and as what.
+    pub(crate) fn rules(&self) -> Result<Rules> {
+        let Some(path) = self.get("RULES_FILE") else { return Ok(Rules::default()) };
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read RULES_FILE {path}"))?;
+        Rules::from_toml(&text).with_context(|| format!("RULES_FILE {path} cannot be used"))
+    }
+}
+
+/// `90s`, `15m`, `1h`, `7d`.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration> {
+    let parse = || -> Option<Duration> {
+        let text = text.trim();
+        let unit = text.chars().next_back()?;
+        let number: u64 = text[..text.len() - unit.len_utf8()].parse().ok()?;
+        let seconds = match unit {
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            'd' => 86_400,
+            _ => return None,
+        };
+        Some(Duration::from_secs(number.checked_mul(seconds)?))
+    };
+    parse().context("a duration is a number with s, m, h or d, such as 90s or 1h")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(parse_duration("90s").unwrap(), Duration::from_secs(90));
+        assert_eq!(parse_duration(" 7d ").unwrap(), Duration::from_hours(168));
+        for bad in ["", "1", "h", "-1h", "1.5h", "1é", "99999999999999999999d", "18446744073709551615d"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_and_not_shown() {
+        let mut settings = Settings::default();
+        settings.put("DATABASE_URL", "mysql:/topsecret");
+        settings.put("NATS_URL", "nats://x");
+        let error = format!("{:#}", settings.worker(Clock::system()).err().unwrap());
+        assert!(error.starts_with("DATABASE_URL cannot be used"), "{error}");
+        assert!(!error.contains("topsecret"), "{error}");
+        settings.put("JWT_SECRET", "short");
+        let error = format!("{:#}", settings.jwt().err().unwrap());
+        assert!(error.contains("JWT_SECRET") && error.contains("32") && !error.contains("short"), "{error}");
+    }
+}
