@@ -2,6 +2,8 @@
 
 mod commands;
 mod config;
+mod demo;
+mod import;
 mod logging;
 mod output;
 mod shutdown;

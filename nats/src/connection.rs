@@ -113,6 +113,15 @@ struct Status {
     epoch: u64,
 }
 
+/// Tells one connection from the next: the id that the server gave it, and the server's own, new at every start.
+///
+/// It changes before anything can be sent or received on the new connection; [`Link::epoch`] a little later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Session {
+    server_id: String,
+    client_id: u64,
+}
+
 impl Link {
     /// Opens a connection of its own. With `in_background` it comes about later when no server answers now.
     pub(crate) async fn open(connection: &Connection, in_background: bool) -> Result<Self, ConnectError> {
@@ -147,6 +156,11 @@ impl Link {
     /// Counts the connections made so far.
     pub(crate) fn epoch(&self) -> u64 {
         self.status.borrow().epoch
+    }
+
+    pub(crate) fn session(&self) -> Session {
+        let info = self.client.server_info();
+        Session { server_id: info.server_id, client_id: info.client_id }
     }
 
     pub(crate) fn is_connected(&self) -> bool {

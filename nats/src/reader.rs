@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
+use crate::connection::Session;
 use crate::frame::RawFrame;
 use crate::log::{Log, LogError, REQUEST_TIMEOUT, time_of};
 
@@ -64,8 +65,10 @@ pub struct Reader {
     config: ReaderConfig,
     next_seq: u64,
     /// The connection that the caller knows of.
-    epoch: u64,
+    session: Session,
     source: Option<Source>,
+    /// The batch that is being put together.
+    batch: Vec<RawFrame>,
     /// A frame that was one too many for the last batch.
     held: Option<RawFrame>,
     /// The hole before this sequence was seen twice: it is in the stream, not on the way.
@@ -105,8 +108,9 @@ impl Reader {
             log: log.clone(),
             config,
             next_seq: from_seq.max(1),
-            epoch: log.link().epoch(),
+            session: log.link().session(),
             source: None,
+            batch: Vec::new(),
             held: None,
             confirmed_hole: None,
             mean_frame_bytes: 0,
@@ -115,59 +119,59 @@ impl Reader {
 
     /// The sequence of the next frame, if none is missing.
     pub fn next_seq(&self) -> u64 {
-        self.held.as_ref().map_or(self.next_seq, |frame| frame.seq)
+        let waiting = self.batch.first().or(self.held.as_ref());
+        waiting.map_or(self.next_seq, |frame| frame.seq)
     }
 
     /// The frames that are there, of at most `max_events` events together, or one frame. Empty when none came within
     /// the idle time. A missing sequence shows as a jump: [`crate::Continuity`] judges it.
     ///
-    /// Dropping the future loses nothing but frames that the caller has not seen: open a new reader then.
+    /// Dropping the future loses nothing.
     pub async fn next_batch(&mut self, max_events: usize) -> Result<Vec<RawFrame>, ReadError> {
         let idle_at = Instant::now() + self.config.idle;
-        let mut frames = Vec::new();
-        let mut events = 0;
+        let mut events: usize = self.batch.iter().map(RawFrame::count).sum();
         loop {
-            if self.reconnected() {
-                return Err(ReadError::Reconnected);
-            }
-            let frame = match self.held.take() {
-                Some(frame) => Some(frame),
-                None => self.receive(frames.is_empty().then_some(idle_at)).await?,
+            let waits = self.batch.is_empty();
+            let received = match self.held {
+                Some(_) => Ok(()),
+                None => self.receive(waits.then_some(idle_at)).await.map(|frame| self.held = frame),
             };
-            let Some(frame) = frame else {
-                let over = !frames.is_empty() || Instant::now() >= idle_at;
-                if over && !self.reconnected() {
-                    return Ok(frames);
+            // What came over a new connection is not handed on before the caller was told of it.
+            self.same_connection()?;
+            match received.map(|()| self.held.take()) {
+                Ok(Some(frame)) if !waits && events + frame.count() > max_events => {
+                    self.held = Some(frame);
+                    return Ok(std::mem::take(&mut self.batch));
                 }
-                continue;
-            };
-            if !frames.is_empty() && events + frame.count() > max_events {
-                self.held = Some(frame);
-                return Ok(frames);
+                Ok(Some(frame)) => {
+                    events += frame.count();
+                    self.batch.push(frame);
+                }
+                Ok(None) if waits && Instant::now() < idle_at => {}
+                Err(error) if waits => return Err(error),
+                // A failure with frames in hand shows again when the next ones are asked for.
+                Ok(None) | Err(_) => return Ok(std::mem::take(&mut self.batch)),
             }
-            events += frame.count();
-            frames.push(frame);
         }
     }
 
-    /// Whether the connection is another one than before; what was read from the old one and not handed on yet is
-    /// forgotten.
-    fn reconnected(&mut self) -> bool {
-        let epoch = self.log.link().epoch();
-        if epoch == self.epoch {
-            return false;
+    /// Fails when the connection is another one than before. What was read and not handed on is forgotten then.
+    fn same_connection(&mut self) -> Result<(), ReadError> {
+        let session = self.log.link().session();
+        if session == self.session {
+            return Ok(());
         }
-        self.epoch = epoch;
+        self.session = session;
+        self.next_seq = self.next_seq();
+        self.batch.clear();
+        self.held = None;
         self.reset("the connection was made anew");
-        true
+        Err(ReadError::Reconnected)
     }
 
     fn reset(&mut self, reason: &str) {
         if self.source.take().is_some() {
-            tracing::debug!(stream = %self.log.stream(), next_seq = self.next_seq(), reason, "reader starts anew");
-        }
-        if let Some(held) = self.held.take() {
-            self.next_seq = held.seq;
+            tracing::debug!(stream = %self.log.stream(), next_seq = self.next_seq, reason, "reader starts anew");
         }
     }
 

@@ -46,6 +46,12 @@ impl Counted {
 
 /// Starts a read-only transaction in which every statement sees the same instant of the database, so that the
 /// figures of one answer agree with each other and with its checkpoint. Dropping it ends it.
+///
+/// A statement of it ends with [`Error::Unavailable`] after 25 s, before the request does that waits for it. Each is
+/// planned for its own values: most filters are absent, and a plan for all of them reads what only some need.
 pub async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
-    Ok(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+    const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+                         SET LOCAL statement_timeout = '25s';
+                         SET LOCAL plan_cache_mode = force_custom_plan";
+    Ok(pool.begin_with(BEGIN).await?)
 }

@@ -110,6 +110,14 @@ impl Ingest {
     }
 }
 
+/// Says whether a draft is valid, without recording it and without looking up its user.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(draft: Draft<'_>, reporter: &Reporter, now: DateTime<Utc>) -> Result<(), FieldError> {
+    call::validate(draft, reporter, now).map(drop)
+}
+
 impl Inner {
     /// Gives every call its user; rejects those of users who are not there.
     async fn find_users<'a>(

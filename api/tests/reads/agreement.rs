@@ -164,6 +164,7 @@ async fn the_pages_are_all_rows_once_the_newest_first() {
             let page = world.get(&path).await;
             assert_eq!(page["rows"].as_u64(), Some(expected.len() as u64));
             shown.extend(page["items"].as_array().unwrap().iter().map(|item| item["id"].clone()));
+            assert!(shown.len() <= expected.len(), "a page shows what another one has shown");
             match page["next_cursor"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
                 None => break,

@@ -7,6 +7,7 @@ mod history;
 mod plans;
 mod reset;
 mod seed;
+mod snapshot;
 mod statements;
 mod stats;
 mod world;

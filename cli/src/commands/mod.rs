@@ -3,6 +3,7 @@
 mod api;
 mod config;
 mod dev;
+mod import;
 mod migrate;
 mod processes;
 mod serve;
@@ -42,6 +43,8 @@ enum Command {
     Worker(worker::Arguments),
     /// Brings the tables of `DATABASE_URL` up to date.
     Migrate,
+    /// Brings the calls of a file into the ledger.
+    Import(import::Arguments),
     /// Mints a token and creates its user where there is none.
     Token(token::Arguments),
     /// Lists every variable with its value and where it comes from.
@@ -61,6 +64,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Api(arguments) => api::run(&arguments, settings).await,
         Command::Worker(arguments) => worker::run(&arguments, settings).await,
         Command::Migrate => migrate::run(&settings).await,
+        Command::Import(arguments) => import::run(arguments, settings).await,
         Command::Token(arguments) => token::run(&arguments, &settings).await,
         Command::Config => config::run(&settings),
     }

@@ -25,9 +25,12 @@ impl Settings {
         let url = self.get("DATABASE_URL").context(
             "DATABASE_URL is not set: postgres://user:password@host/database, or start `usage-ledger dev`",
         )?;
-        store::options(url, store::Schema::Live).map_err(|_| {
-            anyhow::anyhow!("DATABASE_URL cannot be used: it must be postgres://user:password@host/database")
-        })?;
+        // The driver itself would take any scheme.
+        let right_scheme = url.starts_with("postgres://") || url.starts_with("postgresql://");
+        anyhow::ensure!(
+            right_scheme && store::options(url, store::Schema::Live).is_ok(),
+            "DATABASE_URL cannot be used: it must be like postgres://user:password@host/database"
+        );
         Ok(url)
     }
 
@@ -81,7 +84,8 @@ impl Settings {
         })
     }
 
-    fn flag(&self, name: &'static str) -> Result<bool> {
+    /// Whether a variable is true.
+    pub(crate) fn flag(&self, name: &'static str) -> Result<bool> {
         match self.get(name).map(str::trim) {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
@@ -89,7 +93,8 @@ impl Settings {
         }
     }
 
-    fn rules(&self) -> Result<Rules> {
+    /// What counts, and as what.
+    pub(crate) fn rules(&self) -> Result<Rules> {
         let Some(path) = self.get("RULES_FILE") else { return Ok(Rules::default()) };
         let text = fs::read_to_string(path).with_context(|| format!("cannot read RULES_FILE {path}"))?;
         Rules::from_toml(&text).with_context(|| format!("RULES_FILE {path} cannot be used"))

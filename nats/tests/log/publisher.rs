@@ -8,14 +8,14 @@ use std::time::Duration;
 use events::MAX_EVENT_BYTES;
 use futures_util::future::join_all;
 use nats::{
-    Checkpoint, EncodedEvent, MAX_FRAME_BYTES, MAX_FRAME_EVENTS, Position, PublishError, PublisherConfig,
-    PublisherState, Stop, check_start,
+    Checkpoint, EncodedEvent, Log, MAX_FRAME_BYTES, MAX_FRAME_EVENTS, Position, PublishError,
+    PublisherConfig, PublisherState, Reader, ReaderConfig, Stop, Verdict, check_start,
 };
 use tokio::time::{Instant, timeout};
 
 use crate::proxy::Proxy;
 use crate::server::{Server, wait_until};
-use crate::{applied, event, events, large_event, names, publisher, read_all};
+use crate::{applied, continuity, event, events, large_event, names, publisher, read_all};
 
 #[tokio::test]
 async fn concurrent_events_share_frames_and_each_gets_its_own_place() {
@@ -131,6 +131,7 @@ async fn a_server_killed_under_load_loses_nothing_acknowledged_and_doubles_nothi
             })
         })
         .collect();
+    let follower = tokio::spawn(follow(log.clone(), 32 * 150));
     for frames in [5, 40, 90] {
         wait_until("some frames", async || publisher.last_acked() >= frames).await;
         server.kill();
@@ -143,6 +144,26 @@ async fn a_server_killed_under_load_loses_nothing_acknowledged_and_doubles_nothi
     let found = applied(&log, &read_all(&log).await);
     assert_eq!(found.len(), 32 * 150);
     assert_eq!(found.into_iter().collect::<HashSet<_>>(), acked);
+    // One reader saw all of it live, over every restart, without a false alarm.
+    let seen = timeout(Duration::from_secs(30), follower).await.expect("the reader hangs").unwrap();
+    assert_eq!(seen.into_iter().collect::<HashSet<_>>(), acked);
+}
+
+/// Reads along until `count` events were applied.
+async fn follow(log: Log, count: usize) -> Vec<String> {
+    let mut reader = Reader::open(&log, 1, ReaderConfig::default());
+    let mut continuity = continuity(&log);
+    let mut found = Vec::new();
+    while found.len() < count {
+        let Ok(frames) = reader.next_batch(500).await else { continue };
+        for frame in frames {
+            match continuity.check(&frame) {
+                Verdict::Apply(_) => found.extend(names(&frame)),
+                other => panic!("a false alarm: {other:?}"),
+            }
+        }
+    }
+    found
 }
 
 #[tokio::test]

@@ -1,0 +1,187 @@
+//! Where calls go: the same ingest path as `POST /api/usage/events`, in this process.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use api::ingest::{CallDraft, Draft, EndpointDraft, Ingest, Item, Receipt, Reporter, TimeWindow};
+use api::problem::Problem;
+use api::users::Users;
+use events::{ActorKind, SOURCE_IMPORT};
+use ledger::{Clock, IdSource, Rules, UserId, UserRef};
+use nats::{Connection, Publisher, PublisherConfig};
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::read::Numbered;
+use crate::config::Settings;
+
+/// One for the look-ups, one for the wait at the end.
+const DATABASE_CONNECTIONS: u32 = 2;
+/// How long a batch is tried again while log or database are away.
+const RETRY_FOR: Duration = Duration::from_mins(2);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often the projection is asked how far it is.
+const POLL_EVERY: Duration = Duration::from_millis(50);
+/// A worker that was silent for so long is gone: it says something every five seconds.
+const WORKER_SILENT_MS: u64 = 15_000;
+/// How long a projection may stand still before nobody waits for it any more.
+const STANDSTILL: Duration = Duration::from_secs(30);
+
+/// What it takes to write calls.
+#[derive(Clone)]
+pub(crate) struct SinkConfig {
+    /// `DATABASE_URL`.
+    pub(crate) database_url: SecretString,
+    /// `NATS_URL`, `NATS_MONITOR_URL`, `NATS_STREAM`.
+    pub(crate) nats: Connection,
+    /// `ALLOW_UNSAFE_LOG`.
+    pub(crate) allow_unsafe_log: bool,
+    /// `RULES_FILE`.
+    pub(crate) rules: Rules,
+    /// The ledger's clock.
+    pub(crate) clock: Clock,
+}
+
+impl SinkConfig {
+    /// What the settings say.
+    pub(crate) fn of(settings: &Settings, clock: Clock) -> anyhow::Result<Self> {
+        Ok(Self {
+            database_url: settings.database_url()?.into(),
+            nats: settings.nats("usage-ledger import")?,
+            allow_unsafe_log: settings.flag("ALLOW_UNSAFE_LOG")?,
+            rules: settings.rules()?,
+            clock,
+        })
+    }
+}
+
+/// Takes calls in.
+pub(crate) struct Sink {
+    pool: PgPool,
+    publisher: Publisher,
+    ingest: Ingest,
+}
+
+/// Whether the projections hold everything up to a sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Projected {
+    /// They do.
+    Yes,
+    /// No worker runs.
+    NoWorker,
+    /// A worker runs, but does not get on; with what it says.
+    Standstill(Option<String>),
+}
+
+impl Sink {
+    /// Connects to log and database, and proves that the log's word can be relied on.
+    pub(crate) async fn open(config: SinkConfig) -> anyhow::Result<Self> {
+        let pool = store::pool(config.database_url.expose_secret(), DATABASE_CONNECTIONS)?;
+        drop(pool.acquire().await.context("the database cannot be reached (DATABASE_URL)")?);
+        let log = nats::connect(&config.nats).await?;
+        log.verify(config.allow_unsafe_log).await?;
+        let ids = IdSource::new(config.clock.clone());
+        let publisher = Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?;
+        // Who runs an import may make users: nobody could import the log of a server with new clients otherwise.
+        let users = Users::new(pool.clone(), config.clock.clone(), true);
+        let ingest = Ingest::new(pool.clone(), users, publisher.clone(), config.clock, config.rules, None);
+        Ok(Self { pool, publisher, ingest })
+    }
+
+    /// Takes in at most [`api::ingest::MAX_ITEMS`] calls. When this returns, they are on disk. While log or database
+    /// are away it tries again: the calls have ids of their own, so none counts twice.
+    pub(crate) async fn take(&self, calls: &[Numbered]) -> anyhow::Result<Receipt> {
+        let started = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let items = calls.iter().map(|numbered| Item::Ok(draft(numbered))).collect();
+            let problem = match self.ingest.take(&reporter(), items).await {
+                Ok(receipt) => return Ok(receipt),
+                Err(problem) => problem,
+            };
+            if !is_passing(&problem) || started.elapsed() > RETRY_FOR {
+                bail!("{}", problem.detail());
+            }
+            tracing::warn!(reason = problem.detail(), "not taken in yet; trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Waits until the projections hold everything up to `seq`, as long as a worker gets on with it.
+    pub(crate) async fn wait_projected(&self, seq: u64) -> anyhow::Result<Projected> {
+        let mut furthest = (0, Instant::now());
+        loop {
+            let mut conn = self.pool.acquire().await?;
+            let reached = store::checkpoint::read(&mut conn, 0).await?.seq;
+            if reached >= seq {
+                return Ok(Projected::Yes);
+            }
+            if reached > furthest.0 {
+                furthest = (reached, Instant::now());
+            }
+            let worker = store::projector_status::read(&mut conn, 0).await?;
+            let Some(worker) = worker.filter(|worker| worker.age_ms < WORKER_SILENT_MS) else {
+                return Ok(Projected::NoWorker);
+            };
+            if furthest.1.elapsed() > STANDSTILL || worker.state == store::projector_status::State::Stopped {
+                return Ok(Projected::Standstill(worker.reason));
+            }
+            drop(conn);
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+    }
+
+    /// Waits for what is under way, and lets go of the connections.
+    pub(crate) async fn close(self) {
+        self.publisher.close().await;
+        self.pool.close().await;
+    }
+}
+
+/// Says of every call whether it would be accepted, without writing anything or asking anybody.
+pub(crate) fn check(numbered: &Numbered, clock: &Clock) -> Result<(), api::problem::FieldError> {
+    api::ingest::check(draft(numbered), &reporter(), clock.now())
+}
+
+/// Log and database may come back; a wrong request stays wrong.
+fn is_passing(problem: &Problem) -> bool {
+    problem.status().is_server_error()
+}
+
+/// An operator, who names the user of every call.
+fn reporter() -> Reporter {
+    Reporter {
+        user: UserId::new(Uuid::nil()),
+        kind: ActorKind::Operator,
+        may_name_others: true,
+        window: TimeWindow::Backfill,
+    }
+}
+
+fn draft(numbered: &Numbered) -> Draft<'_> {
+    let call = &numbered.call;
+    Draft {
+        id: Cow::Borrowed(&numbered.id),
+        source: Some(Cow::Borrowed(SOURCE_IMPORT)),
+        subject: Some(match &call.user {
+            UserRef::Id(id) => Cow::Owned(id.to_string()),
+            UserRef::External(external) => Cow::Borrowed(external.as_str()),
+        }),
+        time: Some(call.time),
+        call: CallDraft {
+            endpoint: EndpointDraft::Path(Cow::Borrowed(&call.endpoint)),
+            method: call.method.as_deref().map(Cow::Borrowed),
+            status_code: call.status_code,
+            response_time_ms: call.response_time_ms,
+            ip_address: call.ip_address.map(|address| Cow::Owned(address.to_string())),
+            user_agent: call.user_agent.as_deref().map(Cow::Borrowed),
+            request_size: call.request_size,
+            response_size: call.response_size,
+            units: call.units,
+        },
+    }
+}
