@@ -339,7 +339,7 @@ async fn a_token_that_this_server_mints_is_one() -> Result<()> {
     let mint = api::auth::Mint {
         subject: &subject,
         role: api::auth::Role::Service,
-        ttl: std::time::Duration::from_secs(60),
+        ttl: std::time::Duration::from_mins(1),
         now: api.env.clock.now(),
     };
     let token = api::auth::mint(&api.state.config().jwt, &mint)?;
