@@ -5,9 +5,12 @@ mod program;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use program::{DataDir, Program, output};
-use testkit::{Client, wait_until};
+use testkit::{Client, Env, Role, wait_until};
 
 const BOUND: Duration = Duration::from_mins(1);
 
@@ -51,6 +54,31 @@ async fn dev_counts_calls_and_comes_back_after_sigkill_with_all_of_them() -> Res
 }
 
 #[tokio::test]
+async fn the_demo_brings_a_month_of_calls_once() -> Result<()> {
+    let data = DataDir::new()?;
+    let mut figures = Vec::new();
+    for _ in 0..2 {
+        let start = ["dev", "--demo", "--now", "2026-11-24T12:00:00Z", "--data-dir", data.text()];
+        let mut dev = Program::start(&data, &start, &[])?;
+        let environment = data.dev_env(&mut dev).await?;
+        let client = Client::new(&environment["API_URL"])?.with_token(&environment["ADMIN_TOKEN"]);
+        let path = "/api/usage/stats?user_id=demo-ada&month=2026-11";
+        wait_until(BOUND, || async {
+            let answer = client.get(path).send().await.and_then(|answer| answer.expect(200));
+            let stats = answer.and_then(|answer| answer.json()).unwrap_or_default();
+            let used = stats["total"]["used"].as_u64().unwrap_or_default();
+            stats["plan"]["plan_name"] == "enterprise" && used > 2_000 && stats["as_of"]["lag_ms"] == 0
+        })
+        .await;
+        figures.push(client.get(path).send().await?.json()?["total"]["used"].clone());
+        dev.signal(Signal::SIGTERM)?;
+        assert_eq!(dev.wait().await?.code(), Some(0));
+    }
+    assert_eq!(figures[0], figures[1]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn with_infra_api_and_worker_run_apart() -> Result<()> {
     let data = DataDir::new()?;
     let secret = "a secret that was given, of forty bytes..";
@@ -69,6 +97,32 @@ async fn with_infra_api_and_worker_run_apart() -> Result<()> {
         program.signal(Signal::SIGINT)?;
         assert_eq!(program.wait().await?.code(), Some(0));
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn serve_starts_its_nats_server_again_when_it_dies() -> Result<()> {
+    let (data, env) = (DataDir::new()?, Env::start().await?);
+    let port = infra::free_port()?;
+    let address = format!("127.0.0.1:{port}");
+    let variables = [
+        ("DATABASE_URL", env.database_url()),
+        ("JWT_SECRET", testkit::JWT_SECRET),
+        ("LISTEN_ADDR", &address),
+        ("AUTO_PROVISION", "true"),
+    ];
+    let mut serve = Program::start(&data, &["serve", "--data-dir", data.text()], &variables)?;
+    let client = Client::new(format!("http://{address}"))?.with_token(env.token("alice", Role::User));
+    wait_until(BOUND, || async { call(&client).await.is_ok() }).await;
+
+    let pid_file = data.path().join("nats.pid");
+    let pid = std::fs::read_to_string(&pid_file)?;
+    kill(Pid::from_raw(pid.trim().parse()?), Signal::SIGKILL)?;
+    wait_until(BOUND, || async { std::fs::read_to_string(&pid_file).is_ok_and(|now| now != pid) }).await;
+    wait_until(BOUND, || async { call(&client).await.is_ok() }).await;
+    wait_until(BOUND, || async { used(&client).await >= Some(2) }).await;
+    serve.signal(Signal::SIGTERM)?;
+    assert_eq!(serve.wait().await?.code(), Some(0));
     Ok(())
 }
 

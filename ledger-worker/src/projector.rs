@@ -165,7 +165,7 @@ impl Projector {
             }
         }
         self.retry_unknown(&mut conn).await?;
-        loop {
+        while !shutdown.is_cancelled() {
             match self.follow(&mut conn, shutdown).await? {
                 End::Shutdown => break,
                 End::Again => {}

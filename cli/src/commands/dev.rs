@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{processes::Processes, token};
 use crate::{
     config::{DEV_DATA_DIR, DEV_ENV, Settings, Source},
-    shutdown,
+    demo, shutdown,
 };
 
 const DATABASE: &str = "usage_ledger";
@@ -39,6 +39,9 @@ pub(crate) struct Arguments {
     /// Starts PostgreSQL and nats-server alone, for running `api` and `worker` apart.
     #[arg(long)]
     infra: bool,
+    /// Brings a month of believable calls.
+    #[arg(long, conflicts_with = "infra")]
+    demo: bool,
     /// Starts the ledger's clock there: 2026-11-30T23:58:00Z.
     #[arg(long)]
     now: Option<DateTime<Utc>>,
@@ -85,8 +88,16 @@ async fn serve(
         return Ok(());
     }
     let mut processes = Processes::start(settings, clock, false)?;
+    let fill = async {
+        ready(address).await?;
+        if arguments.demo {
+            let calls = demo::fill(&api_url, &admin_token, clock.now()).await.context("the demo")?;
+            eprintln!("{calls} calls of the last 30 days are in the ledger, of users like demo-ada");
+        }
+        Ok(())
+    };
     let ready = tokio::select! {
-        ready = ready(address) => ready,
+        ready = fill => ready,
         error = processes.failed() => Err(error),
         () = shutdown.cancelled() => return processes.stop().await,
     };

@@ -9,7 +9,9 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use crate::config::Settings;
-use crate::import::{Format, Imported, Mapping, Projected, Shown, Sink, SinkConfig, Source, Target, UserFrom};
+use crate::import::{
+    Format, Imported, Mapping, Projected, Shown, Sink, SinkConfig, Source, Target, UserFrom,
+};
 use crate::shutdown;
 
 /// Exit code of arguments that cannot be, as clap has it.
@@ -75,8 +77,13 @@ impl Arguments {
         if metadata.is_dir() {
             bail!("{name} is a directory");
         }
-        let bytes = metadata.is_file().then(|| metadata.len());
-        Ok(Source { reader: Box::new(BufReader::with_capacity(BUFFER_BYTES, file)), bytes, format, user_from })
+        let bytes = metadata.is_file().then_some(metadata.len());
+        Ok(Source {
+            reader: Box::new(BufReader::with_capacity(BUFFER_BYTES, file)),
+            bytes,
+            format,
+            user_from,
+        })
     }
 }
 

@@ -7,10 +7,14 @@
 //! Sources: Apache `mod_log_config` ("Format Notes"), nginx `ngx_http_log_module` (`escape=default`).
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 
 use super::call::{Call, LineError, Shown, UserFrom, user};
+
+/// What was read, and what comes behind it.
+type Parsed<'a, T> = Result<(T, &'a [u8]), LineError>;
 
 const TIME_BYTES: usize = "10/Oct/2000:13:55:36 -0700".len();
 
@@ -18,7 +22,7 @@ const TIME_BYTES: usize = "10/Oct/2000:13:55:36 -0700".len();
 pub(crate) fn parse(line: &[u8], user_from: UserFrom) -> Result<Call, LineError> {
     let (host, rest) = word(line).ok_or(LineError::CutShort("client"))?;
     let (_ident, rest) = word(rest).ok_or(LineError::CutShort("user"))?;
-    let (name, time, rest) = user_and_time(rest)?;
+    let ((name, time), rest) = user_and_time(rest)?;
     let (request, rest) = quoted(rest, "request")?;
     let (status, rest) = number(skip_space(rest), "status")?;
     let (bytes, rest) = number(skip_space(rest), "number of bytes")?;
@@ -59,14 +63,14 @@ fn skip_space(text: &[u8]) -> &[u8] {
 
 /// The user's name may hold spaces and brackets, which no server escapes, but no bare quote. So the first `] "` ends
 /// the time, and the name is all that comes before it.
-fn user_and_time(text: &[u8]) -> Result<(Option<String>, DateTime<Utc>, &[u8]), LineError> {
+fn user_and_time(text: &[u8]) -> Parsed<'_, (Option<String>, DateTime<Utc>)> {
     let not_a_time = LineError::Field { field: "time", expected: "like [10/Oct/2000:13:55:36 -0700]" };
     let end = text.windows(3).position(|part| part == b"] \"").ok_or(LineError::CutShort("request"))?;
     let start = end.checked_sub(TIME_BYTES + 2).ok_or(not_a_time.clone())?;
     let time = text[start..end].strip_prefix(b" [").and_then(parse_time).ok_or(not_a_time)?;
     let name = unescape(&text[..start]);
     let name = present(&name).map(|name| String::from_utf8_lossy(name).into_owned());
-    Ok((name, time, &text[end + 2..]))
+    Ok(((name, time), &text[end + 2..]))
 }
 
 /// A time of the form `10/Oct/2000:13:55:36 -0700`. A leap second is the second before it, as in Unix time.
@@ -82,7 +86,7 @@ fn parse_time(text: &[u8]) -> Option<DateTime<Utc>> {
 }
 
 /// The content of a quoted field, with its escapes undone, and what comes behind it.
-fn quoted<'a>(text: &'a [u8], field: &'static str) -> Result<(Cow<'a, [u8]>, &'a [u8]), LineError> {
+fn quoted<'a>(text: &'a [u8], field: &'static str) -> Parsed<'a, Cow<'a, [u8]>> {
     let Some(content) = text.strip_prefix(b"\"") else {
         return Err(match text {
             [] => LineError::CutShort(field),
@@ -101,7 +105,7 @@ fn quoted<'a>(text: &'a [u8], field: &'static str) -> Result<(Cow<'a, [u8]>, &'a
 }
 
 /// A number or a dash, up to the next space or the line's end.
-fn number<'a>(text: &'a [u8], field: &'static str) -> Result<(Option<u64>, &'a [u8]), LineError> {
+fn number<'a>(text: &'a [u8], field: &'static str) -> Parsed<'a, Option<u64>> {
     let at = text.iter().position(|&byte| byte == b' ').unwrap_or(text.len());
     let (number, rest) = text.split_at(at);
     match number {
@@ -125,7 +129,9 @@ fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
     let mut rest = text;
     while let [byte, tail @ ..] = rest {
         let (escaped, length) = match (*byte, tail) {
-            (b'\\', [b'x', high, low, ..]) => (hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low), 4),
+            (b'\\', [b'x', high, low, ..]) => {
+                (hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low), 4)
+            }
             (b'\\', [code, ..]) => (named_escape(*code), 2),
             _ => (None, 1),
         };
@@ -175,7 +181,8 @@ fn percent_encoded(target: &[u8]) -> String {
         if byte.is_ascii() {
             text.push(char::from(byte));
         } else {
-            text.push_str(&format!("%{byte:02X}"));
+            // Writing to a String cannot fail.
+            let _ = write!(text, "%{byte:02X}");
         }
     }
     text

@@ -193,10 +193,16 @@ mod tests {
         assert_eq!(says(r#"{"user":"a"}"#), "\"time\" (time) is missing");
         assert_eq!(says(r#"{"user":"a","time":1}"#), "\"endpoint\" (endpoint) is missing");
         let line = |field: &str| format!(r#"{{"user":"a","time":1,"endpoint":"/",{field}}}"#);
-        assert_eq!(says(&line(r#""status_code":-1"#)), "\"status_code\" (status_code) is not a whole number from 0");
+        assert_eq!(
+            says(&line(r#""status_code":-1"#)),
+            "\"status_code\" (status_code) is not a whole number from 0"
+        );
         assert_eq!(says(&line(r#""method":1"#)), "\"method\" (method) is not a string");
         assert_eq!(says(&line(r#""ip_address":"x""#)), "\"ip_address\" (ip_address) is not an IP address");
-        assert_eq!(says(&line(r#""response_time_s":"x""#)), "\"response_time_s\" (response_time_s) is not a number of seconds");
+        assert_eq!(
+            says(&line(r#""response_time_s":"x""#)),
+            "\"response_time_s\" (response_time_s) is not a number of seconds"
+        );
     }
 
     proptest! {

@@ -118,8 +118,12 @@ mod tests {
     #[test]
     fn lines_are_numbered_whatever_ends_them() {
         let text = b"\xef\xbb\xbfone\r\n\ntwo\nthree";
-        let expected: Vec<(u64, Option<Vec<u8>>)> =
-            vec![(1, Some(b"one".to_vec())), (2, Some(Vec::new())), (3, Some(b"two".to_vec())), (4, Some(b"three".to_vec()))];
+        let expected: Vec<(u64, Option<Vec<u8>>)> = vec![
+            (1, Some(b"one".to_vec())),
+            (2, Some(Vec::new())),
+            (3, Some(b"two".to_vec())),
+            (4, Some(b"three".to_vec())),
+        ];
         for buffer_bytes in [1, 2, 5, 1_000] {
             assert_eq!(read(text, buffer_bytes), expected);
         }

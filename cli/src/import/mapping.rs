@@ -121,6 +121,9 @@ mod tests {
         assert_eq!(says("endpoint"), "\"endpoint\" is not of the form field=name, such as endpoint=path");
         assert_eq!(says("endpoint="), "\"endpoint=\" is not of the form field=name, such as endpoint=path");
         assert_eq!(says("time=a,time=b"), "time is mapped twice");
-        assert!(says("status=code").starts_with("\"status\" is no field of a call; they are endpoint, time, user,"));
+        assert!(
+            says("status=code")
+                .starts_with("\"status\" is no field of a call; they are endpoint, time, user,")
+        );
     }
 }

@@ -51,7 +51,8 @@ pub(crate) fn start(
     user_from: UserFrom,
 ) -> mpsc::Receiver<io::Result<Batch>> {
     let (batches, receiver) = mpsc::channel(WAITING);
-    tokio::task::spawn_blocking(move || {
+    // Not one of the runtime's threads: those must end before the program does, and a pipe may stay silent for ever.
+    std::thread::spawn(move || {
         if let Err(error) = read(reader, &format, user_from, &batches) {
             // A receiver that is gone has no use for the error.
             let _ = batches.blocking_send(Err(error));

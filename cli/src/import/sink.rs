@@ -87,8 +87,7 @@ impl Sink {
         let publisher = Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?;
         // Who runs an import may make users: nobody could import the log of a server with new clients otherwise.
         let users = Users::new(pool.clone(), config.clock.clone(), true);
-        let ingest =
-            Ingest::new(pool.clone(), users, publisher.clone(), config.clock, config.rules, None);
+        let ingest = Ingest::new(pool.clone(), users, publisher.clone(), config.clock, config.rules, None);
         Ok(Self { pool, publisher, ingest })
     }
 

@@ -32,7 +32,6 @@ impl Tally {
         }
     }
 
-
     /// Whether nothing of the file was of use, though there was something: the wrong file, or the wrong format.
     pub(crate) fn is_failure(&self) -> bool {
         self.skipped > 0 && self.accepted + self.duplicates == 0
@@ -49,7 +48,7 @@ impl Tally {
         writeln!(out, "{:<10}{:<8}{:>10}", "month", "status", "calls")?;
         for ((month, status), calls) in &self.calls {
             let status = status.map_or_else(|| "-".to_owned(), |status| status.to_string());
-            writeln!(out, "{month:<10}{status:<8}{calls:>10}")?;
+            writeln!(out, "{:<10}{status:<8}{calls:>10}", month.to_string())?;
         }
         writeln!(out, "\n{:<18}{:>10}", "accepted", self.accepted)?;
         writeln!(out, "{:<18}{:>10}", "duplicates", self.duplicates)?;

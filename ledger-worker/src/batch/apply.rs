@@ -214,15 +214,17 @@ impl Step<'_> {
         let mut seen = HashSet::new();
         let mut dead = 0;
         for (completion, call) in new.completions.iter().zip(found) {
-            match call {
-                Some(call) if !call.completed && seen.insert(completion.call_id) => {
-                    ready.push((completion, call))
+            // A call that comes after its completion in the log was not there when it was completed.
+            match call.filter(|call| call.position < completion.position) {
+                Some(call) if call.completed => {}
+                Some(call) => {
+                    if seen.insert(completion.call_id) {
+                        ready.push((completion, call));
+                    }
                 }
-                Some(_) => {}
                 None => {
-                    let detail = "the user has no call with this id and time".to_owned();
-                    let letter = self.dead_letter_at(completion, detail);
-                    dead_letters::record(conn, &letter).await?;
+                    let detail = "the user has no call with this id and time before it".to_owned();
+                    dead_letters::record(conn, &self.dead_letter_at(completion, detail)).await?;
                     dead += 1;
                 }
             }

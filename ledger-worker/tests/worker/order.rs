@@ -5,7 +5,7 @@ use events::{Body, CallCompleted, Event, SOURCE_API};
 use ledger::Category::{Analyze, Other};
 use ledger::Month;
 
-use crate::support::{TestLedger, call, plan, reset};
+use crate::support::{TestLedger, call, minutes, plan, reset};
 
 const SUMMARY: &str = "SELECT concat_ws(' ', total_calls, analyze_calls, monthly_api_limit, analyze_limit)
                        FROM monthly_usage_summary";
@@ -54,7 +54,7 @@ async fn a_plan_change_sets_the_limits_of_its_months() -> Result<()> {
     ledger.publish(&[plan(id(), user, (Some(7), Some(3)), end)]).await;
     ledger.projected().await;
     assert_eq!(ledger.text(SUMMARY).await, "1 0 500");
-    ledger.env.clock.set(end);
+    ledger.env.clock.set(end + minutes(1));
     ledger.publish(&[ledger.own_call(user, call(Other))]).await;
     ledger.projected().await;
     let next =
@@ -118,7 +118,7 @@ async fn thresholds_are_told_once_and_again_after_a_reset() -> Result<()> {
     ledger.publish(&[ledger.own_call(user, big)]).await;
     ledger.until(crossings, "analyze 80").await;
     ledger.publish(&[ledger.own_call(user, call(Analyze)), ledger.own_call(user, call(Analyze))]).await;
-    ledger.until(crossings, "analyze 100, analyze 80").await;
+    ledger.until(crossings, "analyze 80, analyze 100").await;
     let told = ledger.log.state().await?.last_seq;
     ledger.publish(&[ledger.own_call(user, call(Analyze))]).await;
     ledger.projected().await;

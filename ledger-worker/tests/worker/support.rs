@@ -79,8 +79,8 @@ impl TestLedger {
     }
 
     pub(crate) async fn text(&self, query: &'static str) -> String {
-        let text: Option<String> =
-            sqlx::query_scalar(query).fetch_one(self.env.pool()).await.expect("the query runs");
+        let row = sqlx::query_scalar(query).fetch_optional(self.env.pool()).await.expect("the query runs");
+        let text: Option<String> = row.flatten();
         text.unwrap_or_default()
     }
 

@@ -1,0 +1,119 @@
+//! `POST /api/usage/check`.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use testkit::{Answer, Client, Role};
+
+use crate::world::World;
+
+async fn check(client: &Client, body: &Value) -> Result<Answer> {
+    client.post("/api/usage/check").json(body).send().await
+}
+
+#[tokio::test]
+async fn a_check_tells_and_takes_nothing() -> Result<()> {
+    let world = World::start().await?;
+    let user = world.user("asking")?;
+    for _ in 0..20 {
+        let answer =
+            check(&user, &json!({"endpoint": "/api/analyze?x", "method": "POST"})).await?.expect(200)?;
+        let body = answer.json()?;
+        assert_eq!(body["allowed"], true);
+        assert_eq!(
+            (&body["meter"], &body["limit"], &body["used"]),
+            (&json!("analyze"), &json!(10), &json!(0))
+        );
+        assert_eq!((&body["remaining"], &body["status"]), (&json!(10), &json!("ok")));
+        assert_eq!(
+            body["meters"]["total"],
+            json!({"used": 0, "limit": 50, "remaining": 50, "percentage": 0.0, "status": "ok"})
+        );
+        assert!(body.get("call_id").is_none());
+        assert_eq!(answer.header("x-usage-limit"), Some("10"));
+    }
+    let too_many =
+        check(&user, &json!({"endpoint": "/api/analyze", "units": 11})).await?.expect(200)?.json()?;
+    assert_eq!((&too_many["allowed"], &too_many["meter"]), (&json!(false), &json!("analyze")));
+    let body = check(&user, &json!({"endpoint": "/api/x", "units": 50})).await?.expect(200)?.json()?;
+    assert_eq!((&body["allowed"], &body["meter"]), (&json!(true), &json!("total")));
+    assert_eq!(world.api.state.log().state().await?.last_seq, 0, "nothing is recorded");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_recorded_check_is_a_call() -> Result<()> {
+    let world = World::start().await?;
+    let service = world.service()?;
+    let body = json!({"user_id": "customer", "endpoint": "/api/analyze", "method": "GET", "units": 4, "record": true});
+    check(&service, &body).await?.expect(404)?;
+    service.put("/api/users/customer").json(&json!({})).send().await?.expect(201)?;
+    for used in [4, 8] {
+        let answer = check(&service, &body).await?.expect(200)?;
+        assert!(answer.header("ledger-seq").is_some());
+        let answer = answer.json()?;
+        assert_eq!((&answer["allowed"], &answer["used"]), (&json!(true), &json!(used)));
+        assert_eq!(answer["call_id"].as_str().context("call_id")?.len(), 36);
+    }
+    let refused = check(&service, &body).await?.expect(200)?.json()?;
+    assert_eq!((&refused["allowed"], &refused["used"]), (&json!(false), &json!(8)), "all units or none");
+    assert!(refused.get("call_id").is_none());
+    assert_eq!(world.rows("customer", "analyze").await?, (2, 8));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_same_key_records_once() -> Result<()> {
+    let world = World::start().await?;
+    let user = world.user("keyed")?;
+    let body = json!({"endpoint": "/api/analyze", "record": true});
+    let send = || user.post("/api/usage/check").header("Idempotency-Key", "k-1").json(&body).send();
+    let first = send().await?.expect(200)?;
+    let again = send().await?.expect(200)?;
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!(first.body, again.body);
+    assert_eq!(first.header("ledger-seq"), again.header("ledger-seq"));
+    assert_eq!(world.rows("keyed", "analyze").await?, (1, 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_checked_is_said() -> Result<()> {
+    let world = World::start().await?;
+    let user = world.user("wrong")?;
+    let wrong = [
+        (json!({"endpoint": "/api/x", "reserve": true}), 422, "/reserve"),
+        (json!({"endpoint": "/api/x", "units": 0}), 422, "/units"),
+        (json!({"endpoint": "/api/x", "units": 1_000_001}), 422, "/units"),
+        (json!({"endpoint": "/api/x", "units": 1e300}), 422, "/units"),
+        (json!({"endpoint": "/api/x", "method": "A B"}), 422, "/method"),
+        (json!({"endpoint": "/api/x", "cost": 1}), 422, "/cost"),
+        (json!({"endpoint": "not a path"}), 422, "/endpoint"),
+        (json!({"endpoint": format!("/{}", "x".repeat(3_000))}), 422, "/endpoint"),
+        (json!({"endpoint": 7}), 422, "/endpoint"),
+        (json!({}), 422, "/endpoint"),
+    ];
+    for (body, status, pointer) in wrong {
+        let answer = check(&user, &body).await?;
+        assert_eq!(answer.status.as_u16(), status, "{body}: {}", answer.text());
+        assert_eq!(answer.json()?["errors"][0]["pointer"], pointer, "{body}: {}", answer.text());
+    }
+    for path in ["/a%2fb", "/a%5Cb", "/a\\b", "/a\u{0}b", "/a%00b"] {
+        let answer = check(&user, &json!({"endpoint": path})).await?.expect(400)?;
+        assert!(
+            answer.json()?["detail"].as_str().is_some_and(|detail| detail.starts_with("endpoint")),
+            "{}",
+            answer.text()
+        );
+    }
+    check(&user, &json!({"endpoint": "/x", "user_id": "somebody-else"})).await?.expect(404)?;
+    user.post("/api/usage/check").body("text/plain", "{}").send().await?.expect(415)?;
+    user.post("/api/usage/check").body("application/json", "{").send().await?.expect(400)?;
+    world
+        .client("admin", Role::Admin)?
+        .post("/api/usage/check")
+        .json(&json!({"endpoint": "/x"}))
+        .send()
+        .await?
+        .expect(200)?;
+    Ok(())
+}

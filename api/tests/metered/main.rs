@@ -1,0 +1,13 @@
+//! Calls from socket to summary: admitted, recorded, reported, completed, held to their limit. Through the real router,
+//! PostgreSQL, nats-server and worker.
+
+mod check;
+mod events;
+mod events_forms;
+mod flood;
+mod forward_auth;
+mod limits;
+mod nginx;
+mod outcome;
+mod paths;
+mod world;
