@@ -9,10 +9,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use program::{DataDir, Output, Program, output};
 use testkit::{Env, wait_until};
 use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use tokio::process::{Child, ChildStdin, Command};
 
 const BOUND: Duration = Duration::from_mins(1);
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/access.log");
@@ -61,6 +63,25 @@ impl Ledger {
 
     async fn import(&self, arguments: &[&str]) -> Result<Output> {
         output(&self.dir, &[&["import"], arguments].concat(), &self.variables()).await
+    }
+
+    /// An import that was given half of a file, took some of it in, and waits for the rest.
+    async fn import_half(&self, log: &str) -> Result<(Child, ChildStdin)> {
+        let mut half = Command::new(env!("CARGO_BIN_EXE_usage-ledger"))
+            .args(["import", "-", "--format", "combined"])
+            .current_dir(self.dir.path())
+            .env_clear()
+            .envs(self.variables())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut input = half.stdin.take().context("it has no stdin")?;
+        input.write_all(&log.as_bytes()[..log.len() / 2]).await?;
+        input.flush().await?;
+        wait_until(BOUND, || async { self.frames().await >= 2 }).await;
+        Ok((half, input))
     }
 
     async fn figures(&self) -> Result<Figures> {
@@ -169,21 +190,7 @@ async fn killed_half_way_and_run_again_it_counts_every_line_once() -> Result<()>
     let file = ledger.dir.path().join("busy.log");
     std::fs::write(&file, &log)?;
 
-    // It is given half of the file, and killed while it waits for the rest.
-    let mut half = Command::new(env!("CARGO_BIN_EXE_usage-ledger"))
-        .args(["import", "-", "--format", "combined"])
-        .current_dir(ledger.dir.path())
-        .env_clear()
-        .envs(ledger.variables())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut input = half.stdin.take().context("it has no stdin")?;
-    input.write_all(&log.as_bytes()[..log.len() / 2]).await?;
-    input.flush().await?;
-    wait_until(BOUND, || async { ledger.frames().await >= 2 }).await;
+    let (mut half, _input) = ledger.import_half(&log).await?;
     half.start_kill()?;
     half.wait().await?;
     let before = ledger.frames().await;
@@ -200,6 +207,21 @@ async fn killed_half_way_and_run_again_it_counts_every_line_once() -> Result<()>
         rows: BTreeMap::from([(200, i64::try_from(LINES - failed)?), (502, i64::try_from(failed)?)]),
     };
     assert_eq!(ledger.figures().await?, expected);
+    Ok(())
+}
+
+#[tokio::test]
+async fn interrupted_it_says_how_far_it_is_and_how_to_go_on() -> Result<()> {
+    let ledger = Ledger::start().await?;
+    let (half, _input) = ledger.import_half(&busy_log(6_000)).await?;
+    let id = half.id().context("it has ended")?;
+    kill(Pid::from_raw(id.cast_signed()), Signal::SIGINT)?;
+    let said = tokio::time::timeout(BOUND, half.wait_with_output()).await.context("it does not end")??;
+    let (text, errors) = (String::from_utf8(said.stdout)?, String::from_utf8(said.stderr)?);
+    assert_eq!(said.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("run it again to go on"), "{errors}");
+    let accepted = count(&text, "accepted").unwrap_or(0);
+    assert_eq!(accepted, ledger.frames().await * 1_000, "{text}");
     Ok(())
 }
 
