@@ -9,6 +9,7 @@ pub mod dead_letters;
 mod error;
 mod projector;
 mod reading;
+pub mod rebuild;
 mod run;
 mod status;
 mod thresholds;
