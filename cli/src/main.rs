@@ -2,9 +2,11 @@
 
 mod commands;
 mod config;
+mod differences;
 mod import;
 mod logging;
 mod output;
+mod progress;
 mod shutdown;
 
 use std::process::ExitCode;

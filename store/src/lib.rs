@@ -26,6 +26,7 @@ pub mod projector_status;
 pub mod read;
 pub mod recount;
 pub mod rejections;
+pub mod rollover;
 pub mod rollups;
 pub mod savepoint;
 pub mod subscriptions;

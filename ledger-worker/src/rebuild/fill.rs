@@ -87,7 +87,8 @@ impl<'a> Fill<'a> {
         if self.seq() >= target {
             return Ok(());
         }
-        let continuity = continuity(&mut self.conn, self.rebuild.log, self.seq()).await?;
+        let seq = self.seq();
+        let continuity = continuity(&mut self.conn, self.rebuild.log, seq).await?;
         let ahead = Ahead::new(self.rebuild.log, continuity, target, BATCH_EVENTS);
         let (to, mut from) = mpsc::channel(1);
         // Dropping the set ends the reader, however this function is left.

@@ -22,8 +22,7 @@ use crate::config::PARTITION;
 
 pub(crate) use ahead::Ahead;
 use fill::Fill;
-pub(crate) use summaries::{Counted, count};
-pub(crate) use tally::Tally;
+pub(crate) use summaries::{Counted, count, refuse_late_completions};
 
 /// Rows that are named of each table that differs.
 pub const MAX_NAMED_ROWS: usize = 20;
