@@ -18,6 +18,7 @@ const MIN_SECRET_BYTES: usize = 32;
 
 /// Everything that [`crate::run`] needs. The variable behind a field is named in its documentation.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a variable of its own, none a state of another")]
 pub struct ApiConfig {
     /// `DATABASE_URL`.
     pub database_url: SecretString,

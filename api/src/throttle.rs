@@ -33,10 +33,10 @@ impl Default for Throttle {
 impl Throttle {
     /// 429 when `principal` has had its requests of this second.
     pub fn check(&self, principal: UserId) -> Result<(), Problem> {
-        match self.admit(principal, Instant::now()) {
-            true => Ok(()),
-            false => Err(Problem::rate_limited(format!("At most {PER_SECOND} such requests a second."), 1)),
+        if self.admit(principal, Instant::now()) {
+            return Ok(());
         }
+        Err(Problem::rate_limited(format!("At most {PER_SECOND} such requests a second."), 1))
     }
 
     fn admit(&self, principal: UserId, now: Instant) -> bool {

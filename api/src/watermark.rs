@@ -131,14 +131,14 @@ async fn listen(pool: &PgPool, watermark: &Watermark, users: &Users) -> Result<(
     listener.listen_all([store::checkpoint::CHANNEL, store::users::CHANNEL]).await?;
     // Accounts may have changed unheard.
     users.forget_all();
-    let mut poll = tokio::time::interval(POLL_INTERVAL);
+    let mut ticks = tokio::time::interval(POLL_INTERVAL);
     loop {
         tokio::select! {
             notification = listener.try_recv() => match notification? {
                 Some(notification) => heard(&notification, watermark, users),
                 None => return Ok(()),
             },
-            _ = poll.tick() => {
+            _ = ticks.tick() => {
                 let mut conn = pool.acquire().await?;
                 watermark.read(store::checkpoint::read(&mut conn, PARTITION).await?.seq);
             }

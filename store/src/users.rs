@@ -57,15 +57,50 @@ pub struct User {
     pub updated_at: DateTime<Utc>,
 }
 
-/// A change of an account. The outer `None` leaves a field as it is, `Some(None)` clears it.
+/// What becomes of a field that may be empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Change<T> {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It becomes empty.
+    Clear,
+    /// It becomes this.
+    Set(T),
+}
+
+impl<T> Change<T> {
+    /// The same of what `with` makes of the value.
+    pub fn map<U>(self, with: impl FnOnce(T) -> U) -> Change<U> {
+        match self {
+            Self::Keep => Change::Keep,
+            Self::Clear => Change::Clear,
+            Self::Set(value) => Change::Set(with(value)),
+        }
+    }
+
+    /// Whether the field changes.
+    fn is_made(&self) -> bool {
+        !matches!(self, Self::Keep)
+    }
+
+    fn value(&self) -> Option<&T> {
+        match self {
+            Self::Set(value) => Some(value),
+            Self::Keep | Self::Clear => None,
+        }
+    }
+}
+
+/// A change of an account.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserChange {
     /// The host's id.
-    pub external_id: Option<Option<ExternalId>>,
+    pub external_id: Change<ExternalId>,
     /// Address, at most 255 bytes.
-    pub email: Option<Option<String>>,
+    pub email: Change<String>,
     /// Name, at most 255 bytes.
-    pub name: Option<Option<String>>,
+    pub name: Change<String>,
     /// Whether it may be used.
     pub status: Option<AccountStatus>,
 }
@@ -167,7 +202,6 @@ pub async fn update(
     change: &UserChange,
     now: DateTime<Utc>,
 ) -> Result<Option<User>, Error> {
-    let external_id = change.external_id.as_ref().map(|id| id.as_ref().map(ExternalId::as_str));
     let row = sqlx::query_as!(
         UserRow,
         "WITH changed AS (
@@ -182,12 +216,12 @@ pub async fn update(
          announced AS (SELECT pg_notify('ledger_users', user_id::text) FROM changed)
          SELECT changed.* FROM changed, announced",
         user.get(),
-        external_id.is_some(),
-        external_id.flatten(),
-        change.email.is_some(),
-        change.email.as_ref().and_then(Option::as_deref),
-        change.name.is_some(),
-        change.name.as_ref().and_then(Option::as_deref),
+        change.external_id.is_made(),
+        change.external_id.value().map(ExternalId::as_str),
+        change.email.is_made(),
+        change.email.value().map(String::as_str),
+        change.name.is_made(),
+        change.name.value().map(String::as_str),
         change.status.map(AccountStatus::as_str),
         now
     )

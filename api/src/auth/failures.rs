@@ -38,7 +38,7 @@ fn network(address: IpAddr) -> IpAddr {
             let bits = v6.to_bits() & (u128::MAX << 64);
             IpAddr::V6(Ipv6Addr::from_bits(bits))
         }
-        v4 => v4,
+        IpAddr::V4(v4) => IpAddr::V4(v4),
     }
 }
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use ledger::{Clock, ExternalId, UserRef};
 use serde::{Deserialize, Deserializer, Serialize};
 use sqlx::{Acquire, PgPool};
-use store::users::{AccountStatus, User, UserChange};
+use store::users::{AccountStatus, Change, User, UserChange};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -23,17 +23,17 @@ use crate::users::Users;
 #[serde(deny_unknown_fields)]
 struct PutUser {
     /// The host's id of the user: unique, case-sensitive, neither `me` nor a UUID.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, max_length = 255)]
-    external_id: Option<Option<ExternalId>>,
+    external_id: Change<ExternalId>,
     /// Address.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, max_length = 255)]
-    email: Option<Option<Text<255>>>,
+    email: Change<Text<255>>,
     /// Name.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, max_length = 255)]
-    name: Option<Option<Text<255>>>,
+    name: Change<Text<255>>,
     /// A suspended user is refused everywhere with 403.
     status: Option<Status>,
 }
@@ -83,8 +83,8 @@ async fn put_user(
     let named: UserRef = named.parse().map_err(|error| FieldError::invalid_parameter("user", &error))?;
     let change = UserChange {
         external_id: body.external_id,
-        email: body.email.map(|email| email.map(Text::into_string)),
-        name: body.name.map(|name| name.map(Text::into_string)),
+        email: body.email.map(Text::into_string),
+        name: body.name.map(Text::into_string),
         status: body.status.map(|status| match status {
             Status::Active => AccountStatus::Active,
             Status::Suspended => AccountStatus::Suspended,
@@ -107,11 +107,9 @@ fn taken(error: store::Error) -> Problem {
     }
 }
 
-/// Tells a field that is null from one that is absent.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+/// A field that is there: null clears. One that is absent never comes here.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Change<T>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.map_or(Change::Clear, Change::Set))
 }
 
 impl From<User> for UserBody {

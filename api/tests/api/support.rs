@@ -11,10 +11,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// A served api on a database and a stream of its own. Its work ends with the test's runtime.
-pub struct Api {
-    pub env: Env,
-    pub state: AppState,
-    pub url: String,
+pub(crate) struct Api {
+    pub(crate) env: Env,
+    pub(crate) state: AppState,
+    pub(crate) url: String,
     handle: AppHandle,
     serving: tokio::task::JoinHandle<Result<(), api::ApiError>>,
     shutdown: CancellationToken,
@@ -22,17 +22,17 @@ pub struct Api {
 
 impl Api {
     /// With everything that `dev` allows.
-    pub async fn start() -> Result<Self> {
+    pub(crate) async fn start() -> Result<Self> {
         Self::start_with(|_| {}).await
     }
 
     /// With the configuration changed.
-    pub async fn start_with(change: impl FnOnce(&mut ApiConfig)) -> Result<Self> {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut ApiConfig)) -> Result<Self> {
         Self::start_in(Env::start().await?, change).await
     }
 
     /// On the database and stream of `env`.
-    pub async fn start_in(env: Env, change: impl FnOnce(&mut ApiConfig)) -> Result<Self> {
+    pub(crate) async fn start_in(env: Env, change: impl FnOnce(&mut ApiConfig)) -> Result<Self> {
         let mut config = config(&env)?;
         change(&mut config);
         let (app, handle) = api::build(config).await?;
@@ -44,7 +44,7 @@ impl Api {
     }
 
     /// Stops it as a signal would, and gives back database and stream.
-    pub async fn stop(self) -> Result<Env> {
+    pub(crate) async fn stop(self) -> Result<Env> {
         self.shutdown.cancel();
         self.serving.await??;
         self.handle.shutdown().await;
@@ -52,23 +52,23 @@ impl Api {
     }
 
     /// Without a token.
-    pub fn anonymous(&self) -> Result<Client> {
+    pub(crate) fn anonymous(&self) -> Result<Client> {
         Client::new(&self.url)
     }
 
     /// With a token of this role for `<user>`.
-    pub fn client(&self, subject: &str, role: Role) -> Result<Client> {
+    pub(crate) fn client(&self, subject: &str, role: Role) -> Result<Client> {
         Ok(self.anonymous()?.with_token(self.env.token(subject, role)))
     }
 
     /// As a host's backend.
-    pub fn service(&self) -> Result<Client> {
+    pub(crate) fn service(&self) -> Result<Client> {
         self.client("backend", Role::Service)
     }
 }
 
 /// The configuration of a test's api: everything that `dev` allows, decided strictly.
-pub fn config(env: &Env) -> Result<ApiConfig> {
+pub(crate) fn config(env: &Env) -> Result<ApiConfig> {
     let get = |name: &str| match name {
         "DATABASE_URL" => Some(env.database_url().to_owned()),
         "DATABASE_CONNECTIONS" => Some("6".to_owned()),
@@ -87,7 +87,7 @@ pub fn config(env: &Env) -> Result<ApiConfig> {
 
 /// What every problem must be: the media type, all members, the request's own id. Answers the body.
 #[track_caller]
-pub fn assert_problem(answer: &Answer, status: u16, code: &str) -> Value {
+pub(crate) fn assert_problem(answer: &Answer, status: u16, code: &str) -> Value {
     let text = answer.text();
     assert_eq!(answer.status, status, "{text}");
     assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{text}");
@@ -102,13 +102,13 @@ pub fn assert_problem(answer: &Answer, status: u16, code: &str) -> Value {
 }
 
 /// The pointers and parameters that a 422 names.
-pub fn named(body: &Value) -> Vec<String> {
+pub(crate) fn named(body: &Value) -> Vec<String> {
     let errors = body["errors"].as_array().cloned().unwrap_or_default();
     let name = |error: &Value| error["pointer"].as_str().or(error["parameter"].as_str()).map(str::to_owned);
     errors.iter().filter_map(name).collect()
 }
 
 /// The `user_id` of an account's JSON.
-pub fn user_id(answer: &Answer) -> Result<String> {
+pub(crate) fn user_id(answer: &Answer) -> Result<String> {
     Ok(answer.json()?["user_id"].as_str().context("no user_id")?.to_owned())
 }

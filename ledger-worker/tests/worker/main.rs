@@ -1,5 +1,7 @@
 //! The worker between a real log and a real database.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod batches;
 mod counting;
 mod dead_letters;
