@@ -7,8 +7,9 @@ use std::mem;
 use parking_lot::RwLock;
 use uuid::Uuid;
 
-/// Ids in one generation; two are kept, so that at least so many of the latest ids are known. An id takes some 20 bytes.
-const GENERATION: usize = 250_000;
+/// Ids in one generation; two are kept, so that at least so many of the latest ids are known. As many as a table of 2^18
+/// places holds: some 5 MB.
+const GENERATION: usize = 229_376;
 
 /// Bounded: when a generation is full, the one before it is forgotten.
 pub(super) struct Recent(RwLock<Generations>);
@@ -73,7 +74,7 @@ mod tests {
         for number in 0..1_000_000 {
             recent.insert(std::iter::once(id(number)));
         }
-        assert!((750_001..1_000_000).all(|number| recent.contains(id(number))));
+        assert!((1_000_000 - GENERATION..1_000_000).all(|number| recent.contains(id(number))));
         assert!(!recent.contains(id(0)));
         let generations = recent.0.read();
         assert!(generations.young.len() + generations.old.len() <= 2 * GENERATION);
