@@ -22,7 +22,7 @@ impl TestLedger {
         if damage {
             body[1] ^= 0x01;
         }
-        let client = async_nats::connect(self.env.nats_url()).await?;
+        let client = nats::client(self.env.nats_url()).await?;
         let jetstream = async_nats::jetstream::new(client);
         jetstream.publish_with_headers(self.log.subject(), header.to_headers(), body.into()).await?.await?;
         Ok(header)
@@ -94,7 +94,7 @@ async fn a_replaced_stream_is_not_skipped_over() -> Result<()> {
     ledger.store_frame(1, false).await?;
     ledger.projected().await;
     worker.stop().await;
-    let client = async_nats::connect(ledger.env.nats_url()).await?;
+    let client = nats::client(ledger.env.nats_url()).await?;
     async_nats::jetstream::new(client).delete_stream(ledger.env.stream_name()).await?;
     ledger.log.ensure_stream(1).await?;
     let worker = ledger.spawn_worker();
