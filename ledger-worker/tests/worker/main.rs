@@ -6,6 +6,7 @@ mod batches;
 mod counting;
 mod dead_letters;
 mod order;
+mod outages;
 mod periods;
 mod support;
 mod whole;
