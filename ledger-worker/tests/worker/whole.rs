@@ -15,13 +15,7 @@ const TOTAL: &str = "SELECT COALESCE(sum(total_calls), 0)::bigint FROM monthly_u
 impl TestLedger {
     /// A client of another program, with the login of the URL.
     async fn jetstream(&self) -> Result<async_nats::jetstream::Context> {
-        let url: async_nats::ServerAddr = self.env.nats_url().parse()?;
-        let login = url.username().map(str::to_owned).zip(url.password().map(str::to_owned));
-        let options = match login {
-            Some((user, password)) => async_nats::ConnectOptions::with_user_and_password(user, password),
-            None => async_nats::ConnectOptions::new(),
-        };
-        Ok(async_nats::jetstream::new(options.connect(url).await?))
+        Ok(async_nats::jetstream::new(nats::client(self.env.nats_url()).await?))
     }
 
     /// Stores a frame of one call as another program would: `damage` changes what is sent.
@@ -33,12 +27,7 @@ impl TestLedger {
         if damage {
             body[1] ^= 0x01;
         }
-<<<<<<< HEAD
-        let client = nats::client(self.env.nats_url()).await?;
-        let jetstream = async_nats::jetstream::new(client);
-=======
         let jetstream = self.jetstream().await?;
->>>>>>> projector
         jetstream.publish_with_headers(self.log.subject(), header.to_headers(), body.into()).await?.await?;
         Ok(header)
     }
@@ -109,12 +98,7 @@ async fn a_replaced_stream_is_not_skipped_over() -> Result<()> {
     ledger.store_frame(1, false).await?;
     ledger.projected().await;
     worker.stop().await;
-<<<<<<< HEAD
-    let client = nats::client(ledger.env.nats_url()).await?;
-    async_nats::jetstream::new(client).delete_stream(ledger.env.stream_name()).await?;
-=======
     ledger.jetstream().await?.delete_stream(ledger.env.stream_name()).await?;
->>>>>>> projector
     ledger.log.ensure_stream(1).await?;
     let worker = ledger.spawn_worker();
     ledger.until(STATE, "stopped").await;
