@@ -3,9 +3,11 @@
 mod commands;
 mod config;
 mod demo;
+mod differences;
 mod import;
 mod logging;
 mod output;
+mod progress;
 mod shutdown;
 
 use std::process::ExitCode;

@@ -9,10 +9,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use ledger::{Clock, IdSource};
+use nats::StreamName;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use program::{DataDir, Output, Program, output};
-use testkit::{Env, wait_until};
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use testkit::{Database, Env, PrivateServers, wait_until};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
 
 const BOUND: Duration = Duration::from_mins(1);
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/access.log");
@@ -63,6 +67,16 @@ impl Ledger {
         output(&self.dir, &[&["import"], arguments].concat(), &self.variables()).await
     }
 
+    /// An import that was given half of a file, took some of it in, and waits for the rest.
+    async fn import_half(&self, log: &str) -> Result<(Child, ChildStdin)> {
+        let mut half = start_reading_stdin(&self.dir, &self.variables())?;
+        let mut input = half.stdin.take().context("it has no stdin")?;
+        input.write_all(&log.as_bytes()[..log.len() / 2]).await?;
+        input.flush().await?;
+        wait_until(BOUND, || async { self.frames().await >= 2 }).await;
+        Ok((half, input))
+    }
+
     async fn figures(&self) -> Result<Figures> {
         let summaries = sqlx::query_as(
             "SELECT month_year::text, count(*), sum(total_calls)::bigint FROM monthly_usage_summary
@@ -82,6 +96,15 @@ impl Ledger {
         let state = async { anyhow::Ok(self.env.log().await?.state().await?) };
         state.await.map_or(0, |state| state.last_seq)
     }
+}
+
+/// The program, importing what it is given on stdin.
+fn start_reading_stdin(dir: &DataDir, variables: &[(&str, &str)]) -> Result<Child> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_usage-ledger"));
+    command.args(["import", "-", "--format", "combined"]).current_dir(dir.path());
+    command.env_clear().envs(variables.iter().copied());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    Ok(command.spawn()?)
 }
 
 /// The real log, if it is on this machine.
@@ -169,21 +192,7 @@ async fn killed_half_way_and_run_again_it_counts_every_line_once() -> Result<()>
     let file = ledger.dir.path().join("busy.log");
     std::fs::write(&file, &log)?;
 
-    // It is given half of the file, and killed while it waits for the rest.
-    let mut half = Command::new(env!("CARGO_BIN_EXE_usage-ledger"))
-        .args(["import", "-", "--format", "combined"])
-        .current_dir(ledger.dir.path())
-        .env_clear()
-        .envs(ledger.variables())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut input = half.stdin.take().context("it has no stdin")?;
-    input.write_all(&log.as_bytes()[..log.len() / 2]).await?;
-    input.flush().await?;
-    wait_until(BOUND, || async { ledger.frames().await >= 2 }).await;
+    let (mut half, _input) = ledger.import_half(&log).await?;
     half.start_kill()?;
     half.wait().await?;
     let before = ledger.frames().await;
@@ -200,6 +209,63 @@ async fn killed_half_way_and_run_again_it_counts_every_line_once() -> Result<()>
         rows: BTreeMap::from([(200, i64::try_from(LINES - failed)?), (502, i64::try_from(failed)?)]),
     };
     assert_eq!(ledger.figures().await?, expected);
+    Ok(())
+}
+
+#[tokio::test]
+async fn interrupted_it_says_how_far_it_is_and_how_to_go_on() -> Result<()> {
+    let ledger = Ledger::start().await?;
+    let (half, _input) = ledger.import_half(&busy_log(6_000)).await?;
+    let id = half.id().context("it has ended")?;
+    kill(Pid::from_raw(id.cast_signed()), Signal::SIGINT)?;
+    let said = tokio::time::timeout(BOUND, half.wait_with_output()).await.context("it does not end")??;
+    let (text, errors) = (String::from_utf8(said.stdout)?, String::from_utf8(said.stderr)?);
+    assert_eq!(said.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("run it again to go on"), "{errors}");
+    let accepted = count(&text, "accepted").unwrap_or(0);
+    assert_eq!(accepted, ledger.frames().await * 1_000, "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_that_goes_away_and_returns_only_delays_it() -> Result<()> {
+    const LINES: usize = 6_000;
+    let servers = PrivateServers::start().await?;
+    let ids = IdSource::new(Clock::system());
+    let database = Database::create(&servers.postgres.url("postgres"), &ids).await?;
+    let log = nats::connect(&nats::Connection::new(servers.nats.url(), StreamName::default())).await?;
+    log.ensure_stream(1).await?;
+    let dir = DataDir::new()?;
+    let (nats_url, monitor_url) = (servers.nats.url(), servers.nats.monitor_url());
+    let variables =
+        [("DATABASE_URL", database.url()), ("NATS_URL", &nats_url), ("NATS_MONITOR_URL", &monitor_url)];
+    let mut import = start_reading_stdin(&dir, &variables)?;
+    let mut input = import.stdin.take().context("it has no stdin")?;
+    let mut errors = BufReader::new(import.stderr.take().context("it has no stderr")?).lines();
+
+    let text = busy_log(LINES);
+    let (half, rest) = text.as_bytes().split_at(text.len() / 2);
+    input.write_all(half).await?;
+    wait_until(BOUND, || async { log.state().await.is_ok_and(|state| state.last_seq >= 2) }).await;
+    servers.postgres.kill().await;
+    input.write_all(rest).await?;
+    drop(input);
+    let tries_again = async {
+        while let Some(line) = errors.next_line().await? {
+            if line.contains("trying again") {
+                return anyhow::Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    assert!(tokio::time::timeout(BOUND, tries_again).await??, "it gave up");
+    servers.postgres.resume().await?;
+
+    let said = tokio::time::timeout(BOUND, import.wait_with_output()).await??;
+    assert_eq!(said.status.code(), Some(0));
+    let said = String::from_utf8(said.stdout)?;
+    assert_eq!(count(&said, "accepted"), Some(LINES as u64), "{said}");
+    assert_eq!(log.state().await?.last_seq, LINES as u64 / 1_000);
     Ok(())
 }
 

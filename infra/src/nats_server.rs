@@ -46,7 +46,7 @@ impl NatsConfig {
     }
 }
 
-/// A running private nats-server; it is stopped, without waiting, when this is dropped.
+/// A running private nats-server; it is stopped when this is dropped, without waiting unless it is for tests.
 pub struct NatsServer {
     process: Process,
     port: u16,

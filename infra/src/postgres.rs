@@ -59,7 +59,7 @@ impl PostgresConfig {
     }
 }
 
-/// A running private PostgreSQL; it is stopped, without waiting, when this is dropped.
+/// A running private PostgreSQL; it is stopped when this is dropped, without waiting unless it is for tests.
 pub struct Postgres {
     process: Process,
     port: u16,

@@ -86,9 +86,10 @@ struct Shared {
     status: watch::Sender<Status>,
 }
 
-/// A supervised child. Dropping it asks the server to stop and does not wait.
+/// A supervised child. Dropping it asks the server to stop, and waits only when there is a directory to remove.
 pub(crate) struct Process {
     shared: Arc<Shared>,
+    supervisor: Option<thread::JoinHandle<()>>,
 }
 
 impl Process {
@@ -101,11 +102,11 @@ impl Process {
             spec,
         });
         let thread_shared = Arc::clone(&shared);
-        thread::Builder::new()
+        let supervisor = thread::Builder::new()
             .name(format!("supervise-{}", shared.spec.name))
             .spawn(move || supervise(&thread_shared))
             .map_err(|source| StartError::io("cannot start a thread", source))?;
-        Ok(Self { shared })
+        Ok(Self { shared, supervisor: Some(supervisor) })
     }
 
     /// The running server's process id.
@@ -175,6 +176,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
         self.shared.end(self.shared.spec.stop_signal);
+        // A test's process ends right after; what it leaves behind stays for ever.
+        if let (Some(_), Some(supervisor)) = (&self.shared.spec.scratch, self.supervisor.take()) {
+            let _ = supervisor.join();
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a worker is told.
 
+use std::time::Duration;
+
 use ledger::Clock;
 
 /// The one partition of the log, for now.
@@ -20,6 +22,8 @@ pub struct WorkerConfig {
     pub clock: Clock,
     /// The most events that one transaction applies.
     pub max_batch_events: usize,
+    /// How long after its end a month is closed.
+    pub close_grace: Duration,
 }
 
 impl WorkerConfig {
@@ -32,6 +36,7 @@ impl WorkerConfig {
             allow_unsafe_log: false,
             clock,
             max_batch_events: 20_000,
+            close_grace: Duration::from_hours(1),
         }
     }
 }

@@ -42,8 +42,7 @@ pub async fn retry_one(
     log: &Log,
     position: Position,
 ) -> Result<Option<bool>, RetryError> {
-    let after = Position { seq: position.seq, idx: position.idx };
-    let mut letters = dead_letters::list(conn, None, before(after), 1).await?;
+    let mut letters = dead_letters::list(conn, None, before(position), 1).await?;
     let Some(letter) = letters.pop().filter(|letter| letter.position == position) else { return Ok(None) };
     let frame = log.frame_at(position.seq).await?;
     Ok(Some(retry(conn, frame.as_ref(), letter).await?))
@@ -66,9 +65,10 @@ pub async fn retry_all(
             if frame.as_ref().is_none_or(|frame| frame.seq != letter.position.seq) {
                 frame = log.frame_at(letter.position.seq).await?;
             }
-            match retry(conn, frame.as_ref(), letter).await? {
-                true => report.applied += 1,
-                false => report.still_dead += 1,
+            if retry(conn, frame.as_ref(), letter).await? {
+                report.applied += 1;
+            } else {
+                report.still_dead += 1;
             }
         }
     }

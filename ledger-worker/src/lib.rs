@@ -7,11 +7,15 @@ pub mod batch;
 mod config;
 pub mod dead_letters;
 mod error;
+pub mod gaps;
 mod projector;
 mod reading;
+pub mod rebuild;
+pub mod rollover;
 mod run;
 mod status;
 mod thresholds;
+pub mod verify;
 
 pub use config::WorkerConfig;
 pub use error::WorkerError;

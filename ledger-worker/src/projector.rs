@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use events::GapKind;
 use ledger::Month;
-use nats::{Log, Reader, ReaderConfig, Stop, check_start};
+use nats::{Continuity, Log, Reader, ReaderConfig, Stop, check_start};
 use sqlx::{Connection, PgConnection};
 use store::advisory::{self, Lock};
 use store::checkpoint::{self, Checkpoint};
@@ -213,17 +213,8 @@ impl Projector {
         if self.status.state() != State::Stopped {
             self.status.set(State::Running, None);
         }
-        let reading = Reading {
-            log: self.log.clone(),
-            reader: Reader::open(&self.log, seq + 1, ReaderConfig::default()),
-            continuity: continuity(conn, &self.log, seq).await?,
-            max_events: self.config.max_batch_events,
-            tail: None,
-        };
-        let (to, mut from) = mpsc::channel(1);
-        // Dropping the set ends the reader, however this function is left.
-        let mut reader = JoinSet::new();
-        reader.spawn(reading.run(to));
+        let continuity = continuity(conn, &self.log, seq).await?;
+        let (_reader, mut from) = self.read_ahead(seq + 1, continuity);
         let mut applier = Applier::new(Schema::Live, PARTITION, checkpoint);
         if seq >= state.last_seq {
             self.status.set_caught_up();
@@ -237,7 +228,7 @@ impl Projector {
             match read {
                 Some(Read::Batch(mut batch)) => {
                     match applier.apply(conn, &mut batch).await {
-                        Ok(applied) => self.applied(applier.checkpoint(), &batch, applied, state.last_seq),
+                        Ok(done) => self.applied(applier.checkpoint(), &batch, done, state.last_seq),
                         // A rebuild exchanged the tables, or somebody else is at work: the tables say where to go on.
                         Err(error @ store::Error::CheckpointMoved { .. }) => {
                             tracing::warn!(
@@ -251,11 +242,25 @@ impl Projector {
                 }
                 Some(Read::Idle) => self.status.set(State::Running, None),
                 Some(Read::Stopped(stop)) => return Ok(End::Stopped(stop)),
-                Some(Read::Reconnected) => return Ok(End::Again),
                 Some(Read::Unavailable(error)) => return Err(error.into()),
-                None => return Ok(End::Again),
+                Some(Read::Reconnected) | None => return Ok(End::Again),
             }
         }
+    }
+
+    /// Starts reading; dropping the set ends it.
+    fn read_ahead(&self, from_seq: u64, continuity: Continuity) -> (JoinSet<()>, mpsc::Receiver<Read>) {
+        let reading = Reading {
+            log: self.log.clone(),
+            reader: Reader::open(&self.log, from_seq, ReaderConfig::default()),
+            continuity,
+            max_events: self.config.max_batch_events,
+            tail: None,
+        };
+        let (to, from) = mpsc::channel(1);
+        let mut reader = JoinSet::new();
+        reader.spawn(reading.run(to));
+        (reader, from)
     }
 
     fn applied(&self, checkpoint: &Checkpoint, batch: &Batch, applied: Applied, caught_up_at: u64) {

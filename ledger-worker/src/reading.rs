@@ -163,21 +163,24 @@ impl Reading {
     }
 
     /// Splits off the frames up to the first one that may not be passed; answers those to apply and the last passed.
-    fn judge(&mut self, frames: Vec<RawFrame>) -> (Vec<RawFrame>, Option<RawFrame>, Option<Stop>) {
-        let mut apply = Vec::with_capacity(frames.len());
-        let mut last = None;
-        for (index, frame) in frames.iter().enumerate() {
+    fn judge(&mut self, mut frames: Vec<RawFrame>) -> (Vec<RawFrame>, Option<RawFrame>, Option<Stop>) {
+        let mut passed = Vec::with_capacity(frames.len());
+        let mut stopped = None;
+        for frame in &frames {
             match self.continuity.check(frame) {
-                Verdict::Apply(_) => apply.push(frame.clone()),
-                Verdict::SkipDuplicate | Verdict::SkipAccepted => {}
+                Verdict::Apply(_) => passed.push(true),
+                Verdict::SkipDuplicate | Verdict::SkipAccepted => passed.push(false),
                 Verdict::Stop(stop) => {
-                    let stop = self.continuity.name_jumps(stop, &frames[index..]);
-                    return (apply, last, Some(stop));
+                    stopped = Some(self.continuity.name_jumps(stop, &frames[passed.len()..]));
+                    break;
                 }
             }
-            last = Some(frame.clone());
         }
-        (apply, last, None)
+        frames.truncate(passed.len());
+        let last = frames.last().cloned();
+        let mut apply = passed.into_iter();
+        frames.retain(|_| apply.next().unwrap_or(false));
+        (frames, last, stopped)
     }
 
     /// Nothing came: is something missing at the end? What the stream said before the wait must have come by now.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use chrono::TimeDelta;
 use ledger::IdSource;
 use nats::{Publisher, PublisherConfig};
 use tokio_util::sync::CancellationToken;
@@ -9,11 +10,12 @@ use tokio_util::sync::CancellationToken;
 use crate::config::WorkerConfig;
 use crate::error::WorkerError;
 use crate::projector::Projector;
+use crate::rollover::{Closer, Rollover};
 use crate::status::Status;
 use crate::thresholds::{Reconciler, Signal};
 
-/// Connections beside the projector's own: one for the status, one for the thresholds.
-const POOL_CONNECTIONS: u32 = 2;
+/// Connections beside the projector's own: one each for the status, the thresholds and the months' ends.
+const POOL_CONNECTIONS: u32 = 3;
 
 /// Runs a worker until `shutdown`. The batch that is being applied then is finished.
 ///
@@ -31,6 +33,13 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     let publisher =
         Publisher::start(&log, PublisherConfig::default(), move || producer_ids.random_id()).await?;
     let (status, signal) = (Status::new(), Signal::new());
+    let closer = Closer {
+        publisher: publisher.clone(),
+        ids: ids.clone(),
+        clock: config.clock.clone(),
+        close_grace: TimeDelta::from_std(config.close_grace).unwrap_or(TimeDelta::MAX),
+    };
+    let rollover = Rollover { closer, pool: pool.clone(), status: status.clone() };
     let reconciler = Reconciler {
         pool: pool.clone(),
         publisher: publisher.clone(),
@@ -44,6 +53,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     tokio::join!(
         projector.run(&shutdown),
         reconciler.run(&shutdown),
+        rollover.run(&shutdown),
         status.report(&pool, instance, &shutdown),
     );
     publisher.close().await;

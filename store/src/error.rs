@@ -141,10 +141,9 @@ impl From<sqlx::Error> for Error {
         match code.get(..2).unwrap_or_default() {
             _ if code == "23505" => Self::Conflict(constraint_of(&source), source),
             "22" | "23" => Self::Refused { sqlstate: code, source },
-            // Connection exceptions, exhausted resources, operator intervention, system errors.
-            "08" | "53" | "57" | "58" => Self::Unavailable(source),
-            // Serialization failures and deadlocks.
-            "40" => Self::Unavailable(source),
+            // Connection exceptions, serialization failures and deadlocks, exhausted resources, operator intervention,
+            // system errors.
+            "08" | "40" | "53" | "57" | "58" => Self::Unavailable(source),
             _ => Self::Database(source),
         }
     }

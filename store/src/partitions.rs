@@ -29,20 +29,17 @@ pub async fn ensure(conn: &mut PgConnection, month: Month) -> Result<Partition, 
     let mut tx = conn.begin().await?;
     // Two processes may meet here; the second one finds what the first one made.
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", table).execute(&mut *tx).await?;
-    let partition = match find(&mut tx, &table).await? {
-        Some(partition) => partition,
-        None => {
-            let (from, to) = (month.start().to_rfc3339(), month.end().to_rfc3339());
-            tx.execute(sqlx::raw_sql(AssertSqlSafe(format!(
-                "CREATE TABLE {table} (LIKE api_usage INCLUDING ALL);
-                 ALTER TABLE api_usage ATTACH PARTITION {table} FOR VALUES FROM ('{from}') TO ('{to}')"
-            ))))
-            .await?;
-            Partition::Attached
-        }
-    };
+    let found = find(&mut tx, &table).await?;
+    if found.is_none() {
+        let (from, to) = (month.start().to_rfc3339(), month.end().to_rfc3339());
+        tx.execute(sqlx::raw_sql(AssertSqlSafe(format!(
+            "CREATE TABLE {table} (LIKE api_usage INCLUDING ALL);
+             ALTER TABLE api_usage ATTACH PARTITION {table} FOR VALUES FROM ('{from}') TO ('{to}')"
+        ))))
+        .await?;
+    }
     tx.commit().await?;
-    Ok(partition)
+    Ok(found.unwrap_or(Partition::Attached))
 }
 
 async fn find(conn: &mut PgConnection, table: &str) -> Result<Option<Partition>, Error> {

@@ -153,7 +153,8 @@ impl Inner {
                     accepted.push(Accepted { index, call, user, claim });
                 }
                 None => {
-                    receipt.reject(index, FieldError::at("/subject", "unknown_user", "there is no such user"))
+                    receipt
+                        .reject(index, FieldError::at("/subject", "unknown_user", "there is no such user"));
                 }
             }
         }

@@ -123,11 +123,13 @@ pub fn parse(body: &[u8], form: Form, profile: Profile) -> Result<Vec<Item<'_>>,
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
     let raws = match (form, first) {
         (Form::Plain | Form::Batch, Some(b'[')) => {
-            serde_json::from_slice::<Items<'_>>(body).map_err(refused)?.0
+            serde_json::from_slice::<Items<'_>>(body).map_err(|error| refused(&error))?.0
         }
-        (Form::Plain | Form::Single, Some(b'{')) => vec![serde_json::from_slice(body).map_err(refused)?],
+        (Form::Plain | Form::Single, Some(b'{')) => {
+            vec![serde_json::from_slice(body).map_err(|error| refused(&error))?]
+        }
         _ => {
-            serde_json::from_slice::<IgnoredAny>(body).map_err(refused)?;
+            serde_json::from_slice::<IgnoredAny>(body).map_err(|error| refused(&error))?;
             return Err(ParseError::WrongKind(match form {
                 Form::Plain => "an object or an array of objects",
                 Form::Single => "one CloudEvent, an object",
@@ -143,7 +145,11 @@ pub fn parse(body: &[u8], form: Form, profile: Profile) -> Result<Vec<Item<'_>>,
 
 /// Reads an event in binary mode: attributes are headers, the body is `data`.
 pub fn binary<'a>(headers: &HeaderMap, body: &'a [u8], profile: Profile) -> Result<Item<'a>, ParseError> {
-    let data = if body.is_empty() { None } else { Some(serde_json::from_slice(body).map_err(refused)?) };
+    let data = if body.is_empty() {
+        None
+    } else {
+        Some(serde_json::from_slice(body).map_err(|error| refused(&error))?)
+    };
     let mut envelope = Envelope { data, ..Envelope::default() };
     let id = attribute(headers, "ce-id");
     let echo = id.as_ref().ok().cloned().flatten().map(Cow::into_owned);
@@ -177,7 +183,7 @@ fn attribute(headers: &HeaderMap, name: &'static str) -> Result<Option<Cow<'stat
     Ok(Some(Cow::Owned(text.into_owned())))
 }
 
-fn refused(error: serde_json::Error) -> ParseError {
+fn refused(error: &serde_json::Error) -> ParseError {
     // Told by a message of our own, since serde_json keeps no other kind of error.
     if error.is_data() && error.to_string().starts_with(TOO_MANY) {
         return ParseError::TooMany;

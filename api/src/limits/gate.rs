@@ -153,7 +153,7 @@ async fn open(inner: &Inner) {
     }
     inner.gate.set(OPEN);
     tracing::info!(last_seq, "limits are decided from here on");
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Ends when the session is gone.
@@ -174,7 +174,7 @@ async fn regain(inner: &Inner) -> ApiLock {
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "the database is still away")
+                tracing::debug!(error = &error as &dyn std::error::Error, "the database is still away");
             }
         }
         sleep(LOCK_RETRY).await;

@@ -24,7 +24,7 @@ enum Step {
     Fail(u8),
     /// The publisher does not know; the log may still take it.
     Lose(u8),
-    /// A last_seq is read after the producer was retired.
+    /// A `last_seq` is read after the producer was retired.
     Resolve,
     Report {
         analyze: bool,
@@ -152,10 +152,10 @@ impl World {
             }
             _ => Used::default(),
         };
-        for at in start..until {
+        for (at, fact) in log.iter().enumerate().skip(start) {
             used.add(call(at));
-            if let Fact::Uncount(of) = log[at] {
-                used.subtract(call(of));
+            if let Fact::Uncount(of) = fact {
+                used.subtract(call(*of));
             }
         }
         used
@@ -277,8 +277,8 @@ impl World {
         self.tally.decide_plan(PlanDecision { seq, effective_at, terms });
     }
 
-    fn step(&mut self, step: Step) {
-        match step {
+    fn step(&mut self, step: &Step) {
+        match *step {
             Step::Admit { analyze, units } => self.admit(analyze, units),
             Step::Append(index) => {
                 if let Some(at) = pick(&self.in_flight, index) {
@@ -317,7 +317,7 @@ impl World {
             Step::Reset => drop(self.append(Fact::Reset(self.month()))),
             Step::Plan { total, analyze, at_month_end } => self.plan(total, analyze, at_month_end),
             Step::Project(facts) => {
-                self.watermark = (self.watermark + usize::from(facts)).min(self.log.len())
+                self.watermark = (self.watermark + usize::from(facts)).min(self.log.len());
             }
             Step::Read => self.readings.push(self.read()),
             Step::Refresh(index) => {
@@ -354,7 +354,7 @@ proptest! {
     fn admits_never_over_the_limit_and_agrees_with_the_facts_in_the_end(steps in steps()) {
         let mut world = World::new();
         for step in steps {
-            world.step(step);
+            world.step(&step);
         }
         world.settle();
         let standing = world.tally.standing(world.now, world.month()).expect("it was read");

@@ -2,7 +2,7 @@
 
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use events::ActorKind;
@@ -104,12 +104,12 @@ fn answer(state: &AppState, receipt: Receipt) -> Response {
     };
     match position {
         Some(position) => (StatusCode::ACCEPTED, position, Json(body)).into_response(),
-        None => all_rejected(body).into_response(),
+        None => all_rejected(&body).into_response(),
     }
 }
 
 /// 422 with the same members as the 202.
-fn all_rejected(body: EventsBody) -> Problem {
+fn all_rejected(body: &EventsBody) -> Problem {
     let errors = body.items.iter().filter_map(|item| placed(item, body.items.len()));
     Problem::validation(errors.take(100).collect())
         .with_member("accepted", 0)
@@ -139,14 +139,14 @@ fn read<'a>(
         Carrier::Headers => binary(headers, body, profile).map(|item| vec![item]),
         Carrier::Body(form) => parse(body, form, profile),
     };
-    items.map_err(refused)
+    items.map_err(|error| refused(&error))
 }
 
-fn refused(error: ParseError) -> Problem {
+fn refused(error: &ParseError) -> Problem {
     match error {
-        ParseError::Malformed { .. } => Problem::malformed(Code::MalformedJson, sentence(&error)),
-        ParseError::WrongKind(_) => Problem::malformed(Code::MalformedEvent, sentence(&error)),
-        ParseError::Empty => FieldError::at("", "empty", sentence(&error)).into(),
+        ParseError::Malformed { .. } => Problem::malformed(Code::MalformedJson, sentence(error)),
+        ParseError::WrongKind(_) => Problem::malformed(Code::MalformedEvent, sentence(error)),
+        ParseError::Empty => FieldError::at("", "empty", sentence(error)).into(),
         ParseError::TooMany => Problem::too_large(format!("A request may hold at most {MAX_ITEMS} events.")),
     }
 }
@@ -198,7 +198,7 @@ fn reporter(state: &AppState, caller: &Principal, headers: &HeaderMap) -> Result
         Role::User if state.config().user_ingest => ActorKind::User,
         Role::User => return Err(Problem::forbidden("Reporting calls needs the role service.")),
     };
-    let window = match headers.get(X_BACKFILL).map(|value| value.as_bytes()) {
+    let window = match headers.get(X_BACKFILL).map(HeaderValue::as_bytes) {
         None => TimeWindow::Live,
         Some(value) if value.eq_ignore_ascii_case(b"false") => TimeWindow::Live,
         Some(value) if value.eq_ignore_ascii_case(b"true") => TimeWindow::Backfill,

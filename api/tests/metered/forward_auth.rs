@@ -196,14 +196,14 @@ async fn the_event_says_what_is_known_of_the_call() -> Result<()> {
     let request = request.header("X-Forwarded-Method", "POST").header("User-Agent", "curl/8.0");
     let answer = request.header("X-Forwarded-For", "10.0.0.1, 203.0.113.7").send().await?.expect(204)?;
     world.wait_until_projected().await?;
-    let row: (String, String, Option<i16>, Option<String>, Option<String>, String, bool, i32) =
-        sqlx::query_as(
-            "SELECT endpoint, method, status_code, ip_address, user_agent, category, counted, units
+    type Row = (String, String, Option<i16>, Option<String>, Option<String>, String, bool, i32);
+    let row: Row = sqlx::query_as(
+        "SELECT endpoint, method, status_code, ip_address, user_agent, category, counted, units
          FROM api_usage WHERE id = $1::uuid",
-        )
-        .bind(answer.header("x-usage-call-id"))
-        .fetch_one(world.env.pool())
-        .await?;
+    )
+    .bind(answer.header("x-usage-call-id"))
+    .fetch_one(world.env.pool())
+    .await?;
     let expected = (
         "/api/auth/login".to_owned(),
         "POST".to_owned(),

@@ -8,6 +8,7 @@ mod flood;
 mod forward_auth;
 mod limits;
 mod nginx;
+mod outage;
 mod outcome;
 mod paths;
 mod world;

@@ -1,18 +1,17 @@
 //! No spelling of a path changes what is counted.
 
 use anyhow::Result;
+use serde_json::json;
 
 use crate::world::World;
 
 #[tokio::test]
 async fn tricks_with_a_path_change_nothing() -> Result<()> {
     let world = World::start().await?;
-    world
-        .service()?
-        .put("/api/users/tricky/plan")
-        .json(&serde_json::json!({"plan": "pro", "effective": "now"}))
-        .send()
-        .await?;
+    let service = world.service()?;
+    service.put("/api/users/tricky").json(&json!({})).send().await?.expect(201)?;
+    let pro = json!({"plan": "pro", "effective": "now"});
+    service.put("/api/users/tricky/plan").json(&pro).send().await?.expect(200)?;
     let user = world.user("tricky")?;
     let analyses = [
         "/api/analyze",

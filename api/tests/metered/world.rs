@@ -84,7 +84,13 @@ impl World {
     /// Everything that was acknowledged is projected.
     pub(crate) async fn wait_until_projected(&self) -> Result<()> {
         let last_seq = self.api.state.log().state().await?.last_seq;
-        anyhow::ensure!(self.api.state.watermark().wait_for(last_seq, PATIENCE).await, "not projected");
+        if !self.api.state.watermark().wait_for(last_seq, PATIENCE).await {
+            let workers: Vec<(String, Option<String>, i64)> =
+                sqlx::query_as("SELECT state, reason, seq FROM public.projector_status")
+                    .fetch_all(self.env.pool())
+                    .await?;
+            anyhow::bail!("{last_seq} is not projected; the workers say {workers:?}");
+        }
         Ok(())
     }
 

@@ -1,5 +1,9 @@
 //! `GET /api/usage/statements[/{month}]`.
 
+use std::time::Duration;
+
+use events::PeriodClosed;
+use ledger::Month;
 use serde_json::{Value, json};
 
 use crate::world::{Role, World};
@@ -52,4 +56,40 @@ async fn what_is_not_issued_or_not_ones_own_is_not_found() {
     assert_eq!(world.get_as("stranger", Role::User, "/api/usage/statements/2026-10").await.0, 404);
     let (status, problem) = world.try_get("/api/usage/statements?cursor=AAAA").await;
     assert_eq!((status, &problem["code"]), (400, &json!("malformed_cursor")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_call_is_an_adjustment_of_the_next_statement() {
+    let world = World::start().await;
+    let _worker = world.start_worker();
+    let close = async |month: &str| {
+        let month: Month = month.parse().unwrap();
+        world.publish(None, events::Body::PeriodClosed(PeriodClosed { month })).await;
+        let path = format!("/api/usage/statements/{month}");
+        testkit::wait_until(Duration::from_secs(20), async || world.try_get(&path).await.0 == 200).await;
+        world.get(&path).await
+    };
+    world.set_now("2026-10-30T00:00:00Z");
+    world.report(3).await;
+    assert_eq!(close("2026-10").await["analyze_calls"], json!(3));
+    world.report(2).await;
+    world.set_now("2026-11-02T00:00:00Z");
+    world.report(4).await;
+    let november = close("2026-11").await;
+    assert_eq!((&november["total_calls"], &november["plan_name"]), (&json!(4), &json!("free")));
+    let late = json!({"total_calls": 2, "analyze_calls": 2, "auth_calls": 0, "other_calls": 0});
+    let of = |month: &str| {
+        let mut adjustment = late.clone();
+        adjustment["month"] = json!(month);
+        json!([adjustment])
+    };
+    assert_eq!(november["adjustments"], of("2026-10"));
+    let october = world.get("/api/usage/statements/2026-10").await;
+    assert_eq!((&october["total_calls"], &october["adjusted_in"]), (&json!(3), &of("2026-11")));
+    assert_eq!(world.get("/api/usage/stats?month=2026-10").await["total"]["used"], json!(5));
+
+    let body = json!({"user_id": world.user.to_string(), "reason": "too late"});
+    let admin = ("operator", Role::Admin);
+    let (status, _, problem) = world.send_json(admin, "POST", "/api/usage/reset", &[], &body).await;
+    assert_eq!((status, &problem["code"]), (409, &json!("conflict")));
 }

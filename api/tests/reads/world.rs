@@ -5,7 +5,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
 use chrono::{DateTime, Utc};
-use events::{ApiCalled, Event};
+use events::{ApiCalled, Event, SOURCE_WORKER};
 use http_body_util::BodyExt;
 use ledger::{Category, Month, Rules, Units, UserId};
 use serde_json::Value;
@@ -104,9 +104,14 @@ impl World {
     /// Puts a counted call of the user into the log.
     pub(crate) async fn record_call(&self, endpoint: &str) {
         let call = ApiCalled::new(endpoint, Category::Analyze);
+        self.publish(Some(self.user), events::Body::ApiCalled(call)).await;
+    }
+
+    /// Puts an event into the log.
+    pub(crate) async fn publish(&self, subject: Option<UserId>, body: events::Body<'_>) {
         let (id, now) = (self.env.ids.event_id(), self.env.clock.now());
         let mut json = Vec::new();
-        events::encode(&Event::by_api(id, self.user, now, events::Body::ApiCalled(call)), &mut json);
+        events::encode(&Event::own(SOURCE_WORKER, id, subject, now, body), &mut json);
         self.handle.state.publisher().publish(json.into()).await.unwrap();
     }
 

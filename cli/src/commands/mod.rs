@@ -2,12 +2,17 @@
 
 mod api;
 mod config;
+mod dead_letters;
 mod dev;
 mod import;
+mod log;
 mod migrate;
 mod processes;
+mod rebuild;
+mod rollover;
 mod serve;
 mod token;
+mod verify;
 mod worker;
 
 use std::process::ExitCode;
@@ -45,6 +50,16 @@ enum Command {
     Migrate,
     /// Brings the calls of a file into the ledger.
     Import(import::Arguments),
+    /// Fills the projections anew from the log.
+    Rebuild(rebuild::Arguments),
+    /// Compares log, calls and sums.
+    Verify(verify::Arguments),
+    /// Closes the months that are over.
+    Rollover(rollover::Arguments),
+    /// Events that could not be applied.
+    DeadLetters(dead_letters::Arguments),
+    /// Whether the log is whole, and the way on when it is not.
+    Log(log::Arguments),
     /// Mints a token and creates its user where there is none.
     Token(token::Arguments),
     /// Lists every variable with its value and where it comes from.
@@ -65,6 +80,11 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Worker(arguments) => worker::run(&arguments, settings).await,
         Command::Migrate => migrate::run(&settings).await,
         Command::Import(arguments) => import::run(arguments, settings).await,
+        Command::Rebuild(arguments) => rebuild::run(&arguments, &settings).await,
+        Command::Verify(arguments) => verify::run(&arguments, &settings).await,
+        Command::Rollover(arguments) => rollover::run(&arguments, &settings).await,
+        Command::DeadLetters(arguments) => dead_letters::run(&arguments, &settings).await,
+        Command::Log(arguments) => log::run(&arguments, &settings).await,
         Command::Token(arguments) => token::run(&arguments, &settings).await,
         Command::Config => config::run(&settings),
     }

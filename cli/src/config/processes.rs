@@ -62,6 +62,7 @@ impl Settings {
     pub(crate) fn worker(&self, clock: Clock) -> Result<WorkerConfig> {
         let mut config = WorkerConfig::new(self.database_url()?, self.nats("usage-ledger worker")?, clock);
         config.allow_unsafe_log = self.flag("ALLOW_UNSAFE_LOG")?;
+        config.close_grace = self.close_grace()?;
         if let Some(replicas) = self.get("NATS_REPLICAS") {
             config.log_replicas = replicas.trim().parse().ok().context("NATS_REPLICAS must be 1, 3 or 5")?;
         }

@@ -17,12 +17,16 @@ use uuid::Uuid;
 use super::read::Numbered;
 use crate::config::Settings;
 
+/// The one partition of the log, for now.
+const PARTITION: i16 = 0;
 /// One for the look-ups, one for the wait at the end.
 const DATABASE_CONNECTIONS: u32 = 2;
 /// How long a batch is tried again while log or database are away.
 const RETRY_FOR: Duration = Duration::from_mins(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long an import lets the projection catch up before it begins.
+const CATCH_UP: Duration = Duration::from_secs(10);
 /// How often the projection is asked how far it is.
 const POLL_EVERY: Duration = Duration::from_millis(50);
 /// A worker that was silent for so long is gone: it says something every five seconds.
@@ -80,7 +84,10 @@ impl Sink {
     /// Connects to log and database, and proves that the log's word can be relied on.
     pub(crate) async fn open(config: SinkConfig) -> anyhow::Result<Self> {
         let pool = store::pool(config.database_url.expose_secret(), DATABASE_CONNECTIONS)?;
-        drop(pool.acquire().await.context("the database cannot be reached (DATABASE_URL)")?);
+        let mut conn = pool.acquire().await.context("the database cannot be reached (DATABASE_URL)")?;
+        let read = store::checkpoint::read(&mut conn, PARTITION).await;
+        read.context("the database has no ledger's tables yet: run `usage-ledger migrate`")?;
+        drop(conn);
         let log = nats::connect(&config.nats).await?;
         log.verify(config.allow_unsafe_log).await?;
         let ids = IdSource::new(config.clock.clone());
@@ -88,7 +95,18 @@ impl Sink {
         // Who runs an import may make users: nobody could import the log of a server with new clients otherwise.
         let users = Users::new(pool.clone(), config.clock.clone(), true);
         let ingest = Ingest::new(pool.clone(), users, publisher.clone(), config.clock, config.rules, None);
-        Ok(Self { pool, publisher, ingest })
+        let sink = Self { pool, publisher, ingest };
+        sink.let_catch_up(log.state().await?.last_seq).await?;
+        Ok(sink)
+    }
+
+    /// Only what is projected is known to be a duplicate at once. Right after an interrupted import the worker may have
+    /// calls of it before it still, and they would be told as accepted; they count once in any case.
+    async fn let_catch_up(&self, seq: u64) -> anyhow::Result<()> {
+        match tokio::time::timeout(CATCH_UP, self.wait_projected(seq)).await {
+            Ok(projected) => projected.map(drop),
+            Err(_elapsed) => Ok(()),
+        }
     }
 
     /// Takes in at most [`api::ingest::MAX_ITEMS`] calls. When this returns, they are on disk. While log or database
@@ -116,14 +134,14 @@ impl Sink {
         let mut furthest = (0, Instant::now());
         loop {
             let mut conn = self.pool.acquire().await?;
-            let reached = store::checkpoint::read(&mut conn, 0).await?.seq;
+            let reached = store::checkpoint::read(&mut conn, PARTITION).await?.seq;
             if reached >= seq {
                 return Ok(Projected::Yes);
             }
             if reached > furthest.0 {
                 furthest = (reached, Instant::now());
             }
-            let worker = store::projector_status::read(&mut conn, 0).await?;
+            let worker = store::projector_status::read(&mut conn, PARTITION).await?;
             let Some(worker) = worker.filter(|worker| worker.age_ms < WORKER_SILENT_MS) else {
                 return Ok(Projected::NoWorker);
             };
@@ -147,9 +165,9 @@ pub(crate) fn check(numbered: &Numbered, clock: &Clock) -> Result<(), api::probl
     api::ingest::check(draft(numbered), &reporter(), clock.now())
 }
 
-/// Log and database may come back; a wrong request stays wrong.
+/// A log or database that is away may come back; a fault would only happen again.
 fn is_passing(problem: &Problem) -> bool {
-    problem.status().is_server_error()
+    problem.status().as_u16() == 503
 }
 
 /// An operator, who names the user of every call.

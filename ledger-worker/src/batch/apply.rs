@@ -137,8 +137,8 @@ impl Step<'_> {
             applied.dead += self.complete(conn, new).await?;
         }
         if !new.plans.is_empty() {
-            let changes: Vec<_> = new.plans.iter().map(|plan| (plan.user, plan.effective_at)).collect();
-            summaries::refresh_limits(conn, &changes).await?;
+            let since: Vec<_> = new.plans.iter().map(|plan| (plan.user, plan.effective_at)).collect();
+            summaries::refresh_limits(conn, &since).await?;
             // Another limit may be reached without another call.
             let changed =
                 new.plans.iter().map(|plan| Crossed { user: plan.user, month: Month::of(plan.effective_at) });

@@ -1,7 +1,7 @@
 //! A batch of frames on its way from the log to the tables: parsed, then made ready, then applied.
 //!
 //! Parsing and preparing are pure and run beside the database's work; applying takes a connection and a prepared batch
-//! and does not care which schema the connection's search_path names.
+//! and does not care which schema the connection's `search_path` names.
 
 mod apply;
 mod item;

@@ -106,7 +106,7 @@ impl Parsed {
                     Position { seq: frame.seq, idx: 0 },
                     "",
                     Reason::Undecodable,
-                    detail,
+                    &detail,
                     frame.time,
                 ));
                 return;
@@ -115,7 +115,7 @@ impl Parsed {
         if frame.count() != usize::from(found) && only.is_none_or(|only| only == found) {
             let detail = format!("the frame's header says {} events, its body has {found}", frame.count());
             let position = Position { seq: frame.seq, idx: found };
-            self.items.push(dead(position, "", Reason::Undecodable, detail, frame.time));
+            self.items.push(dead(position, "", Reason::Undecodable, &detail, frame.time));
         }
     }
 
@@ -128,13 +128,13 @@ impl Parsed {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
-                return dead(position, &error.event_type, Reason::Undecodable, error.detail(), frame_time);
+                return dead(position, &error.event_type, Reason::Undecodable, &error.detail(), frame_time);
             }
         };
         if let Body::Unknown { .. } = event.body {
             let event_type = event.body.event_type();
             let detail = format!("this version does not know the type {event_type}");
-            return dead(position, &event_type, Reason::Unknown, detail, frame_time);
+            return dead(position, &event_type, Reason::Unknown, &detail, frame_time);
         }
         let item = match (&event.body, event.subject) {
             (Body::ApiCalled(called), Some(user)) => {
@@ -144,7 +144,7 @@ impl Parsed {
             _ => command(position, &event).map(|command| Item::Command(Box::new(command))),
         };
         item.unwrap_or_else(|detail| {
-            dead(position, &event.body.event_type(), Reason::Undecodable, detail, frame_time)
+            dead(position, &event.body.event_type(), Reason::Undecodable, &detail, frame_time)
         })
     }
 
@@ -252,7 +252,7 @@ fn dead(
     position: Position,
     event_type: &str,
     reason: Reason,
-    detail: String,
+    detail: &str,
     recorded_at: DateTime<Utc>,
 ) -> Item {
     // PostgreSQL stores no NUL; what a broken event says of itself is not trusted to be free of it.
@@ -261,7 +261,7 @@ fn dead(
         position,
         event_type: clean(event_type),
         reason,
-        detail: clean(&detail),
+        detail: clean(detail),
         recorded_at,
     }))
 }

@@ -109,6 +109,7 @@ struct Builder<'a> {
     parsed: &'a Parsed,
     exclude: &'a Exclude,
     seen: HashSet<(Uuid, i64)>,
+    calls: Vec<&'a Call>,
     summaries: HashMap<(UserId, Month), summaries::Delta>,
     hourly: HashMap<rollups::Key, rollups::Delta>,
     prepared: Prepared,
@@ -120,13 +121,14 @@ impl<'a> Builder<'a> {
             parsed,
             exclude,
             seen: HashSet::with_capacity(items),
+            calls: Vec::with_capacity(items),
             summaries: HashMap::new(),
             hourly: HashMap::new(),
             prepared: Prepared::default(),
         }
     }
 
-    fn item(&mut self, item: &Item) {
+    fn item(&mut self, item: &'a Item) {
         match item {
             Item::Call(call) => self.call(call),
             Item::Command(command) => self.command(command),
@@ -134,7 +136,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn call(&mut self, call: &Call) {
+    fn call(&mut self, call: &'a Call) {
         let excluded = if call.claimed {
             self.exclude.claims.contains(&call.id)
         } else {
@@ -146,11 +148,7 @@ impl<'a> Builder<'a> {
         if call.claimed {
             self.prepared.claims.push((call.id, call.position.seq));
         }
-        self.prepared
-            .rows
-            .entry(call.month)
-            .or_insert_with(|| CopyBuffer::with_capacity(64 * 1024))
-            .push(self.parsed.tuple(call));
+        self.calls.push(call);
         self.prepared.row_keys.push((call.id, call.created_at));
         let key = rollups::Key {
             user: call.user,
@@ -197,8 +195,17 @@ impl<'a> Builder<'a> {
         true
     }
 
-    fn finish(self) -> Prepared {
+    fn finish(mut self) -> Prepared {
         let mut prepared = self.prepared;
+        // Ids that clients chose are spread all over the index: in their order each of its pages is touched once.
+        self.calls.sort_unstable_by_key(|call| call.id);
+        for call in self.calls {
+            prepared
+                .rows
+                .entry(call.month)
+                .or_insert_with(|| CopyBuffer::with_capacity(64 * 1024))
+                .push(self.parsed.tuple(call));
+        }
         prepared.claims.sort_unstable();
         prepared.summaries = self.summaries.into_iter().collect();
         prepared.summaries.sort_unstable_by_key(|(key, _)| *key);

@@ -1,9 +1,12 @@
 //! The worker between a real log and a real database.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod batches;
 mod counting;
 mod dead_letters;
 mod order;
+mod outages;
 mod periods;
 mod support;
 mod whole;

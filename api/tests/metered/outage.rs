@@ -1,0 +1,163 @@
+//! A dependency goes away and comes back; clients go away.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use ledger_worker::WorkerConfig;
+use nats::{Connection, StreamName};
+use serde_json::json;
+use testkit::{Answer, Client, Database, Env, PrivateServers, Role, wait_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{Api, PATIENCE};
+
+/// An api and a worker on servers of their own.
+struct Outage {
+    servers: PrivateServers,
+    database: Database,
+    env: Env,
+    api: Api,
+    worker: CancellationToken,
+}
+
+impl Outage {
+    async fn start(settings: &[(&str, &str)]) -> Result<Self> {
+        let (servers, env) = (PrivateServers::start().await?, Env::start().await?);
+        let database = Database::create(&servers.postgres.url("postgres"), &env.ids).await?;
+        let (nats_url, monitor_url) = (servers.nats.url(), servers.nats.monitor_url());
+        let mut all = vec![
+            ("DATABASE_URL", database.url()),
+            ("NATS_URL", nats_url.as_str()),
+            ("NATS_MONITOR_URL", monitor_url.as_str()),
+        ];
+        all.extend_from_slice(settings);
+        let api = Api::start(&env, &all).await?;
+        let mut connection = Connection::new(&nats_url, env.stream_name().parse::<StreamName>()?);
+        connection.monitor_url = Some(monitor_url.clone());
+        let worker = CancellationToken::new();
+        let config = WorkerConfig::new(database.url(), connection, env.clock.clone());
+        tokio::spawn(ledger_worker::run(config, worker.clone()));
+        let outage = Self { servers, database, env, api, worker };
+        wait_until(PATIENCE, || async { outage.api.state.limits().readiness().is_ok() }).await;
+        Ok(outage)
+    }
+
+    fn user(&self, subject: &str) -> Result<Client> {
+        Ok(Client::new(&self.api.url)?.with_token(self.env.token(subject, Role::User)))
+    }
+
+    async fn analyses(&self, subject: &str) -> Result<i64> {
+        let last_seq = self.api.state.log().state().await?.last_seq;
+        anyhow::ensure!(self.api.state.watermark().wait_for(last_seq, PATIENCE).await, "not projected");
+        let pool = self.database.pool().await?;
+        let units = sqlx::query_scalar(
+            "SELECT COALESCE(sum(analyze_calls), 0)::bigint FROM monthly_usage_summary
+             WHERE user_id = (SELECT user_id FROM public.users WHERE external_id = $1)",
+        );
+        Ok(units.bind(subject).fetch_one(&pool).await?)
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.worker.cancel();
+        self.api.stop().await
+    }
+}
+
+async fn call(client: &Client, path: &str) -> Result<Answer> {
+    let request = client.get("/api/forward-auth").header("X-Forwarded-Uri", path);
+    request.header("X-Forwarded-Method", "GET").send().await
+}
+
+async fn status(client: &Client, path: &str) -> u16 {
+    call(client, path).await.map_or(0, |answer| answer.status.as_u16())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_database_nothing_is_admitted_and_then_it_is_again() -> Result<()> {
+    let outage = Outage::start(&[]).await?;
+    let user = outage.user("patient")?;
+    for _ in 0..4 {
+        call(&user, "/api/analyze").await?.expect(204)?;
+    }
+    outage.servers.postgres.kill().await;
+    wait_until(PATIENCE, || async { status(&user, "/api/analyze").await == 503 }).await;
+    let answer = call(&user, "/api/analyze").await?.expect(503)?;
+    assert!(answer.header("retry-after").is_some());
+    let event = json!({"id": "1", "data": {"endpoint": "/api/x"}});
+    user.post("/api/usage/events").json(&event).send().await?.expect(503)?;
+    user.post("/api/usage/check").json(&json!({"endpoint": "/api/x"})).send().await?.expect(503)?;
+
+    outage.servers.postgres.resume().await?;
+    wait_until(PATIENCE, || async { status(&user, "/api/other").await == 204 }).await;
+    let mut admitted = 0;
+    while status(&user, "/api/analyze").await == 204 {
+        admitted += 1;
+    }
+    assert!(admitted <= 6, "{admitted} more of the six that were left");
+    assert_eq!(outage.analyses("patient").await?, 10);
+    outage.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_failure_mode_open_calls_pass_without_the_database() -> Result<()> {
+    let outage = Outage::start(&[("LIMIT_FAILURE_MODE", "open")]).await?;
+    let user = outage.user("trusted")?;
+    call(&user, "/api/analyze").await?.expect(204)?;
+    outage.servers.postgres.kill().await;
+    wait_until(PATIENCE, || async { outage.api.state.limits().readiness().is_err() }).await;
+    for _ in 0..12 {
+        call(&user, "/api/analyze").await?.expect(204)?;
+    }
+    outage.servers.postgres.resume().await?;
+    wait_until(PATIENCE, || async { outage.api.state.limits().readiness().is_ok() }).await;
+    wait_until(PATIENCE, || async { status(&user, "/api/analyze").await == 429 }).await;
+    assert!(outage.analyses("trusted").await? >= 13);
+    outage.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_whose_client_went_away_count_once_and_hold_their_units() -> Result<()> {
+    let outage = Outage::start(&[]).await?;
+    let user = outage.user("impatient")?;
+    call(&user, "/api/analyze").await?.expect(204)?;
+    outage.servers.nats.kill().await;
+    // Four clients hang up while their calls wait for the log.
+    let waiting =
+        (0..4).map(|_| tokio::time::timeout(Duration::from_millis(500), call(&user, "/api/analyze")));
+    let hung_up = futures_util::future::join_all(waiting).await;
+    assert!(hung_up.iter().all(Result::is_err), "they were answered without a log");
+    outage.servers.nats.resume().await?;
+    wait_until(PATIENCE, || async { status(&user, "/api/other").await == 204 }).await;
+    let mut answered = 1;
+    while status(&user, "/api/analyze").await == 204 {
+        answered += 1;
+    }
+    let counted = outage.analyses("impatient").await?;
+    assert!(counted <= 10 && counted >= answered, "{counted} counted, {answered} answered");
+    assert!(answered >= 6, "{answered} answered");
+    outage.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_log_calls_are_answered_503_and_recover() -> Result<()> {
+    let outage = Outage::start(&[]).await?;
+    let user = outage.user("steady")?;
+    call(&user, "/api/analyze").await?.expect(204)?;
+    outage.servers.nats.kill().await;
+    wait_until(PATIENCE, || async { status(&user, "/api/analyze").await == 503 }).await;
+    let event = json!({"id": "1", "data": {"endpoint": "/api/x"}});
+    let answer = user.post("/api/usage/events").json(&event).send().await?.expect(503)?;
+    assert!(answer.header("retry-after").is_some());
+    outage.servers.nats.resume().await?;
+    wait_until(PATIENCE, || async { status(&user, "/api/other").await == 204 }).await;
+    let answered = {
+        let mut answered = 1;
+        while status(&user, "/api/analyze").await == 204 {
+            answered += 1;
+        }
+        answered
+    };
+    let counted = outage.analyses("steady").await?;
+    assert!(counted <= 10 && counted >= answered, "{counted} counted, {answered} answered");
+    outage.stop().await
+}

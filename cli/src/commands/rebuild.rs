@@ -1,0 +1,89 @@
+//! `usage-ledger rebuild`: the projections, anew from the log.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use ledger_worker::rebuild::{Finish, Outcome, Rebuild};
+
+use crate::config::Settings;
+use crate::differences;
+use crate::progress::Bar;
+
+/// Fills fresh tables from the log beside the live ones, tells what differs, and puts them in their place. Killed and
+/// started again, it goes on where it was.
+///
+/// Exit code 0 when it came to its end, 1 when it did not, or when a dry run found differences.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// Only these, counted in memory: quick, for figures that are wrong while the calls are right
+    #[arg(long, value_enum, conflicts_with_all = ["hold", "swap", "drop"])]
+    only: Option<Only>,
+    /// Tell what differs and change nothing
+    #[arg(long, conflicts_with_all = ["hold", "swap", "drop"])]
+    dry_run: bool,
+    /// Leave the rebuilt tables beside the live ones, for --swap or --drop
+    #[arg(long, conflicts_with_all = ["swap", "drop"])]
+    hold: bool,
+    /// Put the tables of an earlier --hold in the place of the live ones
+    #[arg(long, conflicts_with = "drop")]
+    swap: bool,
+    /// Drop the tables of an earlier --hold
+    #[arg(long)]
+    drop: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Only {
+    /// Monthly summaries, hourly and daily sums
+    Summaries,
+}
+
+pub(crate) async fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode> {
+    let log = nats::connect(&settings.nats("usage-ledger rebuild")?).await?;
+    let bar = Bar::new();
+    let progress = |step| bar.show(step);
+    let rebuild = Rebuild { database_url: settings.database_url()?, log: &log, progress: &progress };
+    if arguments.drop {
+        let there = rebuild.drop_held().await?;
+        eprintln!("{}", if there { "the rebuilt tables are dropped" } else { "there was nothing to drop" });
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.swap {
+        rebuild.swap().await?;
+        bar.finish();
+        eprintln!("the rebuilt tables are live");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let outcome = match arguments.only {
+        Some(Only::Summaries) => rebuild.summaries(arguments.dry_run).await?,
+        None => rebuild.run(arguments.finish()).await?,
+    };
+    bar.finish();
+    tell(arguments, &outcome)
+}
+
+impl Arguments {
+    fn finish(&self) -> Finish {
+        match (self.dry_run, self.hold) {
+            (true, _) => Finish::DryRun,
+            (false, true) => Finish::Hold,
+            (false, false) => Finish::Swap,
+        }
+    }
+}
+
+fn tell(arguments: &Arguments, outcome: &Outcome) -> Result<ExitCode> {
+    differences::print(&outcome.differences, "log")?;
+    let (differs, events, seq) = (!outcome.differences.is_empty(), outcome.events, outcome.seq);
+    let found = if differs { "differences as listed" } else { "no differences" };
+    let done = match (arguments.dry_run, arguments.hold, arguments.only) {
+        (true, _, _) => "dry run, nothing was changed",
+        (_, true, _) => "the rebuilt tables are kept: `usage-ledger rebuild --swap` or `--drop`",
+        (_, _, Some(_)) if differs => "the sums are replaced",
+        (_, _, Some(_)) => "the sums are as they should be",
+        (_, _, None) => "the rebuilt tables are live",
+    };
+    eprintln!("{events} events read; {} tables compared at frame {seq}: {found}; {done}", outcome.tables.len());
+    Ok(if differs && arguments.dry_run { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

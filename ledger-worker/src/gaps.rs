@@ -1,0 +1,217 @@
+//! Is the log whole from the checkpoint on, and what can be accepted if it is not?
+
+use std::ops::RangeInclusive;
+
+use events::{Actor, ActorKind, Body, Event, GapAccepted, GapKind, SOURCE_CLI};
+use ledger::{Clock, IdSource};
+use nats::{EncodedEvent, Log, LogError, Publisher, ReadError, Reader, ReaderConfig, Stop, StreamState, check_start};
+use sqlx::PgConnection;
+use store::checkpoint::{self, Checkpoint};
+use store::gaps::{self, Gap};
+use store::projector_status::{self, Status};
+
+use crate::config::PARTITION;
+use crate::reading::{accepted_gaps, continuity};
+use crate::rebuild::{Ahead, RebuildError};
+
+/// The most events that are read at a time.
+const READ_EVENTS: usize = 20_000;
+
+/// How the log and the projection of it stand.
+#[derive(Debug, Clone)]
+pub struct LogStatus {
+    /// The stream.
+    pub stream: StreamState,
+    /// How far it is projected.
+    pub checkpoint: Checkpoint,
+    /// What the worker says of itself.
+    pub projector: Option<Status>,
+    /// Why it can't be projected to its end.
+    pub stop: Option<Stop>,
+    /// What operators accepted before.
+    pub accepted: Vec<Gap>,
+}
+
+/// Why a range is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// Frames of the range are as they were written.
+    #[error("frame {seq} is there and whole; only missing, damaged or truncated frames can be accepted as lost")]
+    Whole {
+        /// The first of them.
+        seq: u64,
+    },
+    /// The range is not a part of the log.
+    #[error("the log ends at {last_seq} and nothing beyond it was projected; the range {from}..{to} is not lost")]
+    Beyond {
+        /// The log's last sequence.
+        last_seq: u64,
+        /// First sequence asked for.
+        from: u64,
+        /// Last sequence asked for.
+        to: u64,
+    },
+    /// The log's tail is lost; another range makes nothing whole.
+    #[error("the log's tail was lost: accept {from}..{to}, which ends the truncated part exactly")]
+    Truncated {
+        /// First sequence to accept.
+        from: u64,
+        /// Last sequence to accept.
+        to: u64,
+    },
+    /// The log can't be read.
+    #[error("the log cannot be examined")]
+    Examine(#[from] RebuildError),
+    /// The event is not in the log; the range is accepted all the same, and accepting it again writes the event.
+    #[error("the range is accepted, but the log does not say so yet: run the same command again")]
+    Publish(#[from] nats::PublishError),
+}
+
+impl From<store::Error> for AcceptError {
+    fn from(error: store::Error) -> Self {
+        Self::Examine(error.into())
+    }
+}
+
+impl From<LogError> for AcceptError {
+    fn from(error: LogError) -> Self {
+        Self::Examine(error.into())
+    }
+}
+
+/// Compares checkpoint and stream, and reads what is not projected yet, as the projector does.
+pub async fn status(conn: &mut PgConnection, log: &Log) -> Result<LogStatus, RebuildError> {
+    let stream = log.state().await?;
+    let checkpoint = checkpoint::read(conn, PARTITION).await?;
+    let projector = projector_status::read(conn, PARTITION).await?;
+    let accepted = gaps::all(conn, log.stream().as_str()).await?;
+    let stop = find_stop(conn, log, &stream, &checkpoint).await?;
+    Ok(LogStatus { stream, checkpoint, projector, stop, accepted })
+}
+
+async fn find_stop(
+    conn: &mut PgConnection,
+    log: &Log,
+    stream: &StreamState,
+    checkpoint: &Checkpoint,
+) -> Result<Option<Stop>, RebuildError> {
+    let accepted = accepted_gaps(conn, log).await?;
+    let frame_id = log.frame_id_at(checkpoint.seq).await?;
+    let known = nats::Checkpoint {
+        seq: checkpoint.seq,
+        frame_id: checkpoint.frame_id.clone(),
+        stream_created: checkpoint.stream_created,
+    };
+    let mut from = checkpoint.seq;
+    if let Err(stop) = check_start(&known, stream, frame_id.as_deref(), &accepted) {
+        let truncated = matches!(stop, Stop::StreamTruncated { .. } | Stop::OtherFrame { .. });
+        let passed = accepted
+            .iter()
+            .filter(|gap| truncated && gap.kind == GapKind::Truncated && gap.seqs.contains(&checkpoint.seq))
+            .map(|gap| *gap.seqs.start())
+            .min();
+        match passed {
+            // The projector is about to go back there.
+            Some(start) => from = start - 1,
+            None => return Ok(Some(stop)),
+        }
+    }
+    let continuity = continuity(conn, log, from).await?;
+    let mut ahead = Ahead::new(log, continuity, stream.last_seq, READ_EVENTS);
+    loop {
+        match ahead.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(None),
+            Err(RebuildError::Stopped(stop)) => return Ok(Some(stop)),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Declares the range lost: projector, rebuild and verify pass exactly it from then on. Accepting the same range again
+/// only makes sure that the log says so.
+pub async fn accept(
+    conn: &mut PgConnection,
+    log: &Log,
+    publisher: &Publisher,
+    (clock, ids): (&Clock, &IdSource),
+    seqs: RangeInclusive<u64>,
+    reason: &str,
+) -> Result<Gap, AcceptError> {
+    let known = gaps::all(conn, log.stream().as_str()).await?;
+    let known = known.into_iter().find(|gap| gap.seq_from == *seqs.start() && gap.seq_to == *seqs.end());
+    let gap = match known {
+        Some(gap) => gap,
+        None => {
+            let kind = judge(conn, log, &seqs).await?;
+            let gap = Gap {
+                seq_from: *seqs.start(),
+                seq_to: *seqs.end(),
+                kind,
+                reason: reason.to_owned(),
+                accepted_at: clock.now(),
+                event_id: ids.event_id(),
+            };
+            gaps::accept(conn, log.stream().as_str(), &gap).await?;
+            gap
+        }
+    };
+    publisher.publish(event(&gap)).await?;
+    Ok(gap)
+}
+
+/// What is wrong with the range.
+async fn judge(conn: &mut PgConnection, log: &Log, seqs: &RangeInclusive<u64>) -> Result<GapKind, AcceptError> {
+    let status = status(conn, log).await?;
+    let (from, to, last_seq) = (*seqs.start(), *seqs.end(), status.stream.last_seq);
+    match status.stop.as_ref().and_then(|stop| Some((stop, stop.acceptable()?))) {
+        Some((Stop::StreamTruncated { .. }, exact)) => {
+            return if *seqs == exact.seqs {
+                Ok(GapKind::Truncated)
+            } else {
+                Err(AcceptError::Truncated { from: *exact.seqs.start(), to: *exact.seqs.end() })
+            };
+        }
+        // Where the old log ended is for the operator to say; the range ends at the checkpoint.
+        Some((Stop::OtherFrame { seq, .. }, _)) if to == *seq => return Ok(GapKind::Truncated),
+        // The frame is whole, but others before it are lost, or it contradicts them.
+        Some((_, exact)) if *seqs == exact.seqs => return Ok(exact.kind),
+        _ => {}
+    }
+    if to > last_seq || from == 0 {
+        return Err(AcceptError::Beyond { last_seq, from, to });
+    }
+    let mut reader = Reader::open(log, from, ReaderConfig::default());
+    let mut kind = GapKind::Missing;
+    loop {
+        let frames = match reader.next_batch(READ_EVENTS).await {
+            Ok(frames) => frames,
+            Err(ReadError::Reconnected) => continue,
+            Err(ReadError::Unavailable { source }) => return Err(source.into()),
+        };
+        for frame in frames.iter().take_while(|frame| frame.seq <= to) {
+            match frame.header {
+                Ok(_) => return Err(AcceptError::Whole { seq: frame.seq }),
+                Err(_) => kind = GapKind::Damaged,
+            }
+        }
+        // Nothing came within the idle time, or what came lies beyond the range.
+        if frames.last().is_none_or(|frame| frame.seq >= to) {
+            return Ok(kind);
+        }
+    }
+}
+
+fn event(gap: &Gap) -> EncodedEvent {
+    let body = Body::GapAccepted(GapAccepted {
+        seq_from: gap.seq_from,
+        seq_to: gap.seq_to,
+        kind: gap.kind,
+        reason: gap.reason.as_str().into(),
+        actor: Actor::new(ActorKind::Operator, "usage-ledger log accept"),
+    });
+    let event = Event::own(SOURCE_CLI, gap.event_id, None, gap.accepted_at, body);
+    let mut json = Vec::with_capacity(512);
+    events::encode(&event, &mut json);
+    EncodedEvent::from(json)
+}

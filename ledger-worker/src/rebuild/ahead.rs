@@ -1,0 +1,102 @@
+//! Frames up to a fixed sequence, each proven to follow the one before.
+
+use std::time::Duration;
+
+use nats::{Continuity, Log, RawFrame, ReadError, Reader, ReaderConfig, Verdict};
+
+use super::RebuildError;
+
+/// How often a log that does not answer is asked again before the work ends; it goes on there when started again.
+const MAX_FAILURES: u32 = 20;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Frames that follow each other.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    /// Those to apply.
+    pub(crate) frames: Vec<RawFrame>,
+    /// The last frame, applied or passed; none when the range ends in an accepted gap.
+    pub(crate) last: Option<RawFrame>,
+    /// The last sequence.
+    pub(crate) last_seq: u64,
+}
+
+/// Reads the log up to `target`.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    log: Log,
+    reader: Reader,
+    continuity: Continuity,
+    target: u64,
+    max_events: usize,
+    failures: u32,
+}
+
+impl Ahead {
+    pub(crate) fn new(log: &Log, continuity: Continuity, target: u64, max_events: usize) -> Self {
+        let reader = Reader::open(log, continuity.last_seq() + 1, ReaderConfig::default());
+        Self { log: log.clone(), reader, continuity, target, max_events, failures: 0 }
+    }
+
+    /// What it knows of the log so far.
+    pub(crate) fn into_continuity(self) -> Continuity {
+        self.continuity
+    }
+
+    /// The next frames; `None` at the target.
+    pub(crate) async fn next(&mut self) -> Result<Option<Chunk>, RebuildError> {
+        while self.continuity.last_seq() < self.target {
+            let frames = match self.reader.next_batch(self.max_events).await {
+                Ok(frames) => frames,
+                Err(ReadError::Reconnected) => {
+                    self.failures += 1;
+                    continue;
+                }
+                Err(ReadError::Unavailable { source }) => {
+                    self.failures += 1;
+                    if self.failures > MAX_FAILURES {
+                        return Err(source.into());
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            self.failures = 0;
+            if let Some(chunk) = self.judge(frames).await? {
+                return Ok(Some(chunk));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn judge(&mut self, frames: Vec<RawFrame>) -> Result<Option<Chunk>, RebuildError> {
+        let past_target = frames.iter().any(|frame| frame.seq > self.target);
+        let within: Vec<RawFrame> = frames.into_iter().filter(|frame| frame.seq <= self.target).collect();
+        let (mut apply, mut last) = (Vec::with_capacity(within.len()), None);
+        for (index, frame) in within.iter().enumerate() {
+            match self.continuity.check(frame) {
+                Verdict::Apply(_) => apply.push(frame.clone()),
+                Verdict::SkipDuplicate | Verdict::SkipAccepted => {}
+                Verdict::Stop(stop) => {
+                    return Err(RebuildError::Stopped(self.continuity.name_jumps(stop, &within[index..])));
+                }
+            }
+            last = Some(frame.clone());
+        }
+        if last.is_some() {
+            let last_seq = self.continuity.last_seq();
+            return Ok(Some(Chunk { frames: apply, last, last_seq }));
+        }
+        // What the stream has had since before this wait, or had before a frame that came, is not on its way.
+        if past_target || self.log.state().await?.last_seq >= self.target && self.waited_in_vain().await? {
+            self.continuity.check_tail(self.target).map_err(RebuildError::Stopped)?;
+            return Ok(Some(Chunk { frames: Vec::new(), last: None, last_seq: self.target }));
+        }
+        Ok(None)
+    }
+
+    /// Whether the frame that is due is really not there.
+    async fn waited_in_vain(&self) -> Result<bool, RebuildError> {
+        Ok(self.log.frame_at(self.continuity.last_seq() + 1).await?.is_none())
+    }
+}

@@ -1,0 +1,243 @@
+//! Rebuilding the projections from the log, beside the projector that goes on.
+//!
+//! The whole of them goes into a schema of its own, filled by the very code that the projector runs, and is then
+//! exchanged with the live one in one transaction. The sums alone are counted in memory, which is faster, and put in the
+//! place of those that differ.
+
+mod ahead;
+mod fill;
+mod recent;
+mod summaries;
+mod tally;
+
+use std::time::Duration;
+
+use nats::{Log, LogError, Stop};
+use sqlx::{Connection, PgConnection};
+use store::advisory::{self, Lock};
+use store::compare::Difference;
+use store::{Schema, checkpoint, next_schema};
+
+use crate::config::PARTITION;
+
+pub(crate) use ahead::Ahead;
+use fill::Fill;
+pub(crate) use summaries::{Counted, count, refuse_late_completions};
+
+/// Rows that are named of each table that differs.
+pub const MAX_NAMED_ROWS: usize = 20;
+
+/// The most events of one transaction, or of one hand-over in memory.
+pub(crate) const BATCH_EVENTS: usize = 20_000;
+/// So near to the live projection filling ends, and the rest is done while the projector waits.
+const NEAR_FRAMES: u64 = 200;
+/// How often filling catches up with a projector that goes on.
+const MAX_ROUNDS: u32 = 1_000;
+/// How long readers of one table are waited for. Below PostgreSQL's `deadlock_timeout` of a second.
+const READERS_WAIT_MS: u32 = 300;
+/// How long a swap is tried in all.
+const SWAP_WITHIN: Duration = Duration::from_mins(1);
+const SWAP_PAUSE: Duration = Duration::from_millis(200);
+
+/// What is rebuilt, from where, and who is told how it goes.
+#[derive(Clone, Copy)]
+pub struct Rebuild<'a> {
+    /// Where the projections are.
+    pub database_url: &'a str,
+    /// What they are made from.
+    pub log: &'a Log,
+    /// Told often; not to be slow.
+    pub progress: &'a (dyn Fn(Progress) + Send + Sync),
+}
+
+/// How far a rebuild is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// A step begins.
+    Step(&'static str),
+    /// An earlier rebuild is gone on with, after this sequence.
+    Resumed(u64),
+    /// So many events are behind it, up to this sequence of the log.
+    At {
+        /// Last sequence that is done.
+        seq: u64,
+        /// Where it ends for now.
+        target: u64,
+        /// Events of this run.
+        events: u64,
+    },
+}
+
+/// What becomes of the rebuilt projections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// They take the place of the live ones.
+    Swap,
+    /// They are kept beside them.
+    Hold,
+    /// They are dropped; nothing changes.
+    DryRun,
+}
+
+/// What came of a rebuild.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The last sequence that was compared.
+    pub seq: u64,
+    /// Events that were read in this run.
+    pub events: u64,
+    /// What was compared.
+    pub tables: Vec<String>,
+    /// What differed; `expected` is what the log says.
+    pub differences: Vec<Difference>,
+}
+
+/// Why a rebuild or a count did not come to its end. Nothing that is read was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// Another one is at work.
+    #[error("another rebuild is at work on this database; wait for it to end")]
+    Busy,
+    /// There is no rebuilt schema.
+    #[error("there is nothing to swap; run `usage-ledger rebuild --hold` first")]
+    NothingHeld,
+    /// Somebody reads all the time.
+    #[error("readers did not leave the tables for {} s; the rebuilt ones are kept: run `usage-ledger rebuild --swap` later", SWAP_WITHIN.as_secs())]
+    Readers,
+    /// The log is not whole.
+    #[error(transparent)]
+    Stopped(Stop),
+    /// Completions name calls that are not remembered.
+    #[error("{calls} calls were completed long after they began; run a full `usage-ledger rebuild`")]
+    LateCompletions {
+        /// How many.
+        calls: usize,
+    },
+    /// The dead letters changed under the count.
+    #[error("dead letters were retried meanwhile; run it again")]
+    DeadLettersMoved,
+    /// The database is away or refuses.
+    #[error("the projections cannot be read or written")]
+    Store(#[from] store::Error),
+    /// The log is away.
+    #[error("the log cannot be read")]
+    Log(#[from] LogError),
+}
+
+impl From<sqlx::Error> for RebuildError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl Rebuild<'_> {
+    /// Fills fresh tables from the log, compares them with the live ones, and then does as `finish` says. After a crash
+    /// it goes on where it was.
+    pub async fn run(&self, finish: Finish) -> Result<Outcome, RebuildError> {
+        let mut live = self.lock().await?;
+        let mut fill = Fill::open(self, &mut live).await?;
+        self.catch_up(&mut live, &mut fill).await?;
+        let mut outcome = self.compare(&mut live, &mut fill).await?;
+        match finish {
+            Finish::Swap => self.exchange(&mut live, &mut fill).await?,
+            Finish::Hold => {}
+            Finish::DryRun => {
+                next_schema::drop_next(&mut live).await?;
+            }
+        }
+        outcome.events = fill.events();
+        Ok(outcome)
+    }
+
+    /// Exchanges what an earlier run held back, after catching up.
+    pub async fn swap(&self) -> Result<(), RebuildError> {
+        let mut live = self.lock().await?;
+        if next_schema::version(&mut live).await?.is_none() {
+            return Err(RebuildError::NothingHeld);
+        }
+        let mut fill = Fill::open(self, &mut live).await?;
+        self.catch_up(&mut live, &mut fill).await?;
+        self.exchange(&mut live, &mut fill).await
+    }
+
+    /// Drops what an earlier run left; `false` when there was nothing.
+    pub async fn drop_held(&self) -> Result<bool, RebuildError> {
+        let mut live = self.lock().await?;
+        Ok(next_schema::drop_next(&mut live).await?)
+    }
+
+    /// Counts summaries and roll-ups anew, and unless it is a dry run, puts them in the place of those that differ.
+    pub async fn summaries(&self, dry_run: bool) -> Result<Outcome, RebuildError> {
+        let mut live = self.lock().await?;
+        summaries::rebuild(self, &mut live, dry_run).await
+    }
+
+    /// The connection that keeps other rebuilds away, with what an interrupted swap left cleared.
+    async fn lock(&self) -> Result<PgConnection, RebuildError> {
+        let mut live = store::connect(self.database_url, Schema::Live).await?;
+        if !advisory::try_lock(&mut live, Lock::Rebuild).await? {
+            return Err(RebuildError::Busy);
+        }
+        next_schema::drop_old(&mut live).await?;
+        Ok(live)
+    }
+
+    async fn catch_up(&self, live: &mut PgConnection, fill: &mut Fill<'_>) -> Result<(), RebuildError> {
+        (self.progress)(Progress::Step("filling"));
+        for _ in 0..MAX_ROUNDS {
+            let target = checkpoint::read(live, PARTITION).await?.seq;
+            if target <= fill.seq() + NEAR_FRAMES && fill.events() > 0 || target == fill.seq() {
+                break;
+            }
+            fill.up_to(target).await?;
+        }
+        Ok(())
+    }
+
+    /// Compares both projections at the same position of the log. The projector waits only until they are level.
+    async fn compare(&self, live: &mut PgConnection, fill: &mut Fill<'_>) -> Result<Outcome, RebuildError> {
+        (self.progress)(Progress::Step("comparing"));
+        let mut hold = live.begin().await?;
+        next_schema::hold_projector(&mut hold).await?;
+        let seq = checkpoint::read(&mut hold, PARTITION).await?.seq;
+        fill.up_to(seq).await?;
+        fill.align().await?;
+        let mut reader = store::connect(self.database_url, Schema::Live).await?;
+        let mut snapshot = reader.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let (live_seq, next_seq) = next_schema::checkpoints(&mut snapshot, PARTITION).await?;
+        hold.rollback().await?;
+        debug_assert_eq!((live_seq, next_seq), (seq, seq), "the projector was held");
+        let mut outcome = Outcome { seq, events: 0, tables: Vec::new(), differences: Vec::new() };
+        for comparison in store::compare::next_with_live(&mut snapshot).await? {
+            outcome.differences.extend(comparison.run(&mut snapshot, MAX_NAMED_ROWS).await?);
+            outcome.tables.push(comparison.name);
+        }
+        snapshot.rollback().await?;
+        Ok(outcome)
+    }
+
+    async fn exchange(&self, live: &mut PgConnection, fill: &mut Fill<'_>) -> Result<(), RebuildError> {
+        (self.progress)(Progress::Step("swapping"));
+        let until = tokio::time::Instant::now() + SWAP_WITHIN;
+        loop {
+            let target = checkpoint::read(live, PARTITION).await?.seq;
+            fill.up_to(target).await?;
+            let mut tx = live.begin().await?;
+            next_schema::hold_projector(&mut tx).await?;
+            let target = checkpoint::read(&mut tx, PARTITION).await?.seq;
+            fill.up_to(target).await?;
+            if next_schema::lock_out_readers(&mut tx, READERS_WAIT_MS).await? {
+                next_schema::exchange(&mut tx).await?;
+                tx.commit().await?;
+                break;
+            }
+            tx.rollback().await?;
+            if tokio::time::Instant::now() > until {
+                return Err(RebuildError::Readers);
+            }
+            tokio::time::sleep(SWAP_PAUSE).await;
+        }
+        next_schema::drop_old(live).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,357 @@
+//! Counting the log in memory, as the projector counts it into the tables.
+//!
+//! Memory: an entry for every user's month and hour with calls; 17 to 40 bytes for every id that a client chose, for
+//! ever; as much for every call of our own of the last two days, and some 100 bytes for one whose end is not known yet,
+//! of the last four hours.
+
+use std::collections::{BTreeSet, HashSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use events::{ApiCalled, Body, CallCompleted, Event};
+use ledger::{Category, Month, UserId};
+use nats::RawFrame;
+use store::Position;
+use store::recount::{Hour, Summary};
+
+use super::recent::{IdMap, IdSet, Recent};
+
+/// For so long a request is remembered by its idempotency key, and its event can be published again.
+const OWN_IDS_PERIOD: TimeDelta = TimeDelta::hours(25);
+/// A call can be completed for an hour.
+const OPEN_CALLS_PERIOD: TimeDelta = TimeDelta::hours(2);
+const HOUR_US: i64 = 3_600_000_000;
+const CATEGORIES: [Category; 3] = [Category::Analyze, Category::Auth, Category::Other];
+/// The last 48 bits of an id.
+const ID_MASK: u64 = 0xffff_ffff_ffff;
+
+/// Sums of a part of the log.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    only: Option<UserId>,
+    /// Events that were not applied.
+    dead: HashSet<Position>,
+    users: IdMap<u128, u32>,
+    owners: Vec<Owner>,
+    hours: IdMap<u64, Bucket>,
+    claims: IdSet<u128>,
+    own_ids: Recent<()>,
+    open_calls: Recent<OpenCall>,
+    closed: BTreeSet<Month>,
+    unmatched: Vec<Unmatched>,
+    events: u64,
+    /// The hour of the last call and its month: calls that follow each other mostly share them.
+    last_hour: (i64, Month),
+}
+
+/// A completion whose call is not remembered.
+#[derive(Debug, Clone)]
+pub(crate) struct Unmatched {
+    pub(crate) user: UserId,
+    pub(crate) completed: CallCompleted,
+    pub(crate) position: Position,
+}
+
+#[derive(Debug)]
+struct Owner {
+    user: UserId,
+    months: Vec<(Month, Sums)>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Sums {
+    units: [i64; 3],
+    total_response_time_ms: i64,
+    timed_calls: i64,
+    last_updated: DateTime<Utc>,
+    reset: Position,
+    billed: [i64; 3],
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Bucket {
+    units: i64,
+    calls: i64,
+    total_response_time_ms: i64,
+    timed_calls: i64,
+    ids: u64,
+}
+
+/// What completing a call needs of it.
+#[derive(Debug)]
+struct OpenCall {
+    owner: u32,
+    time_us: i64,
+    position: Position,
+    units: u32,
+    response_time_ms: Option<u32>,
+    category: u8,
+    counted: bool,
+    completed: bool,
+}
+
+impl Tally {
+    /// Nothing counted yet; of one user if `only` is given, and without these dead letters.
+    pub(crate) fn new(only: Option<UserId>, dead: HashSet<Position>) -> Self {
+        Self {
+            only,
+            dead,
+            users: IdMap::default(),
+            owners: Vec::new(),
+            hours: IdMap::default(),
+            claims: IdSet::default(),
+            own_ids: Recent::new(OWN_IDS_PERIOD),
+            open_calls: Recent::new(OPEN_CALLS_PERIOD),
+            closed: BTreeSet::new(),
+            unmatched: Vec::new(),
+            events: 0,
+            last_hour: (i64::MIN, Month::FIRST),
+        }
+    }
+
+    /// How many events were read.
+    pub(crate) fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Further events that were not applied.
+    pub(crate) fn add_dead(&mut self, dead: impl IntoIterator<Item = Position>) {
+        self.dead.extend(dead);
+    }
+
+    /// The dead letters that it knows.
+    pub(crate) fn dead(&self) -> &HashSet<Position> {
+        &self.dead
+    }
+
+    /// Completions whose calls it did not know.
+    pub(crate) fn unmatched(&self) -> &[Unmatched] {
+        &self.unmatched
+    }
+
+    /// Counts a frame. What can't be decoded is a dead letter and counts nothing.
+    pub(crate) fn frame(&mut self, frame: &RawFrame) {
+        self.own_ids.advance(frame.time);
+        self.open_calls.advance(frame.time);
+        let Ok(events) = events::decode_batch(&frame.body) else { return };
+        for (idx, event) in (0_u16..).zip(events) {
+            self.events += 1;
+            let position = Position { seq: frame.seq, idx };
+            if !self.dead.is_empty() && self.dead.contains(&position) {
+                continue;
+            }
+            // Errors are dead letters.
+            if let Ok(event) = event {
+                self.event(position, &event);
+            }
+        }
+    }
+
+    /// The sums, in no order.
+    pub(crate) fn sums(&self) -> (Vec<Summary>, Vec<Hour>) {
+        let summaries = self.owners.iter().flat_map(|owner| {
+            owner.months.iter().map(|(month, sums)| Summary {
+                user: owner.user,
+                month: *month,
+                units: sums.units,
+                total_response_time_ms: sums.total_response_time_ms,
+                timed_calls: sums.timed_calls,
+                last_updated: sums.last_updated,
+                reset: sums.reset,
+                billed: sums.billed,
+            })
+        });
+        let hours = self.hours.iter().map(|(key, bucket)| {
+            let (owner, hour, category, counted) = split_key(*key);
+            Hour {
+                user: self.owners[owner].user,
+                bucket: DateTime::from_timestamp_micros(hour * HOUR_US).unwrap_or_default(),
+                category: CATEGORIES[category],
+                counted,
+                units: bucket.units,
+                calls: bucket.calls,
+                total_response_time_ms: bucket.total_response_time_ms,
+                timed_calls: bucket.timed_calls,
+                ids: bucket.ids,
+            }
+        });
+        (summaries.collect(), hours.collect())
+    }
+
+    fn event(&mut self, position: Position, event: &Event<'_>) {
+        if let Body::PeriodClosed(closed) = &event.body {
+            self.close(closed.month);
+            return;
+        }
+        let Some(user) = event.subject else { return };
+        if self.only.is_some_and(|only| only != user) {
+            return;
+        }
+        match &event.body {
+            Body::ApiCalled(called) => self.call(position, user, event, called),
+            Body::CallCompleted(completed) => self.complete(position, user, event.time, completed),
+            Body::UsageReset(reset) => {
+                if self.claim(event) {
+                    let owner = self.owner(user);
+                    let sums = self.month(owner, reset.month);
+                    let last_updated = sums.last_updated.max(event.time);
+                    let billed = sums.billed;
+                    *sums = Sums { reset: position, last_updated, billed, ..Sums::default() };
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn claim(&mut self, event: &Event<'_>) -> bool {
+        event.row_id().is_ok_and(|id| self.claims.insert(id.as_u128()))
+    }
+
+    fn call(&mut self, position: Position, user: UserId, event: &Event<'_>, called: &ApiCalled<'_>) {
+        let Ok(id) = event.row_id() else { return };
+        let id = id.as_u128();
+        let time_us = event.time.timestamp_micros();
+        let own = !events::needs_claim(&event.source);
+        let new = if own { self.own_ids.insert(with_time(id, time_us), ()) } else { self.claims.insert(id) };
+        if !new {
+            return;
+        }
+        let owner = self.owner(user);
+        let category = category_index(called.category);
+        if own && called.status_code.is_none() {
+            let open = OpenCall {
+                owner,
+                time_us,
+                position,
+                units: called.units,
+                response_time_ms: called.response_time_ms,
+                category: u8::try_from(category).unwrap_or_default(),
+                counted: called.counted,
+                completed: false,
+            };
+            self.open_calls.insert(id, open);
+        }
+        let hour = time_us.div_euclid(HOUR_US);
+        let bucket = self.hours.entry(key(owner, hour, category, called.counted)).or_default();
+        bucket.add(1, called.units, called.response_time_ms, id);
+        if called.counted {
+            if self.last_hour.0 != hour {
+                self.last_hour = (hour, Month::of(event.time));
+            }
+            let month = self.last_hour.1;
+            let sums = self.month(owner, month);
+            sums.add(1, category, called.units, called.response_time_ms);
+            sums.last_updated = sums.last_updated.max(event.time);
+        }
+    }
+
+    fn complete(&mut self, position: Position, user: UserId, at: DateTime<Utc>, completed: &CallCompleted) {
+        let id = completed.call_id.as_u128();
+        let time_us = completed.call_time.timestamp_micros();
+        let owner = self.owner(user);
+        let found = self.open_calls.get_mut(id).filter(|call| call.owner == owner && call.time_us == time_us);
+        let Some(call) = found else {
+            self.unmatched.push(Unmatched { user, completed: completed.clone(), position });
+            return;
+        };
+        if std::mem::replace(&mut call.completed, true) {
+            return;
+        }
+        let (call_position, units, before_ms, counted) =
+            (call.position, call.units, call.response_time_ms, call.counted);
+        let category = usize::from(call.category);
+        let after_ms = completed.response_time_ms.or(before_ms);
+        let hour = time_us.div_euclid(HOUR_US);
+        self.hours.entry(key(owner, hour, category, counted)).or_default().add(-1, units, before_ms, id);
+        let counts = counted && completed.counted;
+        self.hours.entry(key(owner, hour, category, counts)).or_default().add(1, units, after_ms, id);
+        if !counted {
+            return;
+        }
+        let sums = self.month(owner, Month::of(completed.call_time));
+        if sums.reset < call_position {
+            sums.add(-1, category, units, before_ms);
+            if counts {
+                sums.add(1, category, units, after_ms);
+            }
+            sums.last_updated = sums.last_updated.max(at);
+        }
+        tracing::trace!(%position, "a call was completed");
+    }
+
+    fn close(&mut self, month: Month) {
+        if !self.closed.insert(month) {
+            return;
+        }
+        for owner in &mut self.owners {
+            for (of, sums) in &mut owner.months {
+                if *of <= month && self.closed.contains(of) {
+                    sums.billed = sums.units;
+                }
+            }
+        }
+    }
+
+    fn owner(&mut self, user: UserId) -> u32 {
+        let next = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
+        let owner = *self.users.entry(user.get().as_u128()).or_insert(next);
+        if owner == next {
+            self.owners.push(Owner { user, months: Vec::new() });
+        }
+        owner
+    }
+
+    fn month(&mut self, owner: u32, month: Month) -> &mut Sums {
+        let months = &mut self.owners[owner as usize].months;
+        // The last one is nearly always the one.
+        let at = months.iter().rposition(|(of, _)| *of == month).unwrap_or_else(|| {
+            months.push((month, Sums::default()));
+            months.len() - 1
+        });
+        &mut months[at].1
+    }
+}
+
+impl Sums {
+    fn add(&mut self, sign: i64, category: usize, units: u32, response_time_ms: Option<u32>) {
+        self.units[category] += sign * i64::from(units);
+        if let Some(ms) = response_time_ms {
+            self.total_response_time_ms += sign * i64::from(ms);
+            self.timed_calls += sign;
+        }
+    }
+}
+
+impl Bucket {
+    fn add(&mut self, sign: i64, units: u32, response_time_ms: Option<u32>, id: u128) {
+        self.units += sign * i64::from(units);
+        self.calls += sign;
+        if let Some(ms) = response_time_ms {
+            self.total_response_time_ms += sign * i64::from(ms);
+            self.timed_calls += sign;
+        }
+        self.ids ^= (id as u64) & ID_MASK;
+    }
+}
+
+/// The same id at another time is another row.
+fn with_time(id: u128, time_us: i64) -> u128 {
+    id ^ u128::from(time_us.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+}
+
+fn category_index(category: Category) -> usize {
+    match category {
+        Category::Analyze => 0,
+        Category::Auth => 1,
+        Category::Other => 2,
+    }
+}
+
+/// Owner, hour since 1970, category and whether it counts, in one word: 32, 29, 2 and 1 bits.
+fn key(owner: u32, hour: i64, category: usize, counted: bool) -> u64 {
+    u64::from(owner) << 32 | hour.cast_unsigned() << 3 | (category as u64) << 1 | u64::from(counted)
+}
+
+fn split_key(key: u64) -> (usize, i64, usize, bool) {
+    let (owner, hour) = ((key >> 32) as usize, (key >> 3 & 0x1fff_ffff).cast_signed());
+    (owner, hour, (key >> 1 & 3) as usize, key & 1 == 1)
+}

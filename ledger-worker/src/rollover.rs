@@ -1,0 +1,178 @@
+//! Closing months.
+//!
+//! A reconciler: it looks at the data for past months with calls that are not closed, and publishes `period_closed` for
+//! each. The projector closes the month when it applies the event; the first one wins, so it does no harm when two
+//! workers publish it. Cron is a wake-up only, and so is the ledger's clock passing a month's end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use events::{Body, Event, PeriodClosed, SOURCE_WORKER};
+use ledger::{Clock, IdSource, Month};
+use nats::{EncodedEvent, Publisher};
+use sqlx::{PgConnection, PgPool};
+use store::{partitions, rollover};
+use tokio::sync::Notify;
+use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::chain;
+use crate::status::Status;
+
+/// Second 0 of minute 0 of every hour, the first one of a month among them.
+const HOURLY: &str = "0 0 * * * *";
+/// How often the ledger's clock is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// The pause after a failure.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Why months were not closed.
+#[derive(Debug, thiserror::Error)]
+pub enum RolloverError {
+    /// The month has not ended, or not long enough ago.
+    #[error("the month {month} cannot be closed before {from}", from = from.format("%Y-%m-%dT%H:%M:%SZ"))]
+    NotOver {
+        /// The month.
+        month: Month,
+        /// From when on it can be.
+        from: DateTime<Utc>,
+    },
+    /// The database is away.
+    #[error("the months cannot be read")]
+    Store(#[from] store::Error),
+    /// The log is away.
+    #[error("the months' ends cannot be published")]
+    Publish(#[from] nats::PublishError),
+}
+
+/// Closes months that are over.
+#[derive(Debug, Clone)]
+pub struct Closer {
+    /// Writes `period_closed`.
+    pub publisher: Publisher,
+    /// Ids of these events.
+    pub ids: IdSource,
+    /// Decides which months are over.
+    pub clock: Clock,
+    /// How long after its end a month is closed.
+    pub close_grace: TimeDelta,
+}
+
+impl Closer {
+    /// Publishes the end of every month that is due, or of this one if it is; answers which, with the last sequence. The
+    /// partitions of this month and the next are made on the way.
+    pub async fn close_due(
+        &self,
+        conn: &mut PgConnection,
+        only: Option<Month>,
+    ) -> Result<(Vec<Month>, u64), RolloverError> {
+        let now = self.clock.now();
+        if let Some(month) = only
+            && month.end() + self.close_grace > now
+        {
+            return Err(RolloverError::NotOver { month, from: month.end() + self.close_grace });
+        }
+        let this = Month::of(now);
+        for month in [this, this.next()] {
+            partitions::ensure(conn, month).await?;
+        }
+        let mut due = rollover::unclosed(conn, self.last_due(now)).await?;
+        due.retain(|month| only.is_none_or(|only| only == *month));
+        if due.is_empty() {
+            return Ok((due, 0));
+        }
+        let events = due.iter().map(|month| self.event(*month, now)).collect();
+        let positions = self.publisher.publish_all(events).await?;
+        Ok((due, positions.last().map_or(0, |position| position.seq)))
+    }
+
+    /// The last month that is over for long enough.
+    fn last_due(&self, now: DateTime<Utc>) -> Month {
+        Month::of(now - self.close_grace).prev()
+    }
+
+    fn event(&self, month: Month, now: DateTime<Utc>) -> EncodedEvent {
+        let body = Body::PeriodClosed(PeriodClosed { month });
+        let event = Event::own(SOURCE_WORKER, self.ids.event_id(), None, now, body);
+        let mut json = Vec::with_capacity(256);
+        events::encode(&event, &mut json);
+        EncodedEvent::from(json)
+    }
+}
+
+/// The worker's reconciler.
+pub(crate) struct Rollover {
+    pub(crate) closer: Closer,
+    pub(crate) pool: PgPool,
+    pub(crate) status: Status,
+}
+
+impl Rollover {
+    /// Works until the worker ends, and only while it is the active one and has caught up.
+    pub(crate) async fn run(self, shutdown: &CancellationToken) {
+        let wake = Arc::new(Notify::new());
+        let mut cron = match scheduler(Arc::clone(&wake)).await {
+            Ok(cron) => Some(cron),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "cron does not run; months are closed by the clock alone");
+                None
+            }
+        };
+        tokio::select! {
+            () = self.reconcile_for_ever(&wake) => {}
+            () = shutdown.cancelled() => {}
+        }
+        if let Some(cron) = &mut cron
+            && let Err(error) = cron.shutdown().await
+        {
+            tracing::debug!(error = chain(&error), "cron did not end");
+        }
+    }
+
+    async fn reconcile_for_ever(&self, wake: &Notify) {
+        let mut caught_up = self.status.caught_up();
+        let mut done = None;
+        let mut published = 0;
+        loop {
+            // The sender lives as long as the status, which this holds.
+            let _ = caught_up.wait_for(|caught_up| *caught_up).await;
+            let due = self.closer.last_due(self.closer.clock.now());
+            if done == Some(due) {
+                tokio::select! {
+                    () = wake.notified() => done = None,
+                    () = tokio::time::sleep(TICK) => {}
+                }
+                continue;
+            }
+            // What was published shows in the tables once it is projected.
+            if self.status.seq() < published {
+                tokio::time::sleep(TICK).await;
+                continue;
+            }
+            match self.reconcile().await {
+                Ok(seq) => (done, published) = (Some(due), seq.max(published)),
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "past months were not closed; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn reconcile(&self) -> Result<u64, RolloverError> {
+        let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
+        let (months, seq) = self.closer.close_due(&mut conn, None).await?;
+        for month in months {
+            tracing::info!(%month, "the month is over and gets closed");
+        }
+        Ok(seq)
+    }
+}
+
+async fn scheduler(wake: Arc<Notify>) -> Result<JobScheduler, JobSchedulerError> {
+    let scheduler = JobScheduler::new().await?;
+    scheduler.add(Job::new(HOURLY, move |_, _| wake.notify_one())?).await?;
+    scheduler.start().await?;
+    Ok(scheduler)
+}

@@ -1,0 +1,34 @@
+//! `verify`: do log, rows and sums agree?
+
+
+use ledger::UserId;
+use sqlx::Connection;
+use store::{Schema, checkpoint, recount};
+
+use crate::config::PARTITION;
+use crate::rebuild::{
+    Counted, MAX_NAMED_ROWS, Outcome, Progress, Rebuild, RebuildError, count, refuse_late_completions,
+};
+
+/// Counts the log up to the checkpoint, and compares it with the stored sums, with the calls themselves, and these with
+/// the sums; of one user, or of all. Everything is seen as at one instant, beside a projector that goes on.
+pub async fn verify(rebuild: &Rebuild<'_>, user: Option<UserId>) -> Result<Outcome, RebuildError> {
+    let mut conn = store::connect(rebuild.database_url, Schema::Live).await?;
+    let mut snapshot = conn.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+    let seq = checkpoint::read(&mut snapshot, PARTITION).await?.seq;
+    (rebuild.progress)(Progress::Step("counting"));
+    let counted = Counted::start(rebuild, &mut snapshot, user).await?;
+    let counted = count(rebuild, counted, seq).await?;
+    refuse_late_completions(&mut snapshot, counted.tally.unmatched()).await?;
+    (rebuild.progress)(Progress::Step("comparing"));
+    let (summaries, hours) = counted.tally.sums();
+    recount::stage(&mut snapshot, &summaries, &hours).await?;
+    let mut outcome =
+        Outcome { seq, events: counted.tally.events(), tables: Vec::new(), differences: Vec::new() };
+    for comparison in recount::sums(user).into_iter().chain(recount::rows(user)) {
+        outcome.differences.extend(comparison.run(&mut snapshot, MAX_NAMED_ROWS).await?);
+        outcome.tables.push(comparison.name);
+    }
+    snapshot.rollback().await?;
+    Ok(outcome)
+}

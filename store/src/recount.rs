@@ -1,0 +1,213 @@
+//! Sums that were counted anew from the log, beside those that are stored: compared, and put in their place.
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+use ledger::{Category, Month, UserId};
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
+
+use crate::compare::Comparison;
+use crate::{Error, Position};
+
+/// A user's month as the log has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Whose month.
+    pub user: UserId,
+    /// The month.
+    pub month: Month,
+    /// Units by category (analyze, auth, other) since the last reset.
+    pub units: [i64; 3],
+    /// Sum of the known response times.
+    pub total_response_time_ms: i64,
+    /// Calls with a known response time.
+    pub timed_calls: i64,
+    /// The latest time of the events that made it.
+    pub last_updated: DateTime<Utc>,
+    /// The month's last reset; zero when there was none.
+    pub reset: Position,
+    /// Units by category that statements have listed.
+    pub billed: [i64; 3],
+}
+
+/// A user's hour as the log has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hour {
+    /// Whose calls.
+    pub user: UserId,
+    /// Start of the hour.
+    pub bucket: DateTime<Utc>,
+    /// Their category.
+    pub category: Category,
+    /// Whether they count.
+    pub counted: bool,
+    /// Units.
+    pub units: i64,
+    /// Calls.
+    pub calls: i64,
+    /// Sum of the known response times.
+    pub total_response_time_ms: i64,
+    /// Calls with a known response time.
+    pub timed_calls: i64,
+    /// The last 48 bits of the calls' row ids, exclusive-or: tells whether they are the same calls.
+    pub ids: u64,
+}
+
+/// Sent to the database at a time.
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
+const SUMMARY_COLUMNS: &str = "total_calls, analyze_calls, auth_calls, other_calls, total_response_time_ms, \
+     timed_calls, monthly_api_limit, analyze_limit, last_updated, reset_seq, reset_idx, billed_analyze, billed_auth, \
+     billed_other";
+const ROLLUP_COLUMNS: &str = "units, calls, total_response_time_ms, timed_calls";
+const ROLLUP_KEYS: &str = "user_id, bucket, category, counted";
+
+/// Puts the sums into temporary tables, which end with the transaction.
+pub async fn stage(conn: &mut PgConnection, summaries: &[Summary], hours: &[Hour]) -> Result<(), Error> {
+    conn.execute(sqlx::raw_sql(
+        "CREATE TEMPORARY TABLE expected_counts (
+             user_id UUID, month_year TEXT, analyze_calls BIGINT, auth_calls BIGINT, other_calls BIGINT,
+             total_response_time_ms BIGINT, timed_calls BIGINT, last_updated TIMESTAMPTZ, reset_seq BIGINT,
+             reset_idx INTEGER, billed_analyze BIGINT, billed_auth BIGINT, billed_other BIGINT) ON COMMIT DROP;
+         CREATE TEMPORARY TABLE expected_hourly (
+             user_id UUID, bucket TIMESTAMPTZ, category TEXT, counted BOOLEAN, units BIGINT, calls BIGINT,
+             total_response_time_ms BIGINT, timed_calls BIGINT, ids BIGINT) ON COMMIT DROP",
+    ))
+    .await?;
+    copy_text(conn, "expected_counts", summaries, |s, out| {
+        let ([a, b, c], [x, y, z]) = (s.units, s.billed);
+        let (seq, idx) = s.reset.columns();
+        let (user, month, at) = (s.user, s.month, s.last_updated.to_rfc3339());
+        let (ms, timed) = (s.total_response_time_ms, s.timed_calls);
+        writeln!(out, "{user}\t{month}\t{a}\t{b}\t{c}\t{ms}\t{timed}\t{at}\t{seq}\t{idx}\t{x}\t{y}\t{z}")
+    })
+    .await?;
+    copy_text(conn, "expected_hourly", hours, |h, out| {
+        let (user, at, category, counted) = (h.user, h.bucket.to_rfc3339(), h.category.as_str(), h.counted);
+        let (units, calls, ms, timed, ids) =
+            (h.units, h.calls, h.total_response_time_ms, h.timed_calls, h.ids);
+        writeln!(out, "{user}\t{at}\t{category}\t{counted}\t{units}\t{calls}\t{ms}\t{timed}\t{ids}")
+    })
+    .await?;
+    conn.execute(sqlx::raw_sql(
+        "ANALYZE expected_counts; ANALYZE expected_hourly;
+         CREATE TEMPORARY TABLE expected_summary ON COMMIT DROP AS
+         SELECT e.*, e.analyze_calls + e.auth_calls + e.other_calls AS total_calls, p.monthly_api_limit,
+                p.analyze_limit
+         FROM expected_counts e
+         CROSS JOIN LATERAL plan_at(e.user_id, month_end(e.month_year) - interval '1 microsecond') p;
+         CREATE TEMPORARY TABLE expected_daily ON COMMIT DROP AS
+         SELECT user_id, date_trunc('day', bucket, 'UTC') AS bucket, category, counted, sum(units)::bigint AS units,
+                sum(calls)::bigint AS calls, sum(total_response_time_ms)::bigint AS total_response_time_ms,
+                sum(timed_calls)::bigint AS timed_calls
+         FROM expected_hourly GROUP BY 1, 2, 3, 4;
+         ANALYZE expected_summary; ANALYZE expected_daily",
+    ))
+    .await?;
+    Ok(())
+}
+
+/// The staged sums against the stored ones, of one user or of all.
+pub fn sums(user: Option<UserId>) -> Vec<Comparison> {
+    let of = |table: &str| match user {
+        Some(user) => format!("(SELECT * FROM {table} WHERE user_id = '{user}')"),
+        None => table.to_owned(),
+    };
+    vec![
+        comparison("monthly_usage_summary", of("expected_summary"), of("monthly_usage_summary"), "user_id, month_year", SUMMARY_COLUMNS),
+        comparison("usage_hourly", of("expected_hourly"), of("usage_hourly"), ROLLUP_KEYS, ROLLUP_COLUMNS),
+        comparison("usage_daily", of("expected_daily"), of("usage_daily"), ROLLUP_KEYS, ROLLUP_COLUMNS),
+    ]
+}
+
+/// The staged hours against the rows themselves, and the rows against the stored summaries. Detached months are not
+/// looked at: their rows are elsewhere.
+pub fn rows(user: Option<UserId>) -> Vec<Comparison> {
+    let owner = user.map_or_else(|| "TRUE".to_owned(), |user| format!("user_id = '{user}'"));
+    let attached = r"(SELECT replace(right(c.relname, 7), '_', '-') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                      WHERE i.inhparent = 'api_usage'::regclass)";
+    let expected = format!(
+        "(SELECT * FROM expected_hourly WHERE calls <> 0
+          AND to_char(bucket AT TIME ZONE 'UTC', 'YYYY-MM') IN {attached})"
+    );
+    let found = format!(
+        "(SELECT user_id, date_trunc('hour', created_at, 'UTC') AS bucket, category, counted,
+                 sum(units)::bigint AS units, count(*) AS calls,
+                 COALESCE(sum(response_time_ms), 0)::bigint AS total_response_time_ms,
+                 count(response_time_ms) AS timed_calls,
+                 bit_xor(('x' || right(id::text, 12))::bit(48)::bigint) AS ids
+          FROM api_usage WHERE {owner} GROUP BY 1, 2, 3, 4)"
+    );
+    let from_rows = format!(
+        "(SELECT u.user_id, u.month_year, sum(u.units)::bigint AS total_calls,
+                 COALESCE(sum(u.units) FILTER (WHERE u.category = 'analyze'), 0)::bigint AS analyze_calls,
+                 COALESCE(sum(u.units) FILTER (WHERE u.category = 'auth'), 0)::bigint AS auth_calls,
+                 COALESCE(sum(u.units) FILTER (WHERE u.category = 'other'), 0)::bigint AS other_calls,
+                 COALESCE(sum(u.response_time_ms), 0)::bigint AS total_response_time_ms,
+                 count(u.response_time_ms) AS timed_calls
+          FROM api_usage u
+          LEFT JOIN monthly_usage_summary s ON s.user_id = u.user_id AND s.month_year = u.month_year
+          WHERE u.counted AND u.{owner}
+            AND (u.log_seq, u.log_idx) > (COALESCE(s.reset_seq, 0), COALESCE(s.reset_idx, 0))
+          GROUP BY u.user_id, u.month_year)"
+    )
+    .replace("u.TRUE", "TRUE");
+    let stored = format!(
+        "(SELECT * FROM monthly_usage_summary WHERE total_calls <> 0 AND {owner} AND month_year IN {attached})"
+    );
+    let sums = "total_calls, analyze_calls, auth_calls, other_calls, total_response_time_ms, timed_calls";
+    vec![
+        comparison("api_usage", expected, found, ROLLUP_KEYS, "units, calls, total_response_time_ms, timed_calls, ids"),
+        comparison("monthly_usage_summary by rows", from_rows, stored, "user_id, month_year", sums),
+    ]
+}
+
+/// Puts the staged sums in the place of the stored ones, within the caller's transaction.
+pub async fn replace(conn: &mut PgConnection) -> Result<(), Error> {
+    let tables = [
+        ("monthly_usage_summary", "expected_summary", "user_id, month_year", SUMMARY_COLUMNS),
+        ("usage_hourly", "expected_hourly", ROLLUP_KEYS, ROLLUP_COLUMNS),
+        ("usage_daily", "expected_daily", ROLLUP_KEYS, ROLLUP_COLUMNS),
+    ];
+    for (table, expected, keys, columns) in tables {
+        let prefixed = |alias: &str, names: &str| {
+            names.split(", ").map(|name| format!("{alias}.{name}")).collect::<Vec<_>>().join(", ")
+        };
+        let set = columns.split(", ").map(|name| format!("{name} = excluded.{name}")).collect::<Vec<_>>().join(", ");
+        let (t, e, excluded) = (prefixed("t", columns), prefixed("e", keys), prefixed("excluded", columns));
+        let t_keys = prefixed("t", keys);
+        conn.execute(sqlx::raw_sql(AssertSqlSafe(format!(
+            "DELETE FROM {table} t WHERE NOT EXISTS (SELECT FROM {expected} e WHERE ({e}) = ({t_keys}));
+             INSERT INTO {table} AS t ({keys}, {columns}) SELECT {keys}, {columns} FROM {expected}
+             ON CONFLICT ({keys}) DO UPDATE SET {set} WHERE ({t}) IS DISTINCT FROM ({excluded})"
+        ))))
+        .await?;
+    }
+    Ok(())
+}
+
+fn comparison(name: &str, expected: String, found: String, keys: &str, columns: &str) -> Comparison {
+    let names = |list: &str| list.split(", ").map(str::to_owned).collect();
+    Comparison { name: name.to_owned(), expected, found, keys: names(keys), columns: names(columns) }
+}
+
+/// Copies rows in COPY's text format; `line` writes one, with its end. No value holds a tab, a backslash or a line end.
+async fn copy_text<T>(
+    conn: &mut PgConnection,
+    table: &str,
+    rows: &[T],
+    line: impl Fn(&T, &mut String) -> std::fmt::Result,
+) -> Result<(), Error> {
+    let mut copy = conn.copy_in_raw(&format!("COPY {table} FROM STDIN")).await?;
+    let mut text = String::with_capacity(CHUNK_BYTES + 1_024);
+    for row in rows {
+        // Writing to a String cannot fail.
+        let _ = line(row, &mut text);
+        if text.len() >= CHUNK_BYTES {
+            copy.send(text.as_bytes()).await?;
+            text.clear();
+        }
+    }
+    copy.send(text.as_bytes()).await?;
+    copy.finish().await?;
+    Ok(())
+}
