@@ -19,7 +19,7 @@ impl TestLedger {
     }
 
     /// Stores a frame of one call as another program would: `damage` changes what is sent.
-    async fn store_frame(&self, n: u64, damage: bool) -> Result<FrameHeader> {
+    pub(crate) async fn store_frame(&self, n: u64, damage: bool) -> Result<FrameHeader> {
         let producer = uuid::Uuid::from_u128(0xabc);
         let event = encoded(&self.own_call(self.user(), call(Other)));
         let mut body = [b"[".as_slice(), &event.0, b"]"].concat();
