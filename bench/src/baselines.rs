@@ -73,7 +73,7 @@ struct PublishEach {
 }
 
 async fn publish_each() -> anyhow::Result<Router> {
-    let client = async_nats::connect(&variable("NATS_URL")?).await.context("connecting to NATS")?;
+    let client = nats::client(&variable("NATS_URL")?).await.context("connecting to NATS")?;
     let context = jetstream::new(client);
     let stream = jetstream::stream::Config {
         name: "BENCH_EACH".to_owned(),

@@ -20,7 +20,7 @@ pub struct Probe {
 impl Probe {
     /// Connects to the machine's servers; the stream has to exist.
     pub async fn connect(machine: &Machine) -> anyhow::Result<Self> {
-        let client = async_nats::connect(machine.variable("NATS_URL")?).await?;
+        let client = nats::client(machine.variable("NATS_URL")?).await?;
         let name = machine.environment.get("NATS_STREAM").map_or("LEDGER", String::as_str);
         let stream = jetstream::new(client).get_stream(name).await.context("looking up the stream")?;
         let connection = PgConnection::connect(machine.variable("DATABASE_URL")?).await?;

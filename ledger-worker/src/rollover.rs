@@ -68,10 +68,11 @@ impl Closer {
         only: Option<Month>,
     ) -> Result<(Vec<Month>, u64), RolloverError> {
         let now = self.clock.now();
-        if let Some(month) = only
-            && month.end() + self.close_grace > now
-        {
-            return Err(RolloverError::NotOver { month, from: month.end() + self.close_grace });
+        if let Some(month) = only {
+            let from = month.end().checked_add_signed(self.close_grace).unwrap_or(DateTime::<Utc>::MAX_UTC);
+            if from > now {
+                return Err(RolloverError::NotOver { month, from });
+            }
         }
         let this = Month::of(now);
         for month in [this, this.next()] {
@@ -89,7 +90,8 @@ impl Closer {
 
     /// The last month that is over for long enough.
     fn last_due(&self, now: DateTime<Utc>) -> Month {
-        Month::of(now - self.close_grace).prev()
+        // A grace beyond all times closes nothing.
+        now.checked_sub_signed(self.close_grace).map_or(Month::FIRST, |then| Month::of(then).prev())
     }
 
     fn event(&self, month: Month, now: DateTime<Utc>) -> EncodedEvent {

@@ -79,6 +79,15 @@ pub async fn connect(connection: &Connection) -> Result<Log, ConnectError> {
     Ok(Log::new(connection.clone(), link))
 }
 
+/// A plain client with the login of the URL, which `async_nats::connect` ignores: for programs that look at the server
+/// beside the log.
+pub async fn client(nats_url: &str) -> Result<Client, ConnectError> {
+    let connection = Connection::new(nats_url, StreamName::default());
+    let urls: Vec<&str> = nats_url.split(',').map(str::trim).collect();
+    let connected = login(&connection).connect(urls).await;
+    connected.map_err(|source| ConnectError::Connect { url: connection.display_url(), source })
+}
+
 impl Connection {
     /// A connection to `nats_url` for `stream`, with the login that is in the URL.
     pub fn new(nats_url: impl Into<String>, stream: StreamName) -> Self {

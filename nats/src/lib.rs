@@ -14,7 +14,7 @@ mod reader;
 mod stream;
 mod verify;
 
-pub use connection::{Auth, ConnectError, Connection, connect};
+pub use connection::{Auth, ConnectError, Connection, client, connect};
 pub use continuity::{AcceptedGap, Checkpoint, Continuity, Jump, ProducerState, Stop, Verdict, check_start};
 pub use events::GapKind;
 pub use frame::{

@@ -131,8 +131,8 @@ async fn check(
             if attempt.retried && is_recorded(&state, user, attempt.event_id).await? {
                 return recorded_before(&state, &call, attempt.event_id).await;
             }
-            // The id is the first try's; the call happens now.
-            let call = MeteredCall { at: attempt.at.max(call.at), ..call };
+            // Id and instant are the first try's: should its frame still be on the way, both give the same row.
+            let call = MeteredCall { at: attempt.at, ..call };
             let particulars = Particulars { actor, ..Particulars::default() };
             match call.record(state.limits(), attempt.event_id, particulars).await? {
                 Metered::Refused(refusal) => {

@@ -249,7 +249,7 @@ fn sums_are_those_of_the_rows_however_the_log_is_cut() {
     let mut conn = runtime.block_on(connect::connect_projector(env.database_url(), Schema::Live)).unwrap();
     let conn = std::cell::RefCell::new(&mut conn);
     let strategy = (ops(), prop::collection::vec(1_usize..8, 1..5));
-    runner(40)
+    runner(24)
         .run(&strategy, |(ops, sizes)| {
             let frames = frames(&ops, |_| false);
             let conn = &mut **conn.borrow_mut();
@@ -287,7 +287,7 @@ fn a_late_retry_undoes_nothing_newer() {
     let mut conn = runtime.block_on(connect::connect_projector(env.database_url(), Schema::Live)).unwrap();
     let conn = std::cell::RefCell::new(&mut conn);
     let strategy = (ops().prop_map(independent), prop::collection::vec(any::<bool>(), 60), any::<bool>());
-    runner(40)
+    runner(24)
         .run(&strategy, |(ops, late, backwards)| {
             prop_assume!(!ops.is_empty());
             let (whole, partly) = (frames(&ops, |_| false), frames(&ops, |index| late[index]));

@@ -5,8 +5,13 @@
 mod batches;
 mod counting;
 mod dead_letters;
+mod gaps;
 mod order;
+mod outages;
 mod periods;
+mod rebuild;
+mod rollover;
+mod summaries;
 mod support;
 mod whole;
 mod workers;

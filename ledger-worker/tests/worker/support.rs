@@ -42,7 +42,7 @@ impl Worker {
 impl TestLedger {
     pub(crate) async fn start() -> Result<Self> {
         let env = Env::start().await?;
-        let log = nats::connect(&connection(&env)).await?;
+        let log = nats::connect(&env.connection()).await?;
         log.ensure_stream(1).await?;
         let ids = env.ids.clone();
         let publisher = Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?;
@@ -52,7 +52,7 @@ impl TestLedger {
     pub(crate) fn spawn_worker(&self) -> Worker {
         let shutdown = CancellationToken::new();
         let config =
-            WorkerConfig::new(self.env.database_url(), connection(&self.env), self.env.clock.clone());
+            WorkerConfig::new(self.env.database_url(), self.env.connection(), self.env.clock.clone());
         Worker { task: tokio::spawn(ledger_worker::run(config, shutdown.clone())), shutdown }
     }
 
@@ -97,13 +97,6 @@ impl TestLedger {
     pub(crate) fn own_call(&self, user: UserId, called: ApiCalled<'static>) -> Event<'static> {
         Event::by_api(self.env.ids.event_id(), user, self.env.clock.now(), Body::ApiCalled(called))
     }
-}
-
-pub(crate) fn connection(env: &Env) -> nats::Connection {
-    let stream = env.stream_name().parse().expect("a test's stream has a good name");
-    let mut connection = nats::Connection::new(env.nats_url(), stream);
-    connection.monitor_url = Some(env.monitor_url().to_owned());
-    connection
 }
 
 pub(crate) fn encoded(event: &Event<'_>) -> EncodedEvent {

@@ -13,8 +13,13 @@ const REASON: &str = "SELECT reason FROM projector_status";
 const TOTAL: &str = "SELECT COALESCE(sum(total_calls), 0)::bigint FROM monthly_usage_summary";
 
 impl TestLedger {
+    /// A client of another program, with the login of the URL.
+    async fn jetstream(&self) -> Result<async_nats::jetstream::Context> {
+        Ok(async_nats::jetstream::new(nats::client(self.env.nats_url()).await?))
+    }
+
     /// Stores a frame of one call as another program would: `damage` changes what is sent.
-    async fn store_frame(&self, n: u64, damage: bool) -> Result<FrameHeader> {
+    pub(crate) async fn store_frame(&self, n: u64, damage: bool) -> Result<FrameHeader> {
         let producer = uuid::Uuid::from_u128(0xabc);
         let event = encoded(&self.own_call(self.user(), call(Other)));
         let mut body = [b"[".as_slice(), &event.0, b"]"].concat();
@@ -22,8 +27,7 @@ impl TestLedger {
         if damage {
             body[1] ^= 0x01;
         }
-        let client = async_nats::connect(self.env.nats_url()).await?;
-        let jetstream = async_nats::jetstream::new(client);
+        let jetstream = self.jetstream().await?;
         jetstream.publish_with_headers(self.log.subject(), header.to_headers(), body.into()).await?.await?;
         Ok(header)
     }
@@ -94,8 +98,7 @@ async fn a_replaced_stream_is_not_skipped_over() -> Result<()> {
     ledger.store_frame(1, false).await?;
     ledger.projected().await;
     worker.stop().await;
-    let client = async_nats::connect(ledger.env.nats_url()).await?;
-    async_nats::jetstream::new(client).delete_stream(ledger.env.stream_name()).await?;
+    ledger.jetstream().await?.delete_stream(ledger.env.stream_name()).await?;
     ledger.log.ensure_stream(1).await?;
     let worker = ledger.spawn_worker();
     ledger.until(STATE, "stopped").await;

@@ -1,0 +1,311 @@
+//! Rebuilding beside a worker that goes on: identical tables, no half-built read, mended rows, a resumed run.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use events::{Body, CallCompleted, Event, LimitRejected, PeriodClosed, SOURCE_WORKER};
+use ledger::Category::{Analyze, Auth, Other};
+use ledger::{Meter, Month, UserId};
+use ledger_worker::rebuild::{Finish, Outcome, Progress, Rebuild, RebuildError};
+use nats::EncodedEvent;
+use sqlx::Row as _;
+use testkit::wait_until;
+
+use crate::support::{BOUND, TestLedger, call, encoded, minutes, plan, reported, reset};
+
+const SILENT: &(dyn Fn(Progress) + Send + Sync) = &|_| {};
+
+impl TestLedger {
+    pub(crate) fn rebuild(&self) -> Rebuild<'_> {
+        Rebuild { database_url: self.env.database_url(), log: &self.log, progress: SILENT }
+    }
+
+    pub(crate) async fn verified(&self) -> Result<Outcome, RebuildError> {
+        ledger_worker::verify::verify(&self.rebuild(), None).await
+    }
+
+    /// Events of every kind: reported twice, completed, un-counted, reset, closed, unknown, refused, another plan.
+    pub(crate) async fn publish_all_kinds(&self) -> UserId {
+        let (user, other) = (self.user(), self.user());
+        let now = self.env.clock.now();
+        let (month, october) = (Month::of(now), Month::of(now).prev());
+        let id = || self.env.ids.event_id();
+        let mut open = call(Analyze);
+        (open.status_code, open.response_time_ms) = (None, None);
+        let (failed, fine) = (self.own_call(user, open.clone()), self.own_call(other, open));
+        let complete = |of: &Event<'_>, status_code, counted| {
+            let completed = CallCompleted {
+                call_id: of.row_id().expect("an own id"),
+                call_time: of.time,
+                status_code,
+                response_time_ms: Some(70),
+                response_size: None,
+                counted,
+            };
+            Event::by_api(id(), of.subject.expect("a user"), now, Body::CallCompleted(completed))
+        };
+        let missing = {
+            let ghost = self.own_call(user, call(Other));
+            complete(&ghost, 200, true)
+        };
+        let (broken, good) = (complete(&failed, 503, false), complete(&fine, 200, true));
+        let late = |id: &str| reported(user, id, october.start() + minutes(90), call(Other));
+        let close = Body::PeriodClosed(PeriodClosed { month: october });
+        let rejected = LimitRejected { meter: Meter::Analyze, count: 3, window_start: now, shadow: false };
+        self.publish(&[
+            reported(user, "a", now, call(Auth)),
+            reported(user, "a", now - minutes(1), call(Auth)),
+            reported(other, "a", now, call(Auth)),
+            self.own_call(user, call(Other)),
+            failed.clone(),
+            fine.clone(),
+            late("old"),
+        ])
+        .await;
+        self.publish(&[
+            broken.clone(),
+            good,
+            broken,
+            missing,
+            plan(id(), other, (Some(500), Some(100)), now),
+            reset(id(), user, month, now),
+            self.own_call(user, call(Analyze)),
+            Event::own(SOURCE_WORKER, id(), None, now, close),
+            late("older"),
+            Event::by_api(id(), user, now, Body::LimitRejected(rejected)),
+            reported(user, "a", now, call(Auth)),
+        ])
+        .await;
+        let unknown = br#"{"specversion":"1.0","id":"x","source":"urn:usage-ledger:api","type":"usage.new.v9","time":"2026-11-01T00:00:00Z","data":{}}"#;
+        self.publisher.publish(EncodedEvent::from(unknown.to_vec())).await.expect("the log takes it");
+        self.projected().await;
+        user
+    }
+
+    pub(crate) async fn execute(&self, statement: &'static str) {
+        sqlx::raw_sql(statement).execute(self.env.pool()).await.expect("the statement runs");
+    }
+}
+
+#[tokio::test]
+async fn a_rebuild_gives_the_same_rows_and_the_worker_goes_on() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let user = ledger.publish_all_kinds().await;
+    assert!(ledger.number("SELECT count(*) FROM dead_letters").await >= 2);
+    let before = catalogue(&ledger).await?;
+    for _ in 0..2 {
+        let outcome = ledger.rebuild().run(Finish::Swap).await?;
+        assert_eq!(outcome.differences, []);
+        assert!(outcome.tables.iter().any(|table| table == "api_usage"), "{:?}", outcome.tables);
+        assert_eq!(catalogue(&ledger).await?, before, "names, options and definitions are the same");
+        // The same worker, its statements prepared before the swap.
+        let calls = ledger.number("SELECT count(*) FROM api_usage").await;
+        ledger.publish(&[ledger.own_call(user, call(Other)), reported(user, "a", ledger.env.clock.now(), call(Auth))]).await;
+        ledger.projected().await;
+        assert_eq!(ledger.number("SELECT count(*) FROM api_usage").await, calls + 1);
+        assert_eq!(ledger.number("SELECT count(*) FROM projector_status WHERE state = 'running'").await, 1);
+    }
+    assert_eq!(ledger.verified().await?.differences, []);
+    assert_eq!(ledger.number("SELECT count(*) FROM pg_namespace WHERE nspname IN ('ledger_old', 'ledger_next')").await, 0);
+    worker.stop().await;
+    Ok(())
+}
+
+/// Everything that a migration could have named or set.
+async fn catalogue(ledger: &TestLedger) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar(
+        "SELECT concat_ws(' ', relname, relkind, reloptions, relispartition, pg_get_partkeydef(oid)) FROM pg_class
+         WHERE relnamespace = 'ledger'::regnamespace
+         UNION ALL SELECT concat_ws(' ', conname, pg_get_constraintdef(oid)) FROM pg_constraint
+         WHERE connamespace = 'ledger'::regnamespace
+         UNION ALL SELECT concat_ws(' ', tablename, indexdef) FROM pg_indexes WHERE schemaname = 'ledger'
+         UNION ALL SELECT pg_get_viewdef(oid) FROM pg_class WHERE relnamespace = 'ledger'::regnamespace AND relkind = 'v'
+         UNION ALL SELECT concat_ws(' ', table_name, column_name, data_type, is_nullable, column_default, generation_expression)
+         FROM information_schema.columns WHERE table_schema = 'ledger' ORDER BY 1",
+    )
+    .fetch_all(ledger.env.pool())
+    .await?)
+}
+
+#[tokio::test]
+async fn rows_changed_by_hand_are_found_and_mended() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    ledger.publish_all_kinds().await;
+    assert_eq!(ledger.verified().await?.differences, []);
+    ledger.execute("UPDATE monthly_usage_summary SET total_calls = total_calls + 7, other_calls = other_calls + 7
+                    WHERE (user_id, month_year) = (SELECT user_id, month_year FROM monthly_usage_summary LIMIT 1);
+                    DELETE FROM api_usage WHERE id = (SELECT id FROM api_usage LIMIT 1);
+                    DELETE FROM usage_daily WHERE (user_id, bucket) = (SELECT user_id, bucket FROM usage_daily LIMIT 1)").await;
+    let tables = |outcome: &Outcome| -> Vec<String> {
+        outcome.differences.iter().map(|difference| difference.name.clone()).collect()
+    };
+    let found = tables(&ledger.verified().await?);
+    assert_eq!(found, ["monthly_usage_summary", "usage_daily", "api_usage", "monthly_usage_summary by rows"]);
+    let rebuild = ledger.rebuild();
+    for _ in 0..2 {
+        let dry = rebuild.run(Finish::DryRun).await?;
+        assert_eq!(tables(&dry), ["api_usage", "monthly_usage_summary", "usage_daily"]);
+        let summary = &dry.differences[1].rows[0];
+        let total = |row: &Option<serde_json::Value>| row.as_ref().and_then(|row| row["total_calls"].as_i64());
+        assert_eq!(total(&summary.expected).map(|total| total + 7), total(&summary.found));
+    }
+    assert_eq!(ledger.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'ledger_next'").await, 0);
+    assert_eq!(tables(&rebuild.run(Finish::Swap).await?).len(), 3);
+    assert_eq!(ledger.verified().await?.differences, []);
+    worker.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn calls_keep_coming_and_no_read_sees_a_half_built_table() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let users: Vec<UserId> = (0..20).map(|_| ledger.user()).collect();
+    for _ in 0..60 {
+        publish_many(&ledger, &users, 1_000).await;
+    }
+    ledger.projected().await;
+    let stop = AtomicBool::new(false);
+    let rebuilding = async {
+        let outcome = ledger.rebuild().run(Finish::Swap).await;
+        stop.store(true, Ordering::Release);
+        outcome
+    };
+    let publishing = async {
+        while !stop.load(Ordering::Acquire) {
+            publish_many(&ledger, &users, 50).await;
+        }
+    };
+    let (outcome, (), reads) = tokio::join!(rebuilding, publishing, read_consistently(&ledger, &stop));
+    assert_eq!(outcome?.differences, []);
+    assert!(reads? > 10, "it was read while the tables were exchanged");
+    ledger.projected().await;
+    assert_eq!(ledger.verified().await?.differences, []);
+    worker.stop().await;
+    Ok(())
+}
+
+async fn publish_many(ledger: &TestLedger, users: &[UserId], count: usize) {
+    let events = (0..count).map(|n| encoded(&ledger.own_call(users[n % users.len()], call(Other)))).collect();
+    ledger.publisher.publish_all(events).await.expect("the log takes the events");
+}
+
+/// In one snapshot calls, hours and sums agree, and nothing ever goes back.
+async fn read_consistently(ledger: &TestLedger, stop: &AtomicBool) -> Result<u64> {
+    let (mut reads, mut before) = (0, 0_i64);
+    while !stop.load(Ordering::Acquire) {
+        let mut tx = store::read::snapshot(ledger.env.pool()).await?;
+        let mut figures = Vec::new();
+        for query in [
+            "SELECT count(*) FROM api_usage",
+            "SELECT COALESCE(sum(calls), 0)::bigint FROM usage_hourly",
+            "SELECT COALESCE(sum(total_calls), 0)::bigint FROM monthly_usage_summary",
+        ] {
+            figures.push(sqlx::query(query).fetch_one(&mut *tx).await?.get::<i64, _>(0));
+        }
+        tx.rollback().await?;
+        assert!(figures.iter().all(|figure| *figure == figures[0]), "{figures:?}");
+        assert!(figures[0] >= before, "{figures:?} after {before}");
+        before = figures[0];
+        reads += 1;
+    }
+    Ok(reads)
+}
+
+#[tokio::test]
+async fn a_killed_rebuild_goes_on_where_it_was() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let users = [ledger.user(), ledger.user()];
+    for _ in 0..80 {
+        publish_many(&ledger, &users, 1_000).await;
+    }
+    ledger.projected().await;
+    let last = ledger.log.state().await?.last_seq;
+    let at = AtomicU64::new(0);
+    let note = |progress| {
+        if let Progress::At { seq, .. } = progress {
+            at.store(seq, Ordering::Release);
+        }
+    };
+    let rebuild = Rebuild { progress: &note, ..ledger.rebuild() };
+    let half_way = async {
+        // Some of it is done, and not all of it.
+        wait_until(BOUND, || async { at.load(Ordering::Acquire) > 0 }).await;
+    };
+    tokio::select! {
+        outcome = rebuild.run(Finish::Swap) => panic!("it ended before it was killed: {outcome:?}"),
+        () = half_way => {}
+    }
+    let killed_at = at.load(Ordering::Acquire);
+    assert!(0 < killed_at && killed_at < last, "killed at {killed_at} of {last}");
+    // The server notices the lost connection.
+    let steps = Mutex::new(Vec::new());
+    let note = |progress| steps.lock().expect("no panic").push(progress);
+    let rebuild = Rebuild { progress: &note, ..ledger.rebuild() };
+    let until = tokio::time::Instant::now() + Duration::from_secs(10);
+    let outcome = loop {
+        match rebuild.run(Finish::Swap).await {
+            Err(RebuildError::Busy) if tokio::time::Instant::now() < until => {}
+            other => break other?,
+        }
+    };
+    let steps = steps.into_inner()?;
+    let resumed = steps.iter().find_map(|step| match step {
+        Progress::Resumed(seq) => Some(*seq),
+        _ => None,
+    });
+    assert!(resumed.is_some_and(|seq| seq >= killed_at), "{steps:?}");
+    assert!(outcome.events < 80_000, "{} events were read again", outcome.events);
+    assert_eq!(outcome.differences, []);
+    assert_eq!(ledger.verified().await?.differences, []);
+    worker.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn held_tables_are_swapped_or_dropped_later() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let user = ledger.publish_all_kinds().await;
+    let rebuild = ledger.rebuild();
+    assert!(matches!(rebuild.swap().await, Err(RebuildError::NothingHeld)));
+    assert_eq!(rebuild.run(Finish::Hold).await?.differences, []);
+    ledger.publish(&[ledger.own_call(user, call(Other))]).await;
+    ledger.projected().await;
+    rebuild.swap().await?;
+    assert_eq!(ledger.verified().await?.differences, []);
+    rebuild.run(Finish::Hold).await?;
+    assert!(rebuild.drop_held().await?);
+    assert!(!rebuild.drop_held().await?);
+    assert_eq!(ledger.verified().await?.differences, []);
+    worker.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn detached_months_stay_detached() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let user = ledger.user();
+    let month = |year, number| Month::new(year, number).expect("a month");
+    let in_month = |id: &str, month: Month| reported(user, id, month.start() + minutes(5), call(Other));
+    ledger.publish(&[in_month("a", month(2024, 1)), in_month("b", month(2024, 2)), in_month("c", month(2024, 3))]).await;
+    ledger.projected().await;
+    ledger.execute("ALTER TABLE api_usage DETACH PARTITION api_usage_2024_01;
+                    ALTER TABLE api_usage DETACH PARTITION api_usage_2024_02; DROP TABLE api_usage_2024_02").await;
+    for _ in 0..2 {
+        assert_eq!(ledger.rebuild().run(Finish::Swap).await?.differences, []);
+        assert_eq!(ledger.number("SELECT count(*) FROM api_usage").await, 1);
+        assert_eq!(ledger.number("SELECT count(*) FROM api_usage_2024_01").await, 1, "kept beside the live table");
+        assert_eq!(ledger.number("SELECT count(*) FROM monthly_usage_summary").await, 3);
+        assert_eq!(ledger.number("SELECT count(*) FROM pg_class WHERE relname = 'api_usage_2024_02'").await, 0);
+    }
+    assert_eq!(ledger.verified().await?.differences, []);
+    worker.stop().await;
+    Ok(())
+}

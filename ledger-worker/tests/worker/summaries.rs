@@ -1,0 +1,56 @@
+//! `rebuild --only summaries` and `verify` of one user.
+
+use anyhow::Result;
+use ledger::Category::Other;
+use ledger_worker::verify::verify;
+
+use crate::support::{TestLedger, call};
+
+#[tokio::test]
+async fn counting_in_memory_gives_what_the_projector_counted() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    ledger.publish_all_kinds().await;
+    let outcome = ledger.rebuild().summaries(true).await?;
+    assert_eq!(outcome.differences, []);
+    assert_eq!(outcome.tables, ["monthly_usage_summary", "usage_hourly", "usage_daily"]);
+    let sums = "SELECT string_agg(concat_ws(' ', user_id, month_year, total_calls, analyze_calls, timed_calls, monthly_api_limit,
+                    reset_seq, reset_idx, billed_other, last_updated), ', ' ORDER BY user_id, month_year)
+                FROM monthly_usage_summary";
+    let before = ledger.text(sums).await;
+    ledger.execute("UPDATE monthly_usage_summary SET reset_seq = 0, timed_calls = 9, billed_other = 5;
+                    DELETE FROM monthly_usage_summary WHERE user_id = (SELECT min(user_id::text)::uuid FROM monthly_usage_summary);
+                    INSERT INTO usage_hourly SELECT gen_random_uuid(), bucket, category, counted, 1, 1, 0, 0 FROM usage_hourly LIMIT 1;
+                    TRUNCATE usage_daily").await;
+    let found = ledger.rebuild().summaries(true).await?;
+    assert_eq!(found.differences.len(), 3);
+    assert_ne!(ledger.text(sums).await, before, "a dry run changes nothing");
+    ledger.rebuild().summaries(false).await?;
+    assert_eq!(ledger.text(sums).await, before);
+    assert_eq!(ledger.verified().await?.differences, []);
+    // The projector goes on from there.
+    ledger.publish(&[ledger.own_call(ledger.user(), call(Other))]).await;
+    ledger.projected().await;
+    assert_eq!(ledger.verified().await?.differences, []);
+    worker.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_user_is_verified_alone() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let (user, other) = (ledger.publish_all_kinds().await, ledger.user());
+    ledger.publish(&[ledger.own_call(other, call(Other))]).await;
+    ledger.projected().await;
+    sqlx::query("UPDATE monthly_usage_summary SET timed_calls = 77 WHERE user_id = $1")
+        .bind(other.get())
+        .execute(ledger.env.pool())
+        .await?;
+    assert_eq!(verify(&ledger.rebuild(), Some(user)).await?.differences, []);
+    let found = verify(&ledger.rebuild(), Some(other)).await?.differences;
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].rows[0].key.to_string().contains(&other.to_string()));
+    worker.stop().await;
+    Ok(())
+}
