@@ -188,6 +188,9 @@ async fn a_preflight_passes_unrecorded_and_a_cookie_is_no_credential() -> Result
     Ok(())
 }
 
+/// Endpoint, method, status, address, user agent, category, counted, units.
+type Row = (String, String, Option<i16>, Option<String>, Option<String>, String, bool, i32);
+
 #[tokio::test]
 async fn the_event_says_what_is_known_of_the_call() -> Result<()> {
     let world = World::with(&[("TRUSTED_PROXIES", "127.0.0.0/8")]).await?;
@@ -196,7 +199,6 @@ async fn the_event_says_what_is_known_of_the_call() -> Result<()> {
     let request = request.header("X-Forwarded-Method", "POST").header("User-Agent", "curl/8.0");
     let answer = request.header("X-Forwarded-For", "10.0.0.1, 203.0.113.7").send().await?.expect(204)?;
     world.wait_until_projected().await?;
-    type Row = (String, String, Option<i16>, Option<String>, Option<String>, String, bool, i32);
     let row: Row = sqlx::query_as(
         "SELECT endpoint, method, status_code, ip_address, user_agent, category, counted, units
          FROM api_usage WHERE id = $1::uuid",
