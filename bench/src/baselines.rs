@@ -21,7 +21,7 @@ const POOL_CONNECTIONS: u32 = 16;
 
 /// Which baseline a process serves.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Baseline {
+pub(crate) enum Baseline {
     /// `204`, nothing else.
     Noop,
     /// One JetStream message an event, acknowledged before the answer.
@@ -31,7 +31,7 @@ pub enum Baseline {
 }
 
 /// Serves one baseline on `listener` until the process is stopped.
-pub async fn serve(baseline: Baseline, listener: TcpListener) -> anyhow::Result<()> {
+pub(crate) async fn serve(baseline: Baseline, listener: TcpListener) -> anyhow::Result<()> {
     let router = match baseline {
         Baseline::Noop => Router::new().route("/track", get(async || StatusCode::NO_CONTENT)),
         Baseline::PublishEach => publish_each().await?,
@@ -41,7 +41,7 @@ pub async fn serve(baseline: Baseline, listener: TcpListener) -> anyhow::Result<
 }
 
 /// The tables of the trigger design, as they are usually written.
-pub const TRIGGER_SCHEMA: &str = r"
+pub(crate) const TRIGGER_SCHEMA: &str = r"
 DROP SCHEMA IF EXISTS trigger_design CASCADE;
 CREATE SCHEMA trigger_design;
 CREATE TABLE trigger_design.limits (user_id UUID PRIMARY KEY, monthly_api_limit BIGINT NOT NULL);
@@ -173,6 +173,6 @@ fn rand_id() -> u128 {
 }
 
 /// A variable that the orchestrating process sets.
-pub fn variable(name: &str) -> anyhow::Result<String> {
+pub(crate) fn variable(name: &str) -> anyhow::Result<String> {
     std::env::var(name).with_context(|| format!("{name} is not set"))
 }

@@ -22,7 +22,7 @@ const ID_DIGITS: usize = 16;
 const ID_PLACEHOLDER: &str = "0000000000000000";
 
 /// Measures everything of issue figure 2, and the memory of api and worker at its end.
-pub async fn measure(machine: &Machine, users: &Users, report: &mut Report) -> anyhow::Result<()> {
+pub(crate) async fn measure(machine: &Machine, users: &Users, report: &mut Report) -> anyhow::Result<()> {
     eprintln!("ingest: {EVENTS_PER_REQUEST} events a request, {} s", RUN.as_secs());
     let address = free_address()?;
     let api = start_api(machine, &address).await?;

@@ -15,25 +15,25 @@ const MAX_ANSWER_BYTES: usize = 256 * 1024;
 
 /// What one run of load measured.
 #[derive(Debug)]
-pub struct Load {
+pub(crate) struct Load {
     /// Answers with the expected status.
-    pub answered: u64,
+    pub(crate) answered: u64,
     /// From the first request to the last answer.
-    pub elapsed: Duration,
+    pub(crate) elapsed: Duration,
     /// Microseconds from a request's first byte to its answer's last.
-    pub latency_us: Histogram<u64>,
+    pub(crate) latency_us: Histogram<u64>,
 }
 
 impl Load {
     /// Answers a second.
-    pub fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
         let answered = self.answered as f64;
         answered / self.elapsed.as_secs_f64()
     }
 
     /// A quantile of the latency, in milliseconds.
-    pub fn quantile_ms(&self, quantile: f64) -> f64 {
+    pub(crate) fn quantile_ms(&self, quantile: f64) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "microseconds of a short run")]
         let us = self.latency_us.value_at_quantile(quantile) as f64;
         us / 1_000.0
@@ -42,11 +42,11 @@ impl Load {
 
 /// Requests, rendered whole; connection `c` sends number `c`, `c + connections`, … in turn.
 #[derive(Debug, Clone)]
-pub struct Requests(Arc<[Box<[u8]>]>);
+pub(crate) struct Requests(Arc<[Box<[u8]>]>);
 
 impl Requests {
     /// One `GET` per bearer token, the path as it stands.
-    pub fn get(path: &str, tokens: &[String], extra_headers: &str) -> Self {
+    pub(crate) fn get(path: &str, tokens: &[String], extra_headers: &str) -> Self {
         let render = |token: &String| {
             format!(
                 "GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n{extra_headers}\r\n"
@@ -63,7 +63,7 @@ impl Requests {
 }
 
 /// Sends `requests` over `connections` keep-alive connections for `duration`; any answer but `expected` is an error.
-pub async fn run(
+pub(crate) async fn run(
     address: &str,
     requests: &Requests,
     connections: usize,
@@ -103,27 +103,27 @@ pub async fn run(
 }
 
 /// Latencies up to a minute, to three digits.
-pub fn histogram() -> Histogram<u64> {
+pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000, 3).expect("constant bounds are valid")
 }
 
 /// One keep-alive connection.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Connection {
     /// Connects to `host:port`.
-    pub async fn open(address: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn open(address: &str) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: Vec::with_capacity(16 * 1024) })
     }
 
     /// Sends one rendered request and reads its answer whole; the answer's status.
-    pub async fn exchange(&mut self, request: &[u8]) -> anyhow::Result<u16> {
+    pub(crate) async fn exchange(&mut self, request: &[u8]) -> anyhow::Result<u16> {
         self.stream.write_all(request).await?;
         self.buffer.clear();
         let (head, body) = loop {
@@ -142,7 +142,7 @@ impl Connection {
     }
 
     /// The last answer, for an error's message.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.buffer).into_owned()
     }
 }

@@ -12,14 +12,14 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// Reads the log's end and the checkpoint.
 #[derive(Debug)]
-pub struct Probe {
+pub(crate) struct Probe {
     stream: jetstream::stream::Stream,
     connection: PgConnection,
 }
 
 impl Probe {
     /// Connects to the machine's servers; the stream has to exist.
-    pub async fn connect(machine: &Machine) -> anyhow::Result<Self> {
+    pub(crate) async fn connect(machine: &Machine) -> anyhow::Result<Self> {
         let client = nats::client(machine.variable("NATS_URL")?).await?;
         let name = machine.environment.get("NATS_STREAM").map_or("LEDGER", String::as_str);
         let stream = jetstream::new(client).get_stream(name).await.context("looking up the stream")?;
@@ -28,18 +28,18 @@ impl Probe {
     }
 
     /// The log's last sequence.
-    pub async fn last_seq(&mut self) -> anyhow::Result<i64> {
+    pub(crate) async fn last_seq(&mut self) -> anyhow::Result<i64> {
         Ok(i64::try_from(self.stream.info().await?.state.last_sequence)?)
     }
 
     /// The checkpoint's sequence and how many events stand before it.
-    pub async fn checkpoint(&mut self) -> anyhow::Result<(i64, i64)> {
+    pub(crate) async fn checkpoint(&mut self) -> anyhow::Result<(i64, i64)> {
         let row = sqlx::query_as("SELECT seq, events FROM projection_checkpoint WHERE partition = 0");
         Ok(row.fetch_one(&mut self.connection).await?)
     }
 
     /// Waits until all that is in the log now is projected; the number of events then.
-    pub async fn wait_until_projected(&mut self, bound: Duration) -> anyhow::Result<i64> {
+    pub(crate) async fn wait_until_projected(&mut self, bound: Duration) -> anyhow::Result<i64> {
         let (end, start) = (self.last_seq().await?, Instant::now());
         loop {
             let (seq, events) = self.checkpoint().await?;

@@ -16,18 +16,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Environment of a process.
-pub type Environment = BTreeMap<String, String>;
+pub(crate) type Environment = BTreeMap<String, String>;
 
 /// One running process.
 #[derive(Debug)]
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     name: String,
 }
 
 impl Process {
     /// Starts `program`, with its output in `log`.
-    pub fn start(
+    pub(crate) fn start(
         program: &Path,
         arguments: &[&str],
         environment: &Environment,
@@ -47,7 +47,7 @@ impl Process {
     }
 
     /// Waits until `ready` says yes; an exit before that is an error.
-    pub async fn wait_until<F: Future<Output = bool>>(
+    pub(crate) async fn wait_until<F: Future<Output = bool>>(
         &mut self,
         mut ready: impl FnMut() -> F,
     ) -> anyhow::Result<()> {
@@ -65,12 +65,12 @@ impl Process {
     }
 
     /// Waits until something listens on `address`.
-    pub async fn wait_for_port(&mut self, address: &str) -> anyhow::Result<()> {
+    pub(crate) async fn wait_for_port(&mut self, address: &str) -> anyhow::Result<()> {
         self.wait_until(async || TcpStream::connect(address).await.is_ok()).await
     }
 
     /// Resident memory, in MiB (`VmRSS` of proc(5)).
-    pub fn rss_mb(&self) -> anyhow::Result<f64> {
+    pub(crate) fn rss_mb(&self) -> anyhow::Result<f64> {
         let id = self.child.id().context("the process has ended")?;
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
@@ -79,7 +79,7 @@ impl Process {
     }
 
     /// Waits for the end of a process that ends by itself; a failure is an error.
-    pub async fn finish(mut self, bound: Duration) -> anyhow::Result<()> {
+    pub(crate) async fn finish(mut self, bound: Duration) -> anyhow::Result<()> {
         let waited = tokio::time::timeout(bound, self.child.wait()).await;
         let status = waited.with_context(|| format!("`{}` did not end in {bound:?}", self.name))??;
         anyhow::ensure!(status.success(), "`{}` ended with {status}", self.name);
@@ -87,7 +87,7 @@ impl Process {
     }
 
     /// Asks the process to stop and waits for its end.
-    pub async fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         if let Some(id) = self.child.id() {
             kill(Pid::from_raw(i32::try_from(id)?), Signal::SIGTERM).context("stopping a process")?;
         }
@@ -100,19 +100,19 @@ impl Process {
 
 /// The real servers and the real binary, in a directory of this run's own.
 #[derive(Debug)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// A directory below `target/bench`.
-    pub directory: PathBuf,
+    pub(crate) directory: PathBuf,
     /// `target/release/usage-ledger`.
-    pub binary: PathBuf,
+    pub(crate) binary: PathBuf,
     /// What `dev --infra` wrote for `api` and `worker`, and what the benchmark adds.
-    pub environment: Environment,
+    pub(crate) environment: Environment,
     servers: Process,
 }
 
 impl Machine {
     /// Starts PostgreSQL and nats-server on fresh data of this name.
-    pub async fn start(target: &Path, name: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn start(target: &Path, name: &str) -> anyhow::Result<Self> {
         let (directory, binary) = (target.join("bench").join(name), target.join("release/usage-ledger"));
         if directory.exists() {
             std::fs::remove_dir_all(&directory).context("removing the last run's data")?;
@@ -135,23 +135,23 @@ impl Machine {
     }
 
     /// A variable of the environment.
-    pub fn variable(&self, name: &str) -> anyhow::Result<&str> {
+    pub(crate) fn variable(&self, name: &str) -> anyhow::Result<&str> {
         self.environment.get(name).map(String::as_str).with_context(|| format!("dev.env has no {name}"))
     }
 
     /// Starts `usage-ledger` with `arguments` on this machine's servers.
-    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<Process> {
+    pub(crate) fn run(&self, arguments: &[&str]) -> anyhow::Result<Process> {
         let log = self.directory.join(format!("{}.log", arguments.first().unwrap_or(&"usage-ledger")));
         Process::start(&self.binary, arguments, &self.environment, &log)
     }
 
     /// Stops the servers.
-    pub async fn stop(self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.servers.stop().await
     }
 }
 
 /// A free loopback address.
-pub fn free_address() -> anyhow::Result<String> {
+pub(crate) fn free_address() -> anyhow::Result<String> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }

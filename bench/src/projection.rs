@@ -24,7 +24,7 @@ const FRAMES_PER_COMMIT: usize = 20;
 const BOUND: Duration = Duration::from_secs(180);
 
 /// Measures everything of issue figures 3 and 4 on servers with nothing else in them.
-pub async fn measure(machine: &Machine, report: &mut Report) -> anyhow::Result<()> {
+pub(crate) async fn measure(machine: &Machine, report: &mut Report) -> anyhow::Result<()> {
     eprintln!("projection: {EVENTS} events in frames of {EVENTS_PER_FRAME}");
     let log = nats::connect(&nats::Connection::new(
         machine.variable("NATS_URL")?,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 /// Which side of its target a figure has to be on.
 #[derive(Debug, Clone, Copy)]
-pub enum Target {
+pub(crate) enum Target {
     /// At least this.
     AtLeast(f64),
     /// At most this.
@@ -17,31 +17,31 @@ pub enum Target {
 
 /// Figures in the order in which they were measured.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     figures: Vec<(&'static str, f64, Option<Target>)>,
 }
 
 impl Report {
     /// Adds a figure that others are derived from.
-    pub fn add(&mut self, name: &'static str, value: f64) {
+    pub(crate) fn add(&mut self, name: &'static str, value: f64) {
         eprintln!("  {name} = {}", rounded(value));
         self.figures.push((name, value, None));
     }
 
     /// Adds a figure that has a target.
-    pub fn hold(&mut self, name: &'static str, value: f64, target: Target) {
+    pub(crate) fn hold(&mut self, name: &'static str, value: f64, target: Target) {
         eprintln!("  {name} = {}", rounded(value));
         self.figures.push((name, value, Some(target)));
     }
 
     /// A figure that was added before.
-    pub fn get(&self, name: &str) -> anyhow::Result<f64> {
+    pub(crate) fn get(&self, name: &str) -> anyhow::Result<f64> {
         let found = self.figures.iter().find(|figure| figure.0 == name);
         found.map(|figure| figure.1).with_context(|| format!("{name} was not measured"))
     }
 
     /// The table for people.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let mut table = format!("{:<34} {:>12}   {}\n", "figure", "value", "target");
         for (name, value, target) in &self.figures {
             let target = match target {
@@ -55,7 +55,7 @@ impl Report {
     }
 
     /// Writes the flat object for programs.
-    pub fn write(&self, path: &Path) -> anyhow::Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
         let figures: Map<String, Value> =
             self.figures.iter().map(|(name, value, _)| ((*name).to_owned(), Value::from(*value))).collect();
         let text = serde_json::to_string_pretty(&figures)?;

@@ -25,11 +25,11 @@ const FORWARDED: &str = "X-Forwarded-Method: GET\r\nX-Forwarded-Uri: /api/items/
 
 /// Users of the benchmark with their tokens.
 #[derive(Debug)]
-pub struct Users {
+pub(crate) struct Users {
     /// Their ids.
-    pub ids: Vec<Uuid>,
+    pub(crate) ids: Vec<Uuid>,
     /// Their bearer tokens, in the same order.
-    pub tokens: Vec<String>,
+    pub(crate) tokens: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -40,7 +40,7 @@ struct Claims {
 
 impl Users {
     /// Creates [`SPREAD_USERS`] users on the benchmark's plan, straight in the tables: the load is what is measured.
-    pub async fn create(machine: &Machine) -> anyhow::Result<Self> {
+    pub(crate) async fn create(machine: &Machine) -> anyhow::Result<Self> {
         let mut connection = PgConnection::connect(machine.variable("DATABASE_URL")?).await?;
         let ids: Vec<Uuid> = (1..=SPREAD_USERS).map(|n| Uuid::from_u128(0xbe9c << 64 | n as u128)).collect();
         sqlx::query(
@@ -85,7 +85,7 @@ impl Users {
 }
 
 /// Measures everything of issue figure 1; the api that it starts is handed on for the next figures.
-pub async fn measure(machine: &Machine, users: &Users, report: &mut Report) -> anyhow::Result<()> {
+pub(crate) async fn measure(machine: &Machine, users: &Users, report: &mut Report) -> anyhow::Result<()> {
     eprintln!("tracked call: {SPREAD_USERS} users, {} s each", RUN.as_secs());
     let noop = baseline(machine, "noop", report, &users.spread("/track"), &["noop_1", "noop_64", "noop_256"])
         .await?;
@@ -131,7 +131,7 @@ pub async fn measure(machine: &Machine, users: &Users, report: &mut Report) -> a
 }
 
 /// Starts the api on `address` and waits until it admits calls.
-pub async fn start_api(machine: &Machine, address: &str) -> anyhow::Result<Process> {
+pub(crate) async fn start_api(machine: &Machine, address: &str) -> anyhow::Result<Process> {
     let (_, port) = address.rsplit_once(':').context("an address without a port")?;
     let mut api = machine.run(&["api", "--port", port])?;
     api.wait_for_port(address).await?;
