@@ -67,7 +67,8 @@ pub(crate) struct Program {
 impl Program {
     pub(crate) fn start(dir: &DataDir, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
         let log = dir.path().join(format!("{}.log", arguments[0]));
-        let file = std::fs::File::create(&log)?;
+        // One that is started again goes on where the one before ended.
+        let file = std::fs::File::options().create(true).append(true).open(&log)?;
         let child = command(dir, arguments, environment).stdout(file.try_clone()?).stderr(file).spawn()?;
         Ok(Self { child, log })
     }
@@ -75,6 +76,12 @@ impl Program {
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let id = self.child.id().context("it has ended")?;
         Ok(kill(Pid::from_raw(id.cast_signed()), signal)?)
+    }
+
+    /// An error, with what it said, if it has ended.
+    pub(crate) fn still_running(&mut self) -> Result<()> {
+        let Some(status) = self.child.try_wait()? else { return Ok(()) };
+        bail!("{} ended by itself with {status}: {}", self.log.display(), std::fs::read_to_string(&self.log)?)
     }
 
     pub(crate) async fn wait(&mut self) -> Result<ExitStatus> {
