@@ -1,5 +1,6 @@
 //! Connections: what each of them is set to.
 
+use std::io::ErrorKind;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -97,6 +98,8 @@ pub async fn connect_projector(database_url: &str, schema: Schema) -> Result<PgC
 fn is_rejection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Tls(_) => true,
+        // What TLS objects to, a certificate for one, comes through the stream.
+        sqlx::Error::Io(error) => error.kind() == ErrorKind::InvalidData,
         sqlx::Error::Database(error) => {
             error.code().is_some_and(|code| code.starts_with("28") || code == "3D000")
         }
