@@ -13,6 +13,7 @@ use crate::program::{DataDir, Output, Program, output};
 /// How long anything may take to come back.
 pub(crate) const BOUND: Duration = Duration::from_mins(1);
 
+const LOG_LINES: usize = 60;
 const STREAM: &str = "TORTURE";
 
 /// What can be killed.
@@ -91,7 +92,12 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Everything running.
     pub(crate) async fn start() -> Result<Self> {
-        let (dir, servers) = (DataDir::new()?, PrivateServers::start().await?);
+        Self::start_on(PrivateServers::start().await?).await
+    }
+
+    /// Api and worker on these servers.
+    pub(crate) async fn start_on(servers: PrivateServers) -> Result<Self> {
+        let dir = DataDir::new()?;
         let ids = IdSource::new(Clock::system());
         let database = Database::create(&servers.postgres.url("postgres"), &ids).await?;
         let settings = Settings::new(database.url(), &servers.nats.url(), &servers.nats.monitor_url())?;
@@ -126,20 +132,40 @@ impl Cluster {
 
     /// Starts it again, on the same port and data.
     pub(crate) async fn revive(&mut self, victim: Victim) -> Result<()> {
-        let start = |name| Program::start(&self.dir, &[name], &self.settings.as_pairs());
         match victim {
-            Victim::Api => self.api = Some(start("api")?),
-            Victim::Worker => self.worker = Some(start("worker")?),
+            Victim::Api | Victim::Worker => self.start_program(victim)?,
             Victim::Nats => self.servers.nats.resume().await?,
             Victim::Postgres => self.servers.postgres.resume().await?,
         }
         Ok(())
     }
 
-    /// An error if api or worker has ended by itself: whatever is away, they wait for it.
-    pub(crate) fn still_running(&mut self) -> Result<()> {
-        for program in [&mut self.api, &mut self.worker].into_iter().flatten() {
-            program.still_running()?;
+    /// Starts api and worker again if they have refused to start, as whoever runs them would: a server may have died at
+    /// that moment.
+    ///
+    /// # Errors
+    /// When one has ended that had started: whatever is away, they wait for it.
+    pub(crate) fn supervise(&mut self) -> Result<()> {
+        for (victim, started) in [(Victim::Api, "the api is listening"), (Victim::Worker, "the projector")] {
+            let program = if victim == Victim::Api { &mut self.api } else { &mut self.worker };
+            let Some((status, said)) = program.as_mut().map(Program::ended).transpose()?.flatten() else {
+                continue;
+            };
+            let refused =
+                status.code() == Some(1) && !said.contains(started) && said.contains("usage-ledger: ");
+            anyhow::ensure!(refused, "{victim} ended by itself with {status}: {said}");
+            eprintln!("{victim} is started again: {}", said.lines().last().unwrap_or_default());
+            self.start_program(victim)?;
+        }
+        Ok(())
+    }
+
+    fn start_program(&mut self, victim: Victim) -> Result<()> {
+        let start = |name| Program::start(&self.dir, &[name], &self.settings.as_pairs());
+        match victim {
+            Victim::Api => self.api = Some(start("api")?),
+            Victim::Worker => self.worker = Some(start("worker")?),
+            Victim::Nats | Victim::Postgres => {}
         }
         Ok(())
     }
@@ -165,6 +191,22 @@ impl Cluster {
         Ok(())
     }
 
+    /// What `/readyz` and the last lines of the programs' logs say, for a failure.
+    pub(crate) async fn state(&self) -> String {
+        let client = Client::new(format!("http://{}", self.settings.address));
+        let ready = match client {
+            Ok(client) => client.get("/readyz").send().await.map(|answer| answer.text()),
+            Err(error) => Err(error),
+        };
+        let logs = ["api", "worker"].map(|name| {
+            let text =
+                std::fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            format!("{name}:\n{}", lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"))
+        });
+        format!("{ready:?}\n{}", logs.join("\n"))
+    }
+
     pub(crate) async fn pool(&self) -> Result<PgPool> {
         self.database.pool().await
     }
@@ -177,7 +219,6 @@ impl Cluster {
 
 async fn end(program: &mut Option<Program>, signal: Signal) -> Result<Option<i32>> {
     let mut program = program.take().context("it does not run")?;
-    program.still_running()?;
     program.signal(signal)?;
     Ok(program.wait().await?.code())
 }

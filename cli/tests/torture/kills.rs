@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Each kills all four once; `make torture` does more (`TORTURE_ROUNDS`).
-const ROUNDS: u64 = 2;
+const ROUNDS: u64 = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_at_any_moment_lose_nothing_answered_and_double_nothing() -> Result<()> {
@@ -26,22 +26,10 @@ async fn kills_at_any_moment_lose_nothing_answered_and_double_nothing() -> Resul
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut cluster = Cluster::start().await?;
     let mut load = Load::start(Settings::clone(&cluster.settings), seed);
-    load.progresses().await?;
-    for round in 1..=rounds {
-        let mut victims = Victim::ALL;
-        victims.shuffle(&mut rng);
-        for victim in victims {
-            strike(&mut cluster, &mut rng, victim)
-                .await
-                .with_context(|| format!("round {round}, {victim}"))?;
-            // At times the next one dies while this one is coming back.
-            if rng.random_bool(0.7) {
-                load.progresses().await.with_context(|| format!("round {round}, after {victim}"))?;
-            }
-        }
-        eprintln!("round {round} of {rounds}");
+    load.progresses(&mut cluster).await?;
+    if let Err(error) = kill_all(&mut cluster, &mut load, &mut rng, rounds).await {
+        return Err(error.context(cluster.state().await));
     }
-    load.progresses().await?;
     let book = load.stop().await?;
     cluster.stop_api().await?;
     cluster.projected().await?;
@@ -59,14 +47,30 @@ async fn kills_at_any_moment_lose_nothing_answered_and_double_nothing() -> Resul
     Ok(())
 }
 
+/// Kills each in turn, so many times, and looks whether calls go on.
+async fn kill_all(cluster: &mut Cluster, load: &mut Load, rng: &mut SmallRng, rounds: u64) -> Result<()> {
+    for round in 1..=rounds {
+        let mut victims = Victim::ALL;
+        victims.shuffle(rng);
+        for victim in victims {
+            strike(cluster, rng, victim).await.with_context(|| format!("round {round}, {victim}"))?;
+            // At times the next one dies while this one is coming back.
+            if rng.random_bool(0.7) {
+                load.progresses(cluster).await.with_context(|| format!("round {round}, after {victim}"))?;
+            }
+        }
+        eprintln!("round {round} of {rounds}");
+    }
+    load.progresses(cluster).await
+}
+
 /// Kills at a random moment, leaves it dead for a random while, and starts it again. The two pauses are what is tried
 /// here: nothing is waited for in them.
 async fn strike(cluster: &mut Cluster, rng: &mut SmallRng, victim: Victim) -> Result<()> {
     tokio::time::sleep(Duration::from_millis(rng.random_range(0..400))).await;
-    cluster.still_running()?;
+    cluster.supervise()?;
     cluster.kill(victim).await?;
     tokio::time::sleep(Duration::from_millis(rng.random_range(0..300))).await;
-    cluster.still_running()?;
     cluster.revive(victim).await
 }
 

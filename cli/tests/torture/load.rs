@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     book::{Book, Call, Fate},
-    cluster::{BOUND, Settings},
+    cluster::{BOUND, Cluster, Settings},
 };
 
 /// Users are called by several tasks at once.
@@ -86,7 +86,7 @@ impl Load {
     }
 
     /// Waits until calls and reports are answered 2xx again.
-    pub(crate) async fn progresses(&mut self) -> Result<()> {
+    pub(crate) async fn progresses(&mut self, cluster: &mut Cluster) -> Result<()> {
         let counters = [&self.shared.admitted, &self.shared.reported];
         let before = counters.map(|counter| counter.load(Ordering::Relaxed));
         let started = Instant::now();
@@ -95,10 +95,14 @@ impl Load {
             .zip(before)
             .any(|(counter, before)| counter.load(Ordering::Relaxed) < before + 5)
         {
+            cluster.supervise()?;
             if let Some(ended) = self.tasks.try_join_next() {
                 bail!("a caller gave up: {:?}", ended?);
             }
-            anyhow::ensure!(started.elapsed() < BOUND, "no progress within {BOUND:?} after {before:?}");
+            anyhow::ensure!(
+                started.elapsed() < BOUND,
+                "no progress within {BOUND:?}: {before:?}, {counters:?}"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok(())

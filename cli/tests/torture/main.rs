@@ -5,7 +5,9 @@ mod program;
 
 mod book;
 mod cluster;
+mod full;
 mod kills;
 mod load;
 mod month_end;
 mod refusals;
+mod tls;

@@ -143,7 +143,7 @@ async fn a_second_api_is_refused_and_the_first_goes_on() -> Result<()> {
     let second = settings_of(&env)?;
     let ended = output(&dir, &["api"], &second.with("NATS_STREAM", env.stream_name())).await?;
     expect_refusal(&ended, &["another api process serves this database", "stop the other one"])?;
-    api.still_running()?;
+    assert_eq!(api.ended()?, None);
     assert!(ready().await, "the first one is undisturbed");
     Ok(())
 }
