@@ -1,6 +1,8 @@
 # Every target works on a fresh machine, as root or not, without a terminal; `scripts/setup` installs what is missing.
 
-.PHONY: run build test bench lint sqlx setup clean help
+ROUNDS ?= 100
+
+.PHONY: run build test torture bench lint sqlx setup clean help
 .DEFAULT_GOAL := help
 
 run: build ## The whole system on this machine, data in .dev/data
@@ -11,6 +13,9 @@ build: setup ## target/release/usage-ledger
 
 test: setup ## All tests, on servers of their own (ARGS="-p nats" for some)
 	scripts/test $(ARGS)
+
+torture: setup ## Kills api, worker and servers under load, each ROUNDS=100 times; says whether all is still there
+	TORTURE_ROUNDS=$(ROUNDS) scripts/test --package usage-ledger --test torture kills -- --nocapture
 
 bench: setup ## Measures against baselines on this machine; writes target/bench.json
 	cargo build --release --package usage-ledger --package bench

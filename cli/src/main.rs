@@ -24,8 +24,7 @@ async fn main() -> ExitCode {
     match commands::run(Cli::parse()).await {
         Ok(code) => code,
         Err(error) => {
-            // One line, with every cause: `{:#}`.
-            eprintln!("usage-ledger: {}", output::printable(&format!("{error:#}")));
+            eprintln!("usage-ledger: {}", output::printable(&output::chain(&error)));
             ExitCode::FAILURE
         }
     }

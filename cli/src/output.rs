@@ -18,9 +18,29 @@ pub(crate) fn printable(text: &str) -> String {
     safe
 }
 
+/// An error with every cause, in one line. What ends with its cause already does not say it twice.
+pub(crate) fn chain(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut text, cause| {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+        text
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::printable;
+    use super::{chain, printable};
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::anyhow!("refused").context("no answer: refused").context("cannot connect");
+        assert_eq!(chain(&error), "cannot connect: no answer: refused");
+    }
 
     #[test]
     fn a_terminal_is_never_told_what_to_do() {

@@ -135,6 +135,7 @@ async fn a_data_directory_in_use_is_refused_in_one_line() -> Result<()> {
     assert_eq!(second.code, Some(1));
     let line = second.errors.lines().last().context("it said nothing")?;
     assert!(line.contains("is in use by another running usage-ledger"), "{line}");
+    assert_eq!(dev.ended()?, None);
     assert!(data.path().join("dev.env").exists(), "the first one goes on undisturbed");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! A private nats-server with JetStream.
 
 use std::{
+    borrow::Cow,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -28,6 +29,8 @@ pub struct NatsConfig {
     pub dir: PathBuf,
     /// The loopback port of clients; a free one when absent.
     pub port: Option<u16>,
+    /// The configuration file's text: that of production, unless a test needs a worse one.
+    pub conf: Cow<'static, str>,
     /// Removes `dir` when this is dropped or this process ends.
     pub scratch: bool,
 }
@@ -35,7 +38,7 @@ pub struct NatsConfig {
 impl NatsConfig {
     /// A server with its store in `dir` on a free port.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), port: None, scratch: false }
+        Self { dir: dir.into(), port: None, conf: CONF.into(), scratch: false }
     }
 
     /// For tests: removed with this process.
@@ -64,7 +67,7 @@ impl NatsServer {
         let config = NatsConfig { dir, ..config };
         let program = binaries::nats_server()?;
         let password = data_dir::made_secret(&config.dir, "nats-password")?;
-        data_dir::write_private(&config.dir, "nats.conf", CONF)?;
+        data_dir::write_private(&config.dir, "nats.conf", &config.conf)?;
         let conf = conf_path(&config.dir);
         let ours = conf.to_string_lossy().into_owned();
         orphans::stop(&config.dir.join("nats.pid"), Signal::SIGTERM, |pid| {

@@ -13,7 +13,7 @@ pub enum WorkerError {
     #[error(transparent)]
     Unsafe(#[from] nats::UnsafeLog),
     /// The database's settings can't be used.
-    #[error("the database cannot be used")]
+    #[error("DATABASE_URL cannot be used")]
     Store(#[from] store::Error),
 }
 

@@ -20,9 +20,10 @@ const POOL_CONNECTIONS: u32 = 3;
 /// Runs a worker until `shutdown`. The batch that is being applied then is finished.
 ///
 /// # Errors
-/// Only at the start: when the log can't be reached or trusted, or the database's URL can't be read. Later failures are
-/// told by status and log, and tried again.
+/// Only at the start: when the log can't be reached or trusted, the database's URL can't be read, or the database lets
+/// us not in or has no tables. Later failures are told by status and log, and tried again.
 pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<(), WorkerError> {
+    store::check(&config.database_url).await?;
     let log = nats::connect(&config.nats).await?;
     log.ensure_stream(config.log_replicas).await?;
     log.verify(config.allow_unsafe_log).await?;

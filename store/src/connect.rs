@@ -1,5 +1,6 @@
 //! Connections: what each of them is set to.
 
+use std::io::ErrorKind;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -58,6 +59,28 @@ pub fn pool(database_url: &str, max_connections: u32) -> Result<PgPool, Error> {
         .connect_lazy_with(options(database_url, Schema::Live)?))
 }
 
+/// Looks once, at the start of a process, whether the database can be used. One that does not answer may answer later:
+/// that is no error here.
+///
+/// # Errors
+/// [`Error::Rejected`] and [`Error::NoTables`], which only a person can mend; [`Error::Url`] when the URL can't be read.
+pub async fn check(database_url: &str) -> Result<(), Error> {
+    let mut conn = match PgConnection::connect_with(&options(database_url, Schema::Live)?).await {
+        Ok(conn) => conn,
+        Err(source) if is_rejection(&source) => return Err(Error::Rejected(source)),
+        Err(_) => return Ok(()),
+    };
+    // Not checked at compile time: there may be no table yet.
+    let found: Result<bool, _> =
+        sqlx::query_scalar("SELECT to_regclass('projection_checkpoint') IS NOT NULL")
+            .fetch_one(&mut conn)
+            .await;
+    match found {
+        Ok(false) => Err(Error::NoTables),
+        Ok(true) | Err(_) => Ok(()),
+    }
+}
+
 /// One connection outside of any pool, for a session that holds a lock or listens.
 pub async fn connect(database_url: &str, schema: Schema) -> Result<PgConnection, Error> {
     Ok(PgConnection::connect_with(&options(database_url, schema)?).await?)
@@ -69,4 +92,17 @@ pub async fn connect_projector(database_url: &str, schema: Schema) -> Result<PgC
     let options =
         options(database_url, schema)?.options([("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
     Ok(PgConnection::connect_with(&options).await?)
+}
+
+/// SQLSTATE class 28: the login; 3D000: no such database. A failed TLS handshake is a matter of `sslmode`.
+fn is_rejection(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Tls(_) => true,
+        // What TLS objects to, a certificate for one, comes through the stream.
+        sqlx::Error::Io(error) => error.kind() == ErrorKind::InvalidData,
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|code| code.starts_with("28") || code == "3D000")
+        }
+        _ => false,
+    }
 }

@@ -56,6 +56,12 @@ pub enum Error {
     /// The database's address can't be used.
     #[error("the database URL is not valid")]
     Url(#[source] sqlx::Error),
+    /// The server does not let us in: waiting does not help.
+    #[error("the server refuses its login, its database's name or its sslmode")]
+    Rejected(#[source] sqlx::Error),
+    /// The database is one without our tables.
+    #[error("the database has no tables of the ledger; run `usage-ledger migrate`")]
+    NoTables,
     /// The tables could not be brought up to date.
     #[error("the database could not be migrated")]
     Migrate(#[source] sqlx::migrate::MigrateError),

@@ -35,7 +35,7 @@ pub mod thresholds;
 pub mod usage_rows;
 pub mod users;
 
-pub use connect::{Schema, connect, options, pool};
+pub use connect::{Schema, check, connect, options, pool};
 pub use error::{Constraint, Error};
 pub use migrate::migrate;
 pub use position::Position;

@@ -42,7 +42,7 @@ pub enum StartError {
     )]
     SecondApi,
     /// The lock cannot be asked for.
-    #[error("the lock against a second api cannot be taken")]
+    #[error("the lock against a second api cannot be taken in the database of DATABASE_URL")]
     Database(#[source] store::Error),
 }
 

@@ -62,19 +62,30 @@ impl DataDir {
 pub(crate) struct Program {
     child: Child,
     log: PathBuf,
+    /// Where its own words begin in the log.
+    log_start: u64,
 }
 
 impl Program {
     pub(crate) fn start(dir: &DataDir, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
         let log = dir.path().join(format!("{}.log", arguments[0]));
-        let file = std::fs::File::create(&log)?;
+        // One that is started again goes on where the one before ended.
+        let file = std::fs::File::options().create(true).append(true).open(&log)?;
+        let log_start = file.metadata()?.len();
         let child = command(dir, arguments, environment).stdout(file.try_clone()?).stderr(file).spawn()?;
-        Ok(Self { child, log })
+        Ok(Self { child, log, log_start })
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let id = self.child.id().context("it has ended")?;
         Ok(kill(Pid::from_raw(id.cast_signed()), signal)?)
+    }
+
+    /// How it ended, if it has, and what it said.
+    pub(crate) fn ended(&mut self) -> Result<Option<(ExitStatus, String)>> {
+        let Some(status) = self.child.try_wait()? else { return Ok(None) };
+        let said = std::fs::read(&self.log)?.split_off(usize::try_from(self.log_start)?);
+        Ok(Some((status, String::from_utf8_lossy(&said).into_owned())))
     }
 
     pub(crate) async fn wait(&mut self) -> Result<ExitStatus> {

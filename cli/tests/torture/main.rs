@@ -1,0 +1,13 @@
+//! Whole processes and real servers, killed, starved, misconfigured and carried over a month's end.
+
+#[path = "../program/mod.rs"]
+mod program;
+
+mod book;
+mod cluster;
+mod full;
+mod kills;
+mod load;
+mod month_end;
+mod refusals;
+mod tls;
