@@ -15,7 +15,8 @@ impl Bar {
     pub(crate) fn new() -> Self {
         let is_terminal = io::stderr().is_terminal();
         let bar = if is_terminal { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        let style = "{msg:10} {bar:30} frame {pos}/{len} ({percent} %), {prefix} events, {per_sec}, {eta} left";
+        let style =
+            "{msg:10} {bar:30} frame {pos}/{len} ({percent} %), {prefix} events, {per_sec}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style);
         }

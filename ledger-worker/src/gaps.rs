@@ -4,7 +4,9 @@ use std::ops::RangeInclusive;
 
 use events::{Actor, ActorKind, Body, Event, GapAccepted, GapKind, SOURCE_CLI};
 use ledger::{Clock, IdSource};
-use nats::{EncodedEvent, Log, LogError, Publisher, ReadError, Reader, ReaderConfig, Stop, StreamState, check_start};
+use nats::{
+    EncodedEvent, Log, LogError, Publisher, ReadError, Reader, ReaderConfig, Stop, StreamState, check_start,
+};
 use sqlx::PgConnection;
 use store::checkpoint::{self, Checkpoint};
 use store::gaps::{self, Gap};
@@ -36,13 +38,17 @@ pub struct LogStatus {
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
     /// Frames of the range are as they were written.
-    #[error("frame {seq} is there and whole; only missing, damaged or truncated frames can be accepted as lost")]
+    #[error(
+        "frame {seq} is there and whole; only missing, damaged or truncated frames can be accepted as lost"
+    )]
     Whole {
         /// The first of them.
         seq: u64,
     },
     /// The range is not a part of the log.
-    #[error("the log ends at {last_seq} and nothing beyond it was projected; the range {from}..{to} is not lost")]
+    #[error(
+        "the log ends at {last_seq} and nothing beyond it was projected; the range {from}..{to} is not lost"
+    )]
     Beyond {
         /// The log's last sequence.
         last_seq: u64,
@@ -140,28 +146,30 @@ pub async fn accept(
 ) -> Result<Gap, AcceptError> {
     let known = gaps::all(conn, log.stream().as_str()).await?;
     let known = known.into_iter().find(|gap| gap.seq_from == *seqs.start() && gap.seq_to == *seqs.end());
-    let gap = match known {
-        Some(gap) => gap,
-        None => {
-            let kind = judge(conn, log, &seqs).await?;
-            let gap = Gap {
-                seq_from: *seqs.start(),
-                seq_to: *seqs.end(),
-                kind,
-                reason: reason.to_owned(),
-                accepted_at: clock.now(),
-                event_id: ids.event_id(),
-            };
-            gaps::accept(conn, log.stream().as_str(), &gap).await?;
-            gap
-        }
+    let gap = if let Some(gap) = known {
+        gap
+    } else {
+        let gap = Gap {
+            seq_from: *seqs.start(),
+            seq_to: *seqs.end(),
+            kind: judge(conn, log, &seqs).await?,
+            reason: reason.to_owned(),
+            accepted_at: clock.now(),
+            event_id: ids.event_id(),
+        };
+        gaps::accept(conn, log.stream().as_str(), &gap).await?;
+        gap
     };
     publisher.publish(event(&gap)).await?;
     Ok(gap)
 }
 
 /// What is wrong with the range.
-async fn judge(conn: &mut PgConnection, log: &Log, seqs: &RangeInclusive<u64>) -> Result<GapKind, AcceptError> {
+async fn judge(
+    conn: &mut PgConnection,
+    log: &Log,
+    seqs: &RangeInclusive<u64>,
+) -> Result<GapKind, AcceptError> {
     let status = status(conn, log).await?;
     let (from, to, last_seq) = (*seqs.start(), *seqs.end(), status.stream.last_seq);
     match status.stop.as_ref().and_then(|stop| Some((stop, stop.acceptable()?))) {

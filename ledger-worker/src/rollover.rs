@@ -117,7 +117,10 @@ impl Rollover {
         let mut cron = match scheduler(Arc::clone(&wake)).await {
             Ok(cron) => Some(cron),
             Err(error) => {
-                tracing::warn!(error = chain(&error), "cron does not run; months are closed by the clock alone");
+                tracing::warn!(
+                    error = chain(&error),
+                    "cron does not run; months are closed by the clock alone"
+                );
                 None
             }
         };

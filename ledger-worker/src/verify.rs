@@ -1,6 +1,5 @@
 //! `verify`: do log, rows and sums agree?
 
-
 use ledger::UserId;
 use sqlx::Connection;
 use store::{Schema, checkpoint, recount};

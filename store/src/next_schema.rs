@@ -57,7 +57,9 @@ const CLONE: &str = r"
 
 /// The version of the tables: the last migration that was applied.
 pub async fn tables_version(conn: &mut PgConnection) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar("SELECT COALESCE(max(version), 0) FROM public._sqlx_migrations").fetch_one(conn).await?)
+    Ok(sqlx::query_scalar("SELECT COALESCE(max(version), 0) FROM public._sqlx_migrations")
+        .fetch_one(conn)
+        .await?)
 }
 
 /// The version of the tables that `ledger_next` was made for; `None` when there is no such schema.
@@ -192,7 +194,8 @@ pub async fn align_partitions(conn: &mut PgConnection) -> Result<(), Error> {
             } else {
                 String::new()
             };
-            conn.execute(sqlx::raw_sql(AssertSqlSafe(format!("DROP TABLE ledger_next.{table}; {keep}")))).await?;
+            conn.execute(sqlx::raw_sql(AssertSqlSafe(format!("DROP TABLE ledger_next.{table}; {keep}"))))
+                .await?;
         }
     }
     for month in live.attached.iter().filter(|month| !next.attached.contains(month)) {

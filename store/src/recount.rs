@@ -74,11 +74,12 @@ pub async fn stage(conn: &mut PgConnection, summaries: &[Summary], hours: &[Hour
     ))
     .await?;
     copy_text(conn, "expected_counts", summaries, |s, out| {
-        let ([a, b, c], [x, y, z]) = (s.units, s.billed);
+        let tabs = |units: [i64; 3]| format!("{}\t{}\t{}", units[0], units[1], units[2]);
+        let (units, billed) = (tabs(s.units), tabs(s.billed));
         let (seq, idx) = s.reset.columns();
         let (user, month, at) = (s.user, s.month, s.last_updated.to_rfc3339());
         let (ms, timed) = (s.total_response_time_ms, s.timed_calls);
-        writeln!(out, "{user}\t{month}\t{a}\t{b}\t{c}\t{ms}\t{timed}\t{at}\t{seq}\t{idx}\t{x}\t{y}\t{z}")
+        writeln!(out, "{user}\t{month}\t{units}\t{ms}\t{timed}\t{at}\t{seq}\t{idx}\t{billed}")
     })
     .await?;
     copy_text(conn, "expected_hourly", hours, |h, out| {
@@ -113,7 +114,13 @@ pub fn sums(user: Option<UserId>) -> Vec<Comparison> {
         None => table.to_owned(),
     };
     vec![
-        comparison("monthly_usage_summary", of("expected_summary"), of("monthly_usage_summary"), "user_id, month_year", SUMMARY_COLUMNS),
+        comparison(
+            "monthly_usage_summary",
+            of("expected_summary"),
+            of("monthly_usage_summary"),
+            "user_id, month_year",
+            SUMMARY_COLUMNS,
+        ),
         comparison("usage_hourly", of("expected_hourly"), of("usage_hourly"), ROLLUP_KEYS, ROLLUP_COLUMNS),
         comparison("usage_daily", of("expected_daily"), of("usage_daily"), ROLLUP_KEYS, ROLLUP_COLUMNS),
     ]
@@ -156,7 +163,13 @@ pub fn rows(user: Option<UserId>) -> Vec<Comparison> {
     );
     let sums = "total_calls, analyze_calls, auth_calls, other_calls, total_response_time_ms, timed_calls";
     vec![
-        comparison("api_usage", expected, found, ROLLUP_KEYS, "units, calls, total_response_time_ms, timed_calls, ids"),
+        comparison(
+            "api_usage",
+            expected,
+            found,
+            ROLLUP_KEYS,
+            "units, calls, total_response_time_ms, timed_calls, ids",
+        ),
         comparison("monthly_usage_summary by rows", from_rows, stored, "user_id, month_year", sums),
     ]
 }
@@ -172,7 +185,11 @@ pub async fn replace(conn: &mut PgConnection) -> Result<(), Error> {
         let prefixed = |alias: &str, names: &str| {
             names.split(", ").map(|name| format!("{alias}.{name}")).collect::<Vec<_>>().join(", ")
         };
-        let set = columns.split(", ").map(|name| format!("{name} = excluded.{name}")).collect::<Vec<_>>().join(", ");
+        let set = columns
+            .split(", ")
+            .map(|name| format!("{name} = excluded.{name}"))
+            .collect::<Vec<_>>()
+            .join(", ");
         let (t, e, excluded) = (prefixed("t", columns), prefixed("e", keys), prefixed("excluded", columns));
         let t_keys = prefixed("t", keys);
         conn.execute(sqlx::raw_sql(AssertSqlSafe(format!(

@@ -21,12 +21,13 @@ pub async fn unclosed(conn: &mut PgConnection, last: Month) -> Result<Vec<Month>
     let mut months = Vec::new();
     for text in candidates {
         let Ok(month) = text.parse::<Month>() else { continue };
-        let used: bool =
-            sqlx::query_scalar("SELECT EXISTS (SELECT FROM api_usage WHERE created_at >= $1 AND created_at < $2)")
-                .bind(month.start())
-                .bind(month.end())
-                .fetch_one(&mut *conn)
-                .await?;
+        let used: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM api_usage WHERE created_at >= $1 AND created_at < $2)",
+        )
+        .bind(month.start())
+        .bind(month.end())
+        .fetch_one(&mut *conn)
+        .await?;
         if used {
             months.push(month);
         }

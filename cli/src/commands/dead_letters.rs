@@ -61,7 +61,8 @@ async fn list(settings: &Settings) -> Result<ExitCode> {
         for letter in &letters {
             let Position { seq, idx } = letter.position;
             let at = letter.recorded_at.format("%Y-%m-%dT%H:%M:%SZ");
-            let (reason, kind, detail) = (letter.reason.as_str(), printable(&letter.event_type), printable(&letter.detail));
+            let (reason, kind, detail) =
+                (letter.reason.as_str(), printable(&letter.event_type), printable(&letter.detail));
             writeln!(out, "{seq}\t{idx}\t{at}\t{reason}\t{kind}\t{detail}")?;
         }
     }
@@ -73,10 +74,12 @@ async fn retry(retry: &Retry, settings: &Settings) -> Result<ExitCode> {
     let mut conn = store::connect(settings.database_url()?, Schema::Live).await?;
     let log = nats::connect(&settings.nats("usage-ledger dead-letters")?).await?;
     let (applied, still_dead) = match (retry.seq, retry.idx) {
-        (Some(seq), Some(idx)) => match dead_letters::retry_one(&mut conn, &log, Position { seq, idx }).await? {
-            Some(applied) => (u64::from(applied), u64::from(!applied)),
-            None => bail!("there is no dead letter at --seq {seq} --idx {idx}"),
-        },
+        (Some(seq), Some(idx)) => {
+            match dead_letters::retry_one(&mut conn, &log, Position { seq, idx }).await? {
+                Some(applied) => (u64::from(applied), u64::from(!applied)),
+                None => bail!("there is no dead letter at --seq {seq} --idx {idx}"),
+            }
+        }
         _ => {
             let report = dead_letters::retry_all(&mut conn, &log, None).await?;
             (report.applied, report.still_dead)

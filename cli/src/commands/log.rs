@@ -76,7 +76,10 @@ fn print_status(status: &LogStatus) {
         stream.stream, stream.first_seq, stream.last_seq, stream.bytes, stream.created
     );
     let behind = stream.last_seq.saturating_sub(checkpoint.seq);
-    println!("projected\tup to frame {} ({} events), {behind} frames behind", checkpoint.seq, checkpoint.events);
+    println!(
+        "projected\tup to frame {} ({} events), {behind} frames behind",
+        checkpoint.seq, checkpoint.events
+    );
     match projector {
         Some(projector) => {
             let reason = projector.reason.as_deref().map(|reason| format!(": {}", printable(reason)));
@@ -97,7 +100,9 @@ fn print_status(status: &LogStatus) {
     match stop.acceptable() {
         Some(gap) => {
             let (from, to) = (gap.seqs.start(), gap.seqs.end());
-            println!("way on\trestore these frames, or: usage-ledger log accept --seq {from}..{to} --reason …");
+            println!(
+                "way on\trestore these frames, or: usage-ledger log accept --seq {from}..{to} --reason …"
+            );
         }
         None => println!("way on\trestore the stream; nothing can be accepted"),
     }

@@ -84,6 +84,9 @@ fn tell(arguments: &Arguments, outcome: &Outcome) -> Result<ExitCode> {
         (_, _, Some(_)) => "the sums are as they should be",
         (_, _, None) => "the rebuilt tables are live",
     };
-    eprintln!("{events} events read; {} tables compared at frame {seq}: {found}; {done}", outcome.tables.len());
+    eprintln!(
+        "{events} events read; {} tables compared at frame {seq}: {found}; {done}",
+        outcome.tables.len()
+    );
     Ok(if differs && arguments.dry_run { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

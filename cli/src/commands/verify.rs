@@ -49,6 +49,8 @@ pub(crate) async fn run(arguments: &Arguments, settings: &Settings) -> Result<Ex
         println!("log, calls and sums agree: {events} events up to frame {seq}, {tables} comparisons");
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("{events} events up to frame {seq} read: what is stored differs as listed; `usage-ledger rebuild` mends it");
+    eprintln!(
+        "{events} events up to frame {seq} read: what is stored differs as listed; `usage-ledger rebuild` mends it"
+    );
     Ok(ExitCode::FAILURE)
 }

@@ -24,7 +24,10 @@ pub(super) struct Fill<'a> {
 
 impl<'a> Fill<'a> {
     /// Goes on with what an earlier run left, if it still fits the tables and the log, and begins anew otherwise.
-    pub(super) async fn open(rebuild: &'a Rebuild<'a>, live: &mut PgConnection) -> Result<Self, RebuildError> {
+    pub(super) async fn open(
+        rebuild: &'a Rebuild<'a>,
+        live: &mut PgConnection,
+    ) -> Result<Self, RebuildError> {
         let made_for = next_schema::version(live).await?;
         if made_for.is_some() && made_for != Some(next_schema::tables_version(live).await?) {
             next_schema::drop_next(live).await?;
@@ -59,7 +62,10 @@ impl<'a> Fill<'a> {
         let fits = check_start(&known, &state, frame_id.as_deref(), &accepted).is_ok()
             && stored.seq <= checkpoint::read(live, PARTITION).await?.seq;
         if !fits {
-            tracing::warn!(seq = stored.seq, "the log is another one than an earlier rebuild read; beginning anew");
+            tracing::warn!(
+                seq = stored.seq,
+                "the log is another one than an earlier rebuild read; beginning anew"
+            );
             return Ok(None);
         }
         Self::at(rebuild, stored).await.map(Some)

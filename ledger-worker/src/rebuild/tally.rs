@@ -12,6 +12,7 @@ use ledger::{Category, Month, UserId};
 use nats::RawFrame;
 use store::Position;
 use store::recount::{Hour, Summary};
+use uuid::Uuid;
 
 use super::recent::{IdMap, IdSet, Recent};
 
@@ -189,14 +190,11 @@ impl Tally {
         match &event.body {
             Body::ApiCalled(called) => self.call(position, user, event, called),
             Body::CallCompleted(completed) => self.complete(position, user, event.time, completed),
-            Body::UsageReset(reset) => {
-                if self.claim(event) {
-                    let owner = self.owner(user);
-                    let sums = self.month(owner, reset.month);
-                    let last_updated = sums.last_updated.max(event.time);
-                    let billed = sums.billed;
-                    *sums = Sums { reset: position, last_updated, billed, ..Sums::default() };
-                }
+            Body::UsageReset(reset) if self.claim(event) => {
+                let owner = self.owner(user);
+                let sums = self.month(owner, reset.month);
+                let (last_updated, billed) = (sums.last_updated.max(event.time), sums.billed);
+                *sums = Sums { reset: position, last_updated, billed, ..Sums::default() };
             }
             _ => {}
         }
@@ -329,7 +327,7 @@ impl Bucket {
             self.total_response_time_ms += sign * i64::from(ms);
             self.timed_calls += sign;
         }
-        self.ids ^= (id as u64) & ID_MASK;
+        self.ids ^= Uuid::from_u128(id).as_u64_pair().1 & ID_MASK;
     }
 }
 

@@ -103,13 +103,23 @@ async fn a_rebuild_gives_the_same_rows_and_the_worker_goes_on() -> Result<()> {
         assert_eq!(catalogue(&ledger).await?, before, "names, options and definitions are the same");
         // The same worker, its statements prepared before the swap.
         let calls = ledger.number("SELECT count(*) FROM api_usage").await;
-        ledger.publish(&[ledger.own_call(user, call(Other)), reported(user, "a", ledger.env.clock.now(), call(Auth))]).await;
+        ledger
+            .publish(&[
+                ledger.own_call(user, call(Other)),
+                reported(user, "a", ledger.env.clock.now(), call(Auth)),
+            ])
+            .await;
         ledger.projected().await;
         assert_eq!(ledger.number("SELECT count(*) FROM api_usage").await, calls + 1);
         assert_eq!(ledger.number("SELECT count(*) FROM projector_status WHERE state = 'running'").await, 1);
     }
     assert_eq!(ledger.verified().await?.differences, []);
-    assert_eq!(ledger.number("SELECT count(*) FROM pg_namespace WHERE nspname IN ('ledger_old', 'ledger_next')").await, 0);
+    assert_eq!(
+        ledger
+            .number("SELECT count(*) FROM pg_namespace WHERE nspname IN ('ledger_old', 'ledger_next')")
+            .await,
+        0
+    );
     worker.stop().await;
     Ok(())
 }
@@ -150,7 +160,8 @@ async fn rows_changed_by_hand_are_found_and_mended() -> Result<()> {
         let dry = rebuild.run(Finish::DryRun).await?;
         assert_eq!(tables(&dry), ["api_usage", "monthly_usage_summary", "usage_daily"]);
         let summary = &dry.differences[1].rows[0];
-        let total = |row: &Option<serde_json::Value>| row.as_ref().and_then(|row| row["total_calls"].as_i64());
+        let total =
+            |row: &Option<serde_json::Value>| row.as_ref().and_then(|row| row["total_calls"].as_i64());
         assert_eq!(total(&summary.expected).map(|total| total + 7), total(&summary.found));
     }
     assert_eq!(ledger.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'ledger_next'").await, 0);
@@ -294,16 +305,33 @@ async fn detached_months_stay_detached() -> Result<()> {
     let user = ledger.user();
     let month = |year, number| Month::new(year, number).expect("a month");
     let in_month = |id: &str, month: Month| reported(user, id, month.start() + minutes(5), call(Other));
-    ledger.publish(&[in_month("a", month(2024, 1)), in_month("b", month(2024, 2)), in_month("c", month(2024, 3))]).await;
+    ledger
+        .publish(&[
+            in_month("a", month(2024, 1)),
+            in_month("b", month(2024, 2)),
+            in_month("c", month(2024, 3)),
+        ])
+        .await;
     ledger.projected().await;
-    ledger.execute("ALTER TABLE api_usage DETACH PARTITION api_usage_2024_01;
-                    ALTER TABLE api_usage DETACH PARTITION api_usage_2024_02; DROP TABLE api_usage_2024_02").await;
+    ledger
+        .execute(
+            "ALTER TABLE api_usage DETACH PARTITION api_usage_2024_01;
+                    ALTER TABLE api_usage DETACH PARTITION api_usage_2024_02; DROP TABLE api_usage_2024_02",
+        )
+        .await;
     for _ in 0..2 {
         assert_eq!(ledger.rebuild().run(Finish::Swap).await?.differences, []);
         assert_eq!(ledger.number("SELECT count(*) FROM api_usage").await, 1);
-        assert_eq!(ledger.number("SELECT count(*) FROM api_usage_2024_01").await, 1, "kept beside the live table");
+        assert_eq!(
+            ledger.number("SELECT count(*) FROM api_usage_2024_01").await,
+            1,
+            "kept beside the live table"
+        );
         assert_eq!(ledger.number("SELECT count(*) FROM monthly_usage_summary").await, 3);
-        assert_eq!(ledger.number("SELECT count(*) FROM pg_class WHERE relname = 'api_usage_2024_02'").await, 0);
+        assert_eq!(
+            ledger.number("SELECT count(*) FROM pg_class WHERE relname = 'api_usage_2024_02'").await,
+            0
+        );
     }
     assert_eq!(ledger.verified().await?.differences, []);
     worker.stop().await;

@@ -3,22 +3,19 @@
 use anyhow::Result;
 use chrono::TimeDelta;
 use ledger::Category::Other;
-use ledger::{Clock, Month};
+use ledger::Month;
 use ledger_worker::rollover::{Closer, RolloverError};
 
 use crate::support::{TestLedger, call, minutes, reported};
 
 const CLOSED: &str = "SELECT string_agg(month_year, ' ' ORDER BY log_seq, log_idx) FROM closed_periods";
-const STATEMENTS: &str = "SELECT string_agg(concat_ws(' ', month_year, total_calls), ', ' ORDER BY month_year) FROM statements";
+const STATEMENTS: &str =
+    "SELECT string_agg(concat_ws(' ', month_year, total_calls), ', ' ORDER BY month_year) FROM statements";
 
 impl TestLedger {
     fn closer(&self) -> Closer {
         let (publisher, ids) = (self.publisher.clone(), self.env.ids.clone());
         Closer { publisher, ids, clock: self.env.clock.clone(), close_grace: TimeDelta::hours(1) }
-    }
-
-    fn set_clock(&self, clock: &Clock, month: Month, past: TimeDelta) {
-        clock.set(month.start() + past);
     }
 }
 
@@ -27,11 +24,16 @@ async fn missed_months_are_closed_once_and_late_calls_are_adjustments() -> Resul
     let ledger = TestLedger::start().await?;
     let august = Month::new(2026, 8).expect("a month");
     let (september, october, november) = (august.next(), august.next().next(), august.next().next().next());
-    ledger.set_clock(&ledger.env.clock, november, minutes(90));
+    ledger.env.clock.set(november.start() + minutes(90));
     let user = ledger.user();
     let in_month = |id: &str, month: Month| reported(user, id, month.start() + minutes(5), call(Other));
     ledger
-        .publish(&[in_month("a", august), in_month("b", august), in_month("c", september), in_month("d", october)])
+        .publish(&[
+            in_month("a", august),
+            in_month("b", august),
+            in_month("c", september),
+            in_month("d", october),
+        ])
         .await;
     // Nobody ran for three months. Two workers begin at once, and two operators do it by hand.
     let (one, two) = (ledger.spawn_worker(), ledger.spawn_worker());
@@ -40,11 +42,17 @@ async fn missed_months_are_closed_once_and_late_calls_are_adjustments() -> Resul
     let mut conns = (ledger.env.pool().acquire().await?, ledger.env.pool().acquire().await?);
     let (first, second) =
         tokio::join!(closer.close_due(&mut conns.0, None), closer.close_due(&mut conns.1, None));
-    (first?, second?);
+    first?;
+    second?;
     ledger.until(CLOSED, "2026-08 2026-09 2026-10").await;
     ledger.projected().await;
     assert_eq!(ledger.text(STATEMENTS).await, "2026-08 2, 2026-09 1, 2026-10 1");
-    assert_eq!(ledger.number("SELECT count(*) FROM pg_class WHERE relname = 'api_usage_2026_12' AND relispartition").await, 1);
+    assert_eq!(
+        ledger
+            .number("SELECT count(*) FROM pg_class WHERE relname = 'api_usage_2026_12' AND relispartition")
+            .await,
+        1
+    );
     // Late: counted in its month, its statement unchanged, listed in the next one.
     ledger.publish(&[in_month("late", august), in_month("now", november)]).await;
     ledger.projected().await;
@@ -53,12 +61,15 @@ async fn missed_months_are_closed_once_and_late_calls_are_adjustments() -> Resul
     let early = closer.close_due(&mut conns.0, Some(november)).await;
     assert!(matches!(early, Err(RolloverError::NotOver { .. })), "{early:?}");
     // The month ends while the worker runs: it finds out by the ledger's clock.
-    ledger.set_clock(&ledger.env.clock, november.next(), minutes(61));
+    ledger.env.clock.set(november.end() + minutes(61));
     ledger.until(CLOSED, "2026-08 2026-09 2026-10 2026-11").await;
     assert_eq!(ledger.text(STATEMENTS).await, "2026-08 2, 2026-09 1, 2026-10 1, 2026-11 1");
     let adjustments = "SELECT string_agg(concat_ws(' ', listed_in, of_month, other_units), ', ') FROM statement_adjustments";
     assert_eq!(ledger.text(adjustments).await, "2026-11 2026-08 1");
-    assert_eq!(ledger.number("SELECT total_calls FROM monthly_usage_summary WHERE month_year = '2026-08'").await, 3);
+    assert_eq!(
+        ledger.number("SELECT total_calls FROM monthly_usage_summary WHERE month_year = '2026-08'").await,
+        3
+    );
     ledger.projected().await;
     assert_eq!(ledger.verified().await?.differences, []);
     one.stop().await;

@@ -1,0 +1,49 @@
+//! How many events a second `rebuild --only summaries` counts: two million calls in frames of a thousand, on servers of
+//! its own. `cargo run --release -p ledger-worker --example recount_rate`
+
+use std::time::Instant;
+
+use anyhow::Result;
+use events::{ApiCalled, Body, Event};
+use ledger::{Category, UserId};
+use ledger_worker::rebuild::Rebuild;
+use nats::{EncodedEvent, Publisher, PublisherConfig};
+use testkit::Env;
+use uuid::Uuid;
+
+const EVENTS: u32 = 2_000_000;
+const FRAME: u32 = 1_000;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let env = Env::start().await?;
+    let log = env.log().await?;
+    let ids = env.ids.clone();
+    let publisher = Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?;
+    for first in (0..EVENTS).step_by(FRAME as usize) {
+        let events = (first..first + FRAME).map(|n| call(&env, n)).collect();
+        publisher.publish_all(events).await?;
+    }
+    let last = i64::try_from(publisher.last_acked())?;
+    // The rows are not needed to count: the checkpoint says how far to read.
+    sqlx::query("UPDATE projection_checkpoint SET seq = $1").bind(last).execute(env.pool()).await?;
+    for _ in 0..3 {
+        let start = Instant::now();
+        let rebuild = Rebuild { database_url: env.database_url(), log: &log, progress: &|_| {} };
+        let outcome = rebuild.summaries(false).await?;
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{} events in {seconds:.2} s: {:.0} a second", outcome.events, f64::from(EVENTS) / seconds);
+    }
+    Ok(())
+}
+
+fn call(env: &Env, n: u32) -> EncodedEvent {
+    let mut called = ApiCalled::new(format!("/api/items/{}", n % 500), Category::Other);
+    (called.status_code, called.response_time_ms) = (Some(200), Some(n % 90));
+    (called.ip_address, called.user_agent) = (Some("203.0.113.7".into()), Some("bench/1.0".into()));
+    let user = UserId::new(Uuid::from_u128(0xbe9c << 64 | u128::from(n % 1_000)));
+    let event = Event::by_api(env.ids.event_id(), user, env.clock.now(), Body::ApiCalled(called));
+    let mut json = Vec::with_capacity(512);
+    events::encode(&event, &mut json);
+    EncodedEvent::from(json)
+}
