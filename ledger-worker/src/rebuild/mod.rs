@@ -37,6 +37,9 @@ const MAX_ROUNDS: u32 = 1_000;
 const READERS_WAIT_MS: u32 = 300;
 /// How long a swap is tried in all.
 const SWAP_WITHIN: Duration = Duration::from_mins(1);
+/// How long the lock of an earlier rebuild is waited for.
+const LOCK_WITHIN: Duration = Duration::from_secs(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 const SWAP_PAUSE: Duration = Duration::from_millis(200);
 
 /// What is rebuilt, from where, and who is told how it goes.
@@ -175,8 +178,13 @@ impl Rebuild<'_> {
     /// The connection that keeps other rebuilds away, with what an interrupted swap left cleared.
     async fn lock(&self) -> Result<PgConnection, RebuildError> {
         let mut live = store::connect(self.database_url, Schema::Live).await?;
-        if !advisory::try_lock(&mut live, Lock::Rebuild).await? {
-            return Err(RebuildError::Busy);
+        // The server may not have noticed yet that an earlier one ended or was killed.
+        let until = tokio::time::Instant::now() + LOCK_WITHIN;
+        while !advisory::try_lock(&mut live, Lock::Rebuild).await? {
+            if tokio::time::Instant::now() > until {
+                return Err(RebuildError::Busy);
+            }
+            tokio::time::sleep(LOCK_PAUSE).await;
         }
         next_schema::drop_old(&mut live).await?;
         Ok(live)
