@@ -1,9 +1,11 @@
-//! The log has no room left: nothing is answered that was not recorded, and it goes on when there is room again.
+//! The log has no room left: nothing is answered that was not recorded, and it goes on when there is room again and
+//! nats-server was started anew. (2.15.1 writes no more to a stream after a write that failed, and looks at its limit and
+//! at the disk's size at its start only.)
 
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -20,10 +22,12 @@ use crate::{
 const BATCH: u64 = 100;
 /// Many batches more than what either limit below holds.
 const BATCHES: u64 = 500;
+/// How long a client waits for an answer while there is room.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A server that was told to keep 3 MB, whatever the disk holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_the_servers_store_limit_is_reached_writes_wait_for_room() -> Result<()> {
+async fn when_the_servers_store_limit_is_reached_writes_wait_for_room_and_a_restart() -> Result<()> {
     let dir = DataDir::new()?;
     let mut config = NatsConfig::new(dir.path().join("nats"));
     let roomy = config.conf.clone().into_owned();
@@ -33,9 +37,9 @@ async fn when_the_servers_store_limit_is_reached_writes_wait_for_room() -> Resul
     fill_and_make_room(cluster, || Ok(std::fs::write(dir.path().join("nats/nats.conf"), &roomy)?)).await
 }
 
-/// A file system of 6 MB. Only root may mount one: skipped elsewhere.
+/// A file system of 64 MB that something else fills up. Only root may mount one: skipped elsewhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_the_disk_is_full_writes_wait_for_room() -> Result<()> {
+async fn when_the_disk_is_full_writes_wait_for_room_and_a_restart() -> Result<()> {
     let dir = DataDir::new()?;
     let config = NatsConfig::new(dir.path().join("nats"));
     let Some(disk) = SmallDisk::mount(&config.dir.join("nats"))? else {
@@ -43,7 +47,9 @@ async fn when_the_disk_is_full_writes_wait_for_room() -> Result<()> {
         return Ok(());
     };
     let cluster = Cluster::start_on(servers(&dir, config).await?).await?;
-    fill_and_make_room(cluster, || disk.grow()).await
+    // Only now: the server never takes more than three quarters of what it finds free when it starts.
+    let filler = disk.fill(2 * 1024 * 1024)?;
+    fill_and_make_room(cluster, || Ok(std::fs::remove_file(&filler)?)).await
 }
 
 async fn servers(dir: &DataDir, nats: NatsConfig) -> Result<PrivateServers> {
@@ -60,15 +66,17 @@ async fn fill_and_make_room(mut cluster: Cluster, make_room: impl FnOnce() -> Re
     let refused = loop {
         let batch = u64::try_from(book.0.len())? / BATCH;
         anyhow::ensure!(batch < BATCHES, "there was room for {batch} batches");
-        let answer = report(&service, batch).await?;
-        let full = answer.status == 503;
-        note(&mut book, batch, if full { Fate::Unknown } else { Fate::Recorded });
-        if full {
+        let Ok(answer) = tokio::time::timeout(PATIENCE, report(&service, batch)).await else {
+            // The one that is being written would be answered 503 at the end of its 30 s.
+            note(&mut book, batch, Fate::Unknown);
             break batch;
-        }
-        answer.expect(202)?;
+        };
+        answer?.expect(202)?;
+        note(&mut book, batch, Fate::Recorded);
     };
-    assert!(refused > 0, "the first batch was refused already");
+    assert!(refused > 0, "the first batch had no room already");
+    report(&service, refused + 1).await?.expect(503)?;
+    note(&mut book, refused + 1, Fate::Unknown);
     for path in ["/api/x/t-full-1", "/api/x/t-full-2", "/api/x/t-full-3"] {
         let answer = forward_auth(&user, path).await?;
         let small_enough = answer.status == 204;
@@ -78,16 +86,23 @@ async fn fill_and_make_room(mut cluster: Cluster, make_room: impl FnOnce() -> Re
             assert!(answer.header("retry-after").is_some(), "503 without Retry-After");
         }
     }
+    let ready = Client::new(format!("http://{}", cluster.settings.address))?;
+    wait_until(BOUND, || async {
+        let answer = ready.get("/readyz").send().await.and_then(|answer| answer.expect(503));
+        answer.and_then(|answer| answer.json()).is_ok_and(|report| report["log"]["status"] == "away")
+    })
+    .await;
+    let stats = service.get("/api/usage/stats?user_id=reported").send().await?.expect(200)?.json()?;
+    assert!(stats["total"]["used"].as_u64() >= Some(BATCH), "reads go on: {stats}");
     cluster.supervise()?;
 
     make_room()?;
-    // As an operator would: neither limit is looked at again by a running server.
     cluster.kill(Victim::Nats).await?;
     cluster.revive(Victim::Nats).await?;
     let started = Instant::now();
     wait_until(BOUND, || async { report(&service, refused).await.is_ok_and(|answer| answer.status == 202) })
         .await;
-    eprintln!("{refused} batches fitted; writes resumed {:?} after there was room", started.elapsed());
+    eprintln!("{refused} batches had room; writes resumed {:?} after there was room", started.elapsed());
     note(&mut book, refused, Fate::Recorded);
     let path = "/api/x/t-full-4";
     wait_until(BOUND, || async { forward_auth(&user, path).await.is_ok_and(|answer| answer.status == 204) })
@@ -132,14 +147,17 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     fn mount(at: &Path) -> Result<Option<Self>> {
         std::fs::create_dir_all(at)?;
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]).arg(at).output();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(at).output();
         Ok(mounted.is_ok_and(|output| output.status.success()).then(|| Self(at.to_owned())))
     }
 
-    fn grow(&self) -> Result<()> {
-        let status = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&self.0).status()?;
-        anyhow::ensure!(status.success(), "the file system does not grow");
-        Ok(())
+    /// Writes a file that leaves so much free.
+    fn fill(&self, left_bytes: u64) -> Result<PathBuf> {
+        let disk = nix::sys::statvfs::statvfs(&self.0)?;
+        let length = disk.blocks_available() * disk.fragment_size() - left_bytes;
+        let path = self.0.join("filler");
+        std::fs::write(&path, vec![0; usize::try_from(length)?])?;
+        Ok(path)
     }
 }
 
