@@ -27,6 +27,8 @@ use crate::thresholds::Signal;
 const RECHECK: Duration = Duration::from_millis(500);
 /// The longest pause after an error.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// The longest that frames gather before they are applied.
+const MAX_PACE: Duration = Duration::from_millis(100);
 
 /// Applies batches from a checkpoint on, whichever schema the connection sees.
 #[derive(Debug)]
@@ -219,16 +221,22 @@ impl Projector {
         if seq >= state.last_seq {
             self.status.set_caught_up();
         }
+        let mut pause = Duration::ZERO;
         loop {
             let read = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(End::Shutdown),
-                read = from.recv() => read,
+                read = async { tokio::time::sleep(pause).await; from.recv().await } => read,
             };
+            pause = Duration::ZERO;
             match read {
                 Some(Read::Batch(mut batch)) => {
+                    let began = tokio::time::Instant::now();
                     match applier.apply(conn, &mut batch).await {
-                        Ok(done) => self.applied(applier.checkpoint(), &batch, done, state.last_seq),
+                        Ok(done) => {
+                            self.applied(applier.checkpoint(), &batch, done, state.last_seq);
+                            pause = self.pace(began.elapsed(), batch.parsed.events());
+                        }
                         // A rebuild exchanged the tables, or somebody else is at work: the tables say where to go on.
                         Err(error @ store::Error::CheckpointMoved { .. }) => {
                             tracing::warn!(
@@ -246,6 +254,16 @@ impl Projector {
                 Some(Read::Reconnected) | None => return Ok(End::Again),
             }
         }
+    }
+
+    /// How long to let frames gather after a batch. What a transaction costs is mostly one upsert a user and table, and
+    /// its own round trips: at a few dozen events each, the projector takes a core from those who are answering calls.
+    /// A pause in proportion to the work leaves that core to them and lets the next batch share its upserts. A lone
+    /// event is still applied at once, a full batch is followed without a pause, and nobody waits longer than
+    /// [`MAX_PACE`].
+    fn pace(&self, busy: Duration, events: u64) -> Duration {
+        let is_behind = usize::try_from(events).is_ok_and(|events| events >= self.config.max_batch_events / 4);
+        if is_behind { Duration::ZERO } else { (busy * 2).min(MAX_PACE) }
     }
 
     /// Starts reading; dropping the set ends it.
