@@ -133,7 +133,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     let ids = IdSource::new(clock.clone());
     let pool = store::pool(config.database_url.expose_secret(), config.database_connections)
         .map_err(ApiError::Database)?;
-    store::check(config.database_url.expose_secret()).await.map_err(ApiError::Database)?;
+    Box::pin(store::check(config.database_url.expose_secret())).await.map_err(ApiError::Database)?;
     let log = open_log(&config).await?;
     let stream = log.state().await?;
     let publisher = {

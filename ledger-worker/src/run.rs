@@ -23,7 +23,8 @@ const POOL_CONNECTIONS: u32 = 3;
 /// Only at the start: when the log can't be reached or trusted, the database's URL can't be read, or the database lets
 /// us not in or has no tables. Later failures are told by status and log, and tried again.
 pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<(), WorkerError> {
-    store::check(&config.database_url).await?;
+    // Boxed: a connection being made is larger than all the rest.
+    Box::pin(store::check(&config.database_url)).await?;
     let log = nats::connect(&config.nats).await?;
     log.ensure_stream(config.log_replicas).await?;
     log.verify(config.allow_unsafe_log).await?;

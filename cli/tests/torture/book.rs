@@ -86,7 +86,7 @@ fn wrong(call: &Call, row: &Row) -> Option<String> {
     if call.id.is_some_and(|id| id != row.id) {
         return Some(format!("recorded as {} and answered as {:?}", row.id, call.id));
     }
-    let Some((status_code, answered)) = call.outcome else { return None };
+    let (status_code, answered) = call.outcome?;
     let stored = row.status_code.map(i16::unsigned_abs);
     let right = match stored {
         Some(stored) => stored == status_code && row.counted == (status_code < 500),

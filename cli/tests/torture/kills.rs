@@ -59,6 +59,8 @@ async fn kill_all(cluster: &mut Cluster, load: &mut Load, rng: &mut SmallRng, ro
                 load.progresses(cluster).await.with_context(|| format!("round {round}, after {victim}"))?;
             }
         }
+        forget(cluster, rng).await.with_context(|| format!("round {round}, api without a worker"))?;
+        load.progresses(cluster).await.with_context(|| format!("round {round}, after both"))?;
         eprintln!("round {round} of {rounds}");
     }
     load.progresses(cluster).await
@@ -72,6 +74,19 @@ async fn strike(cluster: &mut Cluster, rng: &mut SmallRng, victim: Victim) -> Re
     cluster.kill(victim).await?;
     tokio::time::sleep(Duration::from_millis(rng.random_range(0..300))).await;
     cluster.revive(victim).await
+}
+
+/// The api dies with calls in its memory alone that no worker has counted: the next one must not admit them again.
+async fn forget(cluster: &mut Cluster, rng: &mut SmallRng) -> Result<()> {
+    let mut pause = || tokio::time::sleep(Duration::from_millis(rng.random_range(100..400)));
+    cluster.supervise()?;
+    cluster.kill(Victim::Worker).await?;
+    pause().await;
+    cluster.supervise()?;
+    cluster.kill(Victim::Api).await?;
+    cluster.revive(Victim::Api).await?;
+    pause().await;
+    cluster.revive(Victim::Worker).await
 }
 
 /// Users of the free plan that were admitted more than it holds.

@@ -23,8 +23,8 @@ use crate::{
 };
 
 /// Users are called by several tasks at once.
-const GROUPS: u64 = 3;
-const TASKS_OF_A_GROUP: u64 = 3;
+const GROUPS: usize = 3;
+const TASKS_OF_A_GROUP: usize = 3;
 const REPORTERS: u64 = 2;
 /// The free plan holds 50, and 10 of them analyses: a user is called until either is refused for long.
 const CALLS_OF_A_USER: u64 = 80;
@@ -44,9 +44,9 @@ struct Shared {
     book: Mutex<Book>,
     settings: Settings,
     /// Calls made by each group.
-    made: [AtomicU64; GROUPS as usize],
+    made: [AtomicU64; GROUPS],
     /// Those of them that were decided.
-    decided: [AtomicU64; GROUPS as usize],
+    decided: [AtomicU64; GROUPS],
     /// Admitted calls, and reports, that were answered 2xx.
     admitted: AtomicU64,
     reported: AtomicU64,
@@ -75,7 +75,7 @@ impl Load {
         });
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         for task in 0..GROUPS * TASKS_OF_A_GROUP {
-            let rng = SmallRng::seed_from_u64(seed ^ task);
+            let rng = SmallRng::seed_from_u64(seed ^ u64::try_from(task).unwrap_or(0));
             tasks.spawn(call(Arc::clone(&shared), task % GROUPS, rng, stop.clone()));
         }
         for task in 0..REPORTERS {
@@ -119,21 +119,20 @@ impl Load {
 }
 
 /// One task of a group: calls its user, at times beside the others of the group, and reports how some calls ended.
-async fn call(shared: Arc<Shared>, group: u64, mut rng: SmallRng, stop: CancellationToken) -> Result<()> {
+async fn call(shared: Arc<Shared>, group: usize, mut rng: SmallRng, stop: CancellationToken) -> Result<()> {
     let service = shared.settings.client("torturer", Role::Service)?;
     while !stop.is_cancelled() {
-        let index = usize::try_from(group)?;
-        let made = shared.made[index].fetch_add(1, Ordering::Relaxed);
-        let decided = shared.decided[index].load(Ordering::Relaxed);
+        let made = shared.made[group].fetch_add(1, Ordering::Relaxed);
+        let decided = shared.decided[group].load(Ordering::Relaxed);
         let user = format!("caller-{group}-{}", decided / CALLS_OF_A_USER);
-        let kind = if made % 3 == 0 { "analyze" } else { "x" };
+        let kind = if made.is_multiple_of(3) { "analyze" } else { "x" };
         let endpoint = format!("/api/{kind}/t-{group}-{made}");
         let (fate, id) = admit(&shared, &user, &endpoint).await?;
         if fate == Fate::Unknown {
             tokio::time::sleep(AFTER_FAILURE).await;
             continue;
         }
-        shared.decided[index].fetch_add(1, Ordering::Relaxed);
+        shared.decided[group].fetch_add(1, Ordering::Relaxed);
         if let Some(id) = id
             && rng.random_bool(0.1)
         {

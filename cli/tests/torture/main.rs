@@ -9,5 +9,6 @@ mod full;
 mod kills;
 mod load;
 mod month_end;
+mod outages;
 mod refusals;
 mod tls;
