@@ -10,6 +10,7 @@ use std::{
     error::Error,
     ffi::OsString,
     fs,
+    io::ErrorKind,
     os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{ExitCode, ExitStatus},
@@ -73,7 +74,11 @@ async fn run() -> Result<ExitCode, Box<dyn Error>> {
     nats.stop().await;
     postgres.stop().await;
     drop((nats, postgres));
-    fs::remove_dir_all(&dir)?;
+    // The servers take it with them unless something else is in it.
+    match fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     Ok(exit_code(status?))
 }
 
