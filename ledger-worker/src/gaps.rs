@@ -57,9 +57,11 @@ pub enum AcceptError {
         to: u64,
     },
     /// The log's tail is lost; another range makes nothing whole.
-    #[error("the log's tail was lost: accept {from}..{to}, which ends the truncated part exactly")]
+    #[error(
+        "the log's tail was lost: accept {from}..{to}, or from an earlier frame on if others took the lost ones' places"
+    )]
     Truncated {
-        /// First sequence to accept.
+        /// Last sequence that may be the first.
         from: u64,
         /// Last sequence to accept.
         to: u64,
@@ -159,7 +161,8 @@ async fn judge(
     let (from, to, last_seq) = (*seqs.start(), *seqs.end(), status.stream.last_seq);
     match status.stop.as_ref().and_then(|stop| Some((stop, stop.acceptable()?))) {
         Some((Stop::StreamTruncated { .. }, exact)) => {
-            return if *seqs == exact.seqs {
+            // Frames that were written since the loss may have taken its first places: they were never projected.
+            return if to == *exact.seqs.end() && (1..=*exact.seqs.start()).contains(&from) {
                 Ok(GapKind::Truncated)
             } else {
                 Err(AcceptError::Truncated { from: *exact.seqs.start(), to: *exact.seqs.end() })

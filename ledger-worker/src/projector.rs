@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Applied, apply_all};
 use crate::config::{PARTITION, WorkerConfig};
+use crate::dead_letters::{self, RetryError};
 use crate::error::{SessionError, chain};
 use crate::reading::{Batch, Read, Reading, continuity};
 use crate::standing::Standing;
@@ -166,8 +167,9 @@ impl Projector {
                 return Ok(());
             }
         }
-        self.retry_unknown(&mut conn).await?;
+        let mut retried = false;
         while !shutdown.is_cancelled() {
+            retried = retried || self.retry_unknown(&mut conn).await?;
             match self.follow(&mut conn, shutdown).await? {
                 End::Shutdown => break,
                 End::Again => {}
@@ -182,19 +184,19 @@ impl Projector {
         Ok(())
     }
 
-    /// A new version may know what an old one did not.
-    async fn retry_unknown(&self, conn: &mut PgConnection) -> Result<(), SessionError> {
-        match crate::dead_letters::retry_all(conn, &self.log, Some(Reason::Unknown)).await {
-            Ok(report) if report.applied > 0 => {
-                tracing::info!(
-                    applied = report.applied,
-                    "applied events that an earlier version did not know"
-                );
-                Ok(())
+    /// A new version may know what an old one did not. `false`: the stream is not the one of the dead letters.
+    async fn retry_unknown(&self, conn: &mut PgConnection) -> Result<bool, SessionError> {
+        match dead_letters::retry_all(conn, &self.log, Some(Reason::Unknown)).await {
+            Ok(report) => {
+                if report.applied > 0 {
+                    let applied = report.applied;
+                    tracing::info!(applied, "applied events that an earlier version did not know");
+                }
+                Ok(true)
             }
-            Ok(_) => Ok(()),
-            Err(crate::dead_letters::RetryError::Store(error)) => Err(error.into()),
-            Err(crate::dead_letters::RetryError::Log(error)) => Err(error.into()),
+            Err(RetryError::Stopped(_)) => Ok(false),
+            Err(RetryError::Store(error)) => Err(error.into()),
+            Err(RetryError::Log(error)) => Err(error.into()),
         }
     }
 
@@ -327,12 +329,15 @@ impl Projector {
             ..from
         };
         let mut tx = conn.begin().await.map_err(store::Error::from)?;
+        // Other frames will stand where they were; retried, these would be mistaken for them.
+        store::dead_letters::forget_after(&mut tx, seq).await?;
         checkpoint::advance(&mut tx, Schema::Live, PARTITION, from.seq, &to).await?;
         tx.commit().await.map_err(store::Error::from)?;
         tracing::warn!(
             from_seq = from.seq,
             to_seq = seq,
-            "the log's lost tail was accepted; projecting what follows"
+            "the log's lost tail was accepted; projecting what follows. What was projected from the lost frames stays \
+             until `usage-ledger rebuild`"
         );
         Ok(to)
     }
