@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ledger::Month;
-use nats::{Log, LogError, RawFrame};
+use nats::{Log, LogError, RawFrame, Stop};
 use sqlx::{Connection, PgConnection};
 use store::dead_letters::{self, DeadLetter, Reason};
 use store::partitions::{self, Partition};
@@ -12,6 +12,7 @@ use store::{Position, checkpoint};
 use crate::batch::{Item, Parsed, apply_late};
 use crate::config::PARTITION;
 use crate::error::chain;
+use crate::standing::Standing;
 
 /// How many dead letters are read at a time.
 const PAGE: i64 = 500;
@@ -34,6 +35,9 @@ pub enum RetryError {
     /// The log does not answer.
     #[error("the dead letters cannot be read")]
     Log(#[from] LogError),
+    /// The stream is not the one that they are from: what stands at their places now is something else.
+    #[error(transparent)]
+    Stopped(Stop),
 }
 
 /// Tries the dead letter at `position` again; `None` when there is none.
@@ -42,6 +46,7 @@ pub async fn retry_one(
     log: &Log,
     position: Position,
 ) -> Result<Option<bool>, RetryError> {
+    check_stream(conn, log).await?;
     let mut letters = dead_letters::list(conn, None, before(position), 1).await?;
     let Some(letter) = letters.pop().filter(|letter| letter.position == position) else { return Ok(None) };
     let frame = log.frame_at(position.seq).await?;
@@ -54,6 +59,7 @@ pub async fn retry_all(
     log: &Log,
     reason: Option<Reason>,
 ) -> Result<RetryReport, RetryError> {
+    check_stream(conn, log).await?;
     let mut report = RetryReport::default();
     let mut after = None;
     let mut frame: Option<RawFrame> = None;
@@ -105,6 +111,15 @@ async fn retry(
             keep(conn, DeadLetter { reason: Reason::Refused, ..letter }, chain(&error)).await
         }
         Err(error) => Err(error),
+    }
+}
+
+async fn check_stream(conn: &mut PgConnection, log: &Log) -> Result<(), RetryError> {
+    let checkpoint = checkpoint::read(conn, PARTITION).await?;
+    let state = log.state().await?;
+    match Standing::of::<RetryError>(conn, log, &checkpoint, &state).await?.into_stop() {
+        None => Ok(()),
+        Some(stop) => Err(RetryError::Stopped(stop)),
     }
 }
 

@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use events::GapKind;
 use ledger::Month;
-use nats::{Continuity, Log, Reader, ReaderConfig, Stop, check_start};
+use nats::{Continuity, Log, Reader, ReaderConfig, Stop};
 use sqlx::{Connection, PgConnection};
 use store::advisory::{self, Lock};
 use store::checkpoint::{self, Checkpoint};
@@ -18,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Applied, apply_all};
 use crate::config::{PARTITION, WorkerConfig};
+use crate::dead_letters::{self, RetryError};
 use crate::error::{SessionError, chain};
-use crate::reading::{Batch, Read, Reading, accepted_gaps, continuity};
+use crate::reading::{Batch, Read, Reading, continuity};
+use crate::standing::Standing;
 use crate::status::Status;
 use crate::thresholds::Signal;
 
@@ -166,8 +167,9 @@ impl Projector {
                 return Ok(());
             }
         }
-        self.retry_unknown(&mut conn).await?;
+        let mut retried = false;
         while !shutdown.is_cancelled() {
+            retried = retried || self.retry_unknown(&mut conn).await?;
             match self.follow(&mut conn, shutdown).await? {
                 End::Shutdown => break,
                 End::Again => {}
@@ -182,19 +184,19 @@ impl Projector {
         Ok(())
     }
 
-    /// A new version may know what an old one did not.
-    async fn retry_unknown(&self, conn: &mut PgConnection) -> Result<(), SessionError> {
-        match crate::dead_letters::retry_all(conn, &self.log, Some(Reason::Unknown)).await {
-            Ok(report) if report.applied > 0 => {
-                tracing::info!(
-                    applied = report.applied,
-                    "applied events that an earlier version did not know"
-                );
-                Ok(())
+    /// A new version may know what an old one did not. `false`: the stream is not the one of the dead letters.
+    async fn retry_unknown(&self, conn: &mut PgConnection) -> Result<bool, SessionError> {
+        match dead_letters::retry_all(conn, &self.log, Some(Reason::Unknown)).await {
+            Ok(report) => {
+                if report.applied > 0 {
+                    let applied = report.applied;
+                    tracing::info!(applied, "applied events that an earlier version did not know");
+                }
+                Ok(true)
             }
-            Ok(_) => Ok(()),
-            Err(crate::dead_letters::RetryError::Store(error)) => Err(error.into()),
-            Err(crate::dead_letters::RetryError::Log(error)) => Err(error.into()),
+            Err(RetryError::Stopped(_)) => Ok(false),
+            Err(RetryError::Store(error)) => Err(error.into()),
+            Err(RetryError::Log(error)) => Err(error.into()),
         }
     }
 
@@ -262,7 +264,8 @@ impl Projector {
     /// event is still applied at once, a full batch is followed without a pause, and nobody waits longer than
     /// [`MAX_PACE`].
     fn pace(&self, busy: Duration, events: u64) -> Duration {
-        let is_behind = usize::try_from(events).is_ok_and(|events| events >= self.config.max_batch_events / 4);
+        let is_behind =
+            usize::try_from(events).is_ok_and(|events| events >= self.config.max_batch_events / 4);
         if is_behind { Duration::ZERO } else { (busy * 2).min(MAX_PACE) }
     }
 
@@ -305,25 +308,10 @@ impl Projector {
         state: &nats::StreamState,
     ) -> Result<Result<Checkpoint, Stop>, SessionError> {
         let checkpoint = checkpoint::read(conn, PARTITION).await?;
-        let accepted = accepted_gaps(conn, &self.log).await?;
-        let frame_id = self.log.frame_id_at(checkpoint.seq).await?;
-        let known = nats::Checkpoint {
-            seq: checkpoint.seq,
-            frame_id: checkpoint.frame_id.clone(),
-            stream_created: checkpoint.stream_created,
-        };
-        let stop = match check_start(&known, state, frame_id.as_deref(), &accepted) {
-            Ok(()) => return Ok(Ok(checkpoint)),
-            Err(stop) => stop,
-        };
-        let truncated = matches!(stop, Stop::StreamTruncated { .. } | Stop::OtherFrame { .. });
-        let gap = accepted
-            .iter()
-            .filter(|gap| truncated && gap.kind == GapKind::Truncated && gap.seqs.contains(&checkpoint.seq))
-            .min_by_key(|gap| *gap.seqs.start());
-        match gap {
-            None => Ok(Err(stop)),
-            Some(gap) => self.rewind(conn, checkpoint, gap.seqs.start() - 1).await.map(Ok),
+        match Standing::of::<SessionError>(conn, &self.log, &checkpoint, state).await? {
+            Standing::Same => Ok(Ok(checkpoint)),
+            Standing::Lost { whole_to, .. } => self.rewind(conn, checkpoint, whole_to).await.map(Ok),
+            Standing::Other(stop) => Ok(Err(stop)),
         }
     }
 
@@ -341,12 +329,15 @@ impl Projector {
             ..from
         };
         let mut tx = conn.begin().await.map_err(store::Error::from)?;
+        // Other frames will stand where they were; retried, these would be mistaken for them.
+        store::dead_letters::forget_after(&mut tx, seq).await?;
         checkpoint::advance(&mut tx, Schema::Live, PARTITION, from.seq, &to).await?;
         tx.commit().await.map_err(store::Error::from)?;
         tracing::warn!(
             from_seq = from.seq,
             to_seq = seq,
-            "the log's lost tail was accepted; projecting what follows"
+            "the log's lost tail was accepted; projecting what follows. What was projected from the lost frames stays \
+             until `usage-ledger rebuild`"
         );
         Ok(to)
     }

@@ -2,11 +2,11 @@
 
 use ledger::UserId;
 use sqlx::Connection;
-use store::{Schema, checkpoint, recount};
+use store::{Schema, recount};
 
-use crate::config::PARTITION;
 use crate::rebuild::{
     Counted, MAX_NAMED_ROWS, Outcome, Progress, Rebuild, RebuildError, count, refuse_late_completions,
+    sound_checkpoint,
 };
 
 /// Counts the log up to the checkpoint, and compares it with the stored sums, with the calls themselves, and these with
@@ -14,7 +14,7 @@ use crate::rebuild::{
 pub async fn verify(rebuild: &Rebuild<'_>, user: Option<UserId>) -> Result<Outcome, RebuildError> {
     let mut conn = store::connect(rebuild.database_url, Schema::Live).await?;
     let mut snapshot = conn.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
-    let seq = checkpoint::read(&mut snapshot, PARTITION).await?.seq;
+    let seq = sound_checkpoint(&mut snapshot, rebuild.log).await?;
     (rebuild.progress)(Progress::Step("counting"));
     let counted = Counted::start(rebuild, &mut snapshot, user).await?;
     let counted = count(rebuild, counted, seq).await?;

@@ -172,7 +172,7 @@ pub enum Stop {
     /// The stream was deleted and made anew.
     #[error(
         "stream {stream}: it was created at {found}, but the projection was made from the one created at {expected}; \
-         restore that stream, or rebuild from this one"
+         restore that stream, or run `usage-ledger rebuild`, which makes everything anew from this one"
     )]
     StreamReplaced {
         /// The stream.

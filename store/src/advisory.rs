@@ -13,8 +13,6 @@ pub enum Lock {
     Api,
     /// The one rebuild.
     Rebuild,
-    /// The one import of a file.
-    Import,
 }
 
 /// "uled" in ASCII: sets our locks apart from those of other programs on the same database.
@@ -26,7 +24,6 @@ impl Lock {
             Self::Projector(partition) => 0x1_0000 + partition as i32,
             Self::Api => 0x2_0000,
             Self::Rebuild => 0x3_0000,
-            Self::Import => 0x4_0000,
         }
     }
 }

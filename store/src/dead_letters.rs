@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
+use crate::position::seq_to_column;
 use crate::{Error, Position};
 
 /// Why an event is a dead letter.
@@ -115,6 +116,12 @@ pub async fn remove(conn: &mut PgConnection, position: Position) -> Result<bool,
             .execute(conn)
             .await?;
     Ok(removed.rows_affected() == 1)
+}
+
+/// Forgets those of frames after `seq`, which are not in the log any more.
+pub async fn forget_after(conn: &mut PgConnection, seq: u64) -> Result<(), Error> {
+    sqlx::query("DELETE FROM dead_letters WHERE log_seq > $1").bind(seq_to_column(seq)).execute(conn).await?;
+    Ok(())
 }
 
 /// How many there are.

@@ -6,9 +6,10 @@ use std::str::FromStr;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use events::GapKind;
 use ledger::IdSource;
 use ledger_worker::gaps::{self, LogStatus};
-use nats::{Publisher, PublisherConfig};
+use nats::{Publisher, PublisherConfig, Stop};
 use store::Schema;
 
 use crate::config::Settings;
@@ -97,15 +98,29 @@ fn print_status(status: &LogStatus) {
         return;
     };
     println!("not whole\t{}", printable(&stop.to_string()));
-    match stop.acceptable() {
-        Some(gap) => {
-            let (from, to) = (gap.seqs.start(), gap.seqs.end());
-            println!(
-                "way on\trestore these frames, or: usage-ledger log accept --seq {from}..{to} --reason …"
-            );
-        }
-        None => println!("way on\trestore the stream; nothing can be accepted"),
+    println!("way on\t{}", way_on(stop));
+}
+
+/// What an operator can do about it.
+fn way_on(stop: &Stop) -> String {
+    let Some(gap) = stop.acceptable() else {
+        return match stop {
+            Stop::StreamReplaced { .. } => {
+                "restore the stream, or: usage-ledger rebuild, which makes everything anew \
+                                            from this one; then start the api again"
+                    .to_owned()
+            }
+            _ => "restore the stream; nothing can be accepted".to_owned(),
+        };
+    };
+    let (from, to) = (gap.seqs.start(), gap.seqs.end());
+    if gap.kind == GapKind::Truncated {
+        return format!(
+            "restore these frames, or: usage-ledger log accept --seq A..{to} --reason …, where A is the first frame \
+             that is not the one that was projected, {from} at the latest; then usage-ledger rebuild"
+        );
     }
+    format!("restore these frames, or: usage-ledger log accept --seq {from}..{to} --reason …")
 }
 
 async fn accept(range: &Accept, settings: &Settings) -> Result<ExitCode> {
@@ -120,5 +135,11 @@ async fn accept(range: &Accept, settings: &Settings) -> Result<ExitCode> {
     publisher.close().await;
     println!("accepted {}..{} as {}", gap.seq_from, gap.seq_to, gap.kind.as_str());
     eprintln!("the worker goes on within a second");
+    if gap.kind == GapKind::Truncated {
+        eprintln!(
+            "what was projected from the lost frames is still there, and `usage-ledger verify` lists it: run \
+             `usage-ledger rebuild` to drop it"
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }

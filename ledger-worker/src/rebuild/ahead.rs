@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nats::{Continuity, Log, RawFrame, ReadError, Reader, ReaderConfig, Verdict};
+use nats::{Continuity, Log, RawFrame, ReadError, Reader, ReaderConfig, Stop, Verdict};
 
 use super::RebuildError;
 
@@ -88,11 +88,21 @@ impl Ahead {
             return Ok(Some(Chunk { frames: apply, last, last_seq }));
         }
         // What the stream has had since before this wait, or had before a frame that came, is not on its way.
-        if past_target || self.log.state().await?.last_seq >= self.target && self.waited_in_vain().await? {
+        if past_target || self.reaches_target().await? && self.waited_in_vain().await? {
             self.continuity.check_tail(self.target).map_err(RebuildError::Stopped)?;
             return Ok(Some(Chunk { frames: Vec::new(), last: None, last_seq: self.target }));
         }
         Ok(None)
+    }
+
+    /// The target was in the log: a stream that ends before it has lost its tail, and waiting would be in vain.
+    async fn reaches_target(&self) -> Result<bool, RebuildError> {
+        let (state, checkpoint) = (self.log.state().await?, self.target);
+        if state.last_seq >= checkpoint {
+            return Ok(true);
+        }
+        let (stream, last_seq) = (state.stream, state.last_seq);
+        Err(RebuildError::Stopped(Stop::StreamTruncated { stream, checkpoint, last_seq }))
     }
 
     /// Whether the frame that is due is really not there.

@@ -19,6 +19,7 @@ use store::compare::Difference;
 use store::{Schema, checkpoint, next_schema};
 
 use crate::config::PARTITION;
+use crate::standing::Standing;
 
 pub(crate) use ahead::Ahead;
 use fill::Fill;
@@ -41,6 +42,16 @@ const SWAP_WITHIN: Duration = Duration::from_mins(1);
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 const SWAP_PAUSE: Duration = Duration::from_millis(200);
+
+/// The live checkpoint, if what it stands for is still in the stream.
+pub(crate) async fn sound_checkpoint(conn: &mut PgConnection, log: &Log) -> Result<u64, RebuildError> {
+    let checkpoint = checkpoint::read(conn, PARTITION).await?;
+    let state = log.state().await?;
+    match Standing::of::<RebuildError>(conn, log, &checkpoint, &state).await?.into_stop() {
+        None => Ok(checkpoint.seq),
+        Some(stop) => Err(RebuildError::Stopped(stop)),
+    }
+}
 
 /// What is rebuilt, from where, and who is told how it goes.
 #[derive(Clone, Copy)]
@@ -190,11 +201,23 @@ impl Rebuild<'_> {
         Ok(live)
     }
 
+    /// Up to where the log is to be projected: as far as the live projection is. One that was made from frames that the
+    /// stream will never have again says nothing; all that the stream has takes its place.
+    async fn target(&self, conn: &mut PgConnection) -> Result<u64, RebuildError> {
+        let checkpoint = checkpoint::read(conn, PARTITION).await?;
+        let state = self.log.state().await?;
+        match Standing::of::<RebuildError>(conn, self.log, &checkpoint, &state).await? {
+            Standing::Same => Ok(checkpoint.seq),
+            Standing::Lost { .. } | Standing::Other(Stop::StreamReplaced { .. }) => Ok(state.last_seq),
+            Standing::Other(stop) => Err(RebuildError::Stopped(stop)),
+        }
+    }
+
     async fn catch_up(&self, live: &mut PgConnection, fill: &mut Fill<'_>) -> Result<(), RebuildError> {
         (self.progress)(Progress::Step("filling"));
         for _ in 0..MAX_ROUNDS {
-            let target = checkpoint::read(live, PARTITION).await?.seq;
-            if target <= fill.seq() + NEAR_FRAMES && fill.events() > 0 || target == fill.seq() {
+            let target = self.target(live).await?;
+            if target <= fill.seq() + NEAR_FRAMES && fill.events() > 0 || target <= fill.seq() {
                 break;
             }
             fill.up_to(target).await?;
@@ -207,14 +230,15 @@ impl Rebuild<'_> {
         (self.progress)(Progress::Step("comparing"));
         let mut hold = live.begin().await?;
         next_schema::hold_projector(&mut hold).await?;
-        let seq = checkpoint::read(&mut hold, PARTITION).await?.seq;
+        let seq = self.target(&mut hold).await?;
         fill.up_to(seq).await?;
+        let seq = fill.seq();
         fill.align().await?;
         let mut reader = store::connect(self.database_url, Schema::Live).await?;
         let mut snapshot = reader.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let (live_seq, next_seq) = next_schema::checkpoints(&mut snapshot, PARTITION).await?;
+        let (_, next_seq) = next_schema::checkpoints(&mut snapshot, PARTITION).await?;
         hold.rollback().await?;
-        debug_assert_eq!((live_seq, next_seq), (seq, seq), "the projector was held");
+        debug_assert_eq!(next_seq, seq, "nobody else fills it");
         let mut outcome = Outcome { seq, events: 0, tables: Vec::new(), differences: Vec::new() };
         for comparison in store::compare::next_with_live(&mut snapshot).await? {
             outcome.differences.extend(comparison.run(&mut snapshot, MAX_NAMED_ROWS).await?);
@@ -228,11 +252,11 @@ impl Rebuild<'_> {
         (self.progress)(Progress::Step("swapping"));
         let until = tokio::time::Instant::now() + SWAP_WITHIN;
         loop {
-            let target = checkpoint::read(live, PARTITION).await?.seq;
+            let target = self.target(live).await?;
             fill.up_to(target).await?;
             let mut tx = live.begin().await?;
             next_schema::hold_projector(&mut tx).await?;
-            let target = checkpoint::read(&mut tx, PARTITION).await?.seq;
+            let target = self.target(&mut tx).await?;
             fill.up_to(target).await?;
             if next_schema::lock_out_readers(&mut tx, READERS_WAIT_MS).await? {
                 next_schema::exchange(&mut tx).await?;

@@ -15,7 +15,7 @@ use crate::reading::accepted_gaps;
 
 use super::ahead::Ahead;
 use super::tally::{Tally, Unmatched};
-use super::{BATCH_EVENTS, MAX_NAMED_ROWS, Outcome, Progress, Rebuild, RebuildError};
+use super::{BATCH_EVENTS, MAX_NAMED_ROWS, Outcome, Progress, Rebuild, RebuildError, sound_checkpoint};
 
 /// Hand-overs to the counting thread that may wait.
 const WAITING_CHUNKS: usize = 4;
@@ -90,8 +90,8 @@ pub(super) async fn rebuild(
     dry_run: bool,
 ) -> Result<Outcome, RebuildError> {
     (rebuild.progress)(Progress::Step("counting"));
+    let near = sound_checkpoint(live, rebuild.log).await?;
     let counted = Counted::start(rebuild, live, None).await?;
-    let near = checkpoint::read(live, PARTITION).await?.seq;
     let mut counted = count(rebuild, counted, near).await?;
     let mut tx = live.begin().await?;
     // The projector waits from here on; readers do not.

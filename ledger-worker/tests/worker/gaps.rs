@@ -13,7 +13,7 @@ use crate::support::{TestLedger, call};
 const STATE: &str = "SELECT state FROM projector_status";
 
 impl TestLedger {
-    async fn accept_range(&self, seqs: RangeInclusive<u64>) -> Result<Gap, AcceptError> {
+    pub(crate) async fn accept_range(&self, seqs: RangeInclusive<u64>) -> Result<Gap, AcceptError> {
         let mut conn = self.env.pool().acquire().await.expect("a connection");
         let by = (&self.env.clock, &self.env.ids);
         gaps::accept(&mut conn, &self.log, &self.publisher, by, seqs, "it burnt").await

@@ -6,6 +6,7 @@ mod batches;
 mod counting;
 mod dead_letters;
 mod gaps;
+mod lost_log;
 mod order;
 mod outages;
 mod periods;

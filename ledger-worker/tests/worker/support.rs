@@ -7,8 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use events::{Actor, ActorKind, ApiCalled, Body, Event, PlanChanged, UsageReset};
 use ledger::{Category, Currency, Money, Month, PlanName, UserId};
 use ledger_worker::WorkerConfig;
-use nats::{EncodedEvent, Log, Position, Publisher, PublisherConfig};
-use testkit::{Env, wait_until};
+use nats::{Connection, EncodedEvent, Log, Position, Publisher, PublisherConfig};
+use testkit::{Env, PrivateServers, wait_until};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -19,6 +19,7 @@ pub(crate) struct TestLedger {
     pub(crate) env: Env,
     pub(crate) log: Log,
     pub(crate) publisher: Publisher,
+    connection: Connection,
 }
 
 pub(crate) struct Worker {
@@ -42,17 +43,34 @@ impl Worker {
 impl TestLedger {
     pub(crate) async fn start() -> Result<Self> {
         let env = Env::start().await?;
-        let log = nats::connect(&env.connection()).await?;
+        let connection = env.connection();
+        Self::with_log(env, connection).await
+    }
+
+    /// With a log of its own.
+    pub(crate) async fn on(servers: &PrivateServers) -> Result<Self> {
+        let mut connection = Connection::new(servers.nats.url(), "LEDGER".parse()?);
+        connection.monitor_url = Some(servers.nats.monitor_url());
+        Self::with_log(Env::start().await?, connection).await
+    }
+
+    async fn with_log(env: Env, connection: Connection) -> Result<Self> {
+        let log = nats::connect(&connection).await?;
         log.ensure_stream(1).await?;
         let ids = env.ids.clone();
         let publisher = Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?;
-        Ok(Self { env, log, publisher })
+        Ok(Self { env, log, publisher, connection })
+    }
+
+    /// As a process that is started anew: another connection, another producer.
+    pub(crate) async fn reconnected(self) -> Result<Self> {
+        Self::with_log(self.env, self.connection).await
     }
 
     pub(crate) fn spawn_worker(&self) -> Worker {
         let shutdown = CancellationToken::new();
         let config =
-            WorkerConfig::new(self.env.database_url(), self.env.connection(), self.env.clock.clone());
+            WorkerConfig::new(self.env.database_url(), self.connection.clone(), self.env.clock.clone());
         Worker { task: tokio::spawn(ledger_worker::run(config, shutdown.clone())), shutdown }
     }
 
