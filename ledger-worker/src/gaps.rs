@@ -4,17 +4,16 @@ use std::ops::RangeInclusive;
 
 use events::{Actor, ActorKind, Body, Event, GapAccepted, GapKind, SOURCE_CLI};
 use ledger::{Clock, IdSource};
-use nats::{
-    EncodedEvent, Log, LogError, Publisher, ReadError, Reader, ReaderConfig, Stop, StreamState, check_start,
-};
+use nats::{EncodedEvent, Log, LogError, Publisher, ReadError, Reader, ReaderConfig, Stop, StreamState};
 use sqlx::PgConnection;
 use store::checkpoint::{self, Checkpoint};
 use store::gaps::{self, Gap};
 use store::projector_status::{self, Status};
 
 use crate::config::PARTITION;
-use crate::reading::{accepted_gaps, continuity};
+use crate::reading::continuity;
 use crate::rebuild::{Ahead, RebuildError};
+use crate::standing::Standing;
 
 /// The most events that are read at a time.
 const READ_EVENTS: usize = 20_000;
@@ -87,8 +86,9 @@ impl From<LogError> for AcceptError {
 
 /// Compares checkpoint and stream, and reads what is not projected yet, as the projector does.
 pub async fn status(conn: &mut PgConnection, log: &Log) -> Result<LogStatus, RebuildError> {
-    let stream = log.state().await?;
+    // In this order: the projector may go on in between, and what it projected is in the stream.
     let checkpoint = checkpoint::read(conn, PARTITION).await?;
+    let stream = log.state().await?;
     let projector = projector_status::read(conn, PARTITION).await?;
     let accepted = gaps::all(conn, log.stream().as_str()).await?;
     let stop = find_stop(conn, log, &stream, &checkpoint).await?;
@@ -101,27 +101,12 @@ async fn find_stop(
     stream: &StreamState,
     checkpoint: &Checkpoint,
 ) -> Result<Option<Stop>, RebuildError> {
-    let accepted = accepted_gaps(conn, log).await?;
-    let frame_id = log.frame_id_at(checkpoint.seq).await?;
-    let known = nats::Checkpoint {
-        seq: checkpoint.seq,
-        frame_id: checkpoint.frame_id.clone(),
-        stream_created: checkpoint.stream_created,
+    let from = match Standing::of::<RebuildError>(conn, log, checkpoint, stream).await? {
+        Standing::Same => checkpoint.seq,
+        // The projector is about to go back there.
+        Standing::Lost { whole_to, .. } => whole_to,
+        Standing::Other(stop) => return Ok(Some(stop)),
     };
-    let mut from = checkpoint.seq;
-    if let Err(stop) = check_start(&known, stream, frame_id.as_deref(), &accepted) {
-        let truncated = matches!(stop, Stop::StreamTruncated { .. } | Stop::OtherFrame { .. });
-        let passed = accepted
-            .iter()
-            .filter(|gap| truncated && gap.kind == GapKind::Truncated && gap.seqs.contains(&checkpoint.seq))
-            .map(|gap| *gap.seqs.start())
-            .min();
-        match passed {
-            // The projector is about to go back there.
-            Some(start) => from = start - 1,
-            None => return Ok(Some(stop)),
-        }
-    }
     let continuity = continuity(conn, log, from).await?;
     let mut ahead = Ahead::new(log, continuity, stream.last_seq, READ_EVENTS);
     loop {

@@ -13,6 +13,7 @@ mod reading;
 pub mod rebuild;
 pub mod rollover;
 mod run;
+mod standing;
 mod status;
 mod thresholds;
 pub mod verify;

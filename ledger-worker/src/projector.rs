@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use events::GapKind;
 use ledger::Month;
-use nats::{Continuity, Log, Reader, ReaderConfig, Stop, check_start};
+use nats::{Continuity, Log, Reader, ReaderConfig, Stop};
 use sqlx::{Connection, PgConnection};
 use store::advisory::{self, Lock};
 use store::checkpoint::{self, Checkpoint};
@@ -19,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::{Applied, apply_all};
 use crate::config::{PARTITION, WorkerConfig};
 use crate::error::{SessionError, chain};
-use crate::reading::{Batch, Read, Reading, accepted_gaps, continuity};
+use crate::reading::{Batch, Read, Reading, continuity};
+use crate::standing::Standing;
 use crate::status::Status;
 use crate::thresholds::Signal;
 
@@ -262,7 +262,8 @@ impl Projector {
     /// event is still applied at once, a full batch is followed without a pause, and nobody waits longer than
     /// [`MAX_PACE`].
     fn pace(&self, busy: Duration, events: u64) -> Duration {
-        let is_behind = usize::try_from(events).is_ok_and(|events| events >= self.config.max_batch_events / 4);
+        let is_behind =
+            usize::try_from(events).is_ok_and(|events| events >= self.config.max_batch_events / 4);
         if is_behind { Duration::ZERO } else { (busy * 2).min(MAX_PACE) }
     }
 
@@ -305,25 +306,10 @@ impl Projector {
         state: &nats::StreamState,
     ) -> Result<Result<Checkpoint, Stop>, SessionError> {
         let checkpoint = checkpoint::read(conn, PARTITION).await?;
-        let accepted = accepted_gaps(conn, &self.log).await?;
-        let frame_id = self.log.frame_id_at(checkpoint.seq).await?;
-        let known = nats::Checkpoint {
-            seq: checkpoint.seq,
-            frame_id: checkpoint.frame_id.clone(),
-            stream_created: checkpoint.stream_created,
-        };
-        let stop = match check_start(&known, state, frame_id.as_deref(), &accepted) {
-            Ok(()) => return Ok(Ok(checkpoint)),
-            Err(stop) => stop,
-        };
-        let truncated = matches!(stop, Stop::StreamTruncated { .. } | Stop::OtherFrame { .. });
-        let gap = accepted
-            .iter()
-            .filter(|gap| truncated && gap.kind == GapKind::Truncated && gap.seqs.contains(&checkpoint.seq))
-            .min_by_key(|gap| *gap.seqs.start());
-        match gap {
-            None => Ok(Err(stop)),
-            Some(gap) => self.rewind(conn, checkpoint, gap.seqs.start() - 1).await.map(Ok),
+        match Standing::of::<SessionError>(conn, &self.log, &checkpoint, state).await? {
+            Standing::Same => Ok(Ok(checkpoint)),
+            Standing::Lost { whole_to, .. } => self.rewind(conn, checkpoint, whole_to).await.map(Ok),
+            Standing::Other(stop) => Ok(Err(stop)),
         }
     }
 

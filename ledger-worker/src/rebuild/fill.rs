@@ -1,6 +1,5 @@
 //! Filling `ledger_next` with the code that the projector runs.
 
-use nats::check_start;
 use sqlx::PgConnection;
 use store::checkpoint::{self, Checkpoint};
 use store::{Schema, next_schema};
@@ -9,7 +8,8 @@ use tokio::task::JoinSet;
 
 use crate::config::PARTITION;
 use crate::projector::Applier;
-use crate::reading::{Batch, accepted_gaps, continuity};
+use crate::reading::{Batch, continuity};
+use crate::standing::Standing;
 
 use super::ahead::{Ahead, Chunk};
 use super::{BATCH_EVENTS, Progress, Rebuild, RebuildError};
@@ -52,15 +52,8 @@ impl<'a> Fill<'a> {
         let mut conn = store::connect(rebuild.database_url, Schema::Next).await?;
         let stored = checkpoint::read(&mut conn, PARTITION).await?;
         let state = rebuild.log.state().await?;
-        let frame_id = rebuild.log.frame_id_at(stored.seq).await?;
-        let accepted = accepted_gaps(&mut conn, rebuild.log).await?;
-        let known = nats::Checkpoint {
-            seq: stored.seq,
-            frame_id: stored.frame_id.clone(),
-            stream_created: stored.stream_created,
-        };
-        let fits = check_start(&known, &state, frame_id.as_deref(), &accepted).is_ok()
-            && stored.seq <= checkpoint::read(live, PARTITION).await?.seq;
+        let standing = Standing::of::<RebuildError>(&mut conn, rebuild.log, &stored, &state).await?;
+        let fits = standing == Standing::Same && stored.seq <= checkpoint::read(live, PARTITION).await?.seq;
         if !fits {
             tracing::warn!(
                 seq = stored.seq,

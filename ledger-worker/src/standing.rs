@@ -1,0 +1,66 @@
+//! Does the stored checkpoint belong to the stream that is there now?
+
+use events::GapKind;
+use nats::{Log, LogError, Stop, StreamState, check_start};
+use sqlx::PgConnection;
+use store::checkpoint::Checkpoint;
+
+use crate::reading::accepted_gaps;
+
+/// How a checkpoint and the stream stand to each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// What was projected is in the stream.
+    Same,
+    /// The stream lost its tail, which was accepted: what follows this sequence is to be projected.
+    Lost {
+        /// The last sequence before the accepted range.
+        whole_to: u64,
+        /// What was accepted.
+        stop: Stop,
+    },
+    /// The stream is not the one that was projected, or not all of it.
+    Other(Stop),
+}
+
+impl Standing {
+    /// Compares them. `state` is read after `checkpoint`, or by whoever alone moves the checkpoint.
+    pub(crate) async fn of<E>(
+        conn: &mut PgConnection,
+        log: &Log,
+        checkpoint: &Checkpoint,
+        state: &StreamState,
+    ) -> Result<Self, E>
+    where
+        E: From<store::Error> + From<LogError>,
+    {
+        let accepted = accepted_gaps(conn, log).await?;
+        let frame_id = log.frame_id_at(checkpoint.seq).await?;
+        let known = nats::Checkpoint {
+            seq: checkpoint.seq,
+            frame_id: checkpoint.frame_id.clone(),
+            stream_created: checkpoint.stream_created,
+        };
+        let Err(stop) = check_start(&known, state, frame_id.as_deref(), &accepted) else {
+            return Ok(Self::Same);
+        };
+        let truncated = matches!(stop, Stop::StreamTruncated { .. } | Stop::OtherFrame { .. });
+        let lost_from = accepted
+            .iter()
+            .filter(|gap| truncated && gap.kind == GapKind::Truncated && gap.seqs.contains(&checkpoint.seq))
+            .map(|gap| *gap.seqs.start())
+            .min();
+        Ok(match lost_from {
+            Some(from) => Self::Lost { whole_to: from - 1, stop },
+            None => Self::Other(stop),
+        })
+    }
+
+    /// Why the checkpoint does not hold as it is, if it does not.
+    pub(crate) fn into_stop(self) -> Option<Stop> {
+        match self {
+            Self::Same => None,
+            Self::Lost { stop, .. } | Self::Other(stop) => Some(stop),
+        }
+    }
+}
