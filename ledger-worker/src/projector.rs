@@ -10,7 +10,7 @@ use store::advisory::{self, Lock};
 use store::checkpoint::{self, Checkpoint};
 use store::partitions::{self, Partition};
 use store::projector_status::State;
-use store::{Schema, dead_letters::Reason, producers};
+use store::{Schema, dead_letters::Reason, gaps, producers};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -327,6 +327,7 @@ impl Projector {
             ..from
         };
         let mut tx = conn.begin().await.map_err(store::Error::from)?;
+        gaps::spend(&mut tx, self.log.stream().as_str(), &from).await?;
         checkpoint::advance(&mut tx, Schema::Live, PARTITION, from.seq, &to).await?;
         tx.commit().await.map_err(store::Error::from)?;
         tracing::warn!(
