@@ -349,3 +349,26 @@ async fn detached_months_stay_detached() -> Result<()> {
     worker.stop().await;
     Ok(())
 }
+
+#[tokio::test]
+async fn what_others_built_on_the_tables_is_not_dropped() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    ledger.publish_all_kinds().await;
+    ledger.rebuild().run(Finish::Hold).await?;
+    ledger
+        .execute("CREATE VIEW public.totals AS SELECT user_id, total_calls FROM ledger.monthly_usage_summary")
+        .await;
+    for refused in [ledger.rebuild().run(Finish::Swap).await.map(drop), ledger.rebuild().swap().await] {
+        assert!(
+            matches!(&refused, Err(RebuildError::Dependants { names }) if names == &["view public.totals"]),
+            "{refused:?}"
+        );
+    }
+    assert!(ledger.number("SELECT count(*) FROM public.totals").await > 0);
+    ledger.execute("DROP VIEW public.totals").await;
+    ledger.rebuild().swap().await?;
+    assert_eq!(ledger.verified().await?.differences, []);
+    worker.stop().await;
+    Ok(())
+}
