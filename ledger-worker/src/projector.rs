@@ -30,6 +30,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// The longest that frames gather before they are applied.
 const MAX_PACE: Duration = Duration::from_millis(100);
 
+/// How long the database has for a session's start.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// How long it has for a batch, also one that waits for a rebuild's comparison. Beyond that the connection is given up:
+/// the next one finds in the checkpoint whether the batch was applied.
+const APPLY_WITHIN: Duration = Duration::from_mins(1);
+
 /// Applies batches from a checkpoint on, whichever schema the connection sees.
 #[derive(Debug)]
 pub struct Applier {
@@ -158,8 +164,19 @@ impl Projector {
 
     /// One connection to the database, and as long as it holds, the right to project.
     async fn session(&self, shutdown: &CancellationToken) -> Result<(), SessionError> {
-        let mut conn = store::connect::connect_projector(&self.config.database_url, Schema::Live).await?;
-        while !advisory::try_lock(&mut conn, Lock::Projector(PARTITION)).await? {
+        let mut conn = within(
+            "connecting to the database",
+            CONNECT_WITHIN,
+            store::connect::connect_projector(&self.config.database_url, Schema::Live),
+        )
+        .await??;
+        while !within(
+            "asking for the projector's lock",
+            CONNECT_WITHIN,
+            advisory::try_lock(&mut conn, Lock::Projector(PARTITION)),
+        )
+        .await??
+        {
             self.status.set(State::Standby, None);
             wait(RECHECK, shutdown).await;
             if shutdown.is_cancelled() {
@@ -232,7 +249,7 @@ impl Projector {
             match read {
                 Some(Read::Batch(mut batch)) => {
                     let began = tokio::time::Instant::now();
-                    match applier.apply(conn, &mut batch).await {
+                    match within("applying a batch", APPLY_WITHIN, applier.apply(conn, &mut batch)).await? {
                         Ok(done) => {
                             self.applied(applier.checkpoint(), &batch, done, state.last_seq);
                             pause = self.pace(began.elapsed(), batch.parsed.events());
@@ -344,4 +361,13 @@ async fn wait(pause: Duration, shutdown: &CancellationToken) {
         () = tokio::time::sleep(pause) => {}
         () = shutdown.cancelled() => {}
     }
+}
+
+/// Bounds what the database may take. What is given up may be under way there: the connection is not used again.
+async fn within<F: Future>(
+    operation: &'static str,
+    within: Duration,
+    future: F,
+) -> Result<F::Output, SessionError> {
+    tokio::time::timeout(within, future).await.map_err(|_| SessionError::Slow { operation, within })
 }
