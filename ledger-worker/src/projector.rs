@@ -1,6 +1,6 @@
 //! The projector: one active worker that applies batch after batch, each in one transaction.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ledger::Month;
@@ -42,13 +42,14 @@ pub struct Applier {
     schema: Schema,
     partition: i16,
     checkpoint: Checkpoint,
-    attached: HashSet<Month>,
+    /// The last two months, if they have a partition.
+    attached: BTreeSet<Month>,
 }
 
 impl Applier {
     /// Goes on after `checkpoint`, as it is stored in `schema`.
     pub fn new(schema: Schema, partition: i16, checkpoint: Checkpoint) -> Self {
-        Self { schema, partition, checkpoint, attached: HashSet::new() }
+        Self { schema, partition, checkpoint, attached: BTreeSet::new() }
     }
 
     /// How far it is.
@@ -86,7 +87,7 @@ impl Applier {
         batch: &mut Batch,
     ) -> Result<(), store::Error> {
         let missing: Vec<Month> =
-            batch.months.difference(&self.attached.iter().copied().collect()).copied().collect();
+            batch.months.difference(&self.attached).copied().collect();
         for month in missing {
             match partitions::ensure(conn, month).await? {
                 Partition::Attached => {
@@ -97,6 +98,11 @@ impl Applier {
                     batch.prepare();
                 }
             }
+        }
+        // Old months get detached while we run: those are looked up for every batch.
+        if let Some(newest) = self.attached.last() {
+            let recent = newest.prev();
+            self.attached.retain(|month| *month >= recent);
         }
         Ok(())
     }

@@ -372,3 +372,23 @@ async fn what_others_built_on_the_tables_is_not_dropped() -> Result<()> {
     worker.stop().await;
     Ok(())
 }
+
+/// Its rows would go where nobody reads them.
+#[tokio::test]
+async fn a_call_of_a_month_that_is_detached_meanwhile_is_a_dead_letter() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let user = ledger.user();
+    let january = Month::new(2024, 1).expect("a month").start();
+    ledger.publish(&[reported(user, "a", january, call(Other)), ledger.own_call(user, call(Other))]).await;
+    ledger.projected().await;
+    ledger.execute("ALTER TABLE api_usage DETACH PARTITION api_usage_2024_01").await;
+    ledger.publish(&[reported(user, "b", january, call(Other)), ledger.own_call(user, call(Other))]).await;
+    ledger.projected().await;
+    assert_eq!(ledger.number("SELECT count(*) FROM dead_letters").await, 1);
+    assert_eq!(ledger.number("SELECT count(*) FROM api_usage_2024_01").await, 1);
+    assert_eq!(ledger.number("SELECT count(*) FROM api_usage").await, 2);
+    assert_eq!(ledger.verified().await?.differences, []);
+    worker.stop().await;
+    Ok(())
+}
