@@ -48,7 +48,14 @@ CREATE TABLE public.accepted_gaps (
     reason      TEXT NOT NULL,
     accepted_at TIMESTAMPTZ NOT NULL,
     event_id    UUID NOT NULL,
-    PRIMARY KEY (stream, seq_from, seq_to)
+    -- The checkpoint that an accepted truncation takes back, once: what is lost later, even in the same range, is
+    -- another loss.
+    lost_seq      BIGINT,
+    lost_frame_id TEXT,
+    is_spent      BOOLEAN NOT NULL DEFAULT false,
+    PRIMARY KEY (stream, seq_from, seq_to, kind),
+    CONSTRAINT accepted_gaps_lost CHECK (
+        (kind = 'truncated') = (lost_seq IS NOT NULL) AND (kind = 'truncated') = (lost_frame_id IS NOT NULL))
 );
 
 -- What each worker says of itself, so that readyz can name the reason why nothing is projected. Written on every change

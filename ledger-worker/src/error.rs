@@ -1,5 +1,7 @@
 //! Why a worker does not start, or why its projector has to begin anew.
 
+use std::time::Duration;
+
 /// Why a worker does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -26,6 +28,14 @@ pub(crate) enum SessionError {
     /// The log is away.
     #[error("the log cannot be read")]
     Log(#[from] nats::LogError),
+    /// The database does not answer: its host may be gone without a word.
+    #[error("{operation} took longer than {} s", within.as_secs())]
+    Slow {
+        /// What was being done.
+        operation: &'static str,
+        /// How long it was waited for.
+        within: Duration,
+    },
 }
 
 /// An error and its causes in one line without control characters, for a status, a dead letter or a log record.

@@ -133,7 +133,9 @@ pub async fn accept(
 ) -> Result<Gap, AcceptError> {
     let known = gaps::all(conn, log.stream().as_str()).await?;
     let known = known.into_iter().find(|gap| gap.seq_from == *seqs.start() && gap.seq_to == *seqs.end());
-    let gap = if let Some(gap) = known {
+    let gap = if let Some(gap) = known
+        && !is_truncated(conn, log).await?
+    {
         gap
     } else {
         let gap = Gap {
@@ -149,6 +151,13 @@ pub async fn accept(
     };
     publisher.publish(event(&gap)).await?;
     Ok(gap)
+}
+
+/// Whether the log's tail is lost and nobody accepted that. What was accepted earlier was another tail, though it may have
+/// had the same sequences.
+async fn is_truncated(conn: &mut PgConnection, log: &Log) -> Result<bool, AcceptError> {
+    let stop = status(conn, log).await?.stop;
+    Ok(matches!(stop, Some(Stop::StreamTruncated { .. } | Stop::OtherFrame { .. })))
 }
 
 /// What is wrong with the range.

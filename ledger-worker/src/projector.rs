@@ -1,6 +1,6 @@
 //! The projector: one active worker that applies batch after batch, each in one transaction.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ledger::Month;
@@ -10,7 +10,7 @@ use store::advisory::{self, Lock};
 use store::checkpoint::{self, Checkpoint};
 use store::partitions::{self, Partition};
 use store::projector_status::State;
-use store::{Schema, dead_letters::Reason, producers};
+use store::{Schema, dead_letters::Reason, gaps, producers};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -31,19 +31,26 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// The longest that frames gather before they are applied.
 const MAX_PACE: Duration = Duration::from_millis(100);
 
+/// How long the database has for a session's start.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// How long it has for a batch, also one that waits for a rebuild's comparison. Beyond that the connection is given up:
+/// the next one finds in the checkpoint whether the batch was applied.
+const APPLY_WITHIN: Duration = Duration::from_mins(1);
+
 /// Applies batches from a checkpoint on, whichever schema the connection sees.
 #[derive(Debug)]
 pub struct Applier {
     schema: Schema,
     partition: i16,
     checkpoint: Checkpoint,
-    attached: HashSet<Month>,
+    /// The last two months, if they have a partition.
+    attached: BTreeSet<Month>,
 }
 
 impl Applier {
     /// Goes on after `checkpoint`, as it is stored in `schema`.
     pub fn new(schema: Schema, partition: i16, checkpoint: Checkpoint) -> Self {
-        Self { schema, partition, checkpoint, attached: HashSet::new() }
+        Self { schema, partition, checkpoint, attached: BTreeSet::new() }
     }
 
     /// How far it is.
@@ -81,7 +88,7 @@ impl Applier {
         batch: &mut Batch,
     ) -> Result<(), store::Error> {
         let missing: Vec<Month> =
-            batch.months.difference(&self.attached.iter().copied().collect()).copied().collect();
+            batch.months.difference(&self.attached).copied().collect();
         for month in missing {
             match partitions::ensure(conn, month).await? {
                 Partition::Attached => {
@@ -92,6 +99,11 @@ impl Applier {
                     batch.prepare();
                 }
             }
+        }
+        // Old months get detached while we run: those are looked up for every batch.
+        if let Some(newest) = self.attached.last() {
+            let recent = newest.prev();
+            self.attached.retain(|month| *month >= recent);
         }
         Ok(())
     }
@@ -159,8 +171,19 @@ impl Projector {
 
     /// One connection to the database, and as long as it holds, the right to project.
     async fn session(&self, shutdown: &CancellationToken) -> Result<(), SessionError> {
-        let mut conn = store::connect::connect_projector(&self.config.database_url, Schema::Live).await?;
-        while !advisory::try_lock(&mut conn, Lock::Projector(PARTITION)).await? {
+        let mut conn = within(
+            "connecting to the database",
+            CONNECT_WITHIN,
+            store::connect::connect_projector(&self.config.database_url, Schema::Live),
+        )
+        .await??;
+        while !within(
+            "asking for the projector's lock",
+            CONNECT_WITHIN,
+            advisory::try_lock(&mut conn, Lock::Projector(PARTITION)),
+        )
+        .await??
+        {
             self.status.set(State::Standby, None);
             wait(RECHECK, shutdown).await;
             if shutdown.is_cancelled() {
@@ -234,7 +257,7 @@ impl Projector {
             match read {
                 Some(Read::Batch(mut batch)) => {
                     let began = tokio::time::Instant::now();
-                    match applier.apply(conn, &mut batch).await {
+                    match within("applying a batch", APPLY_WITHIN, applier.apply(conn, &mut batch)).await? {
                         Ok(done) => {
                             self.applied(applier.checkpoint(), &batch, done, state.last_seq);
                             pause = self.pace(began.elapsed(), batch.parsed.events());
@@ -331,6 +354,7 @@ impl Projector {
         let mut tx = conn.begin().await.map_err(store::Error::from)?;
         // Other frames will stand where they were; retried, these would be mistaken for them.
         store::dead_letters::forget_after(&mut tx, seq).await?;
+        gaps::spend(&mut tx, self.log.stream().as_str(), &from).await?;
         checkpoint::advance(&mut tx, Schema::Live, PARTITION, from.seq, &to).await?;
         tx.commit().await.map_err(store::Error::from)?;
         tracing::warn!(
@@ -348,4 +372,13 @@ async fn wait(pause: Duration, shutdown: &CancellationToken) {
         () = tokio::time::sleep(pause) => {}
         () = shutdown.cancelled() => {}
     }
+}
+
+/// Bounds what the database may take. What is given up may be under way there: the connection is not used again.
+async fn within<F: Future>(
+    operation: &'static str,
+    within: Duration,
+    future: F,
+) -> Result<F::Output, SessionError> {
+    tokio::time::timeout(within, future).await.map_err(|_| SessionError::Slow { operation, within })
 }

@@ -1,9 +1,9 @@
 //! Does the stored checkpoint belong to the stream that is there now?
 
-use events::GapKind;
 use nats::{Log, LogError, Stop, StreamState, check_start};
 use sqlx::PgConnection;
 use store::checkpoint::Checkpoint;
+use store::gaps;
 
 use crate::reading::accepted_gaps;
 
@@ -45,11 +45,8 @@ impl Standing {
             return Ok(Self::Same);
         };
         let truncated = matches!(stop, Stop::StreamTruncated { .. } | Stop::OtherFrame { .. });
-        let lost_from = accepted
-            .iter()
-            .filter(|gap| truncated && gap.kind == GapKind::Truncated && gap.seqs.contains(&checkpoint.seq))
-            .map(|gap| *gap.seqs.start())
-            .min();
+        let lost_from =
+            if truncated { gaps::lost_from(conn, log.stream().as_str(), checkpoint).await? } else { None };
         Ok(match lost_from {
             Some(from) => Self::Lost { whole_to: from - 1, stop },
             None => Self::Other(stop),

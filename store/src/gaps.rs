@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::Error;
+use crate::checkpoint::Checkpoint;
 use crate::position::{seq_from_column, seq_to_column};
 
 /// An accepted gap.
@@ -29,7 +30,7 @@ pub struct Gap {
 pub async fn all(conn: &mut PgConnection, stream: &str) -> Result<Vec<Gap>, Error> {
     let rows = sqlx::query!(
         "SELECT seq_from, seq_to, kind, reason, accepted_at, event_id FROM accepted_gaps
-         WHERE stream = $1 ORDER BY seq_from, seq_to",
+         WHERE stream = $1 ORDER BY seq_from, seq_to, kind",
         stream
     )
     .fetch_all(conn)
@@ -52,11 +53,21 @@ pub async fn all(conn: &mut PgConnection, stream: &str) -> Result<Vec<Gap>, Erro
         .collect()
 }
 
-/// Accepts a gap; `false` when the same range is accepted already.
+/// Accepts a gap; `false` when the same range is accepted already. A truncation is bound to the checkpoint that it takes
+/// back, which must lie in the range: accepted for another one, the same range is accepted anew.
 pub async fn accept(conn: &mut PgConnection, stream: &str, gap: &Gap) -> Result<bool, Error> {
-    let inserted = sqlx::query!(
-        "INSERT INTO accepted_gaps (stream, seq_from, seq_to, kind, reason, accepted_at, event_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (stream, seq_from, seq_to) DO NOTHING",
+    let accepted = sqlx::query!(
+        "INSERT INTO accepted_gaps AS g
+             (stream, seq_from, seq_to, kind, reason, accepted_at, event_id, lost_seq, lost_frame_id)
+         SELECT $1, $2, $3, $4::text, $5, $6, $7, CASE WHEN $4 = 'truncated' THEN c.seq END,
+                CASE WHEN $4 = 'truncated' THEN c.frame_id END
+         FROM projection_checkpoint c
+         WHERE c.partition = 0 AND ($4 <> 'truncated' OR c.seq BETWEEN $2 AND $3)
+         ON CONFLICT (stream, seq_from, seq_to, kind) DO UPDATE SET
+             reason = excluded.reason, accepted_at = excluded.accepted_at, event_id = excluded.event_id,
+             lost_seq = excluded.lost_seq, lost_frame_id = excluded.lost_frame_id, is_spent = false
+         WHERE g.kind = 'truncated'
+           AND (g.is_spent OR (g.lost_seq, g.lost_frame_id) <> (excluded.lost_seq, excluded.lost_frame_id))",
         stream,
         seq_to_column(gap.seq_from),
         seq_to_column(gap.seq_to),
@@ -67,5 +78,37 @@ pub async fn accept(conn: &mut PgConnection, stream: &str, gap: &Gap) -> Result<
     )
     .execute(conn)
     .await?;
-    Ok(inserted.rows_affected() == 1)
+    Ok(accepted.rows_affected() == 1)
+}
+
+/// The first sequence of the accepted truncation that takes back this checkpoint, if there is one that has not done so
+/// yet.
+pub async fn lost_from(
+    conn: &mut PgConnection,
+    stream: &str,
+    checkpoint: &Checkpoint,
+) -> Result<Option<u64>, Error> {
+    let from = sqlx::query_scalar!(
+        "SELECT min(seq_from) FROM accepted_gaps
+         WHERE stream = $1 AND lost_seq = $2 AND lost_frame_id = $3 AND NOT is_spent",
+        stream,
+        seq_to_column(checkpoint.seq),
+        checkpoint.frame_id,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(from.map(seq_from_column))
+}
+
+/// Marks the truncations that were accepted for this checkpoint as done, in the transaction that takes it back.
+pub async fn spend(conn: &mut PgConnection, stream: &str, checkpoint: &Checkpoint) -> Result<(), Error> {
+    sqlx::query!(
+        "UPDATE accepted_gaps SET is_spent = true WHERE stream = $1 AND lost_seq = $2 AND lost_frame_id = $3",
+        stream,
+        seq_to_column(checkpoint.seq),
+        checkpoint.frame_id,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }

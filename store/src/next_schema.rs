@@ -55,6 +55,35 @@ const CLONE: &str = r"
     )
     SELECT ddl FROM steps ORDER BY step, name";
 
+/// What hangs on tables and views of `ledger`, or on the types of their rows, and is not in `ledger` itself.
+const DEPENDANTS: &str = r"
+    WITH ours AS (
+        SELECT oid, reltype FROM pg_class WHERE relnamespace = 'ledger'::regnamespace
+    ), hanging AS (
+        SELECT d.classid, d.objid FROM pg_depend d JOIN ours o
+            ON d.refclassid = 'pg_class'::regclass AND d.refobjid = o.oid
+            OR d.refclassid = 'pg_type'::regclass AND d.refobjid = o.reltype
+    ), found AS (
+        SELECT c.relnamespace AS schema, format('view %s.%I', c.relnamespace::regnamespace, c.relname) AS name
+        FROM hanging h JOIN pg_rewrite r ON h.classid = 'pg_rewrite'::regclass AND r.oid = h.objid
+        JOIN pg_class c ON c.oid = r.ev_class
+        UNION
+        SELECT c.relnamespace, format('table %s.%I', c.relnamespace::regnamespace, c.relname)
+        FROM hanging h JOIN pg_class c ON h.classid = 'pg_class'::regclass AND c.oid = h.objid AND c.relkind IN ('r', 'p', 'f')
+        UNION
+        SELECT c.relnamespace, format('constraint %I of %s.%I', k.conname, c.relnamespace::regnamespace, c.relname)
+        FROM hanging h JOIN pg_constraint k ON h.classid = 'pg_constraint'::regclass AND k.oid = h.objid
+        JOIN pg_class c ON c.oid = k.conrelid
+        UNION
+        SELECT p.pronamespace, format('function %s.%I', p.pronamespace::regnamespace, p.proname)
+        FROM hanging h JOIN pg_proc p ON h.classid = 'pg_proc'::regclass AND p.oid = h.objid
+        UNION
+        SELECT 0, format('publication %I', p.pubname)
+        FROM hanging h JOIN pg_publication_rel r ON h.classid = 'pg_publication_rel'::regclass AND r.oid = h.objid
+        JOIN pg_publication p ON p.oid = r.prpubid
+    )
+    SELECT name FROM found WHERE schema <> 'ledger'::regnamespace ORDER BY name";
+
 /// The version of the tables: the last migration that was applied.
 pub async fn tables_version(conn: &mut PgConnection) -> Result<i64, Error> {
     Ok(sqlx::query_scalar("SELECT COALESCE(max(version), 0) FROM public._sqlx_migrations")
@@ -128,6 +157,12 @@ pub async fn checkpoints(conn: &mut PgConnection, partition: i16) -> Result<(u64
     .fetch_one(conn)
     .await?;
     Ok((seq_from_column(live), seq_from_column(next)))
+}
+
+/// What lies outside the live schema and hangs on its tables: views, constraints, functions and publications that are not
+/// ours. It would go with the tables that an exchange puts aside.
+pub async fn dependants(conn: &mut PgConnection) -> Result<Vec<String>, Error> {
+    Ok(sqlx::query_scalar(DEPENDANTS).fetch_all(conn).await?)
 }
 
 /// Takes every table and view of the live schema from its readers until the transaction ends: those that come wait, and

@@ -35,6 +35,34 @@ pub async fn close(
     Ok(true)
 }
 
+/// Those of `months` that the log closed before `position`.
+pub async fn closed_before(
+    conn: &mut PgConnection,
+    months: &[Month],
+    position: Position,
+) -> Result<Vec<Month>, Error> {
+    let (log_seq, log_idx) = position.columns();
+    let months: Vec<String> = months.iter().map(Month::to_string).collect();
+    let closed = sqlx::query_scalar!(
+        "SELECT month_year FROM closed_periods WHERE month_year = ANY ($1) AND (log_seq, log_idx) < ($2, $3)",
+        &months,
+        log_seq,
+        log_idx,
+    )
+    .fetch_all(conn)
+    .await?;
+    closed
+        .into_iter()
+        .map(|text| {
+            text.parse().map_err(|_| Error::Inconsistent {
+                table: "closed_periods",
+                column: "month_year",
+                value: text,
+            })
+        })
+        .collect()
+}
+
 async fn list_adjustments(conn: &mut PgConnection, month_year: &str) -> Result<(), Error> {
     sqlx::query!(
         "INSERT INTO statement_adjustments (user_id, listed_in, of_month, analyze_units, auth_units, other_units)

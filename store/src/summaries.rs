@@ -81,7 +81,9 @@ pub async fn add(
                RETURNING s.user_id, s.month_year, s.total_calls, s.analyze_calls, s.monthly_api_limit,
                          s.analyze_limit)
            SELECT user_id, month_year, total_calls, analyze_calls, monthly_api_limit, analyze_limit FROM added
-           WHERE 100 * total_calls >= 80 * monthly_api_limit OR 100 * analyze_calls >= 80 * analyze_limit"#,
+           -- In numeric: a limit may be as large as a column holds.
+           WHERE 100 * total_calls::numeric >= 80 * monthly_api_limit::numeric
+              OR 100 * analyze_calls::numeric >= 80 * analyze_limit::numeric"#,
         &columns.user_id,
         &columns.month_year,
         &columns.analyze,

@@ -103,7 +103,7 @@ pub async fn unrecorded(
                                       ('analyze', s.analyze_calls, s.analyze_limit)) AS m (meter, used, max_units)
            CROSS JOIN (VALUES (80::smallint), (100::smallint)) AS t (threshold_percent)
            WHERE s.month_year = $1 AND ($2::uuid[] IS NULL OR s.user_id = ANY ($2))
-             AND m.used > 0 AND 100 * m.used >= t.threshold_percent * m.max_units
+             AND m.used > 0 AND 100 * m.used::numeric >= t.threshold_percent * m.max_units::numeric
              AND NOT EXISTS (SELECT FROM limit_thresholds r
                              WHERE r.user_id = s.user_id AND r.month_year = s.month_year AND r.meter = m.meter
                                AND r.threshold_percent = t.threshold_percent)

@@ -166,14 +166,12 @@ impl Step<'_> {
         conn: &mut PgConnection,
         all: &Prepared,
     ) -> Result<Option<Prepared>, store::Error> {
-        let mut exclude = Exclude::default();
-        let mut fewer = None;
+        let mut exclude = Exclude { closed: self.closed(conn, all).await?, ..Exclude::default() };
         if !all.claims.is_empty() {
             exclude.claims = claim(conn, all).await?;
-            if !exclude.claims.is_empty() {
-                fewer = Some(Prepared::of(self.parsed, self.items.clone(), &exclude));
-            }
         }
+        let is_less = !exclude.claims.is_empty() || !exclude.closed.is_empty();
+        let mut fewer = is_less.then(|| Prepared::of(self.parsed, self.items.clone(), &exclude));
         let new = fewer.as_ref().unwrap_or(all);
         if !new.rows.is_empty() && !copy_rows(conn, new).await? {
             let mut there: HashSet<_> = new.row_keys.iter().copied().collect();
@@ -186,6 +184,17 @@ impl Step<'_> {
             fewer = Some(Prepared::of(self.parsed, self.items.clone(), &exclude));
         }
         Ok(fewer)
+    }
+
+    /// The months that were closed before a reset of theirs, which comes to nothing then. A segment ends with a closing,
+    /// so within one nothing is closed before its end.
+    async fn closed(&self, conn: &mut PgConnection, all: &Prepared) -> Result<HashSet<Month>, store::Error> {
+        if all.resets.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let months: Vec<Month> = all.resets.iter().map(|(_, month, _)| *month).collect();
+        let first = self.parsed.items()[self.items.start].position();
+        Ok(periods::closed_before(conn, &months, first).await?.into_iter().collect())
     }
 
     async fn summarise(&self, conn: &mut PgConnection, new: &Prepared) -> Result<Vec<Crossed>, store::Error> {

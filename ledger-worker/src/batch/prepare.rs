@@ -26,6 +26,8 @@ pub struct Exclude {
     pub claims: HashSet<Uuid>,
     /// Stored calls, by id and time.
     pub rows: HashSet<(Uuid, DateTime<Utc>)>,
+    /// Months that were closed before these items: what a statement lists is not reset any more.
+    pub closed: HashSet<Month>,
 }
 
 /// Items that are applied together: the sums of a segment are added once, at its end. Only the closing of a month needs
@@ -169,7 +171,7 @@ impl<'a> Builder<'a> {
         match command {
             Command::Complete(completion) => self.prepared.completions.push(completion.clone()),
             Command::Reset { position, claim, user, month, at } => {
-                if self.claim(*claim, *position) {
+                if self.claim(*claim, *position) && !self.exclude.closed.contains(month) {
                     let delta = self.summaries.entry((*user, *month)).or_default();
                     let last_updated = delta.last_updated.max(*at);
                     *delta = summaries::Delta { reset: Some(*position), last_updated, ..Default::default() };

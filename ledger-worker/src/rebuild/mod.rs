@@ -118,6 +118,12 @@ pub enum RebuildError {
     /// Somebody reads all the time.
     #[error("readers did not leave the tables for {} s; the rebuilt ones are kept: run `usage-ledger rebuild --swap` later", SWAP_WITHIN.as_secs())]
     Readers,
+    /// Others built on the tables.
+    #[error("{} would be lost with the tables that are replaced; drop what is listed, rebuild, and make it anew", names.join(", "))]
+    Dependants {
+        /// What they built.
+        names: Vec<String>,
+    },
     /// The log is not whole.
     #[error(transparent)]
     Stopped(Stop),
@@ -149,6 +155,10 @@ impl Rebuild<'_> {
     /// it goes on where it was.
     pub async fn run(&self, finish: Finish) -> Result<Outcome, RebuildError> {
         let mut live = self.lock().await?;
+        if finish == Finish::Swap {
+            // Filling may take hours; the exchange looks again.
+            refuse_dependants(&mut live).await?;
+        }
         let mut fill = Fill::open(self, &mut live).await?;
         self.catch_up(&mut live, &mut fill).await?;
         let mut outcome = self.compare(&mut live, &mut fill).await?;
@@ -259,6 +269,8 @@ impl Rebuild<'_> {
             let target = self.target(&mut tx).await?;
             fill.up_to(target).await?;
             if next_schema::lock_out_readers(&mut tx, READERS_WAIT_MS).await? {
+                // None can be made any more.
+                refuse_dependants(&mut tx).await?;
                 next_schema::exchange(&mut tx).await?;
                 tx.commit().await?;
                 break;
@@ -272,4 +284,9 @@ impl Rebuild<'_> {
         next_schema::drop_old(live).await?;
         Ok(())
     }
+}
+
+async fn refuse_dependants(conn: &mut PgConnection) -> Result<(), RebuildError> {
+    let names = next_schema::dependants(conn).await?;
+    if names.is_empty() { Ok(()) } else { Err(RebuildError::Dependants { names }) }
 }

@@ -190,7 +190,7 @@ impl Tally {
         match &event.body {
             Body::ApiCalled(called) => self.call(position, user, event, called),
             Body::CallCompleted(completed) => self.complete(position, user, event.time, completed),
-            Body::UsageReset(reset) if self.claim(event) => {
+            Body::UsageReset(reset) if self.claim(event) && !self.closed.contains(&reset.month) => {
                 let owner = self.owner(user);
                 let sums = self.month(owner, reset.month);
                 let (last_updated, billed) = (sums.last_updated.max(event.time), sums.billed);

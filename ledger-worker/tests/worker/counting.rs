@@ -1,9 +1,10 @@
 //! Every event counts once, however often and wherever it is in the log.
 
-use crate::support::{TestLedger, call, minutes, reported};
+use crate::support::{TestLedger, call, minutes, plan, reported};
 use anyhow::Result;
 use chrono::{TimeZone, Utc};
 use ledger::Category::{Analyze, Auth, Other};
+use ledger::Month;
 
 #[tokio::test]
 async fn a_call_shows_in_rows_summary_and_rollups() -> Result<()> {
@@ -75,6 +76,26 @@ async fn our_own_event_published_again_counts_once() -> Result<()> {
     ledger.projected().await;
     assert_eq!(ledger.number("SELECT total_calls FROM monthly_usage_summary").await, 2);
     assert_eq!(ledger.number("SELECT sum(calls)::bigint FROM usage_hourly").await, 2);
+    worker.stop().await;
+    Ok(())
+}
+
+/// A plan may sell as much as a column holds; thresholds are still compared.
+#[tokio::test]
+async fn calls_under_the_largest_limit_count() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let user = ledger.user();
+    let most = u64::try_from(i64::MAX)?;
+    let id = ledger.env.ids.event_id();
+    ledger.publish(&[plan(id, user, (Some(most), Some(most)), ledger.env.clock.now())]).await;
+    ledger.publish(&[ledger.own_call(user, call(Analyze))]).await;
+    ledger.projected().await;
+    assert_eq!(ledger.number("SELECT count(*) FROM dead_letters").await, 0);
+    assert_eq!(ledger.number("SELECT total_calls FROM monthly_usage_summary").await, 1);
+    let mut conn = ledger.env.pool().acquire().await?;
+    let month = Month::of(ledger.env.clock.now());
+    assert_eq!(store::thresholds::unrecorded(&mut conn, month, None, 10).await?, []);
     worker.stop().await;
     Ok(())
 }

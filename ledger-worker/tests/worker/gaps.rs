@@ -98,3 +98,43 @@ async fn a_lost_tail_is_accepted_as_a_whole() -> Result<()> {
     worker.stop().await;
     Ok(())
 }
+
+/// An acceptance takes back one checkpoint, once: a later loss within the same range stops the projector again.
+#[tokio::test]
+async fn another_loss_in_an_accepted_range_is_accepted_anew() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    ledger.store_frame(1, false).await?;
+    ledger.projected().await;
+    worker.stop().await;
+    ledger.execute("UPDATE projection_checkpoint SET seq = 4, frame_id = 'lost-4'").await;
+    let worker = ledger.spawn_worker();
+    ledger.until(STATE, "stopped").await;
+    let first = ledger.accept_range(2..=4).await?;
+    ledger.until("SELECT seq::text FROM projection_checkpoint", "2").await;
+    ledger.until("SELECT is_spent::text FROM accepted_gaps", "true").await;
+    worker.stop().await;
+    // The same range is lost once more, with other frames; and then the very same checkpoint.
+    for lost in ["again", "lost"] {
+        sqlx::query("UPDATE projection_checkpoint SET seq = 4, frame_id = $1 || '-4'")
+            .bind(lost)
+            .execute(ledger.env.pool())
+            .await?;
+        let worker = ledger.spawn_worker();
+        ledger.until(STATE, "stopped").await;
+        assert!(ledger.log_status().await.stop.is_some());
+        worker.stop().await;
+    }
+    let worker = ledger.spawn_worker();
+    ledger.until(STATE, "stopped").await;
+    let last = ledger.log_status().await.stream.last_seq;
+    ledger.accept_range(last + 1..=4).await?;
+    ledger.until(STATE, "running").await;
+    ledger.projected().await;
+    assert_eq!(ledger.log_status().await.stop, None);
+    // Accepting the first one again only says so again.
+    assert_eq!(ledger.accept_range(2..=4).await?, first);
+    assert_eq!(ledger.number("SELECT count(*) FROM accepted_gaps WHERE is_spent").await, 2);
+    worker.stop().await;
+    Ok(())
+}

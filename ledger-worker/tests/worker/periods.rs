@@ -4,9 +4,10 @@ use anyhow::Result;
 use events::{Body, Event, PeriodClosed, SOURCE_WORKER};
 use ledger::Category::{Analyze, Auth, Other};
 use ledger::Month;
+use ledger_worker::rebuild::Finish;
 use sqlx::{Connection, Row};
 
-use crate::support::{TestLedger, call, minutes, plan, reported};
+use crate::support::{TestLedger, call, minutes, plan, reported, reset};
 
 #[tokio::test]
 async fn a_statement_stays_as_issued_and_the_next_lists_what_came_late() -> Result<()> {
@@ -54,6 +55,37 @@ async fn a_statement_stays_as_issued_and_the_next_lists_what_came_late() -> Resu
     assert_eq!(ledger.text(statements).await, both);
     let issued = ledger.text("SELECT min(issued_at AT TIME ZONE 'UTC')::text FROM statements").await;
     assert_eq!(issued, "2026-11-01 01:00:00", "issued when the event says");
+    worker.stop().await;
+    Ok(())
+}
+
+/// What a statement lists is not reset any more, whether the closing is in the same batch or an earlier one.
+#[tokio::test]
+async fn a_reset_after_the_closing_comes_to_nothing() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let (user, other) = (ledger.user(), ledger.user());
+    let october = Month::new(2026, 10).expect("a month");
+    let close = Body::PeriodClosed(PeriodClosed { month: october });
+    let id = || ledger.env.ids.event_id();
+    let at = october.start() + minutes(60);
+    ledger
+        .publish(&[
+            reported(user, "a", at, call(Other)),
+            reset(id(), user, october, at),
+            reported(user, "b", at, call(Other)),
+            Event::own(SOURCE_WORKER, id(), None, october.end() + minutes(60), close),
+            reset(id(), user, october, at),
+        ])
+        .await;
+    ledger.projected().await;
+    ledger.publish(&[reset(id(), user, october, at), reset(id(), other, october, at)]).await;
+    ledger.projected().await;
+    let sums = "SELECT string_agg(concat_ws(' ', total_calls, billed_other, reset_idx), ', ') FROM monthly_usage_summary";
+    assert_eq!(ledger.text(sums).await, "1 1 1");
+    assert_eq!(ledger.verified().await?.differences, []);
+    assert_eq!(ledger.rebuild().summaries(true).await?.differences, []);
+    assert_eq!(ledger.rebuild().run(Finish::Swap).await?.differences, []);
     worker.stop().await;
     Ok(())
 }

@@ -349,3 +349,46 @@ async fn detached_months_stay_detached() -> Result<()> {
     worker.stop().await;
     Ok(())
 }
+
+#[tokio::test]
+async fn what_others_built_on_the_tables_is_not_dropped() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    ledger.publish_all_kinds().await;
+    ledger.rebuild().run(Finish::Hold).await?;
+    ledger
+        .execute("CREATE VIEW public.totals AS SELECT user_id, total_calls FROM ledger.monthly_usage_summary")
+        .await;
+    for refused in [ledger.rebuild().run(Finish::Swap).await.map(drop), ledger.rebuild().swap().await] {
+        assert!(
+            matches!(&refused, Err(RebuildError::Dependants { names }) if names == &["view public.totals"]),
+            "{refused:?}"
+        );
+    }
+    assert!(ledger.number("SELECT count(*) FROM public.totals").await > 0);
+    ledger.execute("DROP VIEW public.totals").await;
+    ledger.rebuild().swap().await?;
+    assert_eq!(ledger.verified().await?.differences, []);
+    worker.stop().await;
+    Ok(())
+}
+
+/// Its rows would go where nobody reads them.
+#[tokio::test]
+async fn a_call_of_a_month_that_is_detached_meanwhile_is_a_dead_letter() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let user = ledger.user();
+    let january = Month::new(2024, 1).expect("a month").start();
+    ledger.publish(&[reported(user, "a", january, call(Other)), ledger.own_call(user, call(Other))]).await;
+    ledger.projected().await;
+    ledger.execute("ALTER TABLE api_usage DETACH PARTITION api_usage_2024_01").await;
+    ledger.publish(&[reported(user, "b", january, call(Other)), ledger.own_call(user, call(Other))]).await;
+    ledger.projected().await;
+    assert_eq!(ledger.number("SELECT count(*) FROM dead_letters").await, 1);
+    assert_eq!(ledger.number("SELECT count(*) FROM api_usage_2024_01").await, 1);
+    assert_eq!(ledger.number("SELECT count(*) FROM api_usage").await, 2);
+    assert_eq!(ledger.verified().await?.differences, []);
+    worker.stop().await;
+    Ok(())
+}
