@@ -23,7 +23,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use http_body_util::BodyExt;
-use ledger::{Clock, IdSource};
+use ledger::Clock;
+use ledger::ids::event_id_at;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -77,6 +78,13 @@ pub struct Attempt {
     pub at: DateTime<Utc>,
     /// Whether there was an earlier try whose end nobody knows.
     pub retried: bool,
+}
+
+impl Attempt {
+    /// The id is of the event's very instant: a recorded call is found again by the millisecond in its id.
+    fn first_at(now: DateTime<Utc>) -> Self {
+        Self { event_id: event_id_at(now), at: now, retried: false }
+    }
 }
 
 impl KeyedRequest {
@@ -137,7 +145,6 @@ pub struct Idempotency(Arc<Inner>);
 struct Inner {
     pool: PgPool,
     clock: Clock,
-    ids: IdSource,
     tasks: TaskTracker,
 }
 
@@ -149,7 +156,7 @@ enum Begun {
 impl Idempotency {
     /// Keys are kept in `pool`; work that its client no longer waits for goes on in `tasks`.
     pub fn new(pool: PgPool, clock: Clock, tasks: TaskTracker) -> Self {
-        Self(Arc::new(Inner { pool, ids: IdSource::new(clock.clone()), clock, tasks }))
+        Self(Arc::new(Inner { pool, clock, tasks }))
     }
 
     /// Does `work`, or gives the answer that it had before. Without a key it is simply done.
@@ -167,8 +174,7 @@ impl Idempotency {
     {
         let KeyedRequest { key, method, path, body_hash } = request;
         let Some(key) = key else {
-            let attempt = Attempt { event_id: self.0.ids.event_id(), at: self.0.clock.now(), retried: false };
-            return work(attempt).await;
+            return work(Attempt::first_at(self.0.clock.now())).await;
         };
         let request = RequestKey { principal: caller.user_id.get(), method, path, key };
         let attempt = match self.begin(&request, body_hash).await? {
@@ -189,9 +195,9 @@ impl Idempotency {
         // Twice, since a key may be deleted or taken over between two statements.
         for _ in 0..2 {
             let now = self.0.clock.now();
-            let event_id = self.0.ids.event_id();
-            if idempotency::insert(&mut conn, request, &body_hash, event_id, now, now + LOCK).await? {
-                return Ok(Begun::Run(Attempt { event_id, at: now, retried: false }));
+            let first = Attempt::first_at(now);
+            if idempotency::insert(&mut conn, request, &body_hash, first.event_id, now, now + LOCK).await? {
+                return Ok(Begun::Run(first));
             }
             let Some(record) = idempotency::find(&mut conn, request).await? else { continue };
             if record.created_at < now - KEPT {
