@@ -35,6 +35,7 @@ use uuid::Uuid;
 
 use crate::auth::Principal;
 use crate::extract::{MAX_BODY_BYTES, parse_json, read_body, require_json};
+use crate::ingest::X_BACKFILL;
 use crate::position::LEDGER_SEQ;
 use crate::problem::{Chain, Code, PROBLEM_JSON, Problem};
 
@@ -66,7 +67,7 @@ pub struct KeyedRequest {
     key: Option<String>,
     method: String,
     path: String,
-    body_hash: [u8; 32],
+    request_hash: [u8; 32],
 }
 
 /// One try of a request. An event of the work has this id and this time, whichever try publishes it.
@@ -90,17 +91,11 @@ impl Attempt {
 impl KeyedRequest {
     /// Reads `Idempotency-Key` of a request whose body was read already.
     pub fn of(parts: &axum::http::request::Parts, body: &[u8]) -> Result<Self, Problem> {
-        let mut hash = Sha256::new();
-        // The query is part of what was asked for, and must not run into the body.
-        let query = parts.uri.query().unwrap_or_default();
-        hash.update((query.len() as u64).to_be_bytes());
-        hash.update(query);
-        hash.update(body);
         Ok(Self {
             key: key(&parts.headers)?,
             method: parts.method.as_str().to_owned(),
             path: parts.uri.path().to_owned(),
-            body_hash: hash.finalize().into(),
+            request_hash: request_hash(parts, body),
         })
     }
 
@@ -119,6 +114,30 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Keyed<T> {
         let bytes = read_body(&parts.headers, body, MAX_BODY_BYTES).await?;
         Ok(Self { body: parse_json(&bytes)?, request: KeyedRequest::of(&parts, &bytes)? })
     }
+}
+
+/// SHA-256 of all that says what is asked for: the query, the headers that decide how the body is read or that carry an
+/// event's attributes (CloudEvents in binary mode), and the body. Each part goes in with its length, so that none runs
+/// into the next.
+fn request_hash(parts: &axum::http::request::Parts, body: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    };
+    add(parts.uri.query().unwrap_or_default().as_bytes());
+    let meant = |name: &HeaderName| {
+        *name == header::CONTENT_TYPE || name.as_str() == X_BACKFILL || name.as_str().starts_with("ce-")
+    };
+    let mut headers: Vec<_> = parts.headers.iter().filter(|(name, _)| meant(name)).collect();
+    // A proxy may reorder headers. Values of one name stay in their order: the sort is stable.
+    headers.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+    for (name, value) in headers {
+        add(name.as_str().as_bytes());
+        add(value.as_bytes());
+    }
+    add(body);
+    hash.finalize().into()
 }
 
 fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
@@ -172,12 +191,12 @@ impl Idempotency {
         F: FnOnce(Attempt) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response, Problem>> + Send + 'static,
     {
-        let KeyedRequest { key, method, path, body_hash } = request;
+        let KeyedRequest { key, method, path, request_hash } = request;
         let Some(key) = key else {
             return work(Attempt::first_at(self.0.clock.now())).await;
         };
         let request = RequestKey { principal: caller.user_id.get(), method, path, key };
-        let attempt = match self.begin(&request, body_hash).await? {
+        let attempt = match self.begin(&request, request_hash).await? {
             Begun::Replay(answer) => return replay(answer),
             Begun::Run(attempt) => attempt,
         };
@@ -190,13 +209,14 @@ impl Idempotency {
         running.await.map_err(|_| Problem::fault("panicked"))
     }
 
-    async fn begin(&self, request: &RequestKey, body_hash: [u8; 32]) -> Result<Begun, Problem> {
+    async fn begin(&self, request: &RequestKey, request_hash: [u8; 32]) -> Result<Begun, Problem> {
         let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
         // Twice, since a key may be deleted or taken over between two statements.
         for _ in 0..2 {
             let now = self.0.clock.now();
             let first = Attempt::first_at(now);
-            if idempotency::insert(&mut conn, request, &body_hash, first.event_id, now, now + LOCK).await? {
+            if idempotency::insert(&mut conn, request, &request_hash, first.event_id, now, now + LOCK).await?
+            {
                 return Ok(Begun::Run(first));
             }
             let Some(record) = idempotency::find(&mut conn, request).await? else { continue };
@@ -204,7 +224,7 @@ impl Idempotency {
                 idempotency::forget(&mut conn, request, now - KEPT).await?;
                 continue;
             }
-            if record.body_hash != body_hash {
+            if record.body_hash != request_hash {
                 return Err(Problem::new(
                     StatusCode::UNPROCESSABLE_ENTITY,
                     Code::IdempotencyKeyReused,

@@ -262,7 +262,8 @@ impl Projector {
     /// event is still applied at once, a full batch is followed without a pause, and nobody waits longer than
     /// [`MAX_PACE`].
     fn pace(&self, busy: Duration, events: u64) -> Duration {
-        let is_behind = usize::try_from(events).is_ok_and(|events| events >= self.config.max_batch_events / 4);
+        let is_behind =
+            usize::try_from(events).is_ok_and(|events| events >= self.config.max_batch_events / 4);
         if is_behind { Duration::ZERO } else { (busy * 2).min(MAX_PACE) }
     }
 

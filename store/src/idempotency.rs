@@ -23,7 +23,7 @@ pub struct RequestKey {
 /// A key as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// SHA-256 of the first request's query and body.
+    /// SHA-256 of what the first request asked for: its body, its query, and headers that change their meaning.
     pub body_hash: Vec<u8>,
     /// Id of the event that the request publishes, every time that it is tried.
     pub event_id: Uuid,

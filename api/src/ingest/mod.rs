@@ -34,6 +34,8 @@ use crate::users::Users;
 use call::Call;
 use recent::Recent;
 
+/// The request header that lets a report reach back to 2000-01-01.
+pub(crate) const X_BACKFILL: &str = "x-backfill";
 /// An event older than this may have been reported before this process started, or so long ago that it is not
 /// remembered: the database is asked.
 const ASK_AFTER: TimeDelta = TimeDelta::minutes(10);

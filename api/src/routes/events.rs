@@ -16,14 +16,12 @@ use crate::auth::{Principal, Role, User};
 use crate::extract::{Json, MAX_INGEST_BYTES, read_body};
 use crate::idempotency::KeyedRequest;
 use crate::ingest::{
-    Form, Item, MAX_ITEMS, Outcome, ParseError, Profile, Receipt, ReceiptItem, Reporter, TimeWindow, binary,
-    is_binary, parse,
+    Form, Item, MAX_ITEMS, Outcome, ParseError, Profile, Receipt, ReceiptItem, Reporter, TimeWindow,
+    X_BACKFILL, binary, is_binary, parse,
 };
 use crate::position::LedgerSeq;
 use crate::problem::{Code, FieldError, Problem, ProblemBody};
 use crate::state::AppState;
-
-const X_BACKFILL: &str = "x-backfill";
 
 /// What became of the request's items.
 #[derive(Debug, Serialize, ToSchema)]

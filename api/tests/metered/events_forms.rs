@@ -69,6 +69,30 @@ async fn cloud_events_come_in_three_modes() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_key_names_the_headers_that_are_part_of_what_is_reported() -> Result<()> {
+    let world = World::start().await?;
+    let service = world.service()?;
+    let report = |key: &str, id: &str, more: &[(&str, &str)]| {
+        let request = service.post("/api/usage/events").header("idempotency-key", key);
+        let request =
+            request.header("ce-specversion", "1.0").header("ce-id", id).header("ce-source", "gateway");
+        let request = request.header("ce-type", "call").header("ce-subject", "customer");
+        let request = more.iter().fold(request, |request, (name, value)| request.header(name, value));
+        request.body("application/json", r#"{"endpoint":"/api/x"}"#).send()
+    };
+    report("k", "1", &[]).await?.expect(202)?;
+    let again = report("k", "1", &[("x-other", "is no part of it")]).await?.expect(202)?;
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    // Another call with the same body must not be answered "accepted" without being recorded.
+    assert_eq!(report("k", "2", &[]).await?.expect(422)?.code(), "idempotency_key_reused");
+    let backfill = report("k", "1", &[("x-backfill", "true")]).await?.expect(422)?;
+    assert_eq!(backfill.code(), "idempotency_key_reused");
+    report("l", "2", &[]).await?.expect(202)?;
+    assert_eq!(world.summary("customer").await?, (2, 0));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_body_that_is_no_list_of_events_is_refused_as_a_whole() -> Result<()> {
     let world = World::start().await?;
     let service = world.service()?;
