@@ -36,7 +36,6 @@ use uuid::Uuid;
 use crate::auth::Principal;
 use crate::extract::{MAX_BODY_BYTES, parse_json, read_body, require_json};
 use crate::ingest::X_BACKFILL;
-use crate::position::LEDGER_SEQ;
 use crate::problem::{Chain, Code, PROBLEM_JSON, Problem};
 
 /// The request header.
@@ -310,37 +309,48 @@ async fn final_answer(response: Response) -> Result<(Option<Answer>, Response), 
     }
     let (parts, body) = response.into_parts();
     let body = body.collect().await?.to_bytes();
-    let text = |name: HeaderName| Some(parts.headers.get(name)?.to_str().ok()?.to_owned());
     let answer = Answer {
         status_code: parts.status.as_u16(),
-        content_type: text(header::CONTENT_TYPE),
+        headers: to_lines(&parts.headers),
         // A problem's body is written at the very end; its request id will be the retry's.
         body: parts.extensions.get::<Problem>().map_or_else(|| body.to_vec(), Problem::to_record),
-        position: text(LEDGER_SEQ),
     };
     Ok((Some(answer), Response::from_parts(parts, body.into())))
 }
 
 fn replay(answer: Answer) -> Result<Response, Problem> {
     let status = StatusCode::from_u16(answer.status_code).map_err(|error| Problem::internal(&error))?;
-    let is_problem = answer.content_type.as_deref().is_some_and(|kind| PROBLEM_JSON == kind);
+    let headers = from_lines(&answer.headers);
+    let is_problem = headers.get(header::CONTENT_TYPE).is_some_and(|kind| *kind == PROBLEM_JSON);
     let mut response = if is_problem {
         let problem = Problem::from_record(status, &answer.body);
         problem.map_err(|error| Problem::internal(&error))?.into_response()
     } else {
         (status, answer.body).into_response()
     };
-    let headers = response.headers_mut();
-    let mut insert = |name: HeaderName, value: &str| match HeaderValue::from_str(value) {
-        Ok(value) => drop(headers.insert(name, value)),
-        Err(error) => tracing::warn!(%name, %error, "a kept header cannot be sent again"),
-    };
-    insert(IDEMPOTENCY_REPLAYED, "true");
-    if let Some(kind) = &answer.content_type {
-        insert(header::CONTENT_TYPE, kind);
-    }
-    if let Some(position) = &answer.position {
-        insert(LEDGER_SEQ, position);
-    }
+    // What the handler said holds: where the user stood with that call, and the call's position. What the layers around
+    // it add (the request's id, CORS) is the retry's own.
+    response.headers_mut().extend(headers);
+    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     Ok(response)
+}
+
+/// The headers as `name: value` lines. A value that is no text is left out; none of ours is.
+fn to_lines(headers: &HeaderMap) -> String {
+    let mut lines = String::new();
+    for (name, value) in headers.iter().filter(|(name, _)| **name != header::CONTENT_LENGTH) {
+        if let Ok(value) = value.to_str() {
+            lines.extend([name.as_str(), ": ", value, "\n"]);
+        }
+    }
+    lines
+}
+
+/// The counterpart of [`to_lines`].
+fn from_lines(lines: &str) -> HeaderMap {
+    let headers = lines.lines().filter_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
+    });
+    headers.collect()
 }
