@@ -326,7 +326,10 @@ fn replay(answer: Answer) -> Result<Response, Problem> {
         let problem = Problem::from_record(status, &answer.body);
         problem.map_err(|error| Problem::internal(&error))?.into_response()
     } else {
-        (status, answer.body).into_response()
+        // Without a Content-Type of the framework's choice: a 204 has none.
+        let mut response = Response::new(answer.body.into());
+        *response.status_mut() = status;
+        response
     };
     // What the handler said holds: where the user stood with that call, and the call's position. What the layers around
     // it add (the request's id, CORS) is the retry's own.
