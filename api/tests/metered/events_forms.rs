@@ -235,5 +235,18 @@ async fn open_meter_s_clients_are_answered_as_they_expect() -> Result<()> {
     let single =
         send(&service, path, SINGLE, event("9", json!({"path": "/a%2fb"})).to_string()).await?.expect(400)?;
     assert_eq!(single.code(), "validation_failed");
+
+    // A key is for OpenMeter's clients too: the same answer again, and nothing else under it.
+    let keyed = |id: &str, data: Value| {
+        let request = service.post(path).header("idempotency-key", "k");
+        request.body(SINGLE, event(id, data).to_string()).send()
+    };
+    let first = keyed("10", json!({"route": "/z"})).await?.expect(204)?;
+    let again = keyed("10", json!({"route": "/z"})).await?.expect(204)?;
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!(first.header("ledger-seq"), again.header("ledger-seq"));
+    assert_eq!(again.header("content-type"), None);
+    assert_eq!(keyed("11", json!({"route": "/z"})).await?.expect(422)?.code(), "idempotency_key_reused");
+    assert_eq!(world.summary("customer").await?, (9, 3));
     Ok(())
 }
