@@ -25,6 +25,7 @@ fn recorded() -> OpenApiRouter<AppState> {
         .merge(routes::statements::router())
         .merge(routes::upgrade::router())
         .merge(routes::reset::router())
+        .merge(routes::outcome::router())
 }
 
 /// Endpoints whose calls are not recorded as calls: what is open to all, and ingest and check, which record others.
@@ -34,7 +35,6 @@ fn unrecorded() -> OpenApiRouter<AppState> {
         .merge(routes::events::router())
         .merge(routes::openmeter_events::router())
         .merge(routes::check::router())
-        .merge(routes::outcome::router())
         .merge(routes::healthz::router())
         .merge(routes::readyz::router())
 }
