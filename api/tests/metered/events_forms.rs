@@ -172,6 +172,7 @@ async fn a_wrong_field_is_named() -> Result<()> {
         (with("/data/units", json!(0)), "invalid_units", "/data/units"),
         (with("/data/units", json!(1_000_001)), "invalid_units", "/data/units"),
         (with("/data/user", json!("x")), "unknown_field", "/data/user"),
+        (with("/data/status", json!(200)), "unknown_field", "/data/status"),
     ];
     for (event, code, pointer) in &cases {
         let body = serde_json::to_vec(&json!([event]))?;
