@@ -253,7 +253,8 @@ async fn the_row_says_what_was_reported() -> Result<()> {
                  "response_size": 4_000_000_000_u64, "units": 3}});
     world.env.clock.set("2026-11-24T03:00:00Z".parse()?);
     report(&world.service()?, &full).await?.expect(202)?;
-    let failed = json!({"id": "5xx", "subject": "full", "data": {"endpoint": "/api/analyze", "status_code": 500}});
+    let failed =
+        json!({"id": "5xx", "subject": "full", "data": {"endpoint": "/api/analyze", "status_code": 500}});
     report(&world.service()?, &failed).await?.expect(202)?;
     world.wait_until_projected().await?;
     let row: Value = sqlx::query_scalar(
