@@ -30,7 +30,7 @@ pub struct ApiConfig {
     pub listen_addr: SocketAddr,
     /// `METRICS_ADDR`; without it there is no `/metrics`.
     pub metrics_addr: Option<SocketAddr>,
-    /// `PUBLIC_URL`: how clients reach this service.
+    /// `PUBLIC_URL`: how clients reach this service; the OpenAPI document names it.
     pub public_url: Option<Url>,
     /// `JWT_SECRET`, `JWT_SECRET_PREVIOUS`, `JWT_ISSUER`, `JWT_AUDIENCE`, `JWT_SUBJECT_CLAIM`.
     pub jwt: JwtSettings,
