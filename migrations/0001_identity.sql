@@ -30,9 +30,8 @@ CREATE TABLE public.idempotency_keys (
     body_hash    BYTEA NOT NULL,
     event_id     UUID NOT NULL,
     status_code  SMALLINT,
-    content_type TEXT,
+    headers      TEXT,
     response     BYTEA,
-    position     TEXT,
     locked_until TIMESTAMPTZ NOT NULL,
     created_at   TIMESTAMPTZ NOT NULL,
     PRIMARY KEY (principal, method, path, key)

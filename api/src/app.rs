@@ -6,14 +6,14 @@ use std::time::Duration;
 use axum::Router;
 use axum::serve::ListenerExt;
 use ledger::IdSource;
-use nats::{Connection, Log, Publisher, PublisherConfig};
+use nats::{Log, Publisher, PublisherConfig};
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
-use crate::config::ApiConfig;
+use crate::config::{ApiConfig, LogSettings};
 use crate::health::Health;
 use crate::idempotency::Idempotency;
 use crate::ingest::Ingest;
@@ -134,7 +134,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     let pool = store::pool(config.database_url.expose_secret(), config.database_connections)
         .map_err(ApiError::Database)?;
     Box::pin(store::check(config.database_url.expose_secret())).await.map_err(ApiError::Database)?;
-    let log = open_log(&config).await?;
+    let log = open_log(&config.log).await?;
     let stream = log.state().await?;
     let publisher = {
         let ids = ids.clone();
@@ -169,13 +169,13 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         auth: Auth::new(&config.jwt, clock.clone()),
         users: users.clone(),
         throttle: Throttle::default(),
-        positions: Positions::of(config.nats_stream.as_str(), stream.created),
+        positions: Positions::of(config.log.connection.stream.as_str(), stream.created),
         plan_turns: PlanTurns::new(stream.last_seq),
         idempotency: Idempotency::new(pool.clone(), clock.clone(), tasks.clone()),
+        health: Health::new(pool.clone(), log.clone(), publisher.clone(), watermark.clone(), limits.clone()),
         limits,
         ingest,
         outcomes: Outcomes::default(),
-        health: Health::new(pool.clone(), log.clone(), publisher.clone(), watermark.clone()),
         config,
         pool: pool.clone(),
         log,
@@ -191,13 +191,10 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
 }
 
 /// The log, after proof that an acknowledgement by it means "on disk".
-async fn open_log(config: &ApiConfig) -> Result<Log, ApiError> {
-    let mut connection = Connection::new(&config.nats_url, config.nats_stream.clone());
-    connection.monitor_url.clone_from(&config.nats_monitor_url);
-    "usage-ledger api".clone_into(&mut connection.client_name);
-    let log = nats::connect(&connection).await?;
-    log.ensure_stream(config.nats_replicas).await?;
-    log.verify(config.allow_unsafe_log).await?;
+async fn open_log(settings: &LogSettings) -> Result<Log, ApiError> {
+    let log = nats::connect(&settings.connection_of("usage-ledger api")).await?;
+    log.ensure_stream(settings.replicas).await?;
+    log.verify(settings.allow_unsafe).await?;
     Ok(log)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use ledger::{Clock, Rules};
-use nats::StreamName;
+use nats::Connection;
 use secrecy::SecretString;
 use url::Url;
 
@@ -24,21 +24,13 @@ pub struct ApiConfig {
     pub database_url: SecretString,
     /// `DATABASE_CONNECTIONS`: size of the pool.
     pub database_connections: u32,
-    /// `NATS_URL`, comma-separated servers.
-    pub nats_url: String,
-    /// `NATS_MONITOR_URL`, comma-separated; without it the log counts as unsafe.
-    pub nats_monitor_url: Option<String>,
-    /// `NATS_STREAM`.
-    pub nats_stream: StreamName,
-    /// `NATS_REPLICAS`: copies of a stream that is made now; 3 in production.
-    pub nats_replicas: usize,
-    /// `--allow-unsafe-log`: start although the log's settings do not hold what is promised.
-    pub allow_unsafe_log: bool,
+    /// Where the log is, and what it must hold.
+    pub log: LogSettings,
     /// `LISTEN_ADDR`.
     pub listen_addr: SocketAddr,
     /// `METRICS_ADDR`; without it there is no `/metrics`.
     pub metrics_addr: Option<SocketAddr>,
-    /// `PUBLIC_URL`: how clients reach this service.
+    /// `PUBLIC_URL`: how clients reach this service; the OpenAPI document names it.
     pub public_url: Option<Url>,
     /// `JWT_SECRET`, `JWT_SECRET_PREVIOUS`, `JWT_ISSUER`, `JWT_AUDIENCE`, `JWT_SUBJECT_CLAIM`.
     pub jwt: JwtSettings,
@@ -68,6 +60,17 @@ pub struct ApiConfig {
     pub clock: Clock,
     /// How long to wait for requests in flight at shutdown.
     pub drain_timeout: Duration,
+}
+
+/// Where the log is, and what it must hold: the same for every process that uses it.
+#[derive(Clone, Debug)]
+pub struct LogSettings {
+    /// `NATS_URL`, `NATS_MONITOR_URL` (without it the log counts as unsafe) and `NATS_STREAM`.
+    pub connection: Connection,
+    /// `NATS_REPLICAS`: copies of a stream that is made now; 1, 3 or 5.
+    pub replicas: usize,
+    /// `ALLOW_UNSAFE_LOG`, `--allow-unsafe-log`: start although the log's settings do not hold what is promised.
+    pub allow_unsafe: bool,
 }
 
 /// What happens to a call beyond a limit.
@@ -119,11 +122,7 @@ impl ApiConfig {
             database_connections: vars
                 .parsed("DATABASE_CONNECTIONS", "a number of connections")?
                 .unwrap_or(16),
-            nats_url: vars.required("NATS_URL", "nats://host:4222")?,
-            nats_monitor_url: vars.text("NATS_MONITOR_URL"),
-            nats_stream: vars.parsed("NATS_STREAM", "letters, digits, _ and -")?.unwrap_or_default(),
-            nats_replicas: vars.parsed("NATS_REPLICAS", "1, 3 or 5")?.unwrap_or(1),
-            allow_unsafe_log: vars.flag("ALLOW_UNSAFE_LOG")?,
+            log: vars.log()?,
             listen_addr: vars
                 .parsed("LISTEN_ADDR", "an address like 127.0.0.1:8080")?
                 .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
@@ -148,6 +147,22 @@ impl ApiConfig {
             clock,
             drain_timeout: Duration::from_secs(30),
         })
+    }
+}
+
+impl LogSettings {
+    /// Reads these variables alone: what a worker, an import and the log's tools need.
+    pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
+        Vars(&get).log()
+    }
+
+    /// The connection, by this name in the server's list.
+    #[must_use]
+    pub fn connection_of(&self, client_name: &str) -> Connection {
+        let mut connection = self.connection.clone();
+        client_name.clone_into(&mut connection.client_name);
+        connection
     }
 }
 
@@ -227,6 +242,18 @@ impl Vars<'_> {
         }
     }
 
+    fn log(&self) -> Result<LogSettings, ConfigError> {
+        let url = self.required("NATS_URL", "nats://host:4222")?;
+        let stream = self.parsed("NATS_STREAM", "letters, digits, _ and -")?.unwrap_or_default();
+        let mut connection = Connection::new(url, stream);
+        connection.monitor_url = self.text("NATS_MONITOR_URL");
+        Ok(LogSettings {
+            connection,
+            replicas: self.parsed("NATS_REPLICAS", "1, 3 or 5")?.map_or(1, |Replicas(replicas)| replicas),
+            allow_unsafe: self.flag("ALLOW_UNSAFE_LOG")?,
+        })
+    }
+
     fn jwt(&self) -> Result<JwtSettings, ConfigError> {
         Ok(JwtSettings {
             secret: self
@@ -252,6 +279,22 @@ impl Vars<'_> {
     }
 }
 
+/// Copies of the log's stream. An even number survives no more failures than the odd one below it.
+struct Replicas(usize);
+
+impl FromStr for Replicas {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "1" => Ok(Self(1)),
+            "3" => Ok(Self(3)),
+            "5" => Ok(Self(5)),
+            _ => Err(()),
+        }
+    }
+}
+
 impl FromStr for Enforcement {
     type Err = ();
 
@@ -272,6 +315,30 @@ impl FromStr for LimitFailureMode {
             "closed" => Ok(Self::Closed),
             "open" => Ok(Self::Open),
             _ => Err(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(replicas: &str) -> Result<LogSettings, ConfigError> {
+        LogSettings::read(&|name| match name {
+            "NATS_URL" => Some("nats://log:4222".to_owned()),
+            "NATS_REPLICAS" => Some(replicas.to_owned()),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn a_stream_has_one_three_or_five_copies() {
+        for (text, replicas) in [("", 1), ("1", 1), (" 3 ", 3), ("5", 5)] {
+            assert_eq!(read(text).unwrap().replicas, replicas, "{text:?}");
+        }
+        for bad in ["0", "2", "4", "7", "-1", "three", "1.0"] {
+            let error = read(bad).unwrap_err().to_string();
+            assert_eq!(error, "NATS_REPLICAS cannot be used: it must be 1, 3 or 5", "{bad:?}");
         }
     }
 }

@@ -10,6 +10,7 @@ use store::projector_status::Status;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
+use crate::limits::Limits;
 use crate::problem::Chain;
 use crate::watermark::{PARTITION, Watermark};
 
@@ -29,6 +30,7 @@ struct Inner {
     log: Log,
     publisher: Publisher,
     watermark: Watermark,
+    limits: Limits,
     last: tokio::sync::Mutex<Option<(Instant, Report)>>,
 }
 
@@ -43,6 +45,18 @@ pub struct Report {
     pub log: Dependency,
     /// What turns events into figures. It may be behind or stopped while writes go on.
     pub projector: Projector,
+    /// What decides about calls.
+    pub limits: Deciding,
+}
+
+/// Whether calls can be decided about. While they cannot, those that ask are answered 503 (or admitted, under
+/// `LIMIT_FAILURE_MODE=open`); reads go on.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Deciding {
+    /// `ready`, or `unready`.
+    pub status: &'static str,
+    /// Why not.
+    pub reason: Option<String>,
 }
 
 /// A dependency.
@@ -82,9 +96,9 @@ struct Database {
 
 impl Health {
     /// Looks at these.
-    pub fn new(pool: PgPool, log: Log, publisher: Publisher, watermark: Watermark) -> Self {
+    pub fn new(pool: PgPool, log: Log, publisher: Publisher, watermark: Watermark, limits: Limits) -> Self {
         let last = tokio::sync::Mutex::new(None);
-        Self(Arc::new(Inner { pool, log, publisher, watermark, last }))
+        Self(Arc::new(Inner { pool, log, publisher, watermark, limits, last }))
     }
 
     /// The last look, if it is not too old, else a new one. Those who ask at the same time share it.
@@ -146,6 +160,10 @@ impl Health {
             status: if ready { "ready" } else { "unavailable" },
             log,
             projector: self.projector(database.as_ref()),
+            limits: match self.0.limits.readiness() {
+                Ok(()) => Deciding { status: "ready", reason: None },
+                Err(reason) => Deciding { status: "unready", reason: Some(reason.to_string()) },
+            },
             database: match database {
                 Some(_) => Dependency { status: "ok", reason: None },
                 None => Dependency { status: "away", reason: Some("PostgreSQL does not answer") },

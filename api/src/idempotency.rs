@@ -23,7 +23,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use http_body_util::BodyExt;
-use ledger::{Clock, IdSource};
+use ledger::Clock;
+use ledger::ids::event_id_at;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -34,7 +35,7 @@ use uuid::Uuid;
 
 use crate::auth::Principal;
 use crate::extract::{MAX_BODY_BYTES, parse_json, read_body, require_json};
-use crate::position::LEDGER_SEQ;
+use crate::ingest::X_BACKFILL;
 use crate::problem::{Chain, Code, PROBLEM_JSON, Problem};
 
 /// The request header.
@@ -65,7 +66,7 @@ pub struct KeyedRequest {
     key: Option<String>,
     method: String,
     path: String,
-    body_hash: [u8; 32],
+    request_hash: [u8; 32],
 }
 
 /// One try of a request. An event of the work has this id and this time, whichever try publishes it.
@@ -79,20 +80,21 @@ pub struct Attempt {
     pub retried: bool,
 }
 
+impl Attempt {
+    /// The id is of the event's very instant: a recorded call is found again by the millisecond in its id.
+    fn first_at(now: DateTime<Utc>) -> Self {
+        Self { event_id: event_id_at(now), at: now, retried: false }
+    }
+}
+
 impl KeyedRequest {
     /// Reads `Idempotency-Key` of a request whose body was read already.
     pub fn of(parts: &axum::http::request::Parts, body: &[u8]) -> Result<Self, Problem> {
-        let mut hash = Sha256::new();
-        // The query is part of what was asked for, and must not run into the body.
-        let query = parts.uri.query().unwrap_or_default();
-        hash.update((query.len() as u64).to_be_bytes());
-        hash.update(query);
-        hash.update(body);
         Ok(Self {
             key: key(&parts.headers)?,
             method: parts.method.as_str().to_owned(),
             path: parts.uri.path().to_owned(),
-            body_hash: hash.finalize().into(),
+            request_hash: request_hash(parts, body),
         })
     }
 
@@ -111,6 +113,30 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Keyed<T> {
         let bytes = read_body(&parts.headers, body, MAX_BODY_BYTES).await?;
         Ok(Self { body: parse_json(&bytes)?, request: KeyedRequest::of(&parts, &bytes)? })
     }
+}
+
+/// SHA-256 of all that says what is asked for: the query, the headers that decide how the body is read or that carry an
+/// event's attributes (CloudEvents in binary mode), and the body. Each part goes in with its length, so that none runs
+/// into the next.
+fn request_hash(parts: &axum::http::request::Parts, body: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    };
+    add(parts.uri.query().unwrap_or_default().as_bytes());
+    let meant = |name: &HeaderName| {
+        *name == header::CONTENT_TYPE || name.as_str() == X_BACKFILL || name.as_str().starts_with("ce-")
+    };
+    let mut headers: Vec<_> = parts.headers.iter().filter(|(name, _)| meant(name)).collect();
+    // A proxy may reorder headers. Values of one name stay in their order: the sort is stable.
+    headers.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+    for (name, value) in headers {
+        add(name.as_str().as_bytes());
+        add(value.as_bytes());
+    }
+    add(body);
+    hash.finalize().into()
 }
 
 fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
@@ -137,7 +163,6 @@ pub struct Idempotency(Arc<Inner>);
 struct Inner {
     pool: PgPool,
     clock: Clock,
-    ids: IdSource,
     tasks: TaskTracker,
 }
 
@@ -149,7 +174,7 @@ enum Begun {
 impl Idempotency {
     /// Keys are kept in `pool`; work that its client no longer waits for goes on in `tasks`.
     pub fn new(pool: PgPool, clock: Clock, tasks: TaskTracker) -> Self {
-        Self(Arc::new(Inner { pool, ids: IdSource::new(clock.clone()), clock, tasks }))
+        Self(Arc::new(Inner { pool, clock, tasks }))
     }
 
     /// Does `work`, or gives the answer that it had before. Without a key it is simply done.
@@ -165,13 +190,12 @@ impl Idempotency {
         F: FnOnce(Attempt) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response, Problem>> + Send + 'static,
     {
-        let KeyedRequest { key, method, path, body_hash } = request;
+        let KeyedRequest { key, method, path, request_hash } = request;
         let Some(key) = key else {
-            let attempt = Attempt { event_id: self.0.ids.event_id(), at: self.0.clock.now(), retried: false };
-            return work(attempt).await;
+            return work(Attempt::first_at(self.0.clock.now())).await;
         };
         let request = RequestKey { principal: caller.user_id.get(), method, path, key };
-        let attempt = match self.begin(&request, body_hash).await? {
+        let attempt = match self.begin(&request, request_hash).await? {
             Begun::Replay(answer) => return replay(answer),
             Begun::Run(attempt) => attempt,
         };
@@ -184,21 +208,22 @@ impl Idempotency {
         running.await.map_err(|_| Problem::fault("panicked"))
     }
 
-    async fn begin(&self, request: &RequestKey, body_hash: [u8; 32]) -> Result<Begun, Problem> {
+    async fn begin(&self, request: &RequestKey, request_hash: [u8; 32]) -> Result<Begun, Problem> {
         let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
         // Twice, since a key may be deleted or taken over between two statements.
         for _ in 0..2 {
             let now = self.0.clock.now();
-            let event_id = self.0.ids.event_id();
-            if idempotency::insert(&mut conn, request, &body_hash, event_id, now, now + LOCK).await? {
-                return Ok(Begun::Run(Attempt { event_id, at: now, retried: false }));
+            let first = Attempt::first_at(now);
+            if idempotency::insert(&mut conn, request, &request_hash, first.event_id, now, now + LOCK).await?
+            {
+                return Ok(Begun::Run(first));
             }
             let Some(record) = idempotency::find(&mut conn, request).await? else { continue };
             if record.created_at < now - KEPT {
                 idempotency::forget(&mut conn, request, now - KEPT).await?;
                 continue;
             }
-            if record.body_hash != body_hash {
+            if record.body_hash != request_hash {
                 return Err(Problem::new(
                     StatusCode::UNPROCESSABLE_ENTITY,
                     Code::IdempotencyKeyReused,
@@ -284,37 +309,51 @@ async fn final_answer(response: Response) -> Result<(Option<Answer>, Response), 
     }
     let (parts, body) = response.into_parts();
     let body = body.collect().await?.to_bytes();
-    let text = |name: HeaderName| Some(parts.headers.get(name)?.to_str().ok()?.to_owned());
     let answer = Answer {
         status_code: parts.status.as_u16(),
-        content_type: text(header::CONTENT_TYPE),
+        headers: to_lines(&parts.headers),
         // A problem's body is written at the very end; its request id will be the retry's.
         body: parts.extensions.get::<Problem>().map_or_else(|| body.to_vec(), Problem::to_record),
-        position: text(LEDGER_SEQ),
     };
     Ok((Some(answer), Response::from_parts(parts, body.into())))
 }
 
 fn replay(answer: Answer) -> Result<Response, Problem> {
     let status = StatusCode::from_u16(answer.status_code).map_err(|error| Problem::internal(&error))?;
-    let is_problem = answer.content_type.as_deref().is_some_and(|kind| PROBLEM_JSON == kind);
+    let headers = from_lines(&answer.headers);
+    let is_problem = headers.get(header::CONTENT_TYPE).is_some_and(|kind| *kind == PROBLEM_JSON);
     let mut response = if is_problem {
         let problem = Problem::from_record(status, &answer.body);
         problem.map_err(|error| Problem::internal(&error))?.into_response()
     } else {
-        (status, answer.body).into_response()
+        // Without a Content-Type of the framework's choice: a 204 has none.
+        let mut response = Response::new(answer.body.into());
+        *response.status_mut() = status;
+        response
     };
-    let headers = response.headers_mut();
-    let mut insert = |name: HeaderName, value: &str| match HeaderValue::from_str(value) {
-        Ok(value) => drop(headers.insert(name, value)),
-        Err(error) => tracing::warn!(%name, %error, "a kept header cannot be sent again"),
-    };
-    insert(IDEMPOTENCY_REPLAYED, "true");
-    if let Some(kind) = &answer.content_type {
-        insert(header::CONTENT_TYPE, kind);
-    }
-    if let Some(position) = &answer.position {
-        insert(LEDGER_SEQ, position);
-    }
+    // What the handler said holds: where the user stood with that call, and the call's position. What the layers around
+    // it add (the request's id, CORS) is the retry's own.
+    response.headers_mut().extend(headers);
+    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     Ok(response)
+}
+
+/// The headers as `name: value` lines. A value that is no text is left out; none of ours is.
+fn to_lines(headers: &HeaderMap) -> String {
+    let mut lines = String::new();
+    for (name, value) in headers.iter().filter(|(name, _)| **name != header::CONTENT_LENGTH) {
+        if let Ok(value) = value.to_str() {
+            lines.extend([name.as_str(), ": ", value, "\n"]);
+        }
+    }
+    lines
+}
+
+/// The counterpart of [`to_lines`].
+fn from_lines(lines: &str) -> HeaderMap {
+    let headers = lines.lines().filter_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
+    });
+    headers.collect()
 }

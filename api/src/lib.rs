@@ -37,5 +37,5 @@ pub mod users;
 pub mod watermark;
 
 pub use app::{ApiError, AppHandle, build, run, serve};
-pub use config::{ApiConfig, ConfigError};
+pub use config::{ApiConfig, ConfigError, LogSettings};
 pub use state::AppState;

@@ -6,7 +6,8 @@ use axum::Router;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use utoipa::openapi::OpenApi;
+use url::Url;
+use utoipa::openapi::{OpenApi, Server};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::middleware::{Envelope, envelope, track};
@@ -25,6 +26,7 @@ fn recorded() -> OpenApiRouter<AppState> {
         .merge(routes::statements::router())
         .merge(routes::upgrade::router())
         .merge(routes::reset::router())
+        .merge(routes::outcome::router())
 }
 
 /// Endpoints whose calls are not recorded as calls: what is open to all, and ingest and check, which record others.
@@ -34,7 +36,6 @@ fn unrecorded() -> OpenApiRouter<AppState> {
         .merge(routes::events::router())
         .merge(routes::openmeter_events::router())
         .merge(routes::check::router())
-        .merge(routes::outcome::router())
         .merge(routes::healthz::router())
         .merge(routes::readyz::router())
 }
@@ -50,12 +51,19 @@ pub fn document() -> OpenApi {
     all.merge(recorded()).merge(unrecorded()).merge(for_proxies()).into_openapi()
 }
 
+/// The document as served: it names the address that clients use, where that is known.
+fn served_document(public_url: Option<&Url>) -> OpenApi {
+    let mut document = document();
+    document.servers = public_url.map(|url| vec![Server::new(url.as_str().trim_end_matches('/'))]);
+    document
+}
+
 /// The router as served.
 pub fn router(state: AppState) -> Router {
     let recorded = Router::from(recorded()).route_layer(from_fn_with_state(state.clone(), track));
     let browsers = recorded
         .merge(Router::from(unrecorded()))
-        .merge(routes::docs::router(document()))
+        .merge(routes::docs::router(served_document(state.config().public_url.as_ref())))
         .method_not_allowed_fallback(async || method_not_allowed());
     let browsers = match cors(&state.config().cors_allowed_origins) {
         Some(cors) => browsers.layer(cors),

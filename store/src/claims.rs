@@ -42,7 +42,8 @@ pub async fn insert_new(conn: &mut PgConnection, claims: &[Claim]) -> Result<Vec
     Ok(claimed)
 }
 
-/// Those of the ids that are claimed.
+/// Those of the ids that are claimed. There is no owner to ask for: an id is derived from its owner, its source and the
+/// client's own id, so that nobody's can be another's.
 pub async fn find(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Uuid>, Error> {
     let claimed =
         sqlx::query_scalar!("SELECT id FROM event_claims WHERE id = ANY($1)", ids).fetch_all(conn).await?;

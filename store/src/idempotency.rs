@@ -23,7 +23,7 @@ pub struct RequestKey {
 /// A key as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// SHA-256 of the first request's query and body.
+    /// SHA-256 of what the first request asked for: its body, its query, and headers that change their meaning.
     pub body_hash: Vec<u8>,
     /// Id of the event that the request publishes, every time that it is tried.
     pub event_id: Uuid,
@@ -40,12 +40,10 @@ pub struct Record {
 pub struct Answer {
     /// HTTP status.
     pub status_code: u16,
-    /// Content-Type of the body, if it has one.
-    pub content_type: Option<String>,
+    /// Its own headers, as `name: value` lines.
+    pub headers: String,
     /// The body.
     pub body: Vec<u8>,
-    /// `Ledger-Seq`, if the answer had one.
-    pub position: Option<String>,
 }
 
 /// Claims a key for a new request: `false` when it is there already.
@@ -79,7 +77,7 @@ pub async fn insert(
 /// The key as it stands.
 pub async fn find(conn: &mut PgConnection, request: &RequestKey) -> Result<Option<Record>, Error> {
     let row = sqlx::query!(
-        "SELECT body_hash, event_id, created_at, locked_until, status_code, content_type, response, position
+        "SELECT body_hash, event_id, created_at, locked_until, status_code, headers, response
          FROM public.idempotency_keys
          WHERE principal = $1 AND method = $2 AND path = $3 AND key = $4",
         request.principal,
@@ -97,9 +95,8 @@ pub async fn find(conn: &mut PgConnection, request: &RequestKey) -> Result<Optio
                 column: "status_code",
                 value: status.to_string(),
             })?,
-            content_type: row.content_type,
+            headers: row.headers.unwrap_or_default(),
             body: row.response.unwrap_or_default(),
-            position: row.position,
         }),
         None => None,
     };
@@ -139,16 +136,15 @@ pub async fn take_over(
 pub async fn finish(conn: &mut PgConnection, request: &RequestKey, answer: &Answer) -> Result<(), Error> {
     let status_code = i16::try_from(answer.status_code).unwrap_or(i16::MAX);
     sqlx::query!(
-        "UPDATE public.idempotency_keys SET status_code = $5, content_type = $6, response = $7, position = $8
+        "UPDATE public.idempotency_keys SET status_code = $5, headers = $6, response = $7
          WHERE principal = $1 AND method = $2 AND path = $3 AND key = $4 AND status_code IS NULL",
         request.principal,
         request.method,
         request.path,
         request.key,
         status_code,
-        answer.content_type,
-        answer.body,
-        answer.position
+        answer.headers,
+        answer.body
     )
     .execute(conn)
     .await?;

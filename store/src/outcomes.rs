@@ -24,16 +24,22 @@ pub struct RecordedCall {
     pub counted: bool,
 }
 
-/// The call of this id, whoever's it is; none for an id that the api did not make: the ids of its calls are UUIDv7 of the
-/// call's own time, which finds the partition.
-pub async fn find_call(conn: &mut PgConnection, call_id: Uuid) -> Result<Option<RecordedCall>, Error> {
+/// The owner's call of this id; whoever's it is when no owner is given, which is for services alone. None for an id that
+/// the api did not make: the ids of its calls are UUIDv7 of the call's own time, which finds the partition.
+pub async fn find_call(
+    conn: &mut PgConnection,
+    owner: Option<UserId>,
+    call_id: Uuid,
+) -> Result<Option<RecordedCall>, Error> {
     let Some(from) = made_at(call_id) else { return Ok(None) };
     let row = sqlx::query!(
         "SELECT user_id, created_at, status_code, response_time_ms, response_size, counted
-         FROM api_usage WHERE id = $1 AND created_at >= $2 AND created_at < $3",
+         FROM api_usage WHERE id = $1 AND created_at >= $2 AND created_at < $3
+             AND ($4::uuid IS NULL OR user_id = $4)",
         call_id,
         from,
-        from + TimeDelta::milliseconds(1)
+        from + TimeDelta::milliseconds(1),
+        owner.map(UserId::get)
     )
     .fetch_optional(conn)
     .await?;

@@ -1,6 +1,9 @@
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
 /// Failed credentials that an address has in a minute.
@@ -9,7 +12,15 @@ const PER_MINUTE: u32 = 30;
 const ADDRESSES: usize = 20_000;
 
 /// Failed credentials per address and minute.
-pub(super) struct Failures(Cache<IpAddr, (i64, u32)>);
+pub(super) struct Failures(Cache<IpAddr, Arc<Mutex<Counted>>>);
+
+/// The failures of one minute.
+#[derive(Default)]
+struct Counted {
+    /// Minutes since the epoch.
+    minute: i64,
+    failures: u32,
+}
 
 impl Default for Failures {
     fn default() -> Self {
@@ -22,12 +33,14 @@ impl Failures {
     pub(super) fn record(&self, address: IpAddr, now: DateTime<Utc>) -> Option<u64> {
         let address = network(address);
         let minute = now.timestamp().div_euclid(60);
-        let count = match self.0.get(&address) {
-            Some((then, count)) if then == minute => count.saturating_add(1),
-            _ => 1,
-        };
-        self.0.insert(address, (minute, count));
-        (count > PER_MINUTE).then(|| 60 - now.timestamp().rem_euclid(60).unsigned_abs())
+        // One counter for all who come at once: reading and writing it apart would let a hundred guesses be one.
+        let Ok(counted) = self.0.get_or_insert_with(&address, || Ok::<_, Infallible>(Arc::default()));
+        let mut counted = counted.lock();
+        if counted.minute != minute {
+            *counted = Counted { minute, failures: 0 };
+        }
+        counted.failures = counted.failures.saturating_add(1);
+        (counted.failures > PER_MINUTE).then(|| 60 - now.timestamp().rem_euclid(60).unsigned_abs())
     }
 }
 
@@ -60,6 +73,18 @@ mod tests {
         assert_eq!(failures.record(address, at(10)), Some(50));
         assert_eq!(failures.record("203.0.113.8".parse().unwrap(), at(10)), None);
         assert_eq!(failures.record(address, at(60)), None, "a new minute starts anew");
+    }
+
+    #[test]
+    fn guesses_at_the_same_time_are_all_counted() {
+        let failures = Failures::default();
+        let address: IpAddr = "203.0.113.7".parse().unwrap();
+        let passed = std::thread::scope(|scope| {
+            let guess = || (0..5_000).filter(|_| failures.record(address, at(0)).is_none()).count();
+            let guessers: Vec<_> = (0..8).map(|_| scope.spawn(guess)).collect();
+            guessers.into_iter().map(|guesser| guesser.join().unwrap()).sum::<usize>()
+        });
+        assert_eq!(passed, 30);
     }
 
     #[test]

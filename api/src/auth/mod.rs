@@ -1,14 +1,15 @@
 //! Who is calling: bearer tokens, the principals they name, and what a handler's signature says about who may call it.
 //!
-//! A handler takes [`User`], [`ServiceOrAdmin`] or [`Admin`]; a request that does not qualify never reaches it. Every
-//! way in which a credential can be wrong gives the same 401.
+//! A handler takes [`User`] or [`ServiceOrAdmin`]; a request that does not qualify never reaches it. What only an admin
+//! may do, a user may do for itself where a setting says so: such a handler takes [`User`] and asks for the role.
+//! Every way in which a credential can be wrong gives the same 401.
 
 mod failures;
 mod principal;
 mod token;
 
 pub(crate) use principal::Seen;
-pub use principal::{Admin, Principal, ServiceOrAdmin, User, authenticate};
+pub use principal::{Principal, ServiceOrAdmin, User, authenticate};
 pub use token::{ISSUER, JwtSettings, Mint, MintError, Role, mint};
 
 use std::net::IpAddr;

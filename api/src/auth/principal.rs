@@ -18,8 +18,6 @@ pub struct Principal {
     pub user_id: UserId,
     /// What it may do.
     pub role: Role,
-    /// When its token was issued, in seconds since the epoch; 0 when the token does not say.
-    pub issued_at_s: i64,
     /// Where the request came from, as far as `TRUSTED_PROXIES` are believed.
     pub address: IpAddr,
 }
@@ -32,10 +30,6 @@ pub struct User(pub Principal);
 /// A principal of role service or admin; 403 for others.
 #[derive(Clone, Copy, Debug)]
 pub struct ServiceOrAdmin(pub Principal);
-
-/// A principal of role admin; 403 for others.
-#[derive(Clone, Copy, Debug)]
-pub struct Admin(pub Principal);
 
 /// Where authentication leaves the principal for the layer that records calls of our own routes.
 #[derive(Clone, Default)]
@@ -61,18 +55,6 @@ impl FromRequestParts<AppState> for ServiceOrAdmin {
     }
 }
 
-impl FromRequestParts<AppState> for Admin {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let principal = authenticate(parts, state).await?;
-        match principal.role {
-            Role::Admin => Ok(Self(principal)),
-            Role::Service | Role::User => Err(Problem::forbidden("This needs the role admin.")),
-        }
-    }
-}
-
 macro_rules! deref_to_principal {
     ($($extractor:ident),+) => {$(
         impl Deref for $extractor {
@@ -84,7 +66,7 @@ macro_rules! deref_to_principal {
         }
     )+};
 }
-deref_to_principal!(User, ServiceOrAdmin, Admin);
+deref_to_principal!(User, ServiceOrAdmin);
 
 /// Names the caller of a request, or refuses it with 401 (429 after too many failures), or 403 when suspended. The
 /// account is looked up on every request (in a cache that a change empties), so that a suspension holds at once.
@@ -98,12 +80,7 @@ pub async fn authenticate(parts: &Parts, state: &AppState) -> Result<Principal, 
             None => return Err(state.auth().refuse_unknown_user(address)),
         },
     };
-    let principal = Principal {
-        user_id: account.user_id,
-        role: verified.role,
-        issued_at_s: verified.issued_at_s,
-        address,
-    };
+    let principal = Principal { user_id: account.user_id, role: verified.role, address };
     if account.suspended {
         return Err(Problem::new(
             axum::http::StatusCode::FORBIDDEN,

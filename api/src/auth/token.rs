@@ -66,8 +66,6 @@ pub struct JwtSettings {
 pub(crate) struct Verified {
     pub(crate) subject: UserRef,
     pub(crate) role: Role,
-    /// Seconds since the epoch; 0 when the token does not say.
-    pub(crate) issued_at_s: i64,
     expires_at_s: i64,
     not_before_s: Option<i64>,
 }
@@ -174,13 +172,7 @@ impl Verifier {
             Some(role) if ours => role.parse().map_err(|_| Reason::Claims)?,
             _ => Role::User,
         };
-        Ok(Verified {
-            subject,
-            role,
-            issued_at_s: claims.iat.map_or(0, |at| at.0),
-            expires_at_s: claims.exp.0,
-            not_before_s: claims.nbf.map(|at| at.0),
-        })
+        Ok(Verified { subject, role, expires_at_s: claims.exp.0, not_before_s: claims.nbf.map(|at| at.0) })
     }
 }
 
@@ -202,8 +194,6 @@ struct Claims {
     exp: NumericDate,
     #[serde(default)]
     nbf: Option<NumericDate>,
-    #[serde(default)]
-    iat: Option<NumericDate>,
     #[serde(default)]
     iss: Option<String>,
     #[serde(flatten)]

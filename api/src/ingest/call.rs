@@ -5,9 +5,8 @@ use std::net::IpAddr;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use events::{Actor, ActorKind, ApiCalled, Body, Event, is_reserved_source};
-use ledger::limit::Used;
 use ledger::{
-    Category, Endpoint, Invalid, Method, Month, Rules, StatusCode, Units, UserId, derived_id, text,
+    Classified, Endpoint, Invalid, Method, Month, Rules, StatusCode, Units, UserId, derived_id, text,
 };
 use uuid::Uuid;
 
@@ -59,20 +58,6 @@ pub(super) struct Call<'a> {
     request_size: Option<u64>,
     response_size: Option<u64>,
     units: Option<Units>,
-}
-
-/// What the rules make of a call.
-pub(super) struct Classified {
-    endpoint: Endpoint,
-    category: Category,
-    units: Units,
-    pub(super) counted: bool,
-}
-
-impl Classified {
-    pub(super) fn cost(&self) -> Used {
-        Used::default().plus(self.category, u64::from(self.units.get()))
-    }
 }
 
 /// Accepts a draft at `now`.
@@ -182,13 +167,9 @@ impl Call<'_> {
 
     /// Applies the rules, once for ever: the event carries the result.
     pub(super) fn classify(&self, rules: &Rules) -> Classified {
-        let classified = rules.classify(&self.endpoint, self.method.as_ref(), self.status);
-        Classified {
-            endpoint: classified.endpoint,
-            category: classified.category,
-            units: self.units.unwrap_or(classified.units),
-            counted: classified.counted,
-        }
+        let mut classified = rules.classify(&self.endpoint, self.method.as_ref(), self.status);
+        classified.units = self.units.unwrap_or(classified.units);
+        classified
     }
 
     /// The event.

@@ -23,17 +23,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use ledger::limit::Used;
-use ledger::{Clock, Month, Rules, UserId, UserRef};
+use ledger::{Classified, Clock, Month, Rules, UserId, UserRef};
 use nats::{EncodedEvent, Position, Publisher};
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::limits::Limits;
+use crate::metered;
 use crate::problem::{FieldError, Problem};
 use crate::users::Users;
 use call::Call;
 use recent::Recent;
 
+/// The request header that lets a report reach back to 2000-01-01.
+pub(crate) const X_BACKFILL: &str = "x-backfill";
 /// An event older than this may have been reported before this process started, or so long ago that it is not
 /// remembered: the database is asked.
 const ASK_AFTER: TimeDelta = TimeDelta::minutes(10);
@@ -247,36 +250,38 @@ impl Inner {
         }
         let mut json = Vec::with_capacity(fresh.len() * EVENT_BYTES);
         let mut ends = Vec::with_capacity(fresh.len());
-        let mut costs = Vec::with_capacity(fresh.len());
+        let mut classes = Vec::with_capacity(fresh.len());
         for item in &fresh {
             let classified = item.call.classify(&self.rules);
-            costs.push(classified.counted.then(|| classified.cost()));
             events::encode(&item.call.event(item.user, &classified, reporter), &mut json);
             ends.push(json.len());
+            classes.push(classified);
         }
         let positions = self.publisher.publish_all(split(json, &ends)).await?;
         let last_seq = positions.iter().map(|position| position.seq).max().unwrap_or(0);
         receipt.set_seq(last_seq);
-        for item in &fresh {
+        for (item, classified) in fresh.iter().zip(&classes) {
             receipt.accept(item.index);
+            metered::count(classified.category, classified.counted, 1);
         }
         self.recent.insert(fresh.iter().map(|item| item.claim));
-        self.count(&fresh, &costs, &positions);
+        self.report(&fresh, &classes, &positions);
         Ok(())
     }
 
     /// Makes the calls count against what is admitted from now on.
-    fn count(&self, fresh: &[Accepted<'_>], costs: &[Option<Used>], positions: &[Position]) {
+    fn report(&self, fresh: &[Accepted<'_>], classes: &[Classified], positions: &[Position]) {
         let Some(limits) = &self.limits else { return };
         let this_month = Month::of(self.clock.now());
         // The latest position is right for all: their units then count a little longer.
         let mut sums: HashMap<(UserId, Month), (Used, u64)> = HashMap::new();
-        for ((item, cost), position) in fresh.iter().zip(costs).zip(positions) {
+        for ((item, classified), position) in fresh.iter().zip(classes).zip(positions) {
             let month = Month::of(item.call.time);
-            let Some(cost) = cost.filter(|_| month >= this_month) else { continue };
+            if !classified.counted || month < this_month {
+                continue;
+            }
             let (sum, seq) = sums.entry((item.user, month)).or_default();
-            sum.total = sum.total.saturating_add(cost.total);
-            sum.analyze = sum.analyze.saturating_add(cost.analyze);
+            *sum = sum.plus(classified.category, u64::from(classified.units.get()));
             *seq = position.seq.max(*seq);
         }
         for ((user, month), (cost, seq)) in sums {

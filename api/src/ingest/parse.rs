@@ -267,7 +267,6 @@ struct CallData<'a> {
     endpoint: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "text")]
     method: Option<Cow<'a, str>>,
-    #[serde(alias = "status")]
     status_code: Option<u64>,
     response_time_ms: Option<u64>,
     #[serde(borrow, default, deserialize_with = "text")]

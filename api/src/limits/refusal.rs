@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use ledger::{Category, Meter};
+use ledger::Meter;
 use serde_json::{Value, json};
 use store::read::plans::SoldPlan;
 use url::Url;
@@ -42,11 +42,6 @@ impl Refusal {
     /// How the user stands, without the call.
     pub fn standing(&self) -> &Standing {
         &self.standing
-    }
-
-    /// What kind of call it is.
-    pub fn category(&self) -> Category {
-        self.ask.category
     }
 
     /// The 429 of the contract, or the same with another status, for proxies that know few.

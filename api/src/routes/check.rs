@@ -141,7 +141,7 @@ async fn check(
                 Metered::Recorded(recorded) => {
                     let mut response = match &recorded.standing {
                         Some(standing) => answer(&call, standing, None, Some(recorded.call_id)),
-                        None => uncounted(&state, &call, recorded.call_id).await?,
+                        None => answer_as_it_stands(&state, &call, recorded.call_id).await?,
                     };
                     recorded.append_headers(response.headers_mut(), &call);
                     Ok((LedgerSeq::at(&state, recorded.seq), response).into_response())
@@ -174,17 +174,20 @@ async fn is_recorded(state: &AppState, user: UserId, call_id: Uuid) -> Result<bo
         return Err(Problem::busy("What became of the first try is not known yet; try again."));
     }
     let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
-    let call = store::outcomes::find_call(&mut conn, call_id).await?;
-    Ok(call.is_some_and(|call| call.user == user))
+    Ok(store::outcomes::find_call(&mut conn, Some(user), call_id).await?.is_some())
 }
 
 async fn recorded_before(state: &AppState, call: &MeteredCall, call_id: Uuid) -> Result<Response, Problem> {
-    let response = uncounted(state, call, call_id).await?;
+    let response = answer_as_it_stands(state, call, call_id).await?;
     Ok((LedgerSeq::at(state, state.watermark().current()), response).into_response())
 }
 
 /// The answer about a recorded call that changes nothing (any more).
-async fn uncounted(state: &AppState, call: &MeteredCall, call_id: Uuid) -> Result<Response, Problem> {
+async fn answer_as_it_stands(
+    state: &AppState,
+    call: &MeteredCall,
+    call_id: Uuid,
+) -> Result<Response, Problem> {
     let standing = match state.limits().preview(call.user, call.ask()).await? {
         Preview::Allowed(standing) => standing,
         Preview::Refused(refusal) => refusal.standing().clone(),

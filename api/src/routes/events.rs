@@ -1,10 +1,8 @@
 //! `POST /api/usage/events`: services report calls that happened.
 
 use axum::extract::{Request, State};
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use events::ActorKind;
 use serde::Serialize;
 use serde_json::json;
@@ -16,14 +14,12 @@ use crate::auth::{Principal, Role, User};
 use crate::extract::{Json, MAX_INGEST_BYTES, read_body};
 use crate::idempotency::KeyedRequest;
 use crate::ingest::{
-    Form, Item, MAX_ITEMS, Outcome, ParseError, Profile, Receipt, ReceiptItem, Reporter, TimeWindow, binary,
-    is_binary, parse,
+    Form, Item, MAX_ITEMS, Outcome, ParseError, Profile, Receipt, ReceiptItem, Reporter, TimeWindow,
+    X_BACKFILL, binary, is_binary, parse,
 };
 use crate::position::LedgerSeq;
 use crate::problem::{Code, FieldError, Problem, ProblemBody};
 use crate::state::AppState;
-
-const X_BACKFILL: &str = "x-backfill";
 
 /// What became of the request's items.
 #[derive(Debug, Serialize, ToSchema)]
@@ -66,31 +62,31 @@ enum Carrier {
     )
 )]
 async fn events(caller: User, State(state): State<AppState>, request: Request) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
-    let carrier = carrier(&parts.headers)?;
-    let reporter = reporter(&state, &caller, &parts.headers)?;
-    let body = read_body(&parts.headers, body, MAX_INGEST_BYTES).await?;
-    let key = KeyedRequest::of(&parts, &body)?;
-    if !key.has_key() {
-        return take(&state, &reporter, carrier, &parts, &body).await;
-    }
-    let work = {
-        let state = state.clone();
-        move |_| async move { take(&state, &reporter, carrier, &parts, &body).await }
-    };
-    state.idempotency().run(&caller, key, work).await
+    take_in(&state, &caller, request, Profile::Call, answer).await
 }
 
-async fn take(
+/// Takes in what the request reports, once for its `Idempotency-Key`, and answers what `answer` makes of the receipt.
+pub(super) async fn take_in(
     state: &AppState,
-    reporter: &Reporter,
-    carrier: Carrier,
-    parts: &Parts,
-    body: &Bytes,
+    caller: &Principal,
+    request: Request,
+    profile: Profile,
+    answer: fn(&AppState, Receipt) -> Response,
 ) -> Result<Response, Problem> {
-    let items = read(carrier, Profile::Call, &parts.headers, body)?;
-    let receipt = state.ingest().take(reporter, items).await?;
-    Ok(answer(state, receipt))
+    let (parts, body) = request.into_parts();
+    let carrier = carrier(&parts.headers)?;
+    let reporter = reporter(state, caller, &parts.headers)?;
+    let body = read_body(&parts.headers, body, MAX_INGEST_BYTES).await?;
+    let key = KeyedRequest::of(&parts, &body)?;
+    let work = {
+        let state = state.clone();
+        move |_| async move {
+            let items = read(carrier, profile, &parts.headers, &body)?;
+            let receipt = state.ingest().take(&reporter, items).await?;
+            Ok(answer(&state, receipt))
+        }
+    };
+    state.idempotency().run(caller, key, work).await
 }
 
 fn answer(state: &AppState, receipt: Receipt) -> Response {
@@ -210,20 +206,6 @@ fn reporter(state: &AppState, caller: &Principal, headers: &HeaderMap) -> Result
         return Err(Problem::forbidden("X-Backfill needs the role service or admin."));
     }
     Ok(Reporter { user: caller.user_id, kind, may_name_others: caller.role != Role::User, window })
-}
-
-/// For clients of OpenMeter: takes their events, and answers as OpenMeter does.
-pub(super) async fn take_metered(
-    state: &AppState,
-    caller: &Principal,
-    request: Request,
-) -> Result<Receipt, Problem> {
-    let (parts, body) = request.into_parts();
-    let carrier = carrier(&parts.headers)?;
-    let reporter = reporter(state, caller, &parts.headers)?;
-    let body = read_body(&parts.headers, body, MAX_INGEST_BYTES).await?;
-    let items = read(carrier, Profile::OpenMeter, &parts.headers, &body)?;
-    state.ingest().take(&reporter, items).await
 }
 
 /// This file's endpoints.

@@ -135,10 +135,18 @@ async fn answer(
     }
     match decide(state, parts, original, deny).await {
         Ok(response) => response,
-        Err(problem) if problem.status() == StatusCode::BAD_REQUEST && deny == StatusCode::FORBIDDEN => {
-            problem.with_status(deny).into_response()
+        Err(problem) => as_denied(problem, deny).into_response(),
+    }
+}
+
+/// For a proxy that knows 401 and 403 only: what is wrong with the request, or too much of it, is a denial. A 503 is
+/// not: the proxy's own error is the truth then.
+fn as_denied(problem: Problem, deny: StatusCode) -> Problem {
+    match problem.status() {
+        StatusCode::BAD_REQUEST | StatusCode::TOO_MANY_REQUESTS if deny == StatusCode::FORBIDDEN => {
+            problem.with_status(deny)
         }
-        Err(problem) => problem.into_response(),
+        _ => problem,
     }
 }
 

@@ -6,9 +6,9 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::events::{placed, take_metered};
+use super::events::{placed, take_in};
 use crate::auth::User;
-use crate::ingest::Outcome;
+use crate::ingest::{Outcome, Profile, Receipt};
 use crate::position::LedgerSeq;
 use crate::problem::{Problem, ProblemBody};
 use crate::state::AppState;
@@ -36,18 +36,20 @@ async fn openmeter_events(
     State(state): State<AppState>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let receipt = take_metered(&state, &caller, request).await?;
+    take_in(&state, &caller, request, Profile::OpenMeter, answer).await
+}
+
+fn answer(state: &AppState, receipt: Receipt) -> Response {
     let items = receipt.items();
     if receipt.count(Outcome::Rejected) > 0 {
         let errors = items.iter().filter_map(|item| placed(item, items.len()));
-        return Err(
-            Problem::validation(errors.take(MAX_ERRORS).collect()).with_status(StatusCode::BAD_REQUEST)
-        );
+        let problem = Problem::validation(errors.take(MAX_ERRORS).collect());
+        return problem.with_status(StatusCode::BAD_REQUEST).into_response();
     }
-    Ok(match receipt.seq() {
-        Some(seq) => (LedgerSeq::at(&state, seq), StatusCode::NO_CONTENT).into_response(),
+    match receipt.seq() {
+        Some(seq) => (LedgerSeq::at(state, seq), StatusCode::NO_CONTENT).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
-    })
+    }
 }
 
 /// This file's endpoints.

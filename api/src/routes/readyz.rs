@@ -11,8 +11,8 @@ use crate::state::AppState;
 
 /// Whether calls can be served now
 ///
-/// 503 only when the log or the database is away. A projector that is behind or has stopped is told in fields: writes
-/// go on without it.
+/// 503 only when the log or the database is away. A projector that is behind or has stopped is told in fields, and so is
+/// whether limits can be decided: writes go on without them.
 #[utoipa::path(
     get, path = "/readyz", tag = "operations", security(()),
     responses(

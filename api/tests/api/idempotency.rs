@@ -151,6 +151,23 @@ async fn the_same_request_gives_the_same_answer_once() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_id_is_of_the_events_own_instant() -> Result<()> {
+    let (api, _, client) = start().await?;
+    for n in 0..50 {
+        send(&client, &format!("key-{n}"), None).await?.expect(200)?;
+        client.post("/calls").json(&json!({"endpoint": "/x"})).send().await?.expect(200)?;
+    }
+    let events = recorded(&api).await?;
+    assert_eq!(events.len(), 100);
+    for (id, time) in events {
+        // Of a UUIDv7 of ours the first 64 bits are the instant, to the microsecond.
+        let same_instant = ledger::ids::event_id_at(time.parse()?).to_string();
+        assert_eq!(id[..18], same_instant[..18], "{id} is not of {time}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn another_request_under_the_key_is_refused() -> Result<()> {
     let (_api, _, client) = start().await?;
     send(&client, "key", None).await?.expect(200)?;

@@ -41,6 +41,15 @@ fn every_operation_says_what_it_answers_and_who_may_ask() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_served_document_names_the_public_address() -> Result<()> {
+    let url = "https://usage.example/ledger";
+    let api = Api::start_with(|config| config.public_url = url.parse().ok()).await?;
+    let served = api.anonymous()?.get("/openapi.json").send().await?.expect(200)?.json()?;
+    assert_eq!(served["servers"], serde_json::json!([{"url": url}]));
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_document_and_its_pages_are_served() -> Result<()> {
     let api = Api::start().await?;
     let client = api.anonymous()?;

@@ -22,6 +22,8 @@ async fn ready_says_how_everything_is() -> Result<()> {
         "there is no worker here, and that is no reason for a 503"
     );
 
+    assert_eq!(ready["limits"], json!({"status": "ready", "reason": null}));
+
     let mut conn = api.env.pool().acquire().await?;
     let instance = api.env.ids.random_id();
     let stopped = store::projector_status::State::Stopped;

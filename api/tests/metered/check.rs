@@ -71,7 +71,13 @@ async fn the_same_key_records_once() -> Result<()> {
     let again = send().await?.expect(200)?;
     assert_eq!(again.header("idempotency-replayed"), Some("true"));
     assert_eq!(first.body, again.body);
-    assert_eq!(first.header("ledger-seq"), again.header("ledger-seq"));
+    let own = ["content-type", "ledger-seq", "ratelimit", "ratelimit-policy"];
+    let usage = ["plan", "limit", "used", "remaining", "reset"].map(|name| format!("x-usage-{name}"));
+    for name in own.into_iter().chain(usage.iter().map(String::as_str)) {
+        assert!(first.header(name).is_some(), "{name}");
+        assert_eq!(first.header(name), again.header(name), "{name}");
+    }
+    assert_ne!(first.header("x-request-id"), again.header("x-request-id"));
     assert_eq!(world.rows("keyed", "analyze").await?, (1, 1));
     Ok(())
 }

@@ -56,6 +56,31 @@ async fn one_bad_item_in_a_thousand() -> Result<()> {
     Ok(())
 }
 
+/// `ledger_calls_total` of this process, of counted calls of category auth.
+fn auth_calls_total() -> Result<u64> {
+    let metrics = api::metrics_server::install().context("another recorder")?.render();
+    let wanted = r#"ledger_calls_total{category="auth",counted="true"} "#;
+    let value = metrics.lines().find_map(|line| line.strip_prefix(wanted));
+    Ok(value.map_or(Ok(0), str::parse)?)
+}
+
+#[tokio::test]
+async fn reported_calls_are_in_the_metrics_duplicates_are_not() -> Result<()> {
+    // The counters are the process's: other tests may add to them, but no thousand calls of auth.
+    let before = auth_calls_total()?;
+    let world = World::start().await?;
+    let mut events: Vec<Value> = (0..1_000).map(|n| event(n, "measured")).collect();
+    for event in &mut events {
+        event["data"]["endpoint"] = json!("/api/auth/login");
+    }
+    for _ in 0..2 {
+        report(&world.service()?, &json!(events)).await?.expect(202)?;
+    }
+    let counted = auth_calls_total()? - before;
+    assert!((1_000..1_500).contains(&counted), "{counted}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_same_event_counts_once_however_it_comes() -> Result<()> {
     let world = World::start().await?;
@@ -228,7 +253,8 @@ async fn the_row_says_what_was_reported() -> Result<()> {
                  "response_size": 4_000_000_000_u64, "units": 3}});
     world.env.clock.set("2026-11-24T03:00:00Z".parse()?);
     report(&world.service()?, &full).await?.expect(202)?;
-    let failed = json!({"id": "5xx", "subject": "full", "data": {"endpoint": "/api/analyze", "status": 500}});
+    let failed =
+        json!({"id": "5xx", "subject": "full", "data": {"endpoint": "/api/analyze", "status_code": 500}});
     report(&world.service()?, &failed).await?.expect(202)?;
     world.wait_until_projected().await?;
     let row: Value = sqlx::query_scalar(

@@ -69,6 +69,30 @@ async fn cloud_events_come_in_three_modes() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_key_names_the_headers_that_are_part_of_what_is_reported() -> Result<()> {
+    let world = World::start().await?;
+    let service = world.service()?;
+    let report = |key: &str, id: &str, more: &[(&str, &str)]| {
+        let request = service.post("/api/usage/events").header("idempotency-key", key);
+        let request =
+            request.header("ce-specversion", "1.0").header("ce-id", id).header("ce-source", "gateway");
+        let request = request.header("ce-type", "call").header("ce-subject", "customer");
+        let request = more.iter().fold(request, |request, (name, value)| request.header(name, value));
+        request.body("application/json", r#"{"endpoint":"/api/x"}"#).send()
+    };
+    report("k", "1", &[]).await?.expect(202)?;
+    let again = report("k", "1", &[("x-other", "is no part of it")]).await?.expect(202)?;
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    // Another call with the same body must not be answered "accepted" without being recorded.
+    assert_eq!(report("k", "2", &[]).await?.expect(422)?.code(), "idempotency_key_reused");
+    let backfill = report("k", "1", &[("x-backfill", "true")]).await?.expect(422)?;
+    assert_eq!(backfill.code(), "idempotency_key_reused");
+    report("l", "2", &[]).await?.expect(202)?;
+    assert_eq!(world.summary("customer").await?, (2, 0));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_body_that_is_no_list_of_events_is_refused_as_a_whole() -> Result<()> {
     let world = World::start().await?;
     let service = world.service()?;
@@ -148,6 +172,7 @@ async fn a_wrong_field_is_named() -> Result<()> {
         (with("/data/units", json!(0)), "invalid_units", "/data/units"),
         (with("/data/units", json!(1_000_001)), "invalid_units", "/data/units"),
         (with("/data/user", json!("x")), "unknown_field", "/data/user"),
+        (with("/data/status", json!(200)), "unknown_field", "/data/status"),
     ];
     for (event, code, pointer) in &cases {
         let body = serde_json::to_vec(&json!([event]))?;
@@ -211,5 +236,18 @@ async fn open_meter_s_clients_are_answered_as_they_expect() -> Result<()> {
     let single =
         send(&service, path, SINGLE, event("9", json!({"path": "/a%2fb"})).to_string()).await?.expect(400)?;
     assert_eq!(single.code(), "validation_failed");
+
+    // A key is for OpenMeter's clients too: the same answer again, and nothing else under it.
+    let keyed = |id: &str, data: Value| {
+        let request = service.post(path).header("idempotency-key", "k");
+        request.body(SINGLE, event(id, data).to_string()).send()
+    };
+    let first = keyed("10", json!({"route": "/z"})).await?.expect(204)?;
+    let again = keyed("10", json!({"route": "/z"})).await?.expect(204)?;
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!(first.header("ledger-seq"), again.header("ledger-seq"));
+    assert_eq!(again.header("content-type"), None);
+    assert_eq!(keyed("11", json!({"route": "/z"})).await?.expect(422)?.code(), "idempotency_key_reused");
+    assert_eq!(world.summary("customer").await?, (9, 3));
     Ok(())
 }

@@ -90,6 +90,23 @@ async fn nginx_hears_403_and_only_when_it_asks_for_it() -> Result<()> {
     ask("/api/analyze", "?deny_status=200").await?.expect(422)?;
     let stranger = testkit::Client::new(&world.api.url)?.get("/api/forward-auth?deny_status=403");
     stranger.header("X-Original-URI", "/").header("X-Original-Method", "GET").send().await?.expect(401)?;
+    // Too many wrong credentials are a 429, which nginx would turn into its own 500.
+    let forged = testkit::Client::new(&world.api.url)?.with_token("not.a.token");
+    let guess = |query: &'static str| {
+        let request = forged.get(&format!("/api/forward-auth{query}"));
+        request.header("X-Original-URI", "/").header("X-Original-Method", "GET").send()
+    };
+    let mut denied = guess("?deny_status=403").await?;
+    for _ in 0..70 {
+        if denied.status != 401 {
+            break;
+        }
+        denied = guess("?deny_status=403").await?;
+    }
+    assert_eq!(
+        (denied.expect(403)?.code().as_str(), guess("").await?.status.as_u16()),
+        ("rate_limited", 429)
+    );
     Ok(())
 }
 

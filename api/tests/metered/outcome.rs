@@ -47,6 +47,25 @@ async fn a_failed_call_gives_its_units_back() -> Result<()> {
 }
 
 #[tokio::test]
+async fn completing_a_call_is_recorded_uncounted_like_our_other_routes() -> Result<()> {
+    let world = World::start().await?;
+    let call = call_id(&world, &world.user("reported")?, "/api/x").await?;
+    complete(&world.service()?, &call, &json!({"status_code": 200})).await?.expect(200)?;
+    testkit::wait_until(crate::world::PATIENCE, || async {
+        let row: Option<(String, bool, Option<i16>)> = sqlx::query_as(
+            "SELECT method, counted, status_code FROM api_usage
+             WHERE endpoint = '/api/usage/calls/{call_id}/outcome'",
+        )
+        .fetch_optional(world.env.pool())
+        .await
+        .expect("a look at the rows");
+        row == Some(("POST".to_owned(), false, Some(200)))
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn once_and_the_same_again() -> Result<()> {
     let world = World::start().await?;
     let (user, service) = (world.user("once")?, world.service()?);

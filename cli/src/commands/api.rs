@@ -20,7 +20,7 @@ pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> Result<Exi
     if let Some(port) = arguments.port {
         config.listen_addr.set_port(port);
     }
-    config.allow_unsafe_log |= arguments.allow_unsafe_log;
+    config.log.allow_unsafe |= arguments.allow_unsafe_log;
     let shutdown = shutdown::on_signals().context("cannot listen for signals")?;
     api::run(config, shutdown).await?;
     Ok(ExitCode::SUCCESS)

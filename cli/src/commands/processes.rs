@@ -23,7 +23,7 @@ impl Processes {
     /// Starts the worker and the api. The api lets nobody in until the worker has caught up.
     pub(crate) fn start(settings: &Settings, clock: &Clock, allow_unsafe_log: bool) -> Result<Self> {
         let (mut api, mut worker) = (settings.api(clock.clone())?, settings.worker(clock.clone())?);
-        api.allow_unsafe_log |= allow_unsafe_log;
+        api.log.allow_unsafe |= allow_unsafe_log;
         worker.allow_unsafe_log |= allow_unsafe_log;
         let (api_shutdown, worker_shutdown) = (CancellationToken::new(), CancellationToken::new());
         let api_token = api_shutdown.clone();

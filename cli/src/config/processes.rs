@@ -3,10 +3,10 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
-use api::{ApiConfig, auth::JwtSettings};
+use api::{ApiConfig, LogSettings, auth::JwtSettings};
 use ledger::{Clock, Rules};
 use ledger_worker::WorkerConfig;
-use nats::{Connection, StreamName};
+use nats::Connection;
 
 use super::Settings;
 use crate::logging::LogFormat;
@@ -34,17 +34,14 @@ impl Settings {
         Ok(url)
     }
 
+    /// Where the log is, and what it must hold.
+    pub(crate) fn log(&self) -> Result<LogSettings> {
+        Ok(LogSettings::read(&|name| self.get(name).map(str::to_owned))?)
+    }
+
     /// The log's servers and stream.
     pub(crate) fn nats(&self, client_name: &str) -> Result<Connection> {
-        let url = self.get("NATS_URL").context("NATS_URL is not set: nats://host:4222")?;
-        let stream = match self.get("NATS_STREAM") {
-            Some(name) => name.parse().context("NATS_STREAM cannot be used")?,
-            None => StreamName::default(),
-        };
-        let mut connection = Connection::new(url, stream);
-        connection.monitor_url = self.get("NATS_MONITOR_URL").map(str::to_owned);
-        client_name.clone_into(&mut connection.client_name);
-        Ok(connection)
+        Ok(self.log()?.connection_of(client_name))
     }
 
     /// How tokens are signed.
@@ -60,12 +57,12 @@ impl Settings {
 
     /// All that a worker needs.
     pub(crate) fn worker(&self, clock: Clock) -> Result<WorkerConfig> {
-        let mut config = WorkerConfig::new(self.database_url()?, self.nats("usage-ledger worker")?, clock);
-        config.allow_unsafe_log = self.flag("ALLOW_UNSAFE_LOG")?;
+        let database_url = self.database_url()?;
+        let log = self.log()?;
+        let mut config = WorkerConfig::new(database_url, log.connection_of("usage-ledger worker"), clock);
+        config.allow_unsafe_log = log.allow_unsafe;
+        config.log_replicas = log.replicas;
         config.close_grace = self.close_grace()?;
-        if let Some(replicas) = self.get("NATS_REPLICAS") {
-            config.log_replicas = replicas.trim().parse().ok().context("NATS_REPLICAS must be 1, 3 or 5")?;
-        }
         Ok(config)
     }
 
@@ -83,15 +80,6 @@ impl Settings {
         self.get("CLOSE_GRACE").map_or(Ok(Duration::from_hours(1)), |text| {
             parse_duration(text).context("CLOSE_GRACE cannot be used")
         })
-    }
-
-    /// Whether a variable is true.
-    pub(crate) fn flag(&self, name: &'static str) -> Result<bool> {
-        match self.get(name).map(str::trim) {
-            None | Some("false") => Ok(false),
-            Some("true") => Ok(true),
-            Some(_) => anyhow::bail!("{name} must be true or false"),
-        }
     }
 
     /// What counts, and as what.

@@ -52,10 +52,12 @@ pub(crate) struct SinkConfig {
 impl SinkConfig {
     /// What the settings say.
     pub(crate) fn of(settings: &Settings, clock: Clock) -> anyhow::Result<Self> {
+        let database_url = settings.database_url()?.into();
+        let log = settings.log()?;
         Ok(Self {
-            database_url: settings.database_url()?.into(),
-            nats: settings.nats("usage-ledger import")?,
-            allow_unsafe_log: settings.flag("ALLOW_UNSAFE_LOG")?,
+            database_url,
+            nats: log.connection_of("usage-ledger import"),
+            allow_unsafe_log: log.allow_unsafe,
             rules: settings.rules()?,
             clock,
         })
