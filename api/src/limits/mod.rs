@@ -220,7 +220,8 @@ impl Limits {
 
     /// A decision about the user's plan is in the log: from now on it holds here.
     pub fn decide_plan(&self, user: UserId, decision: PlanDecision) {
-        self.0.table.with_known(user, |entry| entry.tally.decide_plan(decision), || ());
+        // Also for a user of whom nothing is known here: the next reading may come from before the decision.
+        self.0.table.with(user, |entry| entry.tally.decide_plan(decision));
     }
 
     /// Something happened to the user's counts (a reset, an un-counted call) that must be seen before a call is refused.

@@ -40,7 +40,7 @@ struct Shard {
     entries: HashMap<UserId, Entry>,
     /// The users in the order in which they are considered for forgetting (second chance).
     queue: VecDeque<UserId>,
-    /// Users with units that a later reading may contain.
+    /// Users with units or decisions that a later reading may contain.
     unsettled: Vec<UserId>,
 }
 
@@ -130,7 +130,7 @@ impl Table {
         } else if before > after {
             self.outstanding.fetch_sub(before - after, Ordering::Relaxed);
         }
-        if after > 0 && !entry.is_listed {
+        if (after > 0 || entry.tally.has_decisions()) && !entry.is_listed {
             entry.is_listed = true;
             unsettled.push(user);
         }
@@ -167,9 +167,12 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tally::{PlanDecision, Snapshot};
     use super::*;
-    use ledger::limit::Used;
-    use ledger::{Category, Month};
+    use ledger::limit::{Limits, Used};
+    use ledger::{Category, Month, PlanName};
+    use std::sync::Arc;
+    use store::limits::Terms;
     use uuid::Uuid;
 
     fn user(number: u128) -> UserId {
@@ -220,5 +223,33 @@ mod tests {
         assert_eq!(table.take_unsettled(8), [], "named once");
         table.with(user(1), |entry| entry.tally.report(month(), cost, 8));
         assert_eq!(table.take_unsettled(8), [user(1)], "and again when there is more");
+    }
+
+    #[test]
+    fn a_decision_about_a_plan_is_kept_until_a_reading_contains_it() {
+        let table = Table::with_capacity(100);
+        let limits = Limits { total: Some(500), analyze: Some(100) };
+        let terms = Arc::new(Terms { plan: PlanName::free(), limits });
+        let effective_at = month().start();
+        let decision = PlanDecision { seq: 7, effective_at, terms: Arc::clone(&terms) };
+        table.with(user(1), |entry| entry.tally.decide_plan(decision));
+        for number in 2..1_000 {
+            table.with(user(number), |_| ());
+        }
+        let is_kept =
+            |table: &Table| table.with_known(user(1), |entry| entry.tally.has_decisions(), || false);
+        assert!(is_kept(&table), "it was forgotten");
+        assert_eq!(table.take_unsettled(6), []);
+        assert_eq!(table.take_unsettled(7), [user(1)], "a reading would help");
+        let snapshot = Snapshot {
+            watermark: 7,
+            first_month: month(),
+            counted: [Used::default(); Snapshot::MONTHS],
+            current: terms,
+            pending: None,
+        };
+        table.with(user(1), |entry| entry.tally.refresh(snapshot));
+        assert!(!is_kept(&table));
+        assert_eq!(table.take_unsettled(u64::MAX), []);
     }
 }

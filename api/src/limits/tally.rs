@@ -243,9 +243,15 @@ impl Tally {
         self.months.iter().map(|tally| tally.outstanding.total).sum()
     }
 
+    /// Whether a decision about the plan is kept that the last reading does not contain.
+    pub(super) fn has_decisions(&self) -> bool {
+        !self.decisions.is_empty()
+    }
+
     /// The lowest position that the last reading does not contain yet.
     pub(super) fn next_position(&self) -> Option<u64> {
-        self.months.iter().filter_map(|tally| tally.beyond.front()).map(|(seq, _)| *seq).min()
+        let calls = self.months.iter().filter_map(|tally| tally.beyond.front()).map(|(seq, _)| *seq);
+        calls.chain(self.decisions.first().map(|decision| decision.seq)).min()
     }
 
     fn state(&self, at: DateTime<Utc>, month: Month) -> Option<(Arc<Terms>, Used)> {

@@ -122,6 +122,18 @@ async fn an_upgrade_holds_before_it_is_projected_and_so_does_a_downgrade() -> Re
 }
 
 #[tokio::test]
+async fn the_plan_of_a_user_who_never_called_holds_before_it_is_projected() -> Result<()> {
+    let world = World::without_worker(&[]).await?;
+    let service = world.service()?;
+    service.put("/api/users/customer").json(&json!({"status": "active"})).send().await?.expect(201)?;
+    let request = service.put("/api/users/customer/plan");
+    request.json(&json!({"plan": "pro", "effective": "now"})).send().await?.expect(202)?;
+    let answer = world.call(&world.user("customer")?, "/api/analyze").await?.expect(204)?;
+    assert_eq!(answer.header("x-usage-plan"), Some("pro"));
+    Ok(())
+}
+
+#[tokio::test]
 async fn in_shadow_mode_a_refusal_is_admitted_and_marked() -> Result<()> {
     let world = World::with(&[("ENFORCEMENT", "shadow")]).await?;
     let user = world.user("shadow")?;
