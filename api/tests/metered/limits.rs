@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use api::limits::{Ask, LimitsError, Unready};
 use futures_util::future::try_join_all;
+use ledger::{Category, Month, Units};
 use serde_json::json;
 use testkit::{Client, wait_until};
 
@@ -131,6 +133,20 @@ async fn the_plan_of_a_user_who_never_called_holds_before_it_is_projected() -> R
     let answer = world.call(&world.user("customer")?, "/api/analyze").await?.expect(204)?;
     assert_eq!(answer.header("x-usage-plan"), Some("pro"));
     Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_admitted_by_a_process_that_has_stopped() -> Result<()> {
+    let world = World::with(&[("LIMIT_FAILURE_MODE", "open")]).await?;
+    world.call(&world.user("late")?, "/api/analyze").await?.expect(204)?;
+    let (user, limits) = (world.user_id("late").await?, world.api.state.limits().clone());
+    world.api.stop().await?;
+    // A connection that outlived the drain may still ask, and the next process decides already.
+    let at = world.env.clock.now();
+    let ask = Ask { at, month: Month::of(at), category: Category::Analyze, units: Units::new(1)? };
+    let error = limits.admit(user, ask).await.err();
+    assert_eq!(error, Some(LimitsError::Unready(Unready::Stopping)));
+    Api::start(&world.env, &[]).await?.stop().await
 }
 
 #[tokio::test]
