@@ -179,7 +179,8 @@ impl Idempotency {
 
     /// Does `work`, or gives the answer that it had before. Without a key it is simply done.
     ///
-    /// With a key the work goes on when the client hangs up, so that its answer is there for the next try.
+    /// The work goes on when the client hangs up: with a key its answer is there for the next try, and without one
+    /// what follows from an event that is in the log by then is still done.
     pub async fn run<F, Fut>(
         &self,
         caller: &Principal,
@@ -192,7 +193,7 @@ impl Idempotency {
     {
         let KeyedRequest { key, method, path, request_hash } = request;
         let Some(key) = key else {
-            return work(Attempt::first_at(self.0.clock.now())).await;
+            return self.to_its_end(work(Attempt::first_at(self.0.clock.now()))).await;
         };
         let request = RequestKey { principal: caller.user_id.get(), method, path, key };
         let attempt = match self.begin(&request, request_hash).await? {
@@ -200,12 +201,21 @@ impl Idempotency {
             Begun::Run(attempt) => attempt,
         };
         let keys = self.clone();
-        let running = self.0.tasks.spawn(async move {
+        // After a panic the key is free when the lock's time is over.
+        self.to_its_end(async move {
             let response = work(attempt).await.unwrap_or_else(Problem::into_response);
-            keys.end(&request, response).await
-        });
-        // The task ends early only by a panic, which the panic hook has reported; its key is free after the lock's time.
-        running.await.map_err(|_| Problem::fault("panicked"))
+            Ok(keys.end(&request, response).await)
+        })
+        .await
+    }
+
+    /// Does `work` even when the client hangs up in the middle of it.
+    pub async fn to_its_end<Fut>(&self, work: Fut) -> Result<Response, Problem>
+    where
+        Fut: Future<Output = Result<Response, Problem>> + Send + 'static,
+    {
+        // The task ends early only by a panic, which the panic hook has reported.
+        self.0.tasks.spawn(work).await.map_err(|_| Problem::fault("panicked"))?
     }
 
     async fn begin(&self, request: &RequestKey, request_hash: [u8; 32]) -> Result<Begun, Problem> {

@@ -244,6 +244,26 @@ async fn while_the_first_runs_the_second_is_told_to_wait_even_if_the_first_hung_
 }
 
 #[tokio::test]
+async fn without_a_key_too_the_work_goes_on_when_the_client_hangs_up() -> Result<()> {
+    let (api, bench, client) = start().await?;
+    let hung_up = tokio::spawn({
+        let client = client.clone();
+        async move { client.post("/calls").json(&json!({"endpoint": "/x", "fault": "wait"})).send().await }
+    });
+    wait_until(Duration::from_secs(5), || async { bench.runs.load(Ordering::SeqCst) == 1 }).await;
+    hung_up.abort();
+    assert!(hung_up.await.is_err_and(|error| error.is_cancelled()));
+    // Another answer gives the server the time to notice.
+    send(&client, "another", None).await?.expect(200)?;
+    bench.go_on.notify_one();
+    wait_until(Duration::from_secs(5), || async {
+        recorded(&api).await.is_ok_and(|events| events.len() == 2)
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_crash_after_the_publish_and_a_retry_are_one_event() -> Result<()> {
     let (api, bench, client) = start().await?;
     assert_problem(&send(&client, "key", Some("crash")).await?, 500, "internal");
