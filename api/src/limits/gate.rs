@@ -133,12 +133,19 @@ impl Gate {
 
 /// Opens and closes the gate until `shutdown`, which closes it for good; hands the lock back. It is to be held until the
 /// last admitted call is in the log, or else the next process does not count that call when it begins. When the session is lost another api may have taken the
-/// lock and admitted calls, so everything begins anew once the lock is held again.
+/// lock and admitted calls, so everything begins anew once the lock is held again. When the projections were rewound
+/// the positions that were read are used anew, so everything begins anew as well.
 pub(super) async fn keep(inner: &Inner, mut lock: ApiLock, shutdown: CancellationToken) -> ApiLock {
+    let mut rewinds = inner.parts.watermark.rewinds();
     let work = async {
         loop {
             tokio::select! {
                 () = open(inner) => {}
+                // The sender lives as long as `inner`.
+                _ = rewinds.changed() => {
+                    inner.gate.set(CATCHING_UP);
+                    inner.table.forget_readings();
+                }
                 () = lost(&mut lock) => {
                     inner.gate.set(NO_DATABASE);
                     tracing::error!("the database is away: nothing is admitted until it is back");

@@ -150,6 +150,7 @@ impl Reader {
         memory: &mut Memory,
     ) -> Result<(), store::Error> {
         let started = Instant::now();
+        let generation = inner.table.generation();
         let now = inner.parts.clock.now();
         let first_month = Month::of(now).prev();
         let mut conn = inner.parts.pool.acquire().await.map_err(store::Error::from)?;
@@ -165,6 +166,9 @@ impl Reader {
             inner.table.with_known(
                 id,
                 |entry| {
+                    if inner.table.generation() != generation {
+                        return;
+                    }
                     entry.tally.refresh(snapshot);
                     entry.read_at = Some(started);
                     entry.stale_since = entry.stale_since.filter(|since| *since > started);

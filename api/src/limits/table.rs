@@ -21,6 +21,8 @@ pub(super) struct Table {
     max_users_per_shard: usize,
     /// Units that no reading contains yet, of all users.
     outstanding: AtomicU64,
+    /// How often all readings were forgotten.
+    generation: AtomicU64,
 }
 
 /// What is kept of one user.
@@ -54,6 +56,7 @@ impl Table {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             max_users_per_shard: max_users.div_ceil(SHARDS),
             outstanding: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
         }
     }
 
@@ -108,6 +111,24 @@ impl Table {
             });
         }
         ready
+    }
+
+    /// How often all readings were forgotten. What was begun to be read under another number is out of date; to be
+    /// compared under the lock of [`Table::with_known`].
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Forgets what was read of all users, and nothing else: each is read anew before the next decision.
+    pub(super) fn forget_readings(&self) {
+        // First, so that a reading that is under way is not taken over behind the sweep.
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        for shard in &self.shards {
+            for entry in shard.lock().entries.values_mut() {
+                entry.tally.forget_reading();
+                entry.read_at = None;
+            }
+        }
     }
 
     #[cfg(test)]

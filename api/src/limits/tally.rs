@@ -228,6 +228,15 @@ impl Tally {
         self.read = Some(read);
     }
 
+    /// Forgets the last reading, which may be of a log that is no more. What is not settled stays.
+    pub(super) fn forget_reading(&mut self) {
+        self.read = None;
+        self.months.retain(|tally| !tally.is_settled());
+        for tally in &mut self.months {
+            tally.counted = Used::default();
+        }
+    }
+
     /// The watermark of the last reading.
     pub(super) fn watermark(&self) -> Option<u64> {
         self.read.as_ref().map(|read| read.watermark)

@@ -136,6 +136,29 @@ async fn the_plan_of_a_user_who_never_called_holds_before_it_is_projected() -> R
 }
 
 #[tokio::test]
+async fn rewound_projections_close_the_gate_until_they_have_caught_up() -> Result<()> {
+    let mut world = World::start().await?;
+    let user = world.user("rewound")?;
+    for _ in 0..4 {
+        world.call(&user, "/api/analyze").await?.expect(204)?;
+    }
+    world.wait_until_projected().await?;
+    world.stop_worker().await?;
+    let seq: i64 = sqlx::query_scalar(
+        "UPDATE projection_checkpoint AS new SET seq = 0 FROM projection_checkpoint AS old RETURNING old.seq",
+    )
+    .fetch_one(world.env.pool())
+    .await?;
+    wait_until(PATIENCE, || async { world.api.state.limits().readiness().is_err() }).await;
+    world.call(&user, "/api/analyze").await?.expect(503)?;
+    sqlx::query("UPDATE projection_checkpoint SET seq = $1").bind(seq).execute(world.env.pool()).await?;
+    world.wait_until_open().await;
+    let statuses = calls_at_once(&world, &user, "/api/analyze", 20).await?;
+    assert_eq!(statuses, BTreeMap::from([(204, 6), (429, 14)]));
+    Ok(())
+}
+
+#[tokio::test]
 async fn nothing_is_admitted_by_a_process_that_has_stopped() -> Result<()> {
     let world = World::with(&[("LIMIT_FAILURE_MODE", "open")]).await?;
     world.call(&world.user("late")?, "/api/analyze").await?.expect(204)?;
