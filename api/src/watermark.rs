@@ -16,6 +16,9 @@ use crate::users::Users;
 
 /// A missed notification is made up for after this time.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// A connection that does not answer for so long is given up. What was announced meanwhile, a suspended account above
+/// all, is unknown here for this time and `POLL_INTERVAL` at most.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// A database that stays away is reported this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
@@ -152,7 +155,7 @@ pub(crate) async fn follow(pool: PgPool, watermark: Watermark, users: Users, shu
     }
 }
 
-/// Listens until the connection is lost.
+/// Listens until the connection is lost, which it may be without a word.
 async fn listen(pool: &PgPool, watermark: &Watermark, users: &Users) -> Result<(), store::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen_all([store::checkpoint::CHANNEL, store::users::CHANNEL]).await?;
@@ -166,11 +169,17 @@ async fn listen(pool: &PgPool, watermark: &Watermark, users: &Users) -> Result<(
                 None => return Ok(()),
             },
             _ = ticks.tick() => {
+                let ping = store::checkpoint::ping_listener(&mut listener);
+                tokio::time::timeout(PING_TIMEOUT, ping).await.map_err(|_| silent())??;
                 let mut conn = pool.acquire().await?;
                 watermark.read(store::checkpoint::read(&mut conn, PARTITION).await?.seq);
             }
         }
     }
+}
+
+fn silent() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the listening connection is silent"))
 }
 
 fn heard(notification: &PgNotification, watermark: &Watermark, users: &Users) {
