@@ -45,6 +45,9 @@ pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotenc
 
 /// So long may a request run before another one with its key takes over.
 const LOCK: TimeDelta = TimeDelta::seconds(30);
+/// So long after it lost its key may a try still put its event in the log: what was left of its work, the frame's retries,
+/// and the end of its producer.
+const LATE: TimeDelta = TimeDelta::seconds(90);
 /// So long is an answer kept.
 const KEPT: TimeDelta = TimeDelta::hours(24);
 const CLEANING_INTERVAL: Duration = Duration::from_mins(10);
@@ -78,12 +81,14 @@ pub struct Attempt {
     pub at: DateTime<Utc>,
     /// Whether there was an earlier try whose end nobody knows.
     pub retried: bool,
+    /// Until then an earlier try may still put the event in the log. Not before this time is its absence a proof.
+    pub earlier_until: DateTime<Utc>,
 }
 
 impl Attempt {
     /// The id is of the event's very instant: a recorded call is found again by the millisecond in its id.
     fn first_at(now: DateTime<Utc>) -> Self {
-        Self { event_id: event_id_at(now), at: now, retried: false }
+        Self { event_id: event_id_at(now), at: now, retried: false, earlier_until: now }
     }
 }
 
@@ -167,7 +172,8 @@ struct Inner {
 }
 
 enum Begun {
-    Run(Attempt),
+    /// With the end of its lock, by which this try is told from others.
+    Run(Attempt, DateTime<Utc>),
     Replay(Answer),
 }
 
@@ -179,7 +185,8 @@ impl Idempotency {
 
     /// Does `work`, or gives the answer that it had before. Without a key it is simply done.
     ///
-    /// With a key the work goes on when the client hangs up, so that its answer is there for the next try.
+    /// The work goes on when the client hangs up: with a key its answer is there for the next try, and without one
+    /// what follows from an event that is in the log by then is still done.
     pub async fn run<F, Fut>(
         &self,
         caller: &Principal,
@@ -192,20 +199,29 @@ impl Idempotency {
     {
         let KeyedRequest { key, method, path, request_hash } = request;
         let Some(key) = key else {
-            return work(Attempt::first_at(self.0.clock.now())).await;
+            return self.to_its_end(work(Attempt::first_at(self.0.clock.now()))).await;
         };
         let request = RequestKey { principal: caller.user_id.get(), method, path, key };
-        let attempt = match self.begin(&request, request_hash).await? {
+        let (attempt, locked_until) = match self.begin(&request, request_hash).await? {
             Begun::Replay(answer) => return replay(answer),
-            Begun::Run(attempt) => attempt,
+            Begun::Run(attempt, locked_until) => (attempt, locked_until),
         };
         let keys = self.clone();
-        let running = self.0.tasks.spawn(async move {
+        // After a panic the key is free when the lock's time is over.
+        self.to_its_end(async move {
             let response = work(attempt).await.unwrap_or_else(Problem::into_response);
-            keys.end(&request, response).await
-        });
-        // The task ends early only by a panic, which the panic hook has reported; its key is free after the lock's time.
-        running.await.map_err(|_| Problem::fault("panicked"))
+            keys.end(&request, locked_until, response).await
+        })
+        .await
+    }
+
+    /// Does `work` even when the client hangs up in the middle of it.
+    pub async fn to_its_end<Fut>(&self, work: Fut) -> Result<Response, Problem>
+    where
+        Fut: Future<Output = Result<Response, Problem>> + Send + 'static,
+    {
+        // The task ends early only by a panic, which the panic hook has reported.
+        self.0.tasks.spawn(work).await.map_err(|_| Problem::fault("panicked"))?
     }
 
     async fn begin(&self, request: &RequestKey, request_hash: [u8; 32]) -> Result<Begun, Problem> {
@@ -216,7 +232,7 @@ impl Idempotency {
             let first = Attempt::first_at(now);
             if idempotency::insert(&mut conn, request, &request_hash, first.event_id, now, now + LOCK).await?
             {
-                return Ok(Begun::Run(first));
+                return Ok(Begun::Run(first, now + LOCK));
             }
             let Some(record) = idempotency::find(&mut conn, request).await? else { continue };
             if record.created_at < now - KEPT {
@@ -237,34 +253,48 @@ impl Idempotency {
                 return Err(in_use((record.locked_until - now).num_seconds()));
             }
             if idempotency::take_over(&mut conn, request, record.locked_until, now + LOCK).await? {
-                return Ok(Begun::Run(Attempt {
+                let attempt = Attempt {
                     event_id: record.event_id,
                     at: record.created_at,
                     retried: true,
-                }));
+                    earlier_until: record.locked_until + LATE,
+                };
+                return Ok(Begun::Run(attempt, now + LOCK));
             }
         }
         Err(in_use(1))
     }
 
     /// Keeps a final answer; frees the key after any other. What is on disk in the log stays there either way, so that
-    /// a database that is away now does not change the answer: a retry publishes the same event.
-    async fn end(&self, request: &RequestKey, response: Response) -> Response {
+    /// a database that is away now does not change the answer: a retry publishes the same event. Of a try that took too
+    /// long and lost its key nothing is kept: the answer is that of the try which has the key now.
+    async fn end(
+        &self,
+        request: &RequestKey,
+        locked_until: DateTime<Utc>,
+        response: Response,
+    ) -> Result<Response, Problem> {
         let (answer, response) = match final_answer(response).await {
             Ok(both) => both,
             Err(error) => (None, Problem::internal(&error).into_response()),
         };
         let ended = async {
             let mut conn = self.0.pool.acquire().await?;
-            match &answer {
-                Some(answer) => idempotency::finish(&mut conn, request, answer).await,
-                None => idempotency::release(&mut conn, request, self.0.clock.now()).await,
+            if let Some(answer) = &answer {
+                return idempotency::finish(&mut conn, request, locked_until, answer).await;
             }
+            idempotency::release(&mut conn, request, locked_until, self.0.clock.now()).await?;
+            Ok(true)
         };
-        if let Err(error) = ended.await {
-            tracing::warn!(error = %Chain(&error), "the answer to an Idempotency-Key could not be kept");
+        match ended.await {
+            Ok(true) => Ok(response),
+            Ok(false) => Err(in_use(1)),
+            Err(error) => {
+                let error: store::Error = error;
+                tracing::warn!(error = %Chain(&error), "the answer to an Idempotency-Key could not be kept");
+                Ok(response)
+            }
         }
-        response
     }
 
     /// Deletes old keys until `shutdown`.

@@ -8,18 +8,20 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use events::{Actor, Body, Event, PlanChanged};
 use ledger::{Meter, Month, Plan, PlanName, UserId, derived_id};
+use nats::PublishError;
 use serde::Serialize;
 use store::limits::Terms;
 use store::read::plans::{PlanState, SoldPlan, Subscription};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::timeout;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::extract::Json;
-use crate::limits::PlanDecision;
+use crate::limits::{PlanDecision, settled_seq};
 use crate::position::LedgerSeq;
 use crate::problem::{FieldError, Problem};
-use crate::record::{PROJECTED_WITHIN, record};
+use crate::record::{self, PROJECTED_WITHIN, TURN_WITHIN};
 use crate::snapshot::snapshot;
 use crate::state::AppState;
 
@@ -88,11 +90,19 @@ pub(crate) struct PlanOutcome {
     pub(crate) projected: bool,
 }
 
-/// One decision at a time per user, each on top of the one before. Holds, per stripe of users, the sequence of the last
-/// plan change that this instance published: a decision waits until the projections show it.
+/// One decision at a time per user, each on top of the one before, which it waits for until the projections show it.
 /// Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct PlanTurns(Arc<[Mutex<u64>; STRIPES]>);
+pub struct PlanTurns(Arc<[Mutex<LastChange>; STRIPES]>);
+
+/// The last plan change that this instance published, of any user of a stripe.
+#[derive(Clone, Copy, Debug)]
+struct LastChange {
+    /// Sequence of its frame.
+    seq: u64,
+    /// A later one may be in the log, at a sequence that nobody was told.
+    is_lost: bool,
+}
 
 impl PlanOutcome {
     /// 200, or 202 while the projections do not hold the change.
@@ -108,12 +118,14 @@ impl PlanOutcome {
 impl PlanTurns {
     /// `last_seq` is the log's last sequence at the start: a plan change of an earlier process may be in there.
     pub fn new(last_seq: u64) -> Self {
-        Self(Arc::new(std::array::from_fn(|_| Mutex::new(last_seq))))
+        let last = LastChange { seq: last_seq, is_lost: false };
+        Self(Arc::new(std::array::from_fn(|_| Mutex::new(last))))
     }
 
-    async fn of(&self, user: UserId) -> MutexGuard<'_, u64> {
+    async fn of(&self, user: UserId) -> Result<MutexGuard<'_, LastChange>, Problem> {
         let [.., last] = user.get().into_bytes();
-        self.0[usize::from(last) % STRIPES].lock().await
+        let turn = timeout(TURN_WITHIN, self.0[usize::from(last) % STRIPES].lock()).await;
+        turn.map_err(|_| Problem::busy("Earlier changes are still being recorded; try again."))
     }
 }
 
@@ -131,10 +143,15 @@ struct Change {
     effective_at: DateTime<Utc>,
 }
 
-/// Decides and records a change of plan, and waits a little for the projections to hold it.
+/// Decides and records a change of plan, and waits a little for the projections to hold it. To be run to its end, even
+/// when nobody waits for the answer: what is in the log must hold here from then on.
 pub(crate) async fn change_plan(state: &AppState, request: PlanRequest) -> Result<PlanOutcome, Problem> {
-    let mut last_change = state.plan_turns().of(request.user).await;
-    if !state.watermark().wait_for(*last_change, PROJECTED_WITHIN).await {
+    let mut last_change = state.plan_turns().of(request.user).await?;
+    if last_change.is_lost {
+        let seq = settled_seq(state.log()).await.map_err(|_| Problem::unavailable("log"))?;
+        *last_change = LastChange { seq, is_lost: false };
+    }
+    if !state.watermark().wait_for(last_change.seq, PROJECTED_WITHIN).await {
         return Err(Problem::busy("An earlier change is not projected yet; try again."));
     }
     // Read once it is this request's turn: every earlier change has taken effect by then.
@@ -148,8 +165,10 @@ pub(crate) async fn change_plan(state: &AppState, request: PlanRequest) -> Resul
     let Some(change) = decide(&before.plans, target, &request, now) else {
         return Ok(PlanOutcome { body: unchanged(&before.plans), seq: None, projected: true });
     };
-    let seq = publish(state, &request, &before.plans.current.plan, &change, now).await?;
-    *last_change = seq;
+    let published = publish(state, &request, &before.plans.current.plan, &change, now).await;
+    last_change.is_lost = published.is_err_and(PublishError::may_be_recorded);
+    let seq = published?;
+    last_change.seq = seq;
     hold_to(state, request.user, seq, &change);
     let projected = state.watermark().wait_for(seq, PROJECTED_WITHIN).await;
     Ok(PlanOutcome { body: changed(&before.plans, &change, now), seq: Some(seq), projected })
@@ -213,7 +232,7 @@ async fn publish(
     current: &Plan,
     change: &Change,
     now: DateTime<Utc>,
-) -> Result<u64, Problem> {
+) -> Result<u64, PublishError> {
     let body = PlanChanged {
         plan_name: change.plan.name.clone(),
         monthly_api_limit: change.plan.monthly_api_limit,
@@ -227,7 +246,7 @@ async fn publish(
         actor: request.actor.clone(),
     };
     let event = Event::by_api(event_id(request), request.user, now, Body::PlanChanged(body));
-    record(state, &event).await
+    record::publish(state, &event).await
 }
 
 /// The same foreign event always makes the same event of ours, which the projector applies once: so too when another

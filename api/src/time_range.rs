@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, Utc};
 use ledger::Month;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use store::read::TimeRange;
@@ -34,11 +34,25 @@ impl<'de> Deserialize<'de> for RangeEnd {
 }
 
 fn parse(text: &str) -> Option<DateTime<Utc>> {
-    if text.len() == 10 {
-        let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
-        return Some(date.and_time(NaiveTime::MIN).and_utc());
-    }
-    ledger::time::parse(text)
+    let at = if text.len() == 10 {
+        // chrono also reads signed years and other widths.
+        let is_in_place = |(at, byte): (usize, u8)| match at {
+            4 | 7 => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        };
+        if !text.bytes().enumerate().all(is_in_place) {
+            return None;
+        }
+        NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_time(NaiveTime::MIN).and_utc()
+    } else {
+        ledger::time::parse(text)?
+    };
+    is_writable(at).then_some(at)
+}
+
+/// Whether RFC 3339 and PostgreSQL can both write the time: the years 0001 to 9999 in UTC.
+pub(crate) fn is_writable(at: DateTime<Utc>) -> bool {
+    (1..=9999).contains(&at.year())
 }
 
 /// The range from `from` to `to`; an end that is not given is that of the month of `now`.
@@ -76,6 +90,25 @@ mod tests {
         assert_eq!(parse("2026-11-01T01:00:00+01:00"), parse("2026-11-01"));
         for bad in ["", "2026", "2026-13-01", "2026-02-30", "01-11-2026", "2026-11-01T00:00:00", "yesterday!"]
         {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn years_have_four_digits() {
+        for good in ["0001-01-01", "9999-12-31", "9999-12-31T23:59:59Z"] {
+            assert!(parse(good).is_some(), "{good}");
+        }
+        for bad in [
+            "-99999-1-1",
+            "+99999-1-1",
+            "99999-1-01",
+            "0000-01-01",
+            "2026- 1- 1",
+            "0000-12-31T23:59:59Z",
+            "9999-12-31T23:59:59-01:00",
+            "0001-01-01T00:00:00+01:00",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

@@ -16,6 +16,9 @@ use crate::users::Users;
 
 /// A missed notification is made up for after this time.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// A connection that does not answer for so long is given up. What was announced meanwhile, a suspended account above
+/// all, is unknown here for this time and `POLL_INTERVAL` at most.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// A database that stays away is reported this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
@@ -29,6 +32,10 @@ pub struct Watermark(Arc<Inner>);
 
 struct Inner {
     projected: watch::Sender<u64>,
+    /// The sequence announced last.
+    announced: AtomicU64,
+    /// How often the sequence was seen to fall.
+    rewinds: watch::Sender<u64>,
     /// The log's last sequence, when it was asked last.
     log_seq: AtomicU64,
     /// When the projections were last seen to have caught up.
@@ -39,6 +46,8 @@ impl Default for Watermark {
     fn default() -> Self {
         Self(Arc::new(Inner {
             projected: watch::channel(0).0,
+            announced: AtomicU64::new(0),
+            rewinds: watch::channel(0).0,
             log_seq: AtomicU64::new(0),
             caught_up: Mutex::new(Instant::now()),
         }))
@@ -86,8 +95,18 @@ impl Watermark {
         self.0.projected.subscribe()
     }
 
+    /// Follows how often an operator has rewound the projections: `changed().await` on the receiver. Whatever was read
+    /// before may be of a log that is no more.
+    pub(crate) fn rewinds(&self) -> watch::Receiver<u64> {
+        self.0.rewinds.subscribe()
+    }
+
     /// Announced sequences come in order, but one may arrive after a look at the database that saw a later one.
     fn announced(&self, seq: u64) {
+        if seq < self.0.announced.swap(seq, Ordering::AcqRel) {
+            self.rewound(seq);
+            return;
+        }
         self.0.projected.send_if_modified(|current| {
             let newer = seq > *current;
             *current = seq.max(*current);
@@ -98,7 +117,18 @@ impl Watermark {
 
     /// What the database says is true, even when it is less.
     fn read(&self, seq: u64) {
+        if seq < self.current() {
+            self.rewound(seq);
+            return;
+        }
         self.0.projected.send_if_modified(|current| std::mem::replace(current, seq) != seq);
+        self.note_caught_up();
+    }
+
+    fn rewound(&self, seq: u64) {
+        let earlier = self.0.projected.send_replace(seq);
+        tracing::warn!(earlier, seq, "the projections were rewound");
+        self.0.rewinds.send_modify(|rewinds| *rewinds += 1);
         self.note_caught_up();
     }
 }
@@ -125,7 +155,7 @@ pub(crate) async fn follow(pool: PgPool, watermark: Watermark, users: Users, shu
     }
 }
 
-/// Listens until the connection is lost.
+/// Listens until the connection is lost, which it may be without a word.
 async fn listen(pool: &PgPool, watermark: &Watermark, users: &Users) -> Result<(), store::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen_all([store::checkpoint::CHANNEL, store::users::CHANNEL]).await?;
@@ -139,11 +169,17 @@ async fn listen(pool: &PgPool, watermark: &Watermark, users: &Users) -> Result<(
                 None => return Ok(()),
             },
             _ = ticks.tick() => {
+                let ping = store::checkpoint::ping_listener(&mut listener);
+                tokio::time::timeout(PING_TIMEOUT, ping).await.map_err(|_| silent())??;
                 let mut conn = pool.acquire().await?;
                 watermark.read(store::checkpoint::read(&mut conn, PARTITION).await?.seq);
             }
         }
     }
+}
+
+fn silent() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the listening connection is silent"))
 }
 
 fn heard(notification: &PgNotification, watermark: &Watermark, users: &Users) {
@@ -157,5 +193,31 @@ fn heard(notification: &PgNotification, watermark: &Watermark, users: &Users) {
         users.forget(&[user]);
     } else {
         users.forget_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rewind_shows_in_the_database_and_in_what_is_announced() {
+        let watermark = Watermark::default();
+        let mut rewinds = watermark.rewinds();
+        watermark.read(7);
+        watermark.announced(5);
+        assert_eq!(watermark.current(), 7);
+        assert!(!rewinds.has_changed().unwrap());
+        watermark.read(6);
+        assert_eq!(watermark.current(), 6);
+        assert!(rewinds.has_changed().unwrap());
+        rewinds.mark_unchanged();
+        watermark.read(6);
+        watermark.read(8);
+        assert!(!rewinds.has_changed().unwrap());
+        // The first one announced may still have been late; a lower one after it was not.
+        watermark.announced(4);
+        assert!(rewinds.has_changed().unwrap());
+        assert_eq!(watermark.current(), 4);
     }
 }

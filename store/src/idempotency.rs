@@ -5,7 +5,6 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::Error;
-use crate::error::expect_rows;
 
 /// What names a request: whose it is, where it went, and the key that the client chose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,39 +131,42 @@ pub async fn take_over(
     Ok(done.rows_affected() == 1)
 }
 
-/// Keeps the final answer. The first one stays.
-pub async fn finish(conn: &mut PgConnection, request: &RequestKey, answer: &Answer) -> Result<(), Error> {
+/// Keeps the final answer of the try that holds the key until `locked_until`: `false` when another one has taken over.
+pub async fn finish(
+    conn: &mut PgConnection,
+    request: &RequestKey,
+    locked_until: DateTime<Utc>,
+    answer: &Answer,
+) -> Result<bool, Error> {
     let status_code = i16::try_from(answer.status_code).unwrap_or(i16::MAX);
-    sqlx::query!(
+    let done = sqlx::query!(
         "UPDATE public.idempotency_keys SET status_code = $5, headers = $6, response = $7
-         WHERE principal = $1 AND method = $2 AND path = $3 AND key = $4 AND status_code IS NULL",
+         WHERE principal = $1 AND method = $2 AND path = $3 AND key = $4
+             AND locked_until = $8 AND status_code IS NULL",
         request.principal,
         request.method,
         request.path,
         request.key,
         status_code,
         answer.headers,
-        answer.body
+        answer.body,
+        locked_until
     )
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(done.rows_affected() == 1)
 }
 
-/// Lets the next try with this key run at once; it will publish the same event.
-pub async fn release(conn: &mut PgConnection, request: &RequestKey, now: DateTime<Utc>) -> Result<(), Error> {
-    let done = sqlx::query!(
-        "UPDATE public.idempotency_keys SET locked_until = $5
-         WHERE principal = $1 AND method = $2 AND path = $3 AND key = $4",
-        request.principal,
-        request.method,
-        request.path,
-        request.key,
-        now
-    )
-    .execute(conn)
-    .await?;
-    expect_rows("releasing an idempotency key", 1, done.rows_affected())
+/// Lets the next try with this key run at once; it will publish the same event. Changes nothing when another try has
+/// taken over from the one that held the key until `locked_until`.
+pub async fn release(
+    conn: &mut PgConnection,
+    request: &RequestKey,
+    locked_until: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    take_over(conn, request, locked_until, now).await?;
+    Ok(())
 }
 
 /// Forgets a key if it is older than `before`, so that it can be used anew.

@@ -30,6 +30,9 @@ pub enum Unready {
     /// The database is away, and with it the lock and the counts.
     #[error("the database is away")]
     Database,
+    /// The process is ending.
+    #[error("this process is ending")]
+    Stopping,
 }
 
 /// Why the api does not start.
@@ -83,6 +86,12 @@ impl ApiLock {
     async fn is_held(&mut self) -> bool {
         matches!(timeout(HEARTBEAT_TIMEOUT, self.conn.ping()).await, Ok(Ok(())))
     }
+
+    /// Lets another process have it.
+    pub(super) async fn release(self) {
+        // A session whose goodbye does not arrive ends with its connection.
+        let _ = timeout(HEARTBEAT_TIMEOUT, self.conn.close()).await;
+    }
 }
 
 /// Open or closed.
@@ -95,6 +104,8 @@ pub(super) struct Gate {
 const OPEN: u8 = 0;
 const CATCHING_UP: u8 = 1;
 const NO_DATABASE: u8 = 2;
+/// For good.
+const STOPPING: u8 = 3;
 
 impl Gate {
     /// Closed until the projection has caught up.
@@ -106,6 +117,7 @@ impl Gate {
         match self.state.load(Ordering::Acquire) {
             OPEN => Ok(()),
             CATCHING_UP => Err(Unready::CatchingUp),
+            STOPPING => Err(Unready::Stopping),
             _ => Err(Unready::Database),
         }
     }
@@ -119,13 +131,21 @@ impl Gate {
     }
 }
 
-/// Holds the lock until `shutdown`; opens and closes the gate. When the session is lost another api may have taken the
-/// lock and admitted calls, so everything begins anew once the lock is held again.
-pub(super) async fn keep(inner: &Inner, mut lock: ApiLock, shutdown: CancellationToken) {
+/// Opens and closes the gate until `shutdown`, which closes it for good; hands the lock back. It is to be held until the
+/// last admitted call is in the log, or else the next process does not count that call when it begins. When the session is lost another api may have taken the
+/// lock and admitted calls, so everything begins anew once the lock is held again. When the projections were rewound
+/// the positions that were read are used anew, so everything begins anew as well.
+pub(super) async fn keep(inner: &Inner, mut lock: ApiLock, shutdown: CancellationToken) -> ApiLock {
+    let mut rewinds = inner.parts.watermark.rewinds();
     let work = async {
         loop {
             tokio::select! {
                 () = open(inner) => {}
+                // The sender lives as long as `inner`.
+                _ = rewinds.changed() => {
+                    inner.gate.set(CATCHING_UP);
+                    inner.table.forget_readings();
+                }
                 () = lost(&mut lock) => {
                     inner.gate.set(NO_DATABASE);
                     tracing::error!("the database is away: nothing is admitted until it is back");
@@ -137,6 +157,8 @@ pub(super) async fn keep(inner: &Inner, mut lock: ApiLock, shutdown: Cancellatio
         }
     };
     shutdown.run_until_cancelled(work).await;
+    inner.gate.set(STOPPING);
+    lock
 }
 
 /// Opens when the projection has reached what the log holds now. Never ends.

@@ -20,6 +20,7 @@ pub use gate::{StartError, Unready};
 pub use headers::append_usage_headers;
 pub use refusal::Refusal;
 pub use tally::{Ask, PlanDecision, Standing};
+pub(crate) use unknown::settled_seq;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 use ledger::limit::{self, Used};
 use ledger::{Clock, IdSource, Month, UserId};
 use nats::{Log, Publisher};
+use parking_lot::Mutex;
 use sqlx::PgPool;
 use store::read::plans::SoldPlan;
 use tokio_util::sync::CancellationToken;
@@ -92,6 +94,8 @@ struct Inner {
     reader: Reader,
     rejections: Rejections,
     unknown: Unknown,
+    /// The lock against a second api, when the work has ended.
+    lock: Mutex<Option<ApiLock>>,
     /// The highest position of a reported call whose user was not known here.
     reported_seq: AtomicU64,
 }
@@ -121,7 +125,8 @@ impl From<LimitsError> for Problem {
             LimitsError::Unready(Unready::Database) | LimitsError::Unreadable => {
                 Self::unavailable("database")
             }
-            LimitsError::Unready(_) => {
+            LimitsError::Unready(Unready::Stopping) => Self::busy("This process is ending; try again."),
+            LimitsError::Unready(Unready::CatchingUp) => {
                 Self::busy("Limits cannot be decided yet: counts are still being brought up to date.")
             }
             LimitsError::Behind { .. } => {
@@ -170,6 +175,7 @@ impl Limits {
             reader: Reader::new(),
             rejections: Rejections::new(),
             unknown: Unknown::new(),
+            lock: Mutex::new(None),
             reported_seq: AtomicU64::new(0),
         }));
         limits.spawn(tasks, shutdown, lock);
@@ -197,7 +203,10 @@ impl Limits {
                 Ok(Verdict::Refused(self.refuse(user, &ask, standing, false)))
             }
             Ok(Step::Decided(Answer::Unread) | Step::ReadFirst) => Err(LimitsError::Unreadable),
-            Err(_) if inner.parts.failure_mode == LimitFailureMode::Open => {
+            Err(error)
+                if inner.parts.failure_mode == LimitFailureMode::Open
+                    && error != LimitsError::Unready(Unready::Stopping) =>
+            {
                 let standing = inner.table.with(user, |entry| entry.tally.force(&ask));
                 Ok(Verdict::Admitted(Admission::counted(self.hold(user, &ask), standing)))
             }
@@ -220,7 +229,8 @@ impl Limits {
 
     /// A decision about the user's plan is in the log: from now on it holds here.
     pub fn decide_plan(&self, user: UserId, decision: PlanDecision) {
-        self.0.table.with_known(user, |entry| entry.tally.decide_plan(decision), || ());
+        // Also for a user of whom nothing is known here: the next reading may come from before the decision.
+        self.0.table.with(user, |entry| entry.tally.decide_plan(decision));
     }
 
     /// Something happened to the user's counts (a reset, an un-counted call) that must be seen before a call is refused.
@@ -255,9 +265,21 @@ impl Limits {
         self.0.gate.check()
     }
 
+    /// Lets another api decide. To be called when the work of [`Limits::start`] has ended and the publisher is closed:
+    /// whatever was admitted here is in the log then, where the next process finds it.
+    pub async fn release_lock(&self) {
+        let lock = self.0.lock.lock().take();
+        if let Some(lock) = lock {
+            lock.release().await;
+        }
+    }
+
     fn spawn(&self, tasks: &TaskTracker, shutdown: &CancellationToken, lock: ApiLock) {
         let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());
-        tasks.spawn(async move { gate::keep(&inner, lock, stop).await });
+        tasks.spawn(async move {
+            let lock = gate::keep(&inner, lock, stop).await;
+            *inner.lock.lock() = Some(lock);
+        });
         let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());
         tasks.spawn(async move { inner.reader.run(&inner, stop).await });
         let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());

@@ -29,9 +29,13 @@ const PLANS_MAX_AGE: Duration = Duration::from_mins(1);
 /// Different terms that are kept once for all users who have them.
 const MAX_SHARED_TERMS: usize = 64;
 
+/// Users to read, each with those who wait for it.
+type Waiting = HashMap<UserId, Vec<oneshot::Sender<bool>>>;
+
 /// Gathers users to read.
 pub(super) struct Reader {
-    waiting: Mutex<HashMap<UserId, Vec<oneshot::Sender<bool>>>>,
+    /// None when nothing is read any more.
+    waiting: Mutex<Option<Waiting>>,
     added: Notify,
     plans: RwLock<Arc<[SoldPlan]>>,
 }
@@ -45,13 +49,20 @@ struct Memory {
 
 impl Reader {
     pub(super) fn new() -> Self {
-        Self { waiting: Mutex::default(), added: Notify::new(), plans: RwLock::new(Arc::default()) }
+        Self {
+            waiting: Mutex::new(Some(Waiting::new())),
+            added: Notify::new(),
+            plans: RwLock::new(Arc::default()),
+        }
     }
 
     /// Reads the user, by a statement that begins after this call.
     pub(super) async fn read(&self, user: UserId) -> Result<(), LimitsError> {
         let (tell, told) = oneshot::channel();
-        self.waiting.lock().entry(user).or_default().push(tell);
+        // Where nothing is read any more `tell` is dropped, which `told` notices.
+        if let Some(waiting) = &mut *self.waiting.lock() {
+            waiting.entry(user).or_default().push(tell);
+        }
         self.added.notify_one();
         match told.await {
             Ok(true) => Ok(()),
@@ -68,18 +79,19 @@ impl Reader {
         if users.is_empty() {
             return;
         }
-        let mut waiting = self.waiting.lock();
-        for user in users {
-            waiting.entry(user).or_default();
+        if let Some(waiting) = &mut *self.waiting.lock() {
+            for user in users {
+                waiting.entry(user).or_default();
+            }
         }
-        drop(waiting);
         self.added.notify_one();
     }
 
-    fn take(&self) -> HashMap<UserId, Vec<oneshot::Sender<bool>>> {
+    fn take(&self) -> Waiting {
         let mut waiting = self.waiting.lock();
+        let Some(waiting) = &mut *waiting else { return Waiting::new() };
         if waiting.len() <= MAX_BATCH {
-            return mem::take(&mut *waiting);
+            return mem::take(waiting);
         }
         // Those for whom somebody waits go first.
         let mut users: Vec<UserId> = waiting.keys().copied().collect();
@@ -127,6 +139,8 @@ impl Reader {
             }
         };
         shutdown.run_until_cancelled(work).await;
+        // Nobody waits for a reading that does not come.
+        *self.waiting.lock() = None;
     }
 
     async fn read_batch(
@@ -136,6 +150,7 @@ impl Reader {
         memory: &mut Memory,
     ) -> Result<(), store::Error> {
         let started = Instant::now();
+        let generation = inner.table.generation();
         let now = inner.parts.clock.now();
         let first_month = Month::of(now).prev();
         let mut conn = inner.parts.pool.acquire().await.map_err(store::Error::from)?;
@@ -151,6 +166,9 @@ impl Reader {
             inner.table.with_known(
                 id,
                 |entry| {
+                    if inner.table.generation() != generation {
+                        return;
+                    }
                     entry.tally.refresh(snapshot);
                     entry.read_at = Some(started);
                     entry.stale_since = entry.stale_since.filter(|since| *since > started);

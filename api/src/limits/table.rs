@@ -21,6 +21,8 @@ pub(super) struct Table {
     max_users_per_shard: usize,
     /// Units that no reading contains yet, of all users.
     outstanding: AtomicU64,
+    /// How often all readings were forgotten.
+    generation: AtomicU64,
 }
 
 /// What is kept of one user.
@@ -40,7 +42,7 @@ struct Shard {
     entries: HashMap<UserId, Entry>,
     /// The users in the order in which they are considered for forgetting (second chance).
     queue: VecDeque<UserId>,
-    /// Users with units that a later reading may contain.
+    /// Users with units or decisions that a later reading may contain.
     unsettled: Vec<UserId>,
 }
 
@@ -54,6 +56,7 @@ impl Table {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             max_users_per_shard: max_users.div_ceil(SHARDS),
             outstanding: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
         }
     }
 
@@ -110,6 +113,24 @@ impl Table {
         ready
     }
 
+    /// How often all readings were forgotten. What was begun to be read under another number is out of date; to be
+    /// compared under the lock of [`Table::with_known`].
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Forgets what was read of all users, and nothing else: each is read anew before the next decision.
+    pub(super) fn forget_readings(&self) {
+        // First, so that a reading that is under way is not taken over behind the sweep.
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        for shard in &self.shards {
+            for entry in shard.lock().entries.values_mut() {
+                entry.tally.forget_reading();
+                entry.read_at = None;
+            }
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().entries.len()).sum()
@@ -130,7 +151,7 @@ impl Table {
         } else if before > after {
             self.outstanding.fetch_sub(before - after, Ordering::Relaxed);
         }
-        if after > 0 && !entry.is_listed {
+        if (after > 0 || entry.tally.has_decisions()) && !entry.is_listed {
             entry.is_listed = true;
             unsettled.push(user);
         }
@@ -167,9 +188,12 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tally::{PlanDecision, Snapshot};
     use super::*;
-    use ledger::limit::Used;
-    use ledger::{Category, Month};
+    use ledger::limit::{Limits, Used};
+    use ledger::{Category, Month, PlanName};
+    use std::sync::Arc;
+    use store::limits::Terms;
     use uuid::Uuid;
 
     fn user(number: u128) -> UserId {
@@ -220,5 +244,33 @@ mod tests {
         assert_eq!(table.take_unsettled(8), [], "named once");
         table.with(user(1), |entry| entry.tally.report(month(), cost, 8));
         assert_eq!(table.take_unsettled(8), [user(1)], "and again when there is more");
+    }
+
+    #[test]
+    fn a_decision_about_a_plan_is_kept_until_a_reading_contains_it() {
+        let table = Table::with_capacity(100);
+        let limits = Limits { total: Some(500), analyze: Some(100) };
+        let terms = Arc::new(Terms { plan: PlanName::free(), limits });
+        let effective_at = month().start();
+        let decision = PlanDecision { seq: 7, effective_at, terms: Arc::clone(&terms) };
+        table.with(user(1), |entry| entry.tally.decide_plan(decision));
+        for number in 2..1_000 {
+            table.with(user(number), |_| ());
+        }
+        let is_kept =
+            |table: &Table| table.with_known(user(1), |entry| entry.tally.has_decisions(), || false);
+        assert!(is_kept(&table), "it was forgotten");
+        assert_eq!(table.take_unsettled(6), []);
+        assert_eq!(table.take_unsettled(7), [user(1)], "a reading would help");
+        let snapshot = Snapshot {
+            watermark: 7,
+            first_month: month(),
+            counted: [Used::default(); Snapshot::MONTHS],
+            current: terms,
+            pending: None,
+        };
+        table.with(user(1), |entry| entry.tally.refresh(snapshot));
+        assert!(!is_kept(&table));
+        assert_eq!(table.take_unsettled(u64::MAX), []);
     }
 }

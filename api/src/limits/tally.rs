@@ -228,6 +228,15 @@ impl Tally {
         self.read = Some(read);
     }
 
+    /// Forgets the last reading, which may be of a log that is no more. What is not settled stays.
+    pub(super) fn forget_reading(&mut self) {
+        self.read = None;
+        self.months.retain(|tally| !tally.is_settled());
+        for tally in &mut self.months {
+            tally.counted = Used::default();
+        }
+    }
+
     /// The watermark of the last reading.
     pub(super) fn watermark(&self) -> Option<u64> {
         self.read.as_ref().map(|read| read.watermark)
@@ -243,9 +252,15 @@ impl Tally {
         self.months.iter().map(|tally| tally.outstanding.total).sum()
     }
 
+    /// Whether a decision about the plan is kept that the last reading does not contain.
+    pub(super) fn has_decisions(&self) -> bool {
+        !self.decisions.is_empty()
+    }
+
     /// The lowest position that the last reading does not contain yet.
     pub(super) fn next_position(&self) -> Option<u64> {
-        self.months.iter().filter_map(|tally| tally.beyond.front()).map(|(seq, _)| *seq).min()
+        let calls = self.months.iter().filter_map(|tally| tally.beyond.front()).map(|(seq, _)| *seq);
+        calls.chain(self.decisions.first().map(|decision| decision.seq)).min()
     }
 
     fn state(&self, at: DateTime<Utc>, month: Month) -> Option<(Arc<Terms>, Used)> {

@@ -419,3 +419,23 @@ fn an_older_reading_never_replaces_a_newer_one() {
     let standing = world.tally.standing(world.now, world.month()).expect("it was read");
     assert_eq!(standing.used, Used { total: 10, analyze: 10 });
 }
+
+#[test]
+fn after_a_rewind_the_positions_used_anew_count() {
+    let mut world = World::new();
+    for _ in 0..10 {
+        world.report(true, 1, false);
+    }
+    world.watermark = world.log.len();
+    world.tally.refresh(world.read());
+    // The log lost its last eight calls, and the next one is at a position that was read once.
+    world.tally.forget_reading();
+    world.log.truncate(2);
+    world.watermark = 2;
+    assert!(world.tally.standing(world.now, world.month()).is_none(), "nothing is known any more");
+    world.report(true, 1, false);
+    assert_eq!(world.tally.outstanding_units(), 1);
+    world.tally.refresh(world.read());
+    let standing = world.tally.standing(world.now, world.month()).expect("it was read");
+    assert_eq!(standing.used, Used { total: 3, analyze: 3 });
+}

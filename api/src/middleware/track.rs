@@ -1,5 +1,5 @@
 use std::borrow::Cow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, header};
@@ -33,7 +33,7 @@ pub async fn track(State(state): State<AppState>, mut request: Request, next: Ne
             request_size,
             response_size: response.body().size_hint().exact(),
             status: response.status().as_u16(),
-            response_time_ms: u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX),
+            response_time_ms: millis(begun.elapsed()),
         };
         offer(&state, &called);
     }
@@ -76,6 +76,30 @@ fn offer(state: &AppState, called: &Called<'_>) {
     }
 }
 
+/// The size that the client claims, if a ledger can hold it: a call without a body may claim any number.
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    let size = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
+    (size <= i64::MAX.unsigned_abs()).then_some(size)
+}
+
+/// At most what a ledger holds.
+fn millis(elapsed: Duration) -> u32 {
+    i32::try_from(elapsed.as_millis()).unwrap_or(i32::MAX).unsigned_abs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_recorded_fits_into_a_ledger() {
+        let claimed = |text: &'static str| {
+            content_length(&HeaderMap::from_iter([(header::CONTENT_LENGTH, text.parse().unwrap())]))
+        };
+        assert_eq!(claimed("9223372036854775807"), Some(i64::MAX.unsigned_abs()));
+        assert_eq!(claimed("9223372036854775808"), None);
+        assert_eq!(claimed("-1"), None);
+        assert_eq!(millis(Duration::from_millis(7)), 7);
+        assert_eq!(millis(Duration::MAX), i32::MAX.unsigned_abs());
+    }
 }

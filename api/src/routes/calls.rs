@@ -21,7 +21,7 @@ use crate::position::{AsOf, MinSeq, Positions};
 use crate::problem::{Problem, ProblemBody};
 use crate::snapshot::snapshot;
 use crate::state::AppState;
-use crate::time_range::{RangeEnd, time_range};
+use crate::time_range::{RangeEnd, is_writable, time_range};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -220,7 +220,7 @@ impl Place {
         let (times, id) = payload.split_at(24);
         let mut times = times.chunks_exact(8).map(|bytes| {
             let micros = i64::from_be_bytes(bytes.try_into().ok()?);
-            DateTime::from_timestamp_micros(micros)
+            DateTime::from_timestamp_micros(micros).filter(|at| is_writable(*at))
         });
         let (from, to, created_at) = (times.next()??, times.next()??, times.next()??);
         let after = After { created_at, id: Uuid::from_slice(id).ok()? };

@@ -128,6 +128,8 @@ async fn check(
         let (state, actor) = (state.clone(), (caller.user_id != user).then(|| actor(&caller)));
         let call = call_at(clock.now());
         move |attempt: Attempt| async move {
+            // Seen before the log is asked: what is not in it after that time never will be.
+            let is_settled = state.clock().now() >= attempt.earlier_until;
             if attempt.retried && is_recorded(&state, user, attempt.event_id).await? {
                 return recorded_before(&state, &call, attempt.event_id).await;
             }
@@ -135,6 +137,10 @@ async fn check(
             let call = MeteredCall { at: attempt.at, ..call };
             let particulars = Particulars { actor, ..Particulars::default() };
             match call.record(state.limits(), attempt.event_id, particulars).await? {
+                // The earlier try may have taken the units that are missing now, and its call would count all the same.
+                Metered::Refused(_) if attempt.retried && !is_settled => {
+                    Err(Problem::busy("What became of the first try is not known yet; try again."))
+                }
                 Metered::Refused(refusal) => {
                     Ok(answer(&call, refusal.standing(), Some(refusal.meter()), None))
                 }

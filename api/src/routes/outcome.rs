@@ -8,9 +8,11 @@ use axum::response::{IntoResponse, Response};
 use chrono::TimeDelta;
 use events::{Body, CallCompleted, Event};
 use ledger::StatusCode;
+use nats::PublishError;
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use store::outcomes::RecordedCall;
+use tokio::time::timeout;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -19,9 +21,10 @@ use uuid::Uuid;
 use crate::auth::ServiceOrAdmin;
 use crate::extract::{Json, Path};
 use crate::idempotency::{Attempt, Keyed};
+use crate::limits::settled_seq;
 use crate::position::LedgerSeq;
 use crate::problem::{FieldError, Problem, ProblemBody};
-use crate::record::{PROJECTED_WITHIN, record};
+use crate::record::{PROJECTED_WITHIN, TURN_WITHIN, publish};
 use crate::state::AppState;
 
 /// How long after its beginning a call may be completed.
@@ -65,7 +68,15 @@ pub struct Outcomes(Arc<Inner>);
 struct Inner {
     /// By the call's id: one completion of a call at a time.
     locks: [tokio::sync::Mutex<()>; LOCKS],
-    done: Cache<Uuid, Done>,
+    done: Cache<Uuid, Written>,
+}
+
+/// What is known of a completion that this process has written.
+#[derive(Clone, Copy)]
+enum Written {
+    Recorded(Done),
+    /// It may be in the log, or not.
+    Lost,
 }
 
 #[derive(Clone, Copy)]
@@ -136,9 +147,16 @@ async fn complete(
     state.limits().readiness().map_err(crate::limits::LimitsError::from)?;
     let outcomes = &state.outcomes().0;
     let lock = usize::try_from(call_id.as_u128() % LOCKS as u128).unwrap_or(0);
-    let _one_at_a_time = outcomes.locks[lock].lock().await;
-    if let Some(done) = outcomes.done.get(&call_id) {
-        return repeated(state, call_id, outcome, done);
+    let _one_at_a_time = timeout(TURN_WITHIN, outcomes.locks[lock].lock())
+        .await
+        .map_err(|_| Problem::busy("Other outcomes are still being recorded; try again."))?;
+    match outcomes.done.get(&call_id) {
+        Some(Written::Recorded(done)) => return repeated(state, call_id, outcome, done),
+        Some(Written::Lost) => {
+            find_lost(state).await?;
+            outcomes.done.remove(&call_id);
+        }
+        None => {}
     }
     let call = find(state, call_id).await?;
     if let Some(status_code) = call.status_code {
@@ -166,13 +184,25 @@ async fn complete(
         response_size: outcome.response_size,
         counted,
     });
-    let seq = record(state, &Event::by_api(attempt.event_id, call.user, now, body)).await?;
-    let done = Done { outcome, counted, seq };
-    outcomes.done.insert(call_id, done);
+    let published = publish(state, &Event::by_api(attempt.event_id, call.user, now, body)).await;
+    if published.is_err_and(PublishError::may_be_recorded) {
+        outcomes.done.insert(call_id, Written::Lost);
+    }
+    let done = Done { outcome, counted, seq: published? };
+    outcomes.done.insert(call_id, Written::Recorded(done));
     // Given back only when the projection has it: until then the units would be counted as used all the same.
-    state.watermark().wait_for(seq, PROJECTED_WITHIN).await;
+    state.watermark().wait_for(done.seq, PROJECTED_WITHIN).await;
     state.limits().expire(call.user);
     Ok(answer(state, call_id, done))
+}
+
+/// Waits until the projections show what became of a completion whose fate is not known.
+async fn find_lost(state: &AppState) -> Result<(), Problem> {
+    let last_seq = settled_seq(state.log()).await.map_err(|_| Problem::unavailable("log"))?;
+    if state.watermark().wait_for(last_seq, LOOK_UP_WAIT).await {
+        return Ok(());
+    }
+    Err(Problem::busy("What became of an earlier outcome is not known yet; try again."))
 }
 
 /// The call's row. One that was recorded a moment ago is waited for.

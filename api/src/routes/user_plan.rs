@@ -76,7 +76,11 @@ async fn put_plan(
         actor: actor(&caller),
         event_id: state.ids().event_id(),
     };
-    Ok(change_plan(&state, request).await?.into_response(&state))
+    let work = {
+        let state = state.clone();
+        async move { Ok(change_plan(&state, request).await?.into_response(&state)) }
+    };
+    state.idempotency().to_its_end(work).await
 }
 
 /// This file's endpoints.

@@ -244,6 +244,51 @@ async fn while_the_first_runs_the_second_is_told_to_wait_even_if_the_first_hung_
 }
 
 #[tokio::test]
+async fn the_answer_of_a_try_that_lost_its_key_is_not_kept() -> Result<()> {
+    let (api, bench, client) = start().await?;
+    let mut tries = Vec::new();
+    for runs in 1..=2 {
+        let client = client.clone();
+        tries.push(tokio::spawn(async move { send(&client, "key", Some("wait")).await }));
+        wait_until(Duration::from_secs(5), || async { bench.runs.load(Ordering::SeqCst) == runs }).await;
+        if runs == 1 {
+            api.env.clock.set(api.env.clock.now() + TimeDelta::seconds(31));
+        }
+    }
+    let second = tries.pop().context("a second try")?;
+    bench.go_on.notify_one();
+    let first = tries.pop().context("a first try")?.await??;
+    assert_problem(&first, 409, "idempotency_key_in_use");
+    assert_problem(&send(&client, "key", Some("wait")).await?, 409, "idempotency_key_in_use");
+    bench.go_on.notify_one();
+    let second = second.await??.expect(200)?;
+    let replayed = send(&client, "key", Some("wait")).await?.expect(200)?;
+    assert_eq!(replayed.json()?, second.json()?);
+    assert_eq!(bench.runs.load(Ordering::SeqCst), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_key_too_the_work_goes_on_when_the_client_hangs_up() -> Result<()> {
+    let (api, bench, client) = start().await?;
+    let hung_up = tokio::spawn({
+        let client = client.clone();
+        async move { client.post("/calls").json(&json!({"endpoint": "/x", "fault": "wait"})).send().await }
+    });
+    wait_until(Duration::from_secs(5), || async { bench.runs.load(Ordering::SeqCst) == 1 }).await;
+    hung_up.abort();
+    assert!(hung_up.await.is_err_and(|error| error.is_cancelled()));
+    // Another answer gives the server the time to notice.
+    send(&client, "another", None).await?.expect(200)?;
+    bench.go_on.notify_one();
+    wait_until(Duration::from_secs(5), || async {
+        recorded(&api).await.is_ok_and(|events| events.len() == 2)
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_crash_after_the_publish_and_a_retry_are_one_event() -> Result<()> {
     let (api, bench, client) = start().await?;
     assert_problem(&send(&client, "key", Some("crash")).await?, 500, "internal");

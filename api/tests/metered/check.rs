@@ -1,6 +1,7 @@
 //! `POST /api/usage/check`.
 
 use anyhow::{Context, Result};
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 use testkit::{Answer, Client, Role};
 
@@ -121,5 +122,27 @@ async fn what_cannot_be_checked_is_said() -> Result<()> {
         .send()
         .await?
         .expect(200)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_retry_is_not_refused_while_the_first_try_may_still_count() -> Result<()> {
+    let world = World::start().await?;
+    let user = world.user("retrying")?;
+    let body = json!({"endpoint": "/api/analyze", "units": 11, "record": true});
+    let send = || user.post("/api/usage/check").header("idempotency-key", "key").json(&body).send();
+    let refused = send().await?.expect(200)?.json()?;
+    assert_eq!(refused["allowed"], false);
+    // As if the process had died in the middle of it.
+    sqlx::query(
+        "UPDATE public.idempotency_keys SET status_code = NULL, headers = NULL, response = NULL, locked_until = $1",
+    )
+    .bind(world.env.clock.now())
+    .execute(world.env.pool())
+    .await?;
+    send().await?.expect(503)?;
+    world.env.clock.set(world.env.clock.now() + TimeDelta::minutes(3));
+    assert_eq!(send().await?.expect(200)?.json()?, refused);
+    assert_eq!(send().await?.expect(200)?.header("idempotency-replayed"), Some("true"));
     Ok(())
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use api::limits::{Ask, LimitsError, Unready};
 use futures_util::future::try_join_all;
+use ledger::{Category, Month, Units};
 use serde_json::json;
 use testkit::{Client, wait_until};
 
@@ -119,6 +121,55 @@ async fn an_upgrade_holds_before_it_is_projected_and_so_does_a_downgrade() -> Re
     plan("moving", "free").await?.expect(202)?;
     world.call(&user, "/api/analyze").await?.expect(429)?;
     Ok(())
+}
+
+#[tokio::test]
+async fn the_plan_of_a_user_who_never_called_holds_before_it_is_projected() -> Result<()> {
+    let world = World::without_worker(&[]).await?;
+    let service = world.service()?;
+    service.put("/api/users/customer").json(&json!({"status": "active"})).send().await?.expect(201)?;
+    let request = service.put("/api/users/customer/plan");
+    request.json(&json!({"plan": "pro", "effective": "now"})).send().await?.expect(202)?;
+    let answer = world.call(&world.user("customer")?, "/api/analyze").await?.expect(204)?;
+    assert_eq!(answer.header("x-usage-plan"), Some("pro"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn rewound_projections_close_the_gate_until_they_have_caught_up() -> Result<()> {
+    let mut world = World::start().await?;
+    let user = world.user("rewound")?;
+    for _ in 0..4 {
+        world.call(&user, "/api/analyze").await?.expect(204)?;
+    }
+    world.wait_until_projected().await?;
+    world.stop_worker().await?;
+    let seq: i64 = sqlx::query_scalar(
+        "UPDATE projection_checkpoint AS new SET seq = 0 FROM projection_checkpoint AS old RETURNING old.seq",
+    )
+    .fetch_one(world.env.pool())
+    .await?;
+    wait_until(PATIENCE, || async { world.api.state.limits().readiness().is_err() }).await;
+    world.call(&user, "/api/analyze").await?.expect(503)?;
+    sqlx::query("UPDATE projection_checkpoint SET seq = $1").bind(seq).execute(world.env.pool()).await?;
+    world.wait_until_open().await;
+    let statuses = calls_at_once(&world, &user, "/api/analyze", 20).await?;
+    assert_eq!(statuses, BTreeMap::from([(204, 6), (429, 14)]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_admitted_by_a_process_that_has_stopped() -> Result<()> {
+    let world = World::with(&[("LIMIT_FAILURE_MODE", "open")]).await?;
+    world.call(&world.user("late")?, "/api/analyze").await?.expect(204)?;
+    let (user, limits) = (world.user_id("late").await?, world.api.state.limits().clone());
+    world.api.stop().await?;
+    // A connection that outlived the drain may still ask, and the next process decides already.
+    let at = world.env.clock.now();
+    let ask = Ask { at, month: Month::of(at), category: Category::Analyze, units: Units::new(1)? };
+    let error = limits.admit(user, ask).await.err();
+    assert_eq!(error, Some(LimitsError::Unready(Unready::Stopping)));
+    Api::start(&world.env, &[]).await?.stop().await
 }
 
 #[tokio::test]
