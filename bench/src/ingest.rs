@@ -16,6 +16,9 @@ use crate::tracked::{Users, start_api};
 const RUN: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 8;
 const EVENTS_PER_REQUEST: usize = 100;
+/// What the load offers: a rate that a host reports at, not as much as the api takes, which is more than one projector
+/// can make visible.
+const OFFERED_PER_S: f64 = 60_000.0;
 const SAMPLE: Duration = Duration::from_millis(10);
 /// Digits of an id within a rendered request; they are overwritten in place.
 const ID_DIGITS: usize = 16;
@@ -53,6 +56,8 @@ pub(crate) async fn measure(machine: &Machine, users: &Users, report: &mut Repor
 
 async fn send(address: &str, token: &str, users: &Users) -> anyhow::Result<u64> {
     let next_id = Arc::new(AtomicU64::new(1));
+    #[expect(clippy::cast_precision_loss, reason = "small constants")]
+    let every = Duration::from_secs_f64((CONNECTIONS * EVENTS_PER_REQUEST) as f64 / OFFERED_PER_S);
     let start = Instant::now();
     let tasks: Vec<_> = (0..CONNECTIONS)
         .map(|n| {
@@ -61,7 +66,10 @@ async fn send(address: &str, token: &str, users: &Users) -> anyhow::Result<u64> 
             tokio::spawn(async move {
                 let mut connection = Connection::open(&address).await?;
                 let mut accepted = 0;
+                let mut due = start;
                 while start.elapsed() < RUN {
+                    tokio::time::sleep_until(due.into()).await;
+                    due += every;
                     request.renew_ids(next_id.fetch_add(EVENTS_PER_REQUEST as u64, Ordering::Relaxed));
                     let status = connection.exchange(&request.bytes).await?;
                     ensure!(status == 202, "answer {status}: {}", connection.text());
