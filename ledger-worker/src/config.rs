@@ -4,9 +4,6 @@ use std::time::Duration;
 
 use ledger::Clock;
 
-/// The one partition of the log, for now.
-pub(crate) const PARTITION: i16 = 0;
-
 /// Settings of a worker.
 #[derive(Clone)]
 pub struct WorkerConfig {

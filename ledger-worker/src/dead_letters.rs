@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use ledger::Month;
 use nats::{Log, LogError, RawFrame, Stop};
 use sqlx::{Connection, PgConnection};
+use store::Position;
+use store::checkpoint::{self, PARTITION};
 use store::dead_letters::{self, DeadLetter, Reason};
 use store::partitions::{self, Partition};
-use store::{Position, checkpoint};
 
 use crate::batch::{Item, Parsed, apply_late};
-use crate::config::PARTITION;
 use crate::error::chain;
 use crate::standing::Standing;
 

@@ -6,11 +6,10 @@ use events::{Actor, ActorKind, Body, Event, GapAccepted, GapKind, SOURCE_CLI};
 use ledger::{Clock, IdSource};
 use nats::{EncodedEvent, Log, LogError, Publisher, ReadError, Reader, ReaderConfig, Stop, StreamState};
 use sqlx::PgConnection;
-use store::checkpoint::{self, Checkpoint};
+use store::checkpoint::{self, Checkpoint, PARTITION};
 use store::gaps::{self, Gap};
 use store::projector_status::{self, Status};
 
-use crate::config::PARTITION;
 use crate::reading::continuity;
 use crate::rebuild::{Ahead, RebuildError};
 use crate::standing::Standing;

@@ -7,7 +7,7 @@ use ledger::Month;
 use nats::{Continuity, Log, Reader, ReaderConfig, Stop};
 use sqlx::{Connection, PgConnection};
 use store::advisory::{self, Lock};
-use store::checkpoint::{self, Checkpoint};
+use store::checkpoint::{self, Checkpoint, PARTITION};
 use store::partitions::{self, Partition};
 use store::projector_status::State;
 use store::{Schema, dead_letters::Reason, gaps, producers};
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Applied, apply_all};
-use crate::config::{PARTITION, WorkerConfig};
+use crate::config::WorkerConfig;
 use crate::dead_letters::{self, RetryError};
 use crate::error::{SessionError, chain};
 use crate::reading::{Batch, Read, Reading, continuity};

@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::PgPool;
+use store::checkpoint::PARTITION;
 use store::projector_status::{self, State};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-
-use crate::config::PARTITION;
 
 /// How often the worker says that it is still there.
 const HEARTBEAT: Duration = Duration::from_secs(5);

@@ -7,26 +7,30 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use events::{Body, Event, LimitThresholdCrossed, SOURCE_WORKER};
 use ledger::{Clock, IdSource, Meter, Month, UserId};
 use nats::{EncodedEvent, Publisher};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use store::summaries::Crossed;
-use store::thresholds::{Unrecorded, unrecorded};
+use store::thresholds::{Unrecorded, open_months, unrecorded};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 use crate::status::Status;
 
-/// More users than this are not remembered one by one: all are looked at.
-const MAX_USERS: usize = 10_000;
+/// More months of users than this are not remembered one by one: all are looked at.
+const MAX_MONTHS: usize = 10_000;
 /// How many crossings are published at a time.
 const PAGE: i64 = 1_000;
 /// How long signals are gathered.
 const GATHER: Duration = Duration::from_millis(200);
 /// How often all users are looked at, signal or not.
 const FULL_SCAN: Duration = Duration::from_mins(10);
+/// How long a closed month is still looked at with the open ones: a worker that was away at a month's end closes it
+/// before it has looked.
+const CLOSED_FOR: TimeDelta = TimeDelta::days(7);
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -37,14 +41,17 @@ pub(crate) struct Signal(Arc<Pending>);
 #[derive(Debug, Default)]
 struct Pending {
     /// `None`: all of them.
-    users: Mutex<Option<HashSet<UserId>>>,
+    months: Mutex<Option<HashSet<(UserId, Month)>>>,
     wake: Notify,
 }
 
 impl Signal {
     /// A signal that begins with a look at all users.
     pub(crate) fn new() -> Self {
-        Self::default()
+        let signal = Self::default();
+        // Without it the first look would be a whole interval away.
+        signal.0.wake.notify_one();
+        signal
     }
 
     /// These users' months reached a threshold.
@@ -52,24 +59,23 @@ impl Signal {
         if crossed.is_empty() {
             return;
         }
-        let mut users = self.0.users.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = users.as_mut() {
-            known.extend(crossed.into_iter().map(|crossed| crossed.user));
-            if known.len() > MAX_USERS {
-                *users = None;
+        let mut months = self.0.months.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = months.as_mut() {
+            known.extend(crossed.into_iter().map(|crossed| (crossed.user, crossed.month)));
+            if known.len() > MAX_MONTHS {
+                *months = None;
             }
         }
         self.0.wake.notify_one();
     }
 
     fn all(&self) {
-        *self.0.users.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.0.months.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Whom to look at; `None` is everybody.
-    fn take(&self) -> Option<Vec<UserId>> {
-        let mut users = self.0.users.lock().unwrap_or_else(PoisonError::into_inner);
-        users.replace(HashSet::new()).map(|users| users.into_iter().collect())
+    /// Whose months to look at; `None` is all of them.
+    fn take(&self) -> Option<HashSet<(UserId, Month)>> {
+        self.0.months.lock().unwrap_or_else(PoisonError::into_inner).replace(HashSet::new())
     }
 }
 
@@ -127,22 +133,22 @@ impl Reconciler {
     }
 
     async fn reconcile(&mut self) -> Result<(), ReconcileError> {
-        let users = self.signal.take();
-        let month = Month::of(self.clock.now());
+        let signalled = self.signal.take();
         // What is projected shows in the table from here on.
         let projected = self.status.seq();
         self.published.retain(|_, seq| *seq > projected);
         let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
-        let found = unrecorded(&mut conn, month, users.as_deref(), PAGE).await?;
+        let (found, more) = look(&mut conn, signalled, self.clock.now() - CLOSED_FOR).await?;
         drop(conn);
-        let more = i64::try_from(found.len()).is_ok_and(|found| found == PAGE);
-        let new: Vec<Unrecorded> =
-            found.into_iter().filter(|found| !self.published.contains_key(&key(month, found))).collect();
-        let events = new.iter().map(|crossing| self.event(month, crossing)).collect();
+        let new: Vec<(Month, Unrecorded)> = found
+            .into_iter()
+            .filter(|(month, found)| !self.published.contains_key(&key(*month, found)))
+            .collect();
+        let events = new.iter().map(|(month, crossing)| self.event(*month, crossing)).collect();
         if !new.is_empty() {
             let positions = self.publisher.publish_all(events).await?;
-            for (crossing, position) in new.iter().zip(positions) {
-                self.published.insert(key(month, crossing), position.seq);
+            for ((month, crossing), position) in new.iter().zip(positions) {
+                self.published.insert(key(*month, crossing), position.seq);
             }
         }
         if more {
@@ -166,6 +172,33 @@ impl Reconciler {
         events::encode(&event, &mut json);
         EncodedEvent::from(json)
     }
+}
+
+/// Crossings that no event tells of, and whether there may be more than these. A month that was closed long ago is
+/// looked at only when it was signalled: a call that comes so late is told of, and nobody searches old months for it.
+async fn look(
+    conn: &mut PgConnection,
+    signalled: Option<HashSet<(UserId, Month)>>,
+    closed_since: DateTime<Utc>,
+) -> Result<(Vec<(Month, Unrecorded)>, bool), store::Error> {
+    let mut months: HashMap<Month, Option<Vec<UserId>>> = HashMap::new();
+    match signalled {
+        None => months.extend(open_months(conn, closed_since).await?.into_iter().map(|month| (month, None))),
+        Some(signalled) => {
+            for (user, month) in signalled {
+                months.entry(month).or_default().get_or_insert_default().push(user);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for (month, users) in months {
+        let page = unrecorded(conn, month, users.as_deref(), PAGE).await?;
+        found.extend(page.into_iter().map(|crossing| (month, crossing)));
+        if i64::try_from(found.len()).is_ok_and(|found| found >= PAGE) {
+            return Ok((found, true));
+        }
+    }
+    Ok((found, false))
 }
 
 fn key(month: Month, crossing: &Unrecorded) -> Key {

@@ -10,6 +10,9 @@ use crate::{Error, Schema};
 /// The channel on which a transaction that moves the checkpoint says so; the payload is the sequence in decimal.
 pub const CHANNEL: &str = "ledger_projected";
 
+/// The one partition of the log, for now.
+pub const PARTITION: i16 = 0;
+
 /// The position up to which everything is projected.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checkpoint {

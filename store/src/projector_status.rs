@@ -85,8 +85,12 @@ pub async fn forget(conn: &mut PgConnection, partition: i16, instance: Uuid) -> 
     Ok(())
 }
 
+/// A worker says something every five seconds; one that was silent for so long is gone.
+pub const SILENCE_MS: u64 = 15_000;
+
 /// The worker that matters: the active one if there is any, else the one heard of last.
 pub async fn read(conn: &mut PgConnection, partition: i16) -> Result<Option<Status>, Error> {
+    // The interval is that of `SILENCE_MS`; a checked query is a literal.
     let row = sqlx::query!(
         r#"SELECT instance, state, reason, seq,
                   (1000 * EXTRACT(EPOCH FROM clock_timestamp() - heartbeat_at))::bigint AS "age_ms!"

@@ -87,6 +87,18 @@ pub struct Unrecorded {
     pub limit: u64,
 }
 
+/// Months that somebody used and that are not closed, or were closed after `closed_since` only.
+pub async fn open_months(conn: &mut PgConnection, closed_since: DateTime<Utc>) -> Result<Vec<Month>, Error> {
+    let months: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT s.month_year FROM monthly_usage_summary s
+         WHERE NOT EXISTS (SELECT FROM closed_periods p WHERE p.month_year = s.month_year AND p.closed_at <= $1)",
+    )
+    .bind(closed_since)
+    .fetch_all(conn)
+    .await?;
+    Ok(months.iter().filter_map(|text| text.parse().ok()).collect())
+}
+
 /// The month's unrecorded crossings: of these users, or of all when `users` is `None`; at most `max` of them.
 pub async fn unrecorded(
     conn: &mut PgConnection,

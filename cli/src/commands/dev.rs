@@ -168,8 +168,13 @@ async fn asks_ready(address: SocketAddr) -> std::io::Result<bool> {
     Ok(answer.starts_with(b"HTTP/1.1 200"))
 }
 
+/// As it was called: it need not be on the PATH.
+fn program() -> String {
+    std::env::args_os().next().map_or_else(|| "usage-ledger".to_owned(), |path| path.display().to_string())
+}
+
 fn announce(api_url: &str, env_file: &Path) {
-    let env_file = env_file.display();
+    let (env_file, program) = (env_file.display(), program());
     eprintln!(
         "
 usage-ledger is ready at {api_url} (documentation: {api_url}/docs)
@@ -178,7 +183,7 @@ usage-ledger is ready at {api_url} (documentation: {api_url}/docs)
   A first call:   curl -i -H \"Authorization: Bearer $ADMIN_TOKEN\" -H 'X-Forwarded-Uri: /api/analyze' -H \
          'X-Forwarded-Method: GET' $API_URL/api/forward-auth
   What it cost:   curl -H \"Authorization: Bearer $ADMIN_TOKEN\" $API_URL/api/usage/stats
-  A user's token: usage-ledger token --user alice
+  A user's token: {program} token --user alice
 
 Stop with Ctrl-C; the data stays.
 "
@@ -186,13 +191,13 @@ Stop with Ctrl-C; the data stays.
 }
 
 fn announce_servers(env_file: &Path) {
-    let env_file = env_file.display();
+    let (env_file, program) = (env_file.display(), program());
     eprintln!(
         "
 PostgreSQL and nats-server are ready.
 
-  In two shells:  set -a; . {env_file}; set +a; usage-ledger worker
-                  set -a; . {env_file}; set +a; usage-ledger api
+  In two shells:  set -a; . {env_file}; set +a; {program} worker
+                  set -a; . {env_file}; set +a; {program} api
 
 Stop with Ctrl-C; the data stays.
 "

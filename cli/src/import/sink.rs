@@ -12,13 +12,14 @@ use ledger::{Clock, IdSource, Rules, UserId, UserRef};
 use nats::{Connection, Publisher, PublisherConfig};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
+use store::checkpoint::PARTITION;
+use store::projector_status::SILENCE_MS;
 use uuid::Uuid;
 
 use super::read::Numbered;
+
 use crate::config::Settings;
 
-/// The one partition of the log, for now.
-const PARTITION: i16 = 0;
 /// One for the look-ups, one for the wait at the end.
 const DATABASE_CONNECTIONS: u32 = 2;
 /// How long a batch is tried again while log or database are away.
@@ -29,8 +30,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// How often the projection is asked how far it is.
 const POLL_EVERY: Duration = Duration::from_millis(50);
-/// A worker that was silent for so long is gone: it says something every five seconds.
-const WORKER_SILENT_MS: u64 = 15_000;
 /// How long a projection may stand still before nobody waits for it any more.
 const STANDSTILL: Duration = Duration::from_secs(30);
 
@@ -144,7 +143,7 @@ impl Sink {
                 furthest = (reached, Instant::now());
             }
             let worker = store::projector_status::read(&mut conn, PARTITION).await?;
-            let Some(worker) = worker.filter(|worker| worker.age_ms < WORKER_SILENT_MS) else {
+            let Some(worker) = worker.filter(|worker| worker.age_ms < SILENCE_MS) else {
                 return Ok(Projected::NoWorker);
             };
             if furthest.1.elapsed() > STANDSTILL || worker.state == store::projector_status::State::Stopped {

@@ -1,12 +1,11 @@
 //! Filling `ledger_next` with the code that the projector runs.
 
 use sqlx::PgConnection;
-use store::checkpoint::{self, Checkpoint};
+use store::checkpoint::{self, Checkpoint, PARTITION};
 use store::{Schema, next_schema};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::config::PARTITION;
 use crate::projector::Applier;
 use crate::reading::{Batch, continuity};
 use crate::standing::Standing;

@@ -15,10 +15,10 @@ use std::time::Duration;
 use nats::{Log, LogError, Stop};
 use sqlx::{Connection, PgConnection};
 use store::advisory::{self, Lock};
+use store::checkpoint::{self, PARTITION};
 use store::compare::Difference;
-use store::{Schema, checkpoint, next_schema};
+use store::{Schema, next_schema};
 
-use crate::config::PARTITION;
 use crate::standing::Standing;
 
 pub(crate) use ahead::Ahead;

@@ -6,11 +6,11 @@ use chrono::{DateTime, Utc};
 use ledger::UserId;
 use nats::Continuity;
 use sqlx::{Connection, PgConnection};
+use store::checkpoint::{self, PARTITION};
 use store::completions::{self, Completion};
-use store::{Position, checkpoint, dead_letters, recount};
+use store::{Position, dead_letters, recount};
 use tokio::sync::mpsc;
 
-use crate::config::PARTITION;
 use crate::reading::accepted_gaps;
 
 use super::ahead::Ahead;

@@ -5,7 +5,7 @@ use events::{Body, CallCompleted, Event, SOURCE_API};
 use ledger::Category::{Analyze, Other};
 use ledger::Month;
 
-use crate::support::{TestLedger, call, minutes, plan, reset};
+use crate::support::{TestLedger, call, minutes, plan, reported, reset};
 
 const SUMMARY: &str = "SELECT concat_ws(' ', total_calls, analyze_calls, monthly_api_limit, analyze_limit)
                        FROM monthly_usage_summary";
@@ -129,6 +129,34 @@ async fn thresholds_are_told_once_and_again_after_a_reset() -> Result<()> {
     rest.units = 9;
     ledger.publish(&[ledger.own_call(user, rest)]).await;
     ledger.until(crossings, "analyze 80").await;
+    worker.stop().await;
+    Ok(())
+}
+
+/// A call of the month before comes late; one of the next came early, and the worker died before it told of it.
+#[tokio::test]
+async fn thresholds_of_other_months_than_the_present_are_told() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let user = ledger.user();
+    let now = Month::of(ledger.env.clock.now());
+    let mut big = call(Analyze);
+    big.units = 8;
+    let crossings =
+        "SELECT string_agg(month_year || ' ' || meter || ' ' || threshold_percent, ', ' ORDER BY month_year)
+                     FROM limit_thresholds";
+    ledger.publish(&[reported(user, "late", now.prev().start() + minutes(5), big.clone())]).await;
+    ledger.until(crossings, &format!("{} analyze 80", now.prev())).await;
+    ledger.publish(&[reported(user, "early", now.next().start() + minutes(5), big)]).await;
+    let both = format!("{} analyze 80, {} analyze 80", now.prev(), now.next());
+    ledger.until(crossings, &both).await;
+    worker.stop().await;
+    sqlx::query("DELETE FROM limit_thresholds WHERE month_year = $1")
+        .bind(now.next().to_string())
+        .execute(ledger.env.pool())
+        .await?;
+    let worker = ledger.spawn_worker();
+    ledger.until(crossings, &both).await;
     worker.stop().await;
     Ok(())
 }
