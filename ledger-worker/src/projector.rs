@@ -87,8 +87,7 @@ impl Applier {
         conn: &mut PgConnection,
         batch: &mut Batch,
     ) -> Result<(), store::Error> {
-        let missing: Vec<Month> =
-            batch.months.difference(&self.attached).copied().collect();
+        let missing: Vec<Month> = batch.months.difference(&self.attached).copied().collect();
         for month in missing {
             match partitions::ensure(conn, month).await? {
                 Partition::Attached => {
