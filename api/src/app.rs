@@ -28,6 +28,9 @@ use crate::throttle::Throttle;
 use crate::users::Users;
 use crate::watermark::{self, Watermark};
 
+/// How long connections to PostgreSQL are given to end.
+const GOODBYE: Duration = Duration::from_secs(5);
+
 /// Why the api could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -80,7 +83,8 @@ impl AppHandle {
         self.tasks.wait().await;
         self.state.publisher().close().await;
         self.state.limits().release_lock().await;
-        self.state.pool().close().await;
+        // A connection that died without a word is not waited for. PostgreSQL needs no goodbye.
+        let _ = tokio::time::timeout(GOODBYE, self.state.pool().close()).await;
     }
 }
 

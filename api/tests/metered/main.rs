@@ -11,4 +11,5 @@ mod nginx;
 mod outage;
 mod outcome;
 mod paths;
+mod suspension;
 mod world;
