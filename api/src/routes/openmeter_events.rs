@@ -39,6 +39,7 @@ async fn openmeter_events(
     take_in(&state, &caller, request, Profile::OpenMeter, answer).await
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the other answer puts the receipt into its body")]
 fn answer(state: &AppState, receipt: Receipt) -> Response {
     let items = receipt.items();
     if receipt.count(Outcome::Rejected) > 0 {
