@@ -31,13 +31,13 @@ pub(crate) async fn measure(machine: &Machine, users: &Users, report: &mut Repor
     let api = start_api(machine, &address).await?;
     let worker = machine.run(&["worker"])?;
     let mut probe = Probe::connect(machine).await?;
-    let before = probe.wait_until_projected(Duration::from_secs(60)).await?;
+    let before = probe.wait_until_projected(Duration::from_mins(1)).await?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let sampler = tokio::spawn(sample_lag(Probe::connect(machine).await?, Arc::clone(&stop)));
     let start = Instant::now();
     let accepted = send(&address, machine.variable("ADMIN_TOKEN")?, users).await?;
-    let after = probe.wait_until_projected(Duration::from_secs(60)).await?;
+    let after = probe.wait_until_projected(Duration::from_mins(1)).await?;
     let elapsed = start.elapsed();
     stop.store(true, Ordering::Relaxed);
     let lag_us = sampler.await??;

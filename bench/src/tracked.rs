@@ -68,8 +68,7 @@ impl Users {
         .execute(&mut connection)
         .await?;
         let key = EncodingKey::from_secret(machine.variable("JWT_SECRET")?.as_bytes());
-        let exp = chrono::DateTime::from(std::time::SystemTime::now()) + chrono::Duration::hours(12);
-        let exp = chrono::DateTime::<chrono::Utc>::timestamp(&exp);
+        let exp = (ledger::Clock::system().now() + chrono::Duration::hours(12)).timestamp();
         let mint = |&sub: &Uuid| jsonwebtoken::encode(&Header::default(), &Claims { sub, exp }, &key);
         let tokens = ids.iter().map(mint).collect::<Result<_, _>>().context("minting a token")?;
         Ok(Self { ids, tokens })
@@ -111,10 +110,10 @@ pub(crate) async fn measure(machine: &Machine, users: &Users, report: &mut Repor
 
     let mut probe = Probe::connect(machine).await?;
     let worker = machine.run(&["worker"])?;
-    probe.wait_until_projected(Duration::from_secs(120)).await?;
+    probe.wait_until_projected(Duration::from_mins(2)).await?;
     let spread = run_all(&address, &users.spread("/api/forward-auth"), 204).await?;
     let lag = Instant::now();
-    probe.wait_until_projected(Duration::from_secs(60)).await?;
+    probe.wait_until_projected(Duration::from_mins(1)).await?;
     report.hold("tracked_lag_at_end_s", lag.elapsed().as_secs_f64(), Target::AtMost(1.0));
     add(report, &["projected_1", "projected_64", "projected_256"], &spread);
     let hot = one(&address, &users.hot("/api/forward-auth"), 64, 204).await?;

@@ -70,7 +70,7 @@ impl World {
         let mut log = nats::Connection::new(self.env.nats_url(), self.env.stream_name().parse().unwrap());
         log.monitor_url = Some(self.env.monitor_url().to_owned());
         let config = ledger_worker::WorkerConfig::new(self.env.database_url(), log, self.env.clock.clone());
-        let running = ledger_worker::run(config, shutdown.clone());
+        let running = Box::pin(ledger_worker::run(config, shutdown.clone()));
         tokio::spawn(async move { running.await.unwrap() });
         shutdown.drop_guard()
     }

@@ -73,17 +73,14 @@ async fn list(settings: &Settings) -> Result<ExitCode> {
 async fn retry(retry: &Retry, settings: &Settings) -> Result<ExitCode> {
     let mut conn = store::connect(settings.database_url()?, Schema::Live).await?;
     let log = nats::connect(&settings.nats("usage-ledger dead-letters")?).await?;
-    let (applied, still_dead) = match (retry.seq, retry.idx) {
-        (Some(seq), Some(idx)) => {
-            match dead_letters::retry_one(&mut conn, &log, Position { seq, idx }).await? {
-                Some(applied) => (u64::from(applied), u64::from(!applied)),
-                None => bail!("there is no dead letter at --seq {seq} --idx {idx}"),
-            }
+    let (applied, still_dead) = if let (Some(seq), Some(idx)) = (retry.seq, retry.idx) {
+        match dead_letters::retry_one(&mut conn, &log, Position { seq, idx }).await? {
+            Some(applied) => (u64::from(applied), u64::from(!applied)),
+            None => bail!("there is no dead letter at --seq {seq} --idx {idx}"),
         }
-        _ => {
-            let report = dead_letters::retry_all(&mut conn, &log, None).await?;
-            (report.applied, report.still_dead)
-        }
+    } else {
+        let report = dead_letters::retry_all(&mut conn, &log, None).await?;
+        (report.applied, report.still_dead)
     };
     println!("applied {applied}, still dead {still_dead}");
     Ok(if still_dead == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

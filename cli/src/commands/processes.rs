@@ -29,7 +29,8 @@ impl Processes {
         let api_token = api_shutdown.clone();
         let api_task = tokio::spawn(async move { Ok(api::run(api, api_token).await?) });
         let worker_token = worker_shutdown.clone();
-        let worker_task = tokio::spawn(async move { Ok(ledger_worker::run(worker, worker_token).await?) });
+        let worker_task =
+            tokio::spawn(async move { Ok(Box::pin(ledger_worker::run(worker, worker_token)).await?) });
         Ok(Self {
             api: Part { name: "api", shutdown: api_shutdown, task: Some(api_task) },
             worker: Part { name: "worker", shutdown: worker_shutdown, task: Some(worker_task) },

@@ -15,6 +15,7 @@ use crate::progress::Bar;
 ///
 /// Exit code 0 when it came to its end, 1 when it did not, or when a dry run found differences.
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Arguments {
     /// Only these, counted in memory: quick, for figures that are wrong while the calls are right
     #[arg(long, value_enum, conflicts_with_all = ["hold", "swap", "drop"])]

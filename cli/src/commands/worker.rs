@@ -25,6 +25,6 @@ pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> Result<Exi
         exporter.install().with_context(|| format!("METRICS_ADDR: cannot listen on {address}"))?;
     }
     let shutdown = shutdown::on_signals().context("cannot listen for signals")?;
-    ledger_worker::run(config, shutdown).await?;
+    Box::pin(ledger_worker::run(config, shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }
