@@ -29,6 +29,46 @@ const WRONG: &[(&str, &str)] = &[
     ("17", ""),
 ];
 
+/// The other endpoints that take a JSON object: method, path, a good body, and what is wrong with a NUL in its text:
+/// status, code, and the pointer, or none where a path has a refusal of its own.
+const OTHERS: &[(&str, &str, &str, &str, (u16, &str, Option<&str>))] = &[
+    (
+        "POST",
+        "/api/usage/check",
+        r#"{"endpoint": "/x"}"#,
+        r#"{"endpoint": "/x\u0000"}"#,
+        (400, "malformed_uri", None),
+    ),
+    (
+        "POST",
+        "/api/usage/calls/0198e9a6-58a5-7cc3-9f0b-0123456789ab/outcome",
+        r#"{"status_code": 200}"#,
+        r#"{"status_code": "200\u0000"}"#,
+        (422, "validation_failed", Some("/status_code")),
+    ),
+    (
+        "POST",
+        "/api/usage/reset",
+        r#"{"reason": "x"}"#,
+        r#"{"reason": "a\u0000b"}"#,
+        (422, "validation_failed", Some("/reason")),
+    ),
+    (
+        "POST",
+        "/api/usage/upgrade",
+        r#"{"plan": "pro"}"#,
+        r#"{"plan": "pro\u0000"}"#,
+        (422, "validation_failed", Some("/plan")),
+    ),
+    (
+        "PUT",
+        "/api/users/victim/plan",
+        r#"{"plan": "pro"}"#,
+        r#"{"plan": "pro", "source_event_id": "a\u0000b"}"#,
+        (422, "validation_failed", Some("/source_event_id")),
+    ),
+];
+
 /// Bodies that are no JSON at all.
 const MALFORMED: &[&[u8]] =
     &[b"", b"{", b"{\"name\": \"x\"", b"{'name': 1}", b"{\"name\": \"\xff\xfe\"}", b"{} {}", b"nul", b"\x00"];
@@ -52,6 +92,34 @@ async fn a_wrong_field_is_named() -> Result<()> {
     }
     let users = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM users WHERE external_id = 'victim'");
     assert_eq!(users.fetch_one(api.env.pool()).await?, 0, "nothing was stored");
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_endpoint_that_takes_json_refuses_what_it_cannot_read() -> Result<()> {
+    let api = Api::start().await?;
+    let admin = api.client("operator", testkit::Role::Admin)?;
+    api.service()?.put("/api/users/victim").json(&json!({})).send().await?.expect(201)?;
+    for (method, path, good, nul, (status, code, pointer)) in OTHERS {
+        let send = |kind: &'static str, body: Vec<u8>| {
+            let method = method.parse().expect("a method");
+            admin.request(method, path).body(kind, body).send()
+        };
+        let json = |body: Vec<u8>| send("application/json", body);
+        let invalid_utf8 = [b"{\"\xff\": 1}".as_slice(), b"{\"\xed\xa0\x80\": 1}"];
+        let cut = &good.as_bytes()[..good.len() - 1];
+        for body in [b"".as_slice(), b"{", b"nul", b"\x00", cut].into_iter().chain(invalid_utf8) {
+            assert_problem(&json(body.to_vec()).await?, 400, "malformed_json");
+        }
+        assert_problem(&send("text/plain", good.as_bytes().to_vec()).await?, 415, "unsupported_media_type");
+        let large = format!("{}{good}", " ".repeat(2 * 1024 * 1024));
+        assert_problem(&json(large.into()).await?, 413, "too_large");
+        let unknown = good.replacen('{', r#"{"unknown": 1, "#, 1);
+        let problem = assert_problem(&json(unknown.into()).await?, 422, "validation_failed");
+        assert_eq!(named(&problem), ["/unknown"], "{path}");
+        let problem = assert_problem(&json(nul.as_bytes().to_vec()).await?, *status, code);
+        assert_eq!(named(&problem), pointer.iter().copied().collect::<Vec<_>>(), "{path}");
+    }
     Ok(())
 }
 

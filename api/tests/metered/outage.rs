@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ledger_worker::WorkerConfig;
 use nats::{Connection, StreamName};
-use serde_json::json;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
 use testkit::{Answer, Client, Database, Env, PrivateServers, Role, wait_until};
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +59,12 @@ impl Outage {
         Ok(units.bind(subject).fetch_one(&pool).await?)
     }
 
+    /// Stops (SIGSTOP) or continues (SIGCONT) the nats-server's process: its connections stay, it does nothing.
+    fn signal_nats(&self, signal: Signal) -> Result<()> {
+        let pid = self.servers.nats.pid().context("nats-server runs")?;
+        Ok(kill(Pid::from_raw(pid.try_into()?), signal)?)
+    }
+
     async fn stop(self) -> Result<()> {
         self.worker.cancel();
         self.api.stop().await
@@ -72,6 +80,12 @@ async fn status(client: &Client, path: &str) -> u16 {
     call(client, path).await.map_or(0, |answer| answer.status.as_u16())
 }
 
+/// What `/readyz` answers.
+async fn readiness(client: &Client) -> (u16, Value) {
+    let answer = client.get("/readyz").send().await.expect("an answer");
+    (answer.status.as_u16(), answer.json().expect("a report"))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_database_nothing_is_admitted_and_then_it_is_again() -> Result<()> {
     let outage = Outage::start(&[]).await?;
@@ -83,6 +97,12 @@ async fn without_the_database_nothing_is_admitted_and_then_it_is_again() -> Resu
     wait_until(PATIENCE, || async { status(&user, "/api/analyze").await == 503 }).await;
     let answer = call(&user, "/api/analyze").await?.expect(503)?;
     assert!(answer.header("retry-after").is_some());
+    wait_until(PATIENCE, || async { readiness(&user).await.0 == 503 }).await;
+    let (_, report) = readiness(&user).await;
+    let away = json!({"status": "away", "reason": "PostgreSQL does not answer"});
+    assert_eq!((&report["status"], &report["database"]), (&json!("unavailable"), &away));
+    assert_eq!((&report["log"]["status"], &report["projector"]["state"]), (&json!("ok"), &json!("unknown")));
+    assert_eq!(report["limits"], json!({"status": "unready", "reason": "the database is away"}));
     let event = json!({"id": "1", "data": {"endpoint": "/api/x"}});
     user.post("/api/usage/events").json(&event).send().await?.expect(503)?;
     user.post("/api/usage/check").json(&json!({"endpoint": "/api/x"})).send().await?.expect(503)?;
@@ -95,6 +115,7 @@ async fn without_the_database_nothing_is_admitted_and_then_it_is_again() -> Resu
     }
     assert!(admitted <= 6, "{admitted} more of the six that were left");
     assert_eq!(outage.analyses("patient").await?, 10);
+    wait_until(PATIENCE, || async { readiness(&user).await.0 == 200 }).await;
     outage.stop().await
 }
 
@@ -145,6 +166,9 @@ async fn without_the_log_calls_are_answered_503_and_recover() -> Result<()> {
     call(&user, "/api/analyze").await?.expect(204)?;
     outage.servers.nats.kill().await;
     wait_until(PATIENCE, || async { status(&user, "/api/analyze").await == 503 }).await;
+    wait_until(PATIENCE, || async { readiness(&user).await.0 == 503 }).await;
+    let (_, report) = readiness(&user).await;
+    assert_eq!((&report["log"]["status"], &report["database"]["status"]), (&json!("away"), &json!("ok")));
     let event = json!({"id": "1", "data": {"endpoint": "/api/x"}});
     let answer = user.post("/api/usage/events").json(&event).send().await?.expect(503)?;
     assert!(answer.header("retry-after").is_some());
@@ -160,4 +184,50 @@ async fn without_the_log_calls_are_answered_503_and_recover() -> Result<()> {
     let counted = outage.analyses("steady").await?;
     assert!(counted <= 10 && counted >= answered, "{counted} counted, {answered} answered");
     outage.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_answers_the_calls_that_wait_for_the_log_and_all_of_them_are_in_it() -> Result<()> {
+    const WAITING: u64 = 30;
+    let outage = Outage::start(&[]).await?;
+    let user = outage.user("leaving")?;
+    call(&user, "/api/other").await?.expect(204)?;
+
+    outage.signal_nats(Signal::SIGSTOP)?;
+    let waiting: Vec<_> = (0..WAITING)
+        .map(|_| {
+            let user = user.clone();
+            tokio::spawn(async move { call(&user, "/api/other").await })
+        })
+        .collect();
+    // All of them are admitted, and none is on disk.
+    wait_until(PATIENCE, || async {
+        let check = user.post("/api/usage/check").json(&json!({"endpoint": "/api/other"})).send().await;
+        let body = check.and_then(|answer| answer.expect(200)?.json()).expect("a check");
+        body["used"] == WAITING + 1
+    })
+    .await;
+    outage.api.ask_to_stop();
+    // A client of its own, since a connection that is open may still be served.
+    wait_until(PATIENCE, || async {
+        Client::new(&outage.api.url).expect("a client").get("/healthz").send().await.is_err()
+    })
+    .await;
+    assert!(waiting.iter().all(|call| !call.is_finished()), "a call was answered that is not on disk");
+
+    outage.signal_nats(Signal::SIGCONT)?;
+    for answer in futures_util::future::try_join_all(waiting).await? {
+        answer?.expect(204)?;
+    }
+    let Outage { servers: _servers, database, api, worker, .. } = outage;
+    api.stop().await?;
+    let pool = database.pool().await?;
+    wait_until(PATIENCE, || async {
+        let rows = sqlx::query_scalar("SELECT count(*) FROM api_usage WHERE endpoint = '/api/other'");
+        let rows: i64 = rows.fetch_one(&pool).await.expect("a count");
+        rows.unsigned_abs() == WAITING + 1
+    })
+    .await;
+    worker.cancel();
+    Ok(())
 }

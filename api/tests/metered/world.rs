@@ -154,8 +154,14 @@ impl Api {
         Ok(Self { url, state: handle.state.clone(), handle, serving, shutdown })
     }
 
-    pub(crate) async fn stop(self) -> Result<()> {
+    /// What a signal does: no more requests are taken.
+    pub(crate) fn ask_to_stop(&self) {
         self.shutdown.cancel();
+    }
+
+    /// Asks, and waits for the end.
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.ask_to_stop();
         self.serving.await??;
         self.handle.shutdown().await;
         Ok(())
