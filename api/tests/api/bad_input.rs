@@ -29,9 +29,13 @@ const WRONG: &[(&str, &str)] = &[
     ("17", ""),
 ];
 
-/// The other endpoints that take a JSON object: method, path, a good body, and what is wrong with a NUL in its text:
-/// status, code, and the pointer, or none where a path has a refusal of its own.
-const OTHERS: &[(&str, &str, &str, &str, (u16, &str, Option<&str>))] = &[
+/// Method, path, a good body, one with a NUL in its text, and its refusal: status, code, and the pointer, or none where
+/// a path has a refusal of its own.
+type Refused =
+    (&'static str, &'static str, &'static str, &'static str, (u16, &'static str, Option<&'static str>));
+
+/// The other endpoints that take a JSON object.
+const OTHERS: &[Refused] = &[
     (
         "POST",
         "/api/usage/check",
