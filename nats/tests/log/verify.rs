@@ -1,6 +1,8 @@
 //! A server or stream that can lose acknowledged frames is refused, in one line that says what to do.
 
 use async_nats::jetstream::stream::Config;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::server::Server;
 
@@ -97,4 +99,45 @@ async fn a_wrong_login_or_address_is_one_line_without_the_password() {
         assert!(text.starts_with("cannot connect to NATS at nats://127.0.0.1:"), "{text}");
         assert!(!text.contains("hidden") && !text.contains('\n'), "{text}");
     }
+}
+
+/// Passes requests on to `monitor`, and makes the server a version older in every answer.
+async fn as_an_older_server(monitor: &str) -> String {
+    let upstream = monitor.trim_start_matches("http://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && client.read_exact(&mut byte).await.is_ok() {
+                head.push(byte[0]);
+            }
+            head.truncate(head.len().saturating_sub(2));
+            head.extend_from_slice(b"Connection: close\r\n\r\n");
+            let mut server = TcpStream::connect(&upstream).await.expect("the monitoring port is open");
+            server.write_all(&head).await.expect("it reads the request");
+            let mut answer = Vec::new();
+            server.read_to_end(&mut answer).await.expect("it answers");
+            let answer = String::from_utf8(answer).expect("JSON is UTF-8");
+            // Of the same length, as the answer's head says it.
+            let answer = answer.replace("\"version\": \"2.", "\"version\": \"1.");
+            // A client that is gone is no concern of this.
+            let _ = client.write_all(answer.as_bytes()).await;
+        }
+    });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn a_server_whose_fsync_may_fail_unseen_is_refused_by_its_version() {
+    let server = Server::start().await;
+    server.log("OLD").await;
+    let mut connection = server.connection("OLD");
+    let monitor = connection.monitor_url.take().expect("it monitors");
+    connection.monitor_url = Some(as_an_older_server(&monitor).await);
+    let log = nats::connect(&connection).await.expect("connecting");
+    let text = log.verify(false).await.expect_err("it must be refused").to_string();
+    assert!(text.contains("has version \"1.") && text.contains("install 2.14 or later"), "{text}");
+    assert!(!text.contains('\n') && !text.contains("cannot be checked"), "{text}");
+    assert_eq!(log.verify(true).await, Ok(()), "--allow-unsafe-log");
 }
