@@ -12,14 +12,12 @@ use utoipa::ToSchema;
 
 use crate::limits::Limits;
 use crate::problem::Chain;
-use crate::watermark::{PARTITION, Watermark};
+use crate::watermark::Watermark;
 
 /// A look is so old at most.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A dependency that does not answer in this time is away.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A worker says something every five seconds; one that was silent for so long is gone.
-const SILENCE_MS: u64 = 15_000;
 
 /// Looks at the dependencies. Cheap to clone.
 #[derive(Clone)]
@@ -174,8 +172,8 @@ impl Health {
     async fn look_at_database(&self) -> Result<Database, store::Error> {
         let mut conn = self.0.pool.acquire().await?;
         Ok(Database {
-            checkpoint: store::checkpoint::read(&mut conn, PARTITION).await?,
-            status: store::projector_status::read(&mut conn, PARTITION).await?,
+            checkpoint: store::checkpoint::read(&mut conn, store::checkpoint::PARTITION).await?,
+            status: store::projector_status::read(&mut conn, store::checkpoint::PARTITION).await?,
             dead_letters: store::ops::dead_letters(&mut conn).await?,
         })
     }
@@ -206,7 +204,9 @@ impl Health {
         let lag_frames = self.0.watermark.log_seq().saturating_sub(seq);
         let (state, reason) = match database {
             None => ("unknown", None),
-            Some(Database { status: Some(status), .. }) if status.age_ms <= SILENCE_MS => {
+            Some(Database { status: Some(status), .. })
+                if status.age_ms <= store::projector_status::SILENCE_MS =>
+            {
                 (status.state.as_str(), status.reason.clone())
             }
             Some(_) => ("absent", Some("no worker has said anything for 15 s".to_owned())),
@@ -230,10 +230,5 @@ fn gauges(report: &Report) {
     let number = |value: u64| value as f64;
     metrics::gauge!("ledger_projector_lag_events").set(number(report.projector.lag_events));
     metrics::gauge!("ledger_projector_lag_frames").set(number(report.projector.lag_frames));
-    let stopped = matches!(report.projector.state, "stopped" | "absent");
-    metrics::gauge!("ledger_projector_stopped").set(f64::from(u8::from(stopped)));
-    if let Some(count) = report.projector.dead_letters {
-        metrics::gauge!("ledger_dead_letters").set(number(count.unsigned_abs()));
-    }
     metrics::gauge!("ledger_ready").set(f64::from(u8::from(report.status == "ready")));
 }

@@ -22,8 +22,6 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// A database that stays away is reported this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
-/// There is one partition for now.
-pub(crate) const PARTITION: i16 = 0;
 
 /// Sequence of the last projected frame; 0 before the first, and before the first look at the database. It only rises,
 /// unless an operator rewound the projections. Cheap to clone.
@@ -172,7 +170,7 @@ async fn listen(pool: &PgPool, watermark: &Watermark, users: &Users) -> Result<(
                 let ping = store::checkpoint::ping_listener(&mut listener);
                 tokio::time::timeout(PING_TIMEOUT, ping).await.map_err(|_| silent())??;
                 let mut conn = pool.acquire().await?;
-                watermark.read(store::checkpoint::read(&mut conn, PARTITION).await?.seq);
+                watermark.read(store::checkpoint::read(&mut conn, store::checkpoint::PARTITION).await?.seq);
             }
         }
     }
