@@ -1,4 +1,4 @@
-use std::{fs, path::Path, thread};
+use std::{fs, path::Path, sync::mpsc, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use ledger::IdSource;
@@ -54,6 +54,9 @@ impl Database {
     }
 }
 
+/// How long a test waits for its database to be gone.
+const DROP_PATIENCE: Duration = Duration::from_secs(1);
+
 impl Drop for Database {
     fn drop(&mut self) {
         if thread::panicking() {
@@ -63,15 +66,24 @@ impl Drop for Database {
         let (admin_url, name) = (self.admin_url.clone(), self.name.clone());
         // A runtime of its own: the test's one cannot be waited for from here. A server that the test left dead has no
         // database to drop either.
-        let dropped = thread::spawn(move || -> Result<()> {
-            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-                let mut admin = PgConnection::connect(&admin_url).await?;
-                execute(&mut admin, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
-                Ok(admin.close().await?)
-            })
+        let (done, dropped) = mpsc::channel();
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+                runtime.block_on(async {
+                    let mut admin = PgConnection::connect(&admin_url).await?;
+                    execute(&mut admin, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
+                    Ok(admin.close().await?)
+                })
+            });
+            // Nobody listens any more once the test went on without it.
+            let _ = done.send(outcome);
         });
-        if !matches!(dropped.join(), Ok(Ok(()))) {
-            eprintln!("the database {} could not be dropped", self.name);
+        match dropped.recv_timeout(DROP_PATIENCE) {
+            Ok(Err(error)) => eprintln!("the database {} could not be dropped: {error:#}", self.name),
+            // A connection that the test left half open holds the drop up until the test's runtime is gone: the thread
+            // ends by itself then, and the servers end with the run.
+            Ok(Ok(())) | Err(_) => {}
         }
     }
 }
