@@ -41,6 +41,14 @@ impl Outage {
         tokio::spawn(ledger_worker::run(config, worker.clone()));
         let outage = Self { servers, database, env, api, worker };
         wait_until(PATIENCE, || async { outage.api.state.limits().readiness().is_ok() }).await;
+        // A worker that finds a server dead at its start refuses to; it is to be up before the first outage.
+        let pool = outage.database.pool().await?;
+        wait_until(PATIENCE, || async {
+            let mut connection = pool.acquire().await.expect("a connection");
+            let worker = store::projector_status::read(&mut connection, store::checkpoint::PARTITION).await;
+            worker.expect("a status").is_some()
+        })
+        .await;
         Ok(outage)
     }
 
@@ -50,7 +58,11 @@ impl Outage {
 
     async fn analyses(&self, subject: &str) -> Result<i64> {
         let last_seq = self.api.state.log().state().await?.last_seq;
-        anyhow::ensure!(self.api.state.watermark().wait_for(last_seq, PATIENCE).await, "not projected");
+        if !self.api.state.watermark().wait_for(last_seq, PATIENCE).await {
+            let mut connection = self.database.pool().await?.acquire().await?;
+            let worker = store::projector_status::read(&mut connection, store::checkpoint::PARTITION).await?;
+            anyhow::bail!("{last_seq} is not projected; the worker says {worker:?}");
+        }
         let pool = self.database.pool().await?;
         let units = sqlx::query_scalar(
             "SELECT COALESCE(sum(analyze_calls), 0)::bigint FROM monthly_usage_summary
