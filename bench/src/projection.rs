@@ -20,7 +20,7 @@ const EVENTS: usize = 2_000_000;
 const EVENTS_PER_FRAME: usize = 1_000;
 const USERS: usize = 1_000;
 /// The most events that the projector takes into one transaction; the baseline commits as many.
-const FRAMES_PER_COMMIT: usize = 20;
+const FRAMES_PER_COMMIT: usize = 10;
 const BOUND: Duration = Duration::from_mins(3);
 
 /// Measures everything of issue figures 3 and 4 on servers with nothing else in them.

@@ -32,7 +32,7 @@ impl WorkerConfig {
             log_replicas: 1,
             allow_unsafe_log: false,
             clock,
-            max_batch_events: 20_000,
+            max_batch_events: 10_000,
             close_grace: Duration::from_hours(1),
         }
     }

@@ -28,6 +28,8 @@ use crate::thresholds::Signal;
 const RECHECK: Duration = Duration::from_millis(500);
 /// The longest pause after an error.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// So many frames behind the last one read are a backlog; a few are on their way at any time.
+const BACKLOG_FRAMES: u64 = 100;
 /// The longest that frames gather before they are applied.
 const MAX_PACE: Duration = Duration::from_millis(100);
 
@@ -259,7 +261,7 @@ impl Projector {
                     match within("applying a batch", APPLY_WITHIN, applier.apply(conn, &mut batch)).await? {
                         Ok(done) => {
                             self.applied(applier.checkpoint(), &batch, done, state.last_seq);
-                            pause = self.pace(began.elapsed(), batch.parsed.events());
+                            pause = self.pace(began.elapsed(), &batch);
                         }
                         // A rebuild exchanged the tables, or somebody else is at work: the tables say where to go on.
                         Err(error @ store::Error::CheckpointMoved { .. }) => {
@@ -283,12 +285,16 @@ impl Projector {
     /// How long to let frames gather after a batch. What a transaction costs is mostly one upsert a user and table, and
     /// its own round trips: at a few dozen events each, the projector takes a core from those who are answering calls.
     /// A pause in proportion to the work leaves that core to them and lets the next batch share its upserts. A lone
-    /// event is still applied at once, a full batch is followed without a pause, and nobody waits longer than
-    /// [`MAX_PACE`].
-    fn pace(&self, busy: Duration, events: u64) -> Duration {
-        let is_behind =
-            usize::try_from(events).is_ok_and(|events| events >= self.config.max_batch_events / 4);
-        if is_behind { Duration::ZERO } else { (busy * 2).min(MAX_PACE) }
+    /// event is still applied at once, a full batch or a backlog is followed without a pause, and nobody waits longer
+    /// than [`MAX_PACE`].
+    fn pace(&self, busy: Duration, batch: &Batch) -> Duration {
+        let is_full = usize::try_from(batch.parsed.events())
+            .map_or(true, |events| events >= self.config.max_batch_events / 2);
+        if is_full || batch.backlog_frames > BACKLOG_FRAMES {
+            Duration::ZERO
+        } else {
+            (busy * 2).min(MAX_PACE)
+        }
     }
 
     /// Starts reading; dropping the set ends it.

@@ -29,6 +29,8 @@ pub struct Batch {
     pub frame_id: String,
     /// When that frame was stored.
     pub frame_time: Option<DateTime<Utc>>,
+    /// Frames that the stream held behind it when it was read.
+    pub backlog_frames: u64,
 }
 
 impl Batch {
@@ -147,12 +149,13 @@ impl Reading {
             return (self.idle().await, None);
         }
         self.tail = None;
+        let backlog_frames = self.reader.pending();
         let (apply, last, stop) = self.judge(frames);
         match (last, stop) {
             (Some(last), stop) => {
                 let prepared = tokio::task::spawn_blocking(move || Batch::of(&apply, &last)).await;
                 match prepared {
-                    Ok(batch) => (Read::Batch(Box::new(batch)), stop),
+                    Ok(batch) => (Read::Batch(Box::new(Batch { backlog_frames, ..batch })), stop),
                     // Only at shutdown, or if parsing panicked: then it is to be seen, not passed over.
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 }

@@ -35,7 +35,7 @@ impl Default for ReaderConfig {
     fn default() -> Self {
         Self {
             idle: Duration::from_secs(1),
-            pull_frames: 256,
+            pull_frames: 1_024,
             pull_bytes: 8 * 1024 * 1024,
             heartbeat: Duration::from_millis(500),
         }
@@ -75,6 +75,8 @@ pub struct Reader {
     confirmed_hole: Option<u64>,
     /// A running mean of the size of frames, in bytes.
     mean_frame_bytes: usize,
+    /// Frames that the stream held behind the last one when that was sent.
+    pending: u64,
 }
 
 /// One ephemeral consumer and what is under way from it.
@@ -114,6 +116,7 @@ impl Reader {
             held: None,
             confirmed_hole: None,
             mean_frame_bytes: 0,
+            pending: 0,
         }
     }
 
@@ -121,6 +124,12 @@ impl Reader {
     pub fn next_seq(&self) -> u64 {
         let waiting = self.batch.first().or(self.held.as_ref());
         waiting.map_or(self.next_seq, |frame| frame.seq)
+    }
+
+    /// How many frames the stream held behind the last one read when the server sent it: the backlog, without what is on
+    /// its way already.
+    pub fn pending(&self) -> u64 {
+        self.pending
     }
 
     /// The frames that are there, of at most `max_events` events together, or one frame. Empty when none came within
@@ -238,6 +247,7 @@ impl Reader {
             return Item::Broken("sequences are missing; they are asked for once more");
         }
         self.next_seq = place.seq + 1;
+        self.pending = place.pending;
         let bytes = message.length;
         self.mean_frame_bytes = (self.mean_frame_bytes * 7 + bytes) / 8;
         Item::Frame(RawFrame::new(place.seq, place.time, message.headers.as_ref(), message.payload))
@@ -348,6 +358,7 @@ struct Place {
     seq: u64,
     delivered: u64,
     time: DateTime<Utc>,
+    pending: u64,
 }
 
 impl Place {
@@ -359,7 +370,8 @@ impl Place {
             _ => return None,
         };
         let time = time_of(rest[2].parse().ok()?);
-        Some(Self { seq: rest[0].parse().ok()?, delivered: rest[1].parse().ok()?, time })
+        let pending = rest[3].parse().ok()?;
+        Some(Self { seq: rest[0].parse().ok()?, delivered: rest[1].parse().ok()?, time, pending })
     }
 }
 
