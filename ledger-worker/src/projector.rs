@@ -289,7 +289,7 @@ impl Projector {
     /// than [`MAX_PACE`].
     fn pace(&self, busy: Duration, batch: &Batch) -> Duration {
         let is_full = usize::try_from(batch.parsed.events())
-            .map_or(true, |events| events >= self.config.max_batch_events / 2);
+            .map_or(true, |events| events >= self.config.max_batch_events / 4);
         if is_full || batch.backlog_frames > BACKLOG_FRAMES {
             Duration::ZERO
         } else {
