@@ -17,7 +17,7 @@ use nix::{
     sys::signal::Signal,
     unistd::{User, geteuid},
 };
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+use sqlx::{Connection, Executor, PgConnection, postgres::PgConnectOptions};
 
 use crate::{
     StartError, binaries, data_dir, free_port, orphans,
@@ -126,8 +126,8 @@ impl Postgres {
             .map_err(StartError::Sql)?;
         if !exists {
             let quoted = database.replace('"', "\"\"");
-            let statement = AssertSqlSafe(format!("CREATE DATABASE \"{quoted}\""));
-            connection.execute(statement).await.map_err(StartError::Sql)?;
+            let statement = format!("CREATE DATABASE \"{quoted}\"");
+            connection.execute(statement.as_str()).await.map_err(StartError::Sql)?;
         }
         connection.close().await.map_err(StartError::Sql)
     }

@@ -1,7 +1,7 @@
 //! Which rows of two tables differ.
 
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{PgConnection};
 
 use crate::Error;
 
@@ -72,7 +72,7 @@ impl Comparison {
             limit = max_rows + 1,
         );
         let rows: Vec<(Value, Option<Value>, Option<Value>)> =
-            sqlx::query_as(AssertSqlSafe(query)).persistent(false).fetch_all(conn).await?;
+            sqlx::query_as(&query).persistent(false).fetch_all(conn).await?;
         if rows.is_empty() {
             return Ok(None);
         }

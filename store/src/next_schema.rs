@@ -4,7 +4,7 @@
 //! here. The names of schemas and tables are the catalog's own, quoted by PostgreSQL.
 
 use ledger::Month;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 
 use crate::position::seq_from_column;
 use crate::{Error, partitions};
@@ -111,7 +111,7 @@ pub async fn create(conn: &mut PgConnection) -> Result<(), Error> {
     // Definitions of views name what they read without the schema, which the path now decides.
     tx.execute("SET LOCAL search_path = ledger_next, public").await?;
     for step in steps {
-        tx.execute(sqlx::raw_sql(AssertSqlSafe(step))).await?;
+        tx.execute(sqlx::raw_sql(&step)).await?;
     }
     tx.execute(
         "INSERT INTO ledger_next.projection_checkpoint (partition, seq, frame_id, events)
@@ -119,9 +119,9 @@ pub async fn create(conn: &mut PgConnection) -> Result<(), Error> {
     )
     .await?;
     copy_seeds(&mut tx).await?;
-    tx.execute(sqlx::raw_sql(AssertSqlSafe(format!(
+    tx.execute(sqlx::raw_sql(&format!(
         "COMMENT ON SCHEMA ledger_next IS 'usage-ledger rebuild of tables at migration {version}'"
-    ))))
+    )))
     .await?;
     tx.commit().await?;
     Ok(())
@@ -180,7 +180,7 @@ pub async fn lock_out_readers(conn: &mut PgConnection, wait_ms: u32) -> Result<b
         "SET LOCAL lock_timeout = {wait_ms}; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE; SET LOCAL lock_timeout = 0",
         tables.unwrap_or_default()
     );
-    match conn.execute(sqlx::raw_sql(AssertSqlSafe(statements))).await {
+    match conn.execute(sqlx::raw_sql(&statements)).await {
         Ok(_) => Ok(true),
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => Ok(false),
         Err(error) => Err(error.into()),
@@ -194,9 +194,9 @@ pub async fn exchange(conn: &mut PgConnection) -> Result<(), Error> {
     copy_seeds(conn).await?;
     for month in months(conn, "ledger").await?.detached {
         let table = partitions::table(month);
-        conn.execute(sqlx::raw_sql(AssertSqlSafe(format!(
+        conn.execute(sqlx::raw_sql(&format!(
             "DROP TABLE IF EXISTS ledger_next.{table}; ALTER TABLE ledger.{table} SET SCHEMA ledger_next"
-        ))))
+        )))
         .await?;
     }
     conn.execute(sqlx::raw_sql(
@@ -229,7 +229,7 @@ pub async fn align_partitions(conn: &mut PgConnection) -> Result<(), Error> {
             } else {
                 String::new()
             };
-            conn.execute(sqlx::raw_sql(AssertSqlSafe(format!("DROP TABLE ledger_next.{table}; {keep}"))))
+            conn.execute(sqlx::raw_sql(&format!("DROP TABLE ledger_next.{table}; {keep}")))
                 .await?;
         }
     }
@@ -263,9 +263,9 @@ async fn months(conn: &mut PgConnection, schema: &str) -> Result<Months, Error> 
 
 async fn copy_seeds(conn: &mut PgConnection) -> Result<(), Error> {
     for table in SEEDED {
-        conn.execute(sqlx::raw_sql(AssertSqlSafe(format!(
+        conn.execute(sqlx::raw_sql(&format!(
             "DELETE FROM ledger_next.{table}; INSERT INTO ledger_next.{table} SELECT * FROM ledger.{table}"
-        ))))
+        )))
         .await?;
     }
     Ok(())

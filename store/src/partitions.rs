@@ -1,7 +1,7 @@
 //! The monthly partitions of `api_usage`.
 
 use ledger::Month;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 
 use crate::Error;
 
@@ -32,10 +32,10 @@ pub async fn ensure(conn: &mut PgConnection, month: Month) -> Result<Partition, 
     let found = find(&mut tx, &table).await?;
     if found.is_none() {
         let (from, to) = (month.start().to_rfc3339(), month.end().to_rfc3339());
-        tx.execute(sqlx::raw_sql(AssertSqlSafe(format!(
+        tx.execute(sqlx::raw_sql(&format!(
             "CREATE TABLE {table} (LIKE api_usage INCLUDING ALL);
              ALTER TABLE api_usage ATTACH PARTITION {table} FOR VALUES FROM ('{from}') TO ('{to}')"
-        ))))
+        )))
         .await?;
     }
     tx.commit().await?;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 use ledger::{Category, Month, UserId};
-use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use sqlx::{Executor, PgConnection};
 
 use crate::compare::Comparison;
 use crate::{Error, Position};
@@ -192,11 +192,11 @@ pub async fn replace(conn: &mut PgConnection) -> Result<(), Error> {
             .join(", ");
         let (t, e, excluded) = (prefixed("t", columns), prefixed("e", keys), prefixed("excluded", columns));
         let t_keys = prefixed("t", keys);
-        conn.execute(sqlx::raw_sql(AssertSqlSafe(format!(
+        conn.execute(sqlx::raw_sql(&format!(
             "DELETE FROM {table} t WHERE NOT EXISTS (SELECT FROM {expected} e WHERE ({e}) = ({t_keys}));
              INSERT INTO {table} AS t ({keys}, {columns}) SELECT {keys}, {columns} FROM {expected}
              ON CONFLICT ({keys}) DO UPDATE SET {set} WHERE ({t}) IS DISTINCT FROM ({excluded})"
-        ))))
+        )))
         .await?;
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use ledger::{Category, Month, UserId};
-use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use sqlx::{Executor, PgConnection};
 use uuid::Uuid;
 
 use crate::partitions;
@@ -130,10 +130,10 @@ pub async fn insert_new(
     .await?;
     copy_into(conn, "staged_usage", COLUMNS, &rows.0).await?;
     let table = partitions::table(month);
-    let keys = sqlx::query_as(AssertSqlSafe(format!(
+    let keys = sqlx::query_as(&format!(
         "INSERT INTO {table} ({COLUMNS}) SELECT {COLUMNS} FROM staged_usage ORDER BY log_seq, log_idx
          ON CONFLICT DO NOTHING RETURNING id, created_at"
-    )))
+    ))
     .fetch_all(conn)
     .await?;
     Ok(keys)

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use ledger::IdSource;
 use sha2::{Digest, Sha256};
 use sqlx::{
-    AssertSqlSafe, Connection, Executor, PgConnection,
+    Connection, Executor, PgConnection,
     postgres::{PgPool, PgPoolOptions},
 };
 
@@ -130,6 +130,6 @@ fn url_of(admin_url: &str, database: &str) -> Result<String> {
 }
 
 async fn execute(connection: &mut PgConnection, statement: String) -> Result<()> {
-    connection.execute(AssertSqlSafe(statement)).await?;
+    connection.execute(statement.as_str()).await?;
     Ok(())
 }

@@ -103,5 +103,5 @@ async fn roll_up(conn: &mut sqlx::PgConnection, user: UserId, table: &str, unit:
                 COALESCE(SUM(response_time_ms), 0), COUNT(response_time_ms)
          FROM api_usage WHERE user_id = $1 GROUP BY 1, 2, 3, 4"
     );
-    sqlx::query(sqlx::AssertSqlSafe(statement)).bind(user.get()).execute(conn).await.unwrap();
+    sqlx::query(&statement).bind(user.get()).execute(conn).await.unwrap();
 }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use ledger::{Clock, IdSource};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use testkit::{Database, PrivateServers, Role, wait_until};
 
 use crate::{
@@ -97,7 +97,7 @@ async fn encrypt(dir: &DataDir, admin_url: &str) -> Result<PathBuf> {
     let files = [("ssl_cert_file", &certificate), ("ssl_key_file", &key)];
     let files = files.map(|(name, path)| (name, path.display().to_string()));
     for (name, value) in files.into_iter().chain([on]) {
-        admin.execute(AssertSqlSafe(format!("ALTER SYSTEM SET {name} = '{value}'"))).await?;
+        admin.execute(format!("ALTER SYSTEM SET {name} = '{value}'").as_str()).await?;
     }
     admin.execute("SELECT pg_reload_conf()").await?;
     admin.close().await?;

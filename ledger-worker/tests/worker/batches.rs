@@ -12,7 +12,7 @@ use ledger_worker::{Applier, Batch};
 use nats::{FrameHeader, RawFrame};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
 use store::checkpoint::Checkpoint;
 use store::{Schema, connect, dead_letters};
 use testkit::Env;
@@ -164,7 +164,7 @@ fn frames(ops: &[Op], unknown: impl Fn(usize) -> bool) -> Vec<RawFrame> {
 }
 
 async fn project(conn: &mut PgConnection, frames: &[RawFrame], cuts: &[Range<usize>]) -> Vec<String> {
-    sqlx::query(AssertSqlSafe(format!("TRUNCATE {}", TABLES[..12].join(", "))))
+    sqlx::query(&format!("TRUNCATE {}", TABLES[..12].join(", ")))
         .execute(&mut *conn)
         .await
         .unwrap();
@@ -183,7 +183,7 @@ async fn dump(conn: &mut PgConnection) -> Vec<String> {
     for table in TABLES {
         let query =
             format!("SELECT COALESCE(string_agg(t::text, E'\\n' ORDER BY t::text), '') FROM {table} t");
-        let text: String = sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&mut *conn).await.unwrap();
+        let text: String = sqlx::query_scalar(&query).fetch_one(&mut *conn).await.unwrap();
         dump.push(format!("{table}:\n{text}"));
     }
     dump

@@ -113,7 +113,7 @@ async fn people_with_psql_see_the_same_figures() -> Result<()> {
     assert_eq!(ledger.text(all).await, "free 0 50 10 0.0 a@b, free 44 6 0 88.0 a@b");
     let mut conn = sqlx::PgConnection::connect(ledger.env.database_url()).await?;
     let stats = format!("SELECT * FROM get_user_usage_stats('{busy}')");
-    let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(stats)).fetch_all(&mut conn).await?;
+    let rows = sqlx::raw_sql(&stats).fetch_all(&mut conn).await?;
     assert_eq!((rows.len(), rows[0].len()), (1, 13));
     let near = sqlx::raw_sql("SELECT * FROM user_usage_overview WHERE usage_percentage >= 80;")
         .fetch_all(&mut conn)
