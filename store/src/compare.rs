@@ -1,7 +1,7 @@
 //! Which rows of two tables differ.
 
 use serde_json::Value;
-use sqlx::{PgConnection};
+use sqlx::PgConnection;
 
 use crate::Error;
 

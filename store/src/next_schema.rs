@@ -229,8 +229,7 @@ pub async fn align_partitions(conn: &mut PgConnection) -> Result<(), Error> {
             } else {
                 String::new()
             };
-            conn.execute(sqlx::raw_sql(&format!("DROP TABLE ledger_next.{table}; {keep}")))
-                .await?;
+            conn.execute(sqlx::raw_sql(&format!("DROP TABLE ledger_next.{table}; {keep}"))).await?;
         }
     }
     for month in live.attached.iter().filter(|month| !next.attached.contains(month)) {

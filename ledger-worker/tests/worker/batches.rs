@@ -164,10 +164,7 @@ fn frames(ops: &[Op], unknown: impl Fn(usize) -> bool) -> Vec<RawFrame> {
 }
 
 async fn project(conn: &mut PgConnection, frames: &[RawFrame], cuts: &[Range<usize>]) -> Vec<String> {
-    sqlx::query(&format!("TRUNCATE {}", TABLES[..12].join(", ")))
-        .execute(&mut *conn)
-        .await
-        .unwrap();
+    sqlx::query(&format!("TRUNCATE {}", TABLES[..12].join(", "))).execute(&mut *conn).await.unwrap();
     sqlx::query("UPDATE projection_checkpoint SET seq = 0, events = 0").execute(&mut *conn).await.unwrap();
     let mut applier = Applier::new(Schema::Live, 0, Checkpoint::default());
     for cut in cuts {
