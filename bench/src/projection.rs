@@ -118,7 +118,7 @@ async fn copy_rate(machine: &Machine, log: &Log) -> anyhow::Result<f64> {
     let mut connection = PgConnection::connect(machine.variable("DATABASE_URL")?).await?;
     let schema = "DROP SCHEMA IF EXISTS copy_alone CASCADE; CREATE SCHEMA copy_alone; SET search_path = copy_alone;
                   CREATE TABLE api_usage (LIKE ledger.api_usage INCLUDING ALL) PARTITION BY RANGE (created_at)";
-    sqlx::raw_sql(&schema).execute(&mut connection).await?;
+    sqlx::raw_sql(schema).execute(&mut connection).await?;
     let (mut rows, mut elapsed) = (0, Duration::ZERO);
     let mut reader = Reader::open(log, 1, ReaderConfig::default());
     while rows < EVENTS {
