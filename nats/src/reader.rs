@@ -386,7 +386,7 @@ mod tests {
     #[test]
     fn places_are_read_in_both_forms() {
         let time = DateTime::from_timestamp_nanos(1_700_000_000_000_000_001);
-        let place = Some(Place { seq: 12, delivered: 3, time, pending: 0 });
+        let place = Some(Place { seq: 12, delivered: 3, time, pending: 7 });
         assert_eq!(Place::parse("$JS.ACK.LEDGER.c1.1.12.3.1700000000000000001.7"), place);
         assert_eq!(Place::parse("$JS.ACK.hub.AB12.LEDGER.c1.1.12.3.1700000000000000001.7"), place);
         assert_eq!(Place::parse("$JS.ACK.hub.AB12.LEDGER.c1.1.12.3.1700000000000000001.7.rnd"), place);
