@@ -15,7 +15,15 @@ use crate::StartError;
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a process that another thread is starting holds the file too until it runs its
+        // own program.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl DataDir {
@@ -37,7 +45,7 @@ impl DataDir {
                 .open(&lock_path)
                 .map_err(|source| StartError::io(format!("cannot write {}", lock_path.display()), source))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path, _lock: lock }),
+            Ok(()) => Ok(Self { path, lock }),
             Err(TryLockError::WouldBlock) => Err(StartError::InUse(path)),
             Err(TryLockError::Error(source)) => {
                 Err(StartError::io(format!("cannot lock {}", lock_path.display()), source))
