@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::serve::ListenerExt;
+use keys::{Keys, KeysError};
 use ledger::IdSource;
 use nats::{Log, Publisher, PublisherConfig};
 use secrecy::ExposeSecret;
@@ -37,6 +38,9 @@ pub enum ApiError {
     /// The database's address cannot be used.
     #[error("DATABASE_URL cannot be used")]
     Database(#[source] store::Error),
+    /// The encryption keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// NATS cannot be reached.
     #[error(transparent)]
     Connect(#[from] nats::ConnectError),
@@ -140,6 +144,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     let pool = store::pool(config.database_url.expose_secret(), config.database_connections)
         .map_err(ApiError::Database)?;
     Box::pin(store::check(config.database_url.expose_secret())).await.map_err(ApiError::Database)?;
+    let _keys = Keys::start(config.database_url.expose_secret(), &config.keys, &clock).await?;
     let log = open_log(&config.log).await?;
     let stream = log.state().await?;
     let publisher = {

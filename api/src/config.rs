@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use keys::KeyConfig;
 use ledger::{Clock, Rules};
 use nats::Connection;
 use secrecy::SecretString;
@@ -32,6 +33,8 @@ pub struct ApiConfig {
     pub metrics_addr: Option<SocketAddr>,
     /// `PUBLIC_URL`: how clients reach this service; the OpenAPI document names it.
     pub public_url: Option<Url>,
+    /// `ENCRYPTION_KEY`, `ENCRYPTION_KEY_ID`, `ENCRYPTION_KEY_PREVIOUS`.
+    pub keys: KeyConfig,
     /// `JWT_SECRET`, `JWT_SECRET_PREVIOUS`, `JWT_ISSUER`, `JWT_AUDIENCE`, `JWT_SUBJECT_CLAIM`.
     pub jwt: JwtSettings,
     /// `AUTO_PROVISION`: an unknown user in a valid credential or event gets an account.
@@ -128,6 +131,7 @@ impl ApiConfig {
                 .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
             metrics_addr: vars.parsed("METRICS_ADDR", "an address like 127.0.0.1:9090")?,
             public_url: vars.parsed("PUBLIC_URL", "an absolute URL")?,
+            keys: KeyConfig::read(&get),
             jwt: vars.jwt()?,
             auto_provision: vars.flag("AUTO_PROVISION")?,
             self_upgrade: vars.flag("SELF_UPGRADE")?,

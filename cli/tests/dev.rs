@@ -108,6 +108,7 @@ async fn serve_starts_its_nats_server_again_when_it_dies() -> Result<()> {
     let variables = [
         ("DATABASE_URL", env.database_url()),
         ("JWT_SECRET", testkit::JWT_SECRET),
+        ("ENCRYPTION_KEY", testkit::ENCRYPTION_KEY),
         ("LISTEN_ADDR", &address),
         ("AUTO_PROVISION", "true"),
     ];

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use keys::KeyConfig;
 use ledger::Clock;
 
 /// Settings of a worker.
@@ -11,6 +12,8 @@ pub struct WorkerConfig {
     pub database_url: String,
     /// Where the log is.
     pub nats: nats::Connection,
+    /// The root keys.
+    pub keys: KeyConfig,
     /// How many copies of the log are kept, when its stream has to be made.
     pub log_replicas: usize,
     /// Starts even if an acknowledgement of the log may not mean "on disk".
@@ -25,10 +28,16 @@ pub struct WorkerConfig {
 
 impl WorkerConfig {
     /// A worker between this log and this database, all else as it is best.
-    pub fn new(database_url: impl Into<String>, nats: nats::Connection, clock: Clock) -> Self {
+    pub fn new(
+        database_url: impl Into<String>,
+        nats: nats::Connection,
+        keys: KeyConfig,
+        clock: Clock,
+    ) -> Self {
         Self {
             database_url: database_url.into(),
             nats,
+            keys,
             log_replicas: 1,
             allow_unsafe_log: false,
             clock,

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Why a worker does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
+    /// The encryption keys can't be used.
+    #[error(transparent)]
+    Keys(#[from] keys::KeysError),
     /// The log can't be reached.
     #[error("the log cannot be reached")]
     Connect(#[from] nats::ConnectError),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use chrono::TimeDelta;
+use keys::Keys;
 use ledger::IdSource;
 use nats::{Publisher, PublisherConfig};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ const POOL_CONNECTIONS: u32 = 3;
 pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<(), WorkerError> {
     // Boxed: a connection being made is larger than all the rest.
     Box::pin(store::check(&config.database_url)).await?;
+    Keys::start(&config.database_url, &config.keys, &config.clock).await?;
     let log = nats::connect(&config.nats).await?;
     log.ensure_stream(config.log_replicas).await?;
     log.verify(config.allow_unsafe_log).await?;

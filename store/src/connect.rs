@@ -72,7 +72,7 @@ pub async fn check(database_url: &str) -> Result<(), Error> {
     };
     // Not checked at compile time: there may be no table yet.
     let found: Result<bool, _> =
-        sqlx::query_scalar("SELECT to_regclass('projection_checkpoint') IS NOT NULL")
+        sqlx::query_scalar("SELECT to_regclass('projection_checkpoint') IS NOT NULL AND to_regclass('public.encryption_keys') IS NOT NULL")
             .fetch_one(&mut conn)
             .await;
     match found {

@@ -59,8 +59,8 @@ pub enum Error {
     /// The server does not let us in: waiting does not help.
     #[error("the server refuses its login, its database's name or its sslmode")]
     Rejected(#[source] sqlx::Error),
-    /// The database is one without our tables.
-    #[error("the database has no tables of the ledger; run `usage-ledger migrate`")]
+    /// The database is one without our tables, or with those of an earlier version.
+    #[error("the database lacks tables of this version; run `usage-ledger migrate`")]
     NoTables,
     /// The tables could not be brought up to date.
     #[error("the database could not be migrated")]

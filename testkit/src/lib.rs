@@ -19,5 +19,5 @@ pub use env::Env;
 pub use http::{Answer, Client, Request};
 pub use private::PrivateServers;
 pub use servers::Servers;
-pub use token::{JWT_SECRET, Role, Token};
+pub use token::{ENCRYPTION_KEY, JWT_SECRET, Role, Token, keys};
 pub use wait::wait_until;

@@ -1,10 +1,19 @@
 use jsonwebtoken::{EncodingKey, Header};
+use keys::KeyConfig;
 use ledger::Clock;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 /// The `JWT_SECRET` of every api that tests start.
 pub const JWT_SECRET: &str = "a secret of tests, which is nowhere else";
+
+/// The `ENCRYPTION_KEY` of every process that tests start.
+pub const ENCRYPTION_KEY: &str = "5ec2e7000000000000000000000000000000000000000000000000000000c0de";
+
+/// The root keys of every process that tests start.
+pub fn keys() -> KeyConfig {
+    KeyConfig::read(&|name| (name == "ENCRYPTION_KEY").then(|| ENCRYPTION_KEY.to_owned()))
+}
 
 /// Who a token speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

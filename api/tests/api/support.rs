@@ -76,6 +76,7 @@ pub(crate) fn config(env: &Env) -> Result<ApiConfig> {
         "NATS_MONITOR_URL" => Some(env.monitor_url().to_owned()),
         "NATS_STREAM" => Some(env.stream_name().to_owned()),
         "JWT_SECRET" => Some(JWT_SECRET.to_owned()),
+        "ENCRYPTION_KEY" => Some(testkit::ENCRYPTION_KEY.to_owned()),
         "AUTO_PROVISION" | "SELF_UPGRADE" | "SELF_RESET" | "USER_INGEST" => Some("true".to_owned()),
         _ => None,
     };

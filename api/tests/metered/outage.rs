@@ -37,7 +37,7 @@ impl Outage {
         let mut connection = Connection::new(&nats_url, env.stream_name().parse::<StreamName>()?);
         connection.monitor_url = Some(monitor_url.clone());
         let worker = CancellationToken::new();
-        let config = WorkerConfig::new(database.url(), connection, env.clock.clone());
+        let config = WorkerConfig::new(database.url(), connection, testkit::keys(), env.clock.clone());
         tokio::spawn(ledger_worker::run(config, worker.clone()));
         let outage = Self { servers, database, env, api, worker };
         wait_until(PATIENCE, || async { outage.api.state.limits().readiness().is_ok() }).await;

@@ -58,8 +58,12 @@ impl World {
     }
 
     pub(crate) fn start_worker(&mut self) {
-        let config =
-            WorkerConfig::new(self.env.database_url(), self.env.connection(), self.env.clock.clone());
+        let config = WorkerConfig::new(
+            self.env.database_url(),
+            self.env.connection(),
+            testkit::keys(),
+            self.env.clock.clone(),
+        );
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(ledger_worker::run(config, shutdown.clone()));
         self.worker = Some(Worker { running, shutdown });
@@ -179,6 +183,7 @@ pub(crate) fn config(env: &Env, settings: &[(&str, &str)]) -> Result<ApiConfig> 
             "NATS_MONITOR_URL" => Some(env.monitor_url().to_owned()),
             "NATS_STREAM" => Some(env.stream_name().to_owned()),
             "JWT_SECRET" => Some(JWT_SECRET.to_owned()),
+            "ENCRYPTION_KEY" => Some(testkit::ENCRYPTION_KEY.to_owned()),
             "UPGRADE_URL" => Some("https://example.com/upgrade".to_owned()),
             "AUTO_PROVISION" | "SELF_UPGRADE" | "SELF_RESET" | "USER_INGEST" => Some("true".to_owned()),
             _ => None,

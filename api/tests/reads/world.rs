@@ -69,7 +69,12 @@ impl World {
         let shutdown = tokio_util::sync::CancellationToken::new();
         let mut log = nats::Connection::new(self.env.nats_url(), self.env.stream_name().parse().unwrap());
         log.monitor_url = Some(self.env.monitor_url().to_owned());
-        let config = ledger_worker::WorkerConfig::new(self.env.database_url(), log, self.env.clock.clone());
+        let config = ledger_worker::WorkerConfig::new(
+            self.env.database_url(),
+            log,
+            testkit::keys(),
+            self.env.clock.clone(),
+        );
         let running = Box::pin(ledger_worker::run(config, shutdown.clone()));
         tokio::spawn(async move { running.await.unwrap() });
         shutdown.drop_guard()
@@ -251,6 +256,7 @@ fn config(env: &Env, settings: &[(&str, &str)]) -> api::ApiConfig {
             "NATS_MONITOR_URL" => env.monitor_url(),
             "NATS_STREAM" => env.stream_name(),
             "JWT_SECRET" => testkit::JWT_SECRET,
+            "ENCRYPTION_KEY" => testkit::ENCRYPTION_KEY,
             "AUTO_PROVISION" => "true",
             _ => return given.map(|(_, value)| (*value).to_owned()),
         };

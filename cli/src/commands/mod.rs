@@ -5,6 +5,7 @@ mod config;
 mod dead_letters;
 mod dev;
 mod import;
+mod keys;
 mod log;
 mod migrate;
 mod processes;
@@ -62,6 +63,8 @@ enum Command {
     Log(log::Arguments),
     /// Mints a token and creates its user where there is none.
     Token(token::Arguments),
+    /// The root keys that protect users' secrets.
+    Keys(keys::Arguments),
     /// Lists every variable with its value and where it comes from.
     Config,
 }
@@ -86,6 +89,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::DeadLetters(arguments) => dead_letters::run(&arguments, &settings).await,
         Command::Log(arguments) => log::run(&arguments, &settings).await,
         Command::Token(arguments) => token::run(&arguments, &settings).await,
+        Command::Keys(arguments) => keys::run(&arguments, &settings).await,
         Command::Config => config::run(&settings),
     }
 }

@@ -4,6 +4,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 use api::{ApiConfig, LogSettings, auth::JwtSettings};
+use keys::KeyConfig;
 use ledger::{Clock, Rules};
 use ledger_worker::WorkerConfig;
 use nats::Connection;
@@ -49,6 +50,11 @@ impl Settings {
         Ok(JwtSettings::read(&|name| self.get(name).map(str::to_owned))?)
     }
 
+    /// The root keys; whether they are good shows when they are held against the database.
+    pub(crate) fn keys(&self) -> KeyConfig {
+        KeyConfig::read(&|name| self.get(name).map(str::to_owned))
+    }
+
     /// All that an api needs.
     pub(crate) fn api(&self, clock: Clock) -> Result<ApiConfig> {
         self.database_url()?;
@@ -59,7 +65,8 @@ impl Settings {
     pub(crate) fn worker(&self, clock: Clock) -> Result<WorkerConfig> {
         let database_url = self.database_url()?;
         let log = self.log()?;
-        let mut config = WorkerConfig::new(database_url, log.connection_of("usage-ledger worker"), clock);
+        let mut config =
+            WorkerConfig::new(database_url, log.connection_of("usage-ledger worker"), self.keys(), clock);
         config.allow_unsafe_log = log.allow_unsafe;
         config.log_replicas = log.replicas;
         config.close_grace = self.close_grace()?;

@@ -53,6 +53,7 @@ impl Settings {
             ("NATS_STREAM", STREAM),
             ("LISTEN_ADDR", &address),
             ("JWT_SECRET", testkit::JWT_SECRET),
+            ("ENCRYPTION_KEY", testkit::ENCRYPTION_KEY),
             ("AUTO_PROVISION", "true"),
         ];
         let variables = variables.map(|(name, value)| (name, value.to_owned())).to_vec();

@@ -66,6 +66,9 @@ async fn a_wrong_variable_is_named() -> Result<()> {
     for (command, variable, value, says) in [
         ("api", "JWT_SECRET", "short", &["JWT_SECRET", "32"][..]),
         ("api", "JWT_SECRET", "", &["JWT_SECRET", "32"]),
+        ("api", "ENCRYPTION_KEY", "", &["ENCRYPTION_KEY", "k1", "64 hexadecimal digits"]),
+        ("worker", "ENCRYPTION_KEY", "5ec2e7", &["ENCRYPTION_KEY", "k1", "6 characters"]),
+        ("api", "ENCRYPTION_KEY_PREVIOUS", "hidden", &["ENCRYPTION_KEY_PREVIOUS", "kid:hex"]),
         ("api", "DATABASE_URL", "mysql://u:hidden@h/d", &["DATABASE_URL", "postgres://"]),
         ("api", "DATABASE_URL", &wrong_login, &["DATABASE_URL", "login"]),
         ("worker", "DATABASE_URL", "nonsense", &["DATABASE_URL", "postgres://"]),

@@ -30,7 +30,7 @@ async fn the_worker_outlives_database_and_log() -> Result<()> {
     let clock = Clock::system();
     let ids = IdSource::new(clock.clone());
     let shutdown = CancellationToken::new();
-    let config = WorkerConfig::new(&database_url, connection.clone(), clock.clone());
+    let config = WorkerConfig::new(&database_url, connection.clone(), testkit::keys(), clock.clone());
     let worker = tokio::spawn(ledger_worker::run(config, shutdown.clone()));
     let log = nats::connect(&connection).await?;
     log.ensure_stream(1).await?;

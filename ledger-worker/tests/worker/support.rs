@@ -69,8 +69,12 @@ impl TestLedger {
 
     pub(crate) fn spawn_worker(&self) -> Worker {
         let shutdown = CancellationToken::new();
-        let config =
-            WorkerConfig::new(self.env.database_url(), self.connection.clone(), self.env.clock.clone());
+        let config = WorkerConfig::new(
+            self.env.database_url(),
+            self.connection.clone(),
+            testkit::keys(),
+            self.env.clock.clone(),
+        );
         Worker { task: tokio::spawn(ledger_worker::run(config, shutdown.clone())), shutdown }
     }
 

@@ -1,0 +1,177 @@
+//! Users' data keys: made at first need, opened, remembered for a while, re-wrapped under another root key.
+//!
+//! This is the only place where opened data keys live. The cache is bounded; keys that are forgotten zero themselves
+//! when the last request that uses them ends.
+
+mod config;
+mod error;
+mod rotation;
+mod start;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use ledger::{Clock, UserId};
+use quick_cache::sync::Cache;
+use sqlx::PgConnection;
+use store::data_keys::{self, WrappedKey};
+use vault::{DataKey, DataKeyError, DekId, KeyRing, OpenError, OsEntropy, Sealed};
+
+pub use config::KeyConfig;
+pub use error::KeysError;
+pub use rotation::{Page, Refused, rewrap_page};
+pub use start::{InUse, in_use, ring};
+
+/// Opened data keys that are remembered, about 1.6 KiB each.
+const CACHED: usize = 20_000;
+
+/// The keys of one process. Cheap to clone.
+#[derive(Clone)]
+pub struct Keys(Arc<Inner>);
+
+struct Inner {
+    ring: KeyRing,
+    /// Whether the ring was held against the database.
+    proven: AtomicBool,
+    clock: Clock,
+    opened: Cache<UserId, Arc<DataKey>>,
+    /// Counts invalidations: what was read before one must not be remembered after it.
+    generation: AtomicU64,
+}
+
+impl Keys {
+    /// Reads the root keys and holds them against the database, before anything is sealed or opened. The check values
+    /// of new root keys are stored. When the database does not answer yet, this is done as soon as a data key is asked
+    /// for.
+    ///
+    /// # Errors
+    /// A root key is missing, malformed, not the one of its name, or none of those that the stored data keys need.
+    pub async fn start(database_url: &str, config: &KeyConfig, clock: &Clock) -> Result<Self, KeysError> {
+        let (ring, proven) = match store::connect(database_url, store::Schema::Live).await {
+            Ok(mut conn) => (start::ring(&mut conn, config, clock.now()).await?, true),
+            Err(error) if error.is_unavailable() => (start::unproven(config)?, false),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self(Arc::new(Inner {
+            ring,
+            proven: AtomicBool::new(proven),
+            clock: clock.clone(),
+            opened: Cache::new(CACHED),
+            generation: AtomicU64::new(0),
+        })))
+    }
+
+    /// The user's data key, if it is remembered. Never waits.
+    pub fn cached(&self, user: UserId) -> Option<Arc<DataKey>> {
+        self.0.opened.get(&user)
+    }
+
+    /// The user's data key, made if there is none. Of two processes that make it at once both answer the one that was
+    /// stored.
+    ///
+    /// # Errors
+    /// [`KeysError::NoAccount`] when the user has no account (any more).
+    pub async fn get_or_make(
+        &self,
+        conn: &mut PgConnection,
+        user: UserId,
+    ) -> Result<Arc<DataKey>, KeysError> {
+        if let Some(key) = self.find(conn, user).await? {
+            return Ok(key);
+        }
+        let (key, sealed) = self.0.ring.new_data_key(user.get(), DekId::first(), &OsEntropy)?;
+        let wrapped = WrappedKey {
+            user,
+            dek_id: key.id().as_str().to_owned(),
+            kid: sealed.kid().as_str().to_owned(),
+            sealed: sealed.to_json(),
+        };
+        data_keys::insert(conn, &wrapped, self.0.clock.now()).await?;
+        // What is stored counts: another process may have been quicker.
+        self.find(conn, user).await?.ok_or(KeysError::NoAccount)
+    }
+
+    /// The user's data key, if there is one.
+    pub async fn find(
+        &self,
+        conn: &mut PgConnection,
+        user: UserId,
+    ) -> Result<Option<Arc<DataKey>>, KeysError> {
+        if let Some(key) = self.cached(user) {
+            return Ok(Some(key));
+        }
+        Ok(self.find_many(conn, &[user]).await?.remove(&user))
+    }
+
+    /// The data keys of these users; a user without one is left out. Makes none.
+    pub async fn find_many(
+        &self,
+        conn: &mut PgConnection,
+        users: &[UserId],
+    ) -> Result<HashMap<UserId, Arc<DataKey>>, KeysError> {
+        let mut found = HashMap::with_capacity(users.len());
+        let mut unknown = Vec::new();
+        for &user in users {
+            match self.cached(user) {
+                Some(key) => drop(found.insert(user, key)),
+                None => unknown.push(user),
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(found);
+        }
+        self.prove(conn).await?;
+        let generation = self.0.generation.load(Ordering::Acquire);
+        for wrapped in data_keys::of_users(conn, &unknown).await? {
+            let key = Arc::new(open(&self.0.ring, &wrapped)?);
+            self.remember(wrapped.user, &key, generation);
+            found.insert(wrapped.user, key);
+        }
+        Ok(found)
+    }
+
+    /// Forgets the keys of these users: they may be destroyed.
+    pub fn forget(&self, users: &[UserId]) {
+        self.0.generation.fetch_add(1, Ordering::AcqRel);
+        for user in users {
+            self.0.opened.remove(user);
+        }
+    }
+
+    /// Forgets all keys, when news of destroyed ones may have been missed.
+    pub fn forget_all(&self) {
+        self.0.generation.fetch_add(1, Ordering::AcqRel);
+        self.0.opened.clear();
+    }
+
+    async fn prove(&self, conn: &mut PgConnection) -> Result<(), KeysError> {
+        if !self.0.proven.load(Ordering::Acquire) {
+            start::prove(conn, &self.0.ring, self.0.clock.now()).await?;
+            self.0.proven.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn remember(&self, user: UserId, key: &Arc<DataKey>, generation: u64) {
+        self.0.opened.insert(user, Arc::clone(key));
+        // Checked after the insertion: an invalidation in between may have come too early to remove it.
+        if self.0.generation.load(Ordering::Acquire) != generation {
+            self.0.opened.remove(&user);
+        }
+    }
+}
+
+/// Opens a stored data key.
+fn open(ring: &KeyRing, wrapped: &WrappedKey) -> Result<DataKey, KeysError> {
+    let (dek, sealed) = parts(wrapped)?;
+    Ok(ring.open_data_key(wrapped.user.get(), &dek, &sealed)?)
+}
+
+/// A stored data key's name and its sealed form. The database checks both; who wrote something else by hand meets the
+/// error of a key that does not open.
+fn parts(wrapped: &WrappedKey) -> Result<(DekId, Sealed), DataKeyError> {
+    let dek = wrapped.dek_id.parse().map_err(|_| DataKeyError::Open(OpenError))?;
+    let sealed = Sealed::from_json(&wrapped.sealed).map_err(DataKeyError::Open)?;
+    Ok((dek, sealed))
+}

@@ -1,0 +1,69 @@
+//! Re-wrapping data keys under the current root key, page by page, beside running processes.
+
+use ledger::UserId;
+use sqlx::PgConnection;
+use store::data_keys::{self, WrappedKey};
+use vault::{KeyRing, OsEntropy};
+
+use crate::{KeysError, parts};
+
+/// Data keys that one transaction re-wraps.
+const PAGE: u32 = 500;
+
+/// What became of one page of data keys.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// How many are wrapped under the current key now.
+    pub rewrapped: u64,
+    /// Those that did not open, and are as they were.
+    pub refused: Vec<Refused>,
+    /// Where the next page begins; none after the last one.
+    pub next: Option<WrappedKey>,
+}
+
+/// A data key that does not open.
+#[derive(Debug)]
+pub struct Refused {
+    /// Whose it is.
+    pub user: UserId,
+    /// Its name among the user's keys.
+    pub dek_id: String,
+    /// Why.
+    pub error: KeysError,
+}
+
+/// Re-wraps the next data keys after `after` that another root key wraps. The keys themselves stay the same: all that is
+/// sealed under them opens as before, in processes that hold them too. Killed at any point, it goes on where it was, for
+/// the tables say what is left.
+pub async fn rewrap_page(
+    conn: &mut PgConnection,
+    ring: &KeyRing,
+    after: Option<&WrappedKey>,
+) -> Result<Page, KeysError> {
+    let keys = data_keys::not_under(conn, ring.current().as_str(), after, PAGE).await?;
+    let mut page = Page::default();
+    let mut rewrapped = Vec::with_capacity(keys.len());
+    for key in &keys {
+        match rewrap(ring, key) {
+            Ok(Some(new)) => rewrapped.push((new, key.kid.clone())),
+            Ok(None) => {}
+            Err(error) => {
+                page.refused.push(Refused { user: key.user, dek_id: key.dek_id.clone(), error });
+            }
+        }
+    }
+    page.rewrapped = data_keys::replace(conn, &rewrapped).await?;
+    page.next = keys.into_iter().next_back();
+    Ok(page)
+}
+
+fn rewrap(ring: &KeyRing, key: &WrappedKey) -> Result<Option<WrappedKey>, KeysError> {
+    let (dek, sealed) = parts(key)?;
+    let new = ring.rewrap(key.user.get(), &dek, &sealed, &OsEntropy)?;
+    Ok(new.map(|sealed| WrappedKey {
+        user: key.user,
+        dek_id: key.dek_id.clone(),
+        kid: sealed.kid().as_str().to_owned(),
+        sealed: sealed.to_json(),
+    }))
+}

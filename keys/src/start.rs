@@ -1,0 +1,131 @@
+//! Holding the configured root keys against the database.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use store::{data_keys, encryption_keys};
+use vault::{KeyCheck, KeyId, KeyRing, Startup};
+
+use crate::{KeyConfig, KeysError};
+
+/// A root key that this database knows, and how many data keys it wraps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InUse {
+    /// Its name.
+    pub kid: KeyId,
+    /// Its check value, if one is stored.
+    pub check: Option<KeyCheck>,
+    /// Data keys that it wraps.
+    pub data_keys: u64,
+}
+
+/// All root keys that this database knows, by name.
+pub async fn in_use(conn: &mut PgConnection) -> Result<Vec<InUse>, store::Error> {
+    let stored = stored_checks(conn).await?;
+    let counts = counts(conn).await?;
+    let mut known: Vec<InUse> =
+        stored.into_iter().map(|(kid, check)| InUse { kid, check: Some(check), data_keys: 0 }).collect();
+    for (kid, data_keys) in counts {
+        match known.iter_mut().find(|key| key.kid == kid) {
+            Some(key) => key.data_keys = data_keys,
+            None => known.push(InUse { kid, check: None, data_keys }),
+        }
+    }
+    known.sort_by(|a, b| a.kid.cmp(&b.kid));
+    Ok(known)
+}
+
+/// The configured root keys, after proof that they are the database's. The check values of new ones are stored.
+pub async fn ring(
+    conn: &mut PgConnection,
+    config: &KeyConfig,
+    now: DateTime<Utc>,
+) -> Result<KeyRing, KeysError> {
+    let ring = match config.ring() {
+        Ok(ring) => ring,
+        Err(source) => {
+            let expected = expected(&stored_checks(conn).await?, &counts(conn).await?);
+            return Err(KeysError::Ring { expected, source });
+        }
+    };
+    prove(conn, &ring, now).await?;
+    Ok(ring)
+}
+
+/// The configured root keys while no database answers.
+pub(crate) fn unproven(config: &KeyConfig) -> Result<KeyRing, KeysError> {
+    config.ring().map_err(|source| KeysError::Ring { expected: String::new(), source })
+}
+
+/// Holds the root keys against the database and stores the check values of new ones.
+pub(crate) async fn prove(
+    conn: &mut PgConnection,
+    ring: &KeyRing,
+    now: DateTime<Utc>,
+) -> Result<(), KeysError> {
+    let (stored, counts) = (stored_checks(conn).await?, counts(conn).await?);
+    let startup = startup(ring, &stored, &counts)?;
+    for (kid, data_keys) in &startup.missing {
+        tracing::error!(%kid, data_keys, "an encryption key is not configured; what it wraps does not open");
+    }
+    if startup.to_store.is_empty() {
+        return Ok(());
+    }
+    let new: Vec<_> =
+        startup.to_store.iter().map(|(kid, check)| (kid.to_string(), check.to_string())).collect();
+    encryption_keys::insert(conn, &new, now).await?;
+    // Another process may have been quicker, with another key.
+    self::startup(ring, &stored_checks(conn).await?, &counts)?;
+    for (kid, check) in &startup.to_store {
+        tracing::info!(%kid, %check, "a new encryption key; what it wraps cannot be opened without it");
+    }
+    Ok(())
+}
+
+fn startup(
+    ring: &KeyRing,
+    stored: &[(KeyId, KeyCheck)],
+    counts: &[(KeyId, u64)],
+) -> Result<Startup, KeysError> {
+    ring.startup(stored, counts)
+        .map_err(|source| KeysError::Ring { expected: expected(stored, counts), source })
+}
+
+/// What an operator is told beside the reason: the key that most data keys need, else the one that was used last.
+fn expected(stored: &[(KeyId, KeyCheck)], counts: &[(KeyId, u64)]) -> String {
+    let kid = counts.iter().max_by_key(|(_, count)| *count).map(|(kid, _)| kid);
+    let Some(kid) = kid.or_else(|| stored.last().map(|(kid, _)| kid)) else { return String::new() };
+    match stored.iter().find(|(stored, _)| stored == kid) {
+        Some((_, check)) => format!(" (this database expects the key {kid}, check value {check})"),
+        None => format!(" (this database expects the key {kid})"),
+    }
+}
+
+async fn stored_checks(conn: &mut PgConnection) -> Result<Vec<(KeyId, KeyCheck)>, store::Error> {
+    encryption_keys::all(conn)
+        .await?
+        .into_iter()
+        .map(|(kid, check)| {
+            let value = check.parse().map_err(|_| inconsistent("check_value", &check))?;
+            Ok((kid.parse().map_err(|_| inconsistent("kid", &kid))?, value))
+        })
+        .collect()
+}
+
+async fn counts(conn: &mut PgConnection) -> Result<Vec<(KeyId, u64)>, store::Error> {
+    data_keys::counts(conn)
+        .await?
+        .into_iter()
+        .map(|(kid, count)| {
+            let name = kid.parse().map_err(|_| store::Error::Inconsistent {
+                table: "user_data_keys",
+                column: "kid",
+                value: kid,
+            })?;
+            Ok((name, count))
+        })
+        .collect()
+}
+
+fn inconsistent(column: &'static str, value: &str) -> store::Error {
+    store::Error::Inconsistent { table: "encryption_keys", column, value: value.to_owned() }
+}

@@ -1,0 +1,120 @@
+//! Users' data keys, wrapped. What opens them is not in the database.
+
+use chrono::{DateTime, Utc};
+use ledger::UserId;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::Error;
+
+/// A data key as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrappedKey {
+    /// Whose it is.
+    pub user: UserId,
+    /// Its name among the user's keys.
+    pub dek_id: String,
+    /// The root key that wraps it.
+    pub kid: String,
+    /// The sealed key, as JSON.
+    pub sealed: String,
+}
+
+/// The data keys of these users, those that there are.
+pub async fn of_users(conn: &mut PgConnection, users: &[UserId]) -> Result<Vec<WrappedKey>, Error> {
+    let users: Vec<Uuid> = users.iter().map(|user| user.get()).collect();
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT user_id, dek_id, kid, sealed::text AS "sealed!" FROM public.user_data_keys
+           WHERE user_id = ANY($1) ORDER BY user_id, dek_id"#,
+        &users
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(WrappedKey::from).collect())
+}
+
+/// Stores a user's new data key, if the user has an account and no key of this name. Of two processes that do so at
+/// once one stores it, and both must read it back.
+pub async fn insert(conn: &mut PgConnection, key: &WrappedKey, now: DateTime<Utc>) -> Result<(), Error> {
+    sqlx::query!(
+        "INSERT INTO public.user_data_keys (user_id, dek_id, kid, sealed, created_at)
+         SELECT user_id, $2, $3, $4::text::json, $5 FROM public.users WHERE user_id = $1 FOR SHARE
+         ON CONFLICT DO NOTHING",
+        key.user.get(),
+        key.dek_id,
+        key.kid,
+        key.sealed,
+        now
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// How many data keys each root key wraps, by the root keys' names.
+pub async fn counts(conn: &mut PgConnection) -> Result<Vec<(String, u64)>, Error> {
+    let rows = sqlx::query!(
+        r#"SELECT kid, count(*) AS "count!" FROM public.user_data_keys GROUP BY kid ORDER BY kid"#
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.kid, row.count.unsigned_abs())).collect())
+}
+
+/// The next data keys that another root key than `kid` wraps, in the order of users and names, `limit` at most.
+pub async fn not_under(
+    conn: &mut PgConnection,
+    kid: &str,
+    after: Option<&WrappedKey>,
+    limit: u32,
+) -> Result<Vec<WrappedKey>, Error> {
+    let (user, dek_id) = after.map_or((Uuid::nil(), ""), |key| (key.user.get(), key.dek_id.as_str()));
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT user_id, dek_id, kid, sealed::text AS "sealed!" FROM public.user_data_keys
+           WHERE kid <> $1 AND (user_id, dek_id) > ($2, $3) ORDER BY user_id, dek_id LIMIT $4"#,
+        kid,
+        user,
+        dek_id,
+        i64::from(limit)
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(WrappedKey::from).collect())
+}
+
+/// Puts re-wrapped data keys, each with the root key that wrapped it before, in the place of what is stored. Answers how
+/// many were replaced: what is gone or was re-wrapped meanwhile stays as it is.
+pub async fn replace(conn: &mut PgConnection, keys: &[(WrappedKey, String)]) -> Result<u64, Error> {
+    let users: Vec<Uuid> = keys.iter().map(|(key, _)| key.user.get()).collect();
+    let column =
+        |of: fn(&(WrappedKey, String)) -> &String| keys.iter().map(of).cloned().collect::<Vec<String>>();
+    let replaced = sqlx::query!(
+        "UPDATE public.user_data_keys k SET kid = given.kid, sealed = given.sealed::json
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
+             AS given (user_id, dek_id, kid, sealed, old_kid)
+         WHERE k.user_id = given.user_id AND k.dek_id = given.dek_id AND k.kid = given.old_kid",
+        &users,
+        &column(|(key, _)| &key.dek_id),
+        &column(|(key, _)| &key.kid),
+        &column(|(key, _)| &key.sealed),
+        &column(|(_, old_kid)| old_kid)
+    )
+    .execute(conn)
+    .await?;
+    Ok(replaced.rows_affected())
+}
+
+struct Row {
+    user_id: Uuid,
+    dek_id: String,
+    kid: String,
+    sealed: String,
+}
+
+impl From<Row> for WrappedKey {
+    fn from(row: Row) -> Self {
+        Self { user: UserId::new(row.user_id), dek_id: row.dek_id, kid: row.kid, sealed: row.sealed }
+    }
+}

@@ -1,0 +1,33 @@
+//! Check values of root keys: what tells a changed key from the right one.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use crate::Error;
+
+/// A root key that this database was used with: its name, and its check value as 16 hexadecimal digits.
+pub type Check = (String, String);
+
+/// All of them, by name.
+pub async fn all(conn: &mut PgConnection) -> Result<Vec<Check>, Error> {
+    let rows = sqlx::query!("SELECT kid, check_value FROM public.encryption_keys ORDER BY kid")
+        .fetch_all(conn)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.kid, row.check_value)).collect())
+}
+
+/// Adds those whose names are new. One that another process added meanwhile stays: read them again.
+pub async fn insert(conn: &mut PgConnection, checks: &[Check], now: DateTime<Utc>) -> Result<(), Error> {
+    let (kids, values): (Vec<String>, Vec<String>) = checks.iter().cloned().unzip();
+    sqlx::query!(
+        "INSERT INTO public.encryption_keys (kid, check_value, created_at)
+         SELECT kid, check_value, $3 FROM UNNEST($1::text[], $2::text[]) AS given (kid, check_value)
+         ON CONFLICT DO NOTHING",
+        &kids,
+        &values,
+        now
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
