@@ -20,6 +20,7 @@ use crate::idempotency::Idempotency;
 use crate::ingest::Ingest;
 use crate::limits::{self, Limits, LimitsParts};
 use crate::metrics_server;
+use crate::personal::Sealer;
 use crate::plan_change::PlanTurns;
 use crate::position::Positions;
 use crate::router::router;
@@ -144,7 +145,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     let pool = store::pool(config.database_url.expose_secret(), config.database_connections)
         .map_err(ApiError::Database)?;
     Box::pin(store::check(config.database_url.expose_secret())).await.map_err(ApiError::Database)?;
-    let _keys = Keys::start(config.database_url.expose_secret(), &config.keys, &clock).await?;
+    let keys = Keys::start(config.database_url.expose_secret(), &config.keys, &clock).await?;
     let log = open_log(&config.log).await?;
     let stream = log.state().await?;
     let publisher = {
@@ -168,8 +169,10 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         upgrade_url: config.upgrade_url.clone(),
     };
     let limits = Limits::start(parts, &tasks, &shutdown).await.inspect_err(|_| shutdown.cancel())?;
+    let sealer = Sealer::new(keys, pool.clone());
     let ingest = Ingest::new(
         pool.clone(),
+        sealer.clone(),
         users.clone(),
         publisher.clone(),
         clock.clone(),
@@ -185,6 +188,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         idempotency: Idempotency::new(pool.clone(), clock.clone(), tasks.clone()),
         health: Health::new(pool.clone(), log.clone(), publisher.clone(), watermark.clone(), limits.clone()),
         limits,
+        sealer,
         ingest,
         outcomes: Outcomes::default(),
         config,

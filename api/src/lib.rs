@@ -23,6 +23,7 @@ mod metered;
 pub mod metrics_server;
 pub mod middleware;
 pub mod openapi;
+pub mod personal;
 pub mod plan_change;
 pub mod position;
 pub mod problem;

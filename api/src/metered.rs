@@ -5,11 +5,13 @@ use std::sync::LazyLock;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use chrono::{DateTime, Utc};
-use events::{Actor, ApiCalled, Body, Event};
+use events::{Actor, ApiCalled, Body, Event, Personal};
 use ledger::{Category, Classified, Endpoint, Method, Month, PathError, Rules, Units, UserId};
 use uuid::Uuid;
+use vault::DataKey;
 
 use crate::limits::{Admission, Ask, Limits, LimitsError, Refusal, Standing, Verdict, append_usage_headers};
+use crate::personal::{self, Sealer};
 use crate::problem::{Code, FieldError, Problem};
 
 const X_USAGE_WOULD_BLOCK: HeaderName = HeaderName::from_static("x-usage-would-block");
@@ -29,8 +31,7 @@ pub(crate) struct MeteredCall {
 /// What is recorded of a call beside what admits it.
 #[derive(Debug, Default)]
 pub(crate) struct Particulars<'a> {
-    pub(crate) ip_address: Option<Cow<'a, str>>,
-    pub(crate) user_agent: Option<Cow<'a, str>>,
+    pub(crate) personal: Personal<'a>,
     pub(crate) actor: Option<Actor<'a>>,
 }
 
@@ -79,16 +80,19 @@ impl MeteredCall {
     pub(crate) async fn record(
         &self,
         limits: &Limits,
+        sealer: &Sealer,
         call_id: Uuid,
         particulars: Particulars<'_>,
     ) -> Result<Metered, Problem> {
+        // Before anything is admitted: it may have to wait for the database.
+        let key = if particulars.personal.is_empty() { None } else { Some(sealer.key(self.user).await?) };
         let admission = match self.admit(limits).await? {
             Verdict::Admitted(admission) => admission,
             Verdict::Refused(refusal) => return Ok(Metered::Refused(refusal)),
         };
         let (standing, would_block) = (admission.standing().cloned(), admission.would_block());
         let mut json = Vec::with_capacity(EVENT_BYTES);
-        events::encode(&self.event(call_id, particulars), &mut json);
+        events::encode(&self.event(call_id, key.as_deref(), particulars)?, &mut json);
         let position = admission.record(&json.into())?.await?;
         count(self.classified.category, self.classified.counted, 1);
         Ok(Metered::Recorded(Recorded { call_id, seq: position.seq, standing, would_block }))
@@ -102,15 +106,22 @@ impl MeteredCall {
         }
     }
 
-    fn event<'a>(&'a self, call_id: Uuid, particulars: Particulars<'a>) -> Event<'a> {
+    fn event<'a>(
+        &'a self,
+        call_id: Uuid,
+        key: Option<&DataKey>,
+        particulars: Particulars<'a>,
+    ) -> Result<Event<'a>, Problem> {
         let mut call = ApiCalled::new(self.classified.endpoint.as_str(), self.classified.category);
         call.method = self.method.as_ref().map(|method| Cow::Borrowed(method.as_str()));
-        call.ip_address = particulars.ip_address;
-        call.user_agent = particulars.user_agent.filter(|agent| !agent.is_empty());
         call.units = self.classified.units.get();
         call.counted = self.classified.counted;
         call.actor = particulars.actor;
-        Event::by_api(call_id, self.user, self.at, Body::ApiCalled(call))
+        let mut event = Event::by_api(call_id, self.user, self.at, Body::ApiCalled(call));
+        if let (Some(key), Body::ApiCalled(call)) = (key, &mut event.body) {
+            call.personal = personal::seal(key, &event.id, &particulars.personal)?;
+        }
+        Ok(event)
     }
 }
 

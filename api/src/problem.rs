@@ -71,6 +71,8 @@ pub enum Code {
     Internal,
     /// 503: a dependency is away, or busy.
     Unavailable,
+    /// 503: the user's data key is wrapped under an encryption key that is not configured.
+    EncryptionKeyMissing,
     /// 503: the request took too long.
     Timeout,
 }

@@ -14,6 +14,7 @@ use crate::health::Health;
 use crate::idempotency::Idempotency;
 use crate::ingest::Ingest;
 use crate::limits::Limits;
+use crate::personal::Sealer;
 use crate::plan_change::PlanTurns;
 use crate::position::Positions;
 use crate::routes::outcome::Outcomes;
@@ -50,6 +51,8 @@ pub struct Parts {
     pub idempotency: Idempotency,
     /// Decides about calls.
     pub limits: Limits,
+    /// Seals what is known of the person behind a call.
+    pub sealer: Sealer,
     /// Takes in calls that happened.
     pub ingest: Ingest,
     /// Calls completed lately.
@@ -73,6 +76,11 @@ impl AppState {
     /// The configuration.
     pub fn config(&self) -> &ApiConfig {
         &self.0.config
+    }
+
+    /// Seals what is known of the person behind a call.
+    pub fn sealer(&self) -> &Sealer {
+        &self.0.sealer
     }
 
     /// Connections to PostgreSQL.

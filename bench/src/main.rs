@@ -8,6 +8,7 @@ mod process;
 mod projection;
 mod report;
 mod tracked;
+mod vault;
 
 use std::path::PathBuf;
 
@@ -28,7 +29,7 @@ struct Arguments {
     #[arg(long, default_value = "target")]
     target: PathBuf,
     /// Only these groups of figures.
-    #[arg(long, value_delimiter = ',', default_value = "tracked,ingest,projection")]
+    #[arg(long, value_delimiter = ',', default_value = "vault,tracked,ingest,projection")]
     only: Vec<String>,
     #[command(subcommand)]
     command: Option<Command>,
@@ -58,6 +59,9 @@ async fn main() -> anyhow::Result<()> {
 async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let wanted = |group: &str| arguments.only.iter().any(|only| only == group);
     let mut report = Report::default();
+    if wanted("vault") {
+        vault::measure(&mut report)?;
+    }
     if wanted("tracked") || wanted("ingest") {
         let machine = Machine::start(&arguments.target, "calls").await?;
         let users = Users::create(&machine).await?;

@@ -1,16 +1,20 @@
 //! The projector alone on a full stream against COPY of the same rows, and `rebuild` against reading the same stream.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use events::{ApiCalled, Body, Event};
+use events::{ApiCalled, Body, Event, Personal, SealedJson};
+use keys::{KeyConfig, Keys};
 use ledger::{Category, Clock, IdSource, Month, UserId};
 use nats::{EncodedEvent, Log, Publisher, PublisherConfig, RawFrame, Reader, ReaderConfig};
 use sqlx::{Connection as _, PgConnection};
 use store::usage_rows::{self, CopyBuffer, UsageRow};
 use uuid::Uuid;
+use vault::{DataKey, OsEntropy};
 
 use crate::probe::Probe;
 use crate::process::Machine;
@@ -32,7 +36,7 @@ pub(crate) async fn measure(machine: &Machine, report: &mut Report) -> anyhow::R
     ))
     .await?;
     log.ensure_stream(1).await?;
-    fill(&log).await?;
+    fill(machine, &log).await?;
 
     let projector = projector_rate(machine).await?;
     report.add("projector_events_per_s", projector);
@@ -49,8 +53,9 @@ pub(crate) async fn measure(machine: &Machine, report: &mut Report) -> anyhow::R
 }
 
 /// Writes [`EVENTS`] admitted calls, as the api writes them.
-async fn fill(log: &Log) -> anyhow::Result<()> {
+async fn fill(machine: &Machine, log: &Log) -> anyhow::Result<()> {
     let clock = Clock::system();
+    let keys = data_keys(machine, &clock).await?;
     let (ids, producers) = (IdSource::new(clock.clone()), IdSource::new(clock.clone()));
     let publisher = Publisher::start(log, PublisherConfig::default(), move || producers.random_id()).await?;
     let mut json = Vec::with_capacity(512);
@@ -59,28 +64,48 @@ async fn fill(log: &Log) -> anyhow::Result<()> {
             .map(|n| {
                 json.clear();
                 let (id, time) = (ids.event_id(), clock.now());
-                events::encode(&Event::by_api(id, user(n), time, called(n)), &mut json);
-                EncodedEvent(Bytes::copy_from_slice(&json))
+                let called = called(n, seal(&keys[&user(n)], &id.to_string())?);
+                events::encode(&Event::by_api(id, user(n), time, called), &mut json);
+                Ok(EncodedEvent(Bytes::copy_from_slice(&json)))
             })
-            .collect();
+            .collect::<anyhow::Result<_>>()?;
         publisher.publish_all(frame).await?;
     }
     publisher.close().await;
     Ok(())
 }
 
+/// Accounts of all users, with a data key each.
+async fn data_keys(machine: &Machine, clock: &Clock) -> anyhow::Result<HashMap<UserId, Arc<DataKey>>> {
+    let url = machine.variable("DATABASE_URL")?;
+    let users: Vec<UserId> = (0..USERS).map(user).collect();
+    let accounts: Vec<_> = users.iter().map(|user| (user.get(), None)).collect();
+    let mut conn = store::connect(url, store::Schema::Live).await?;
+    store::users::provision(&mut conn, &accounts, clock.now()).await?;
+    let config = KeyConfig::read(&|name| machine.environment.get(name).cloned());
+    Ok(Keys::start(url, &config, clock).await?.get_or_make_many(&mut conn, &users).await?)
+}
+
+fn seal(key: &DataKey, event_id: &str) -> anyhow::Result<SealedJson<'static>> {
+    let sealed = key.seal_personal(event_id, &personal().to_json(), &OsEntropy)?;
+    Ok(SealedJson::new(sealed.to_json())?)
+}
+
+fn personal() -> Personal<'static> {
+    Personal { ip_address: Some("203.0.113.7".into()), user_agent: Some("bench/1.0".into()) }
+}
+
 fn user(n: usize) -> UserId {
     UserId::new(Uuid::from_u128(0xbe9c << 64 | (n % USERS) as u128))
 }
 
-fn called(n: usize) -> Body<'static> {
+fn called(n: usize, personal: SealedJson<'static>) -> Body<'static> {
     Body::ApiCalled(ApiCalled {
         endpoint: format!("/api/items/{}", n % 500).into(),
         method: Some("GET".into()),
         status_code: Some(200),
         response_time_ms: Some(u32::try_from(n % 90).unwrap_or_default()),
-        ip_address: Some("203.0.113.7".into()),
-        user_agent: Some("bench/1.0".into()),
+        personal: Some(personal),
         request_size: None,
         response_size: Some(512),
         units: 1,
@@ -191,8 +216,8 @@ fn row<'a>(
         category: called.category,
         method: called.method.as_deref(),
         endpoint: &called.endpoint,
-        ip_address: called.ip_address.as_deref(),
-        user_agent: called.user_agent.as_deref(),
+        ip_address: Some("203.0.113.7"),
+        user_agent: Some("bench/1.0"),
     })
 }
 

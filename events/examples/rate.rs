@@ -5,11 +5,16 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use chrono::DateTime;
-use events::{ApiCalled, Body, Event, decode_batch, encode_batch};
+use events::{ApiCalled, Body, Event, SealedJson, decode_batch, encode_batch};
 use ledger::{Category, Clock, IdSource, UserId};
 
 const EVENTS_PER_FRAME: usize = 1_000;
 const FRAMES: usize = 1_000;
+/// As long as a sealed address and user agent are.
+const SEALED: &str = concat!(
+    r#"{"dek":"d1","encrypted":"87c568e037a5fa50b1bc911e8ee19a77c4dd3c22bce9932f86fdd8a216afe168"#,
+    r#"1c89737fada6859e91047eece711ec16da62d6ccb9fd0de2c51f132347350d8c","iv":"507b553b106b1b9963b7affb34e5ed14","kid":"k1","tag":"99f97d455d5d62b24f3a942a1abc3fa8863fc0ce2037f52f09bd785b22b800d4","v":2}"#
+);
 
 fn main() {
     let ids = IdSource::new(Clock::system());
@@ -50,8 +55,7 @@ fn main() {
 fn call(index: usize, ids: &IdSource) -> Event<'static> {
     let mut call = ApiCalled::new("/api/analyze/pull-requests", Category::Analyze);
     call.method = Some("POST".into());
-    call.ip_address = Some("192.0.2.17".into());
-    call.user_agent = Some("curl/7.88.1".into());
+    call.personal = Some(SealedJson::new(SEALED).expect("an object"));
     if index.is_multiple_of(2) {
         call.status_code = Some(200);
         call.response_time_ms = Some(41);

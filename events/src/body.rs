@@ -7,6 +7,8 @@ use ledger::{Category, Currency, Meter, Money, Month, PlanName};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::sealed::SealedJson;
+
 /// The body of an event, by its type and version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body<'a> {
@@ -50,12 +52,9 @@ pub struct ApiCalled<'a> {
     /// How long the call took; at most 2^31 − 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_time_ms: Option<u32>,
-    /// The client's address.
+    /// Address and user agent of the client ([`crate::Personal`]), sealed for this user and this event's id.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub ip_address: Option<Cow<'a, str>>,
-    /// The client's user agent, at most 1,024 bytes.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub user_agent: Option<Cow<'a, str>>,
+    pub personal: Option<SealedJson<'a>>,
     /// Bytes of the request; at most 2^63 − 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_size: Option<u64>,
@@ -90,8 +89,7 @@ impl<'a> ApiCalled<'a> {
             method: None,
             status_code: None,
             response_time_ms: None,
-            ip_address: None,
-            user_agent: None,
+            personal: None,
             request_size: None,
             response_size: None,
             units: 1,
@@ -357,8 +355,7 @@ impl ApiCalled<'_> {
         ApiCalled {
             endpoint: owned(self.endpoint),
             method: self.method.map(owned),
-            ip_address: self.ip_address.map(owned),
-            user_agent: self.user_agent.map(owned),
+            personal: self.personal.map(SealedJson::into_owned),
             actor: self.actor.map(Actor::into_owned),
             status_code: self.status_code,
             response_time_ms: self.response_time_ms,

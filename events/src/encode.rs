@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::body::{Actor, ApiCalled, Body};
 use crate::event::Event;
+use crate::sealed::SealedJson;
 
 /// Appends the event's JSON. An event of an unknown type has no body to write: it is read only.
 pub fn encode(event: &Event<'_>, out: &mut Vec<u8>) {
@@ -56,8 +57,7 @@ fn api_called(call: &ApiCalled<'_>, out: &mut Vec<u8>) {
     optional(br#","method":"#, call.method.as_deref(), string, out);
     optional(br#","status_code":"#, call.status_code, integer, out);
     optional(br#","response_time_ms":"#, call.response_time_ms, integer, out);
-    optional(br#","ip_address":"#, call.ip_address.as_deref(), string, out);
-    optional(br#","user_agent":"#, call.user_agent.as_deref(), string, out);
+    optional(br#","personal":"#, call.personal.as_ref(), raw, out);
     optional(br#","request_size":"#, call.request_size, integer, out);
     optional(br#","response_size":"#, call.response_size, integer, out);
     out.extend_from_slice(br#","units":"#);
@@ -94,6 +94,11 @@ fn string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     out.extend_from_slice(text.as_bytes());
     out.push(b'"');
+}
+
+/// JSON already, in one line of our own making or of the event that it was read from.
+fn raw(sealed: &SealedJson<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(sealed.as_str().as_bytes());
 }
 
 fn integer(number: impl itoa::Integer, out: &mut Vec<u8>) {

@@ -34,6 +34,12 @@ pub enum EventErrorKind {
         /// One sentence.
         detail: String,
     },
+    /// It holds an address or a user agent in the clear, as builds before the first release wrote them: what an erasure
+    /// could not reach. Such a log is not read at all.
+    #[error(
+        "the log was written by a build before the first release, with addresses in the clear; start with a new log"
+    )]
+    EarlierBuild,
     /// It is larger than [`crate::MAX_EVENT_BYTES`].
     #[error("it is larger than 16384 bytes")]
     TooLarge,
@@ -46,6 +52,7 @@ impl EventErrorKind {
             Self::Envelope => "malformed",
             Self::Data => "invalid_data",
             Self::Invalid { code, .. } => code,
+            Self::EarlierBuild => "earlier_build",
             Self::TooLarge => "too_large",
         }
     }

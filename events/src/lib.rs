@@ -9,6 +9,7 @@ mod encode;
 mod error;
 mod event;
 mod scan;
+mod sealed;
 mod wire;
 
 pub use body::{
@@ -22,3 +23,4 @@ pub use event::{
     Event, MAX_EVENT_BYTES, OWN_SOURCES, RESERVED_SOURCE_PREFIX, SOURCE_API, SOURCE_CLI, SOURCE_IMPORT,
     SOURCE_WORKER, is_reserved_source, needs_claim,
 };
+pub use sealed::{MAX_SEALED_BYTES, NotSealed, Personal, SealedJson};

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::body::{Actor, ActorKind, ApiCalled, Body};
 use crate::event::{Event, MAX_EVENT_BYTES, parse_hyphenated};
+use crate::sealed::{MAX_SEALED_BYTES, SealedJson};
 
 /// A place in a frame's body.
 ///
@@ -80,11 +81,8 @@ impl<'a, const PLAIN: bool> Scanner<'a, PLAIN> {
         if self.follows(br#","response_time_ms":"#) {
             call.response_time_ms = Some(self.number(0, u64::from(i32::MAX.unsigned_abs()))?);
         }
-        if self.follows(br#","ip_address":""#) {
-            call.ip_address = Some(Cow::Borrowed(self.string(text::MAX_NAME_BYTES)?));
-        }
-        if self.follows(br#","user_agent":""#) {
-            call.user_agent = Some(Cow::Borrowed(self.string(text::MAX_USER_AGENT_BYTES)?));
+        if self.follows(br#","personal":"#) {
+            call.personal = Some(self.sealed()?);
         }
         if self.follows(br#","request_size":"#) {
             call.request_size = Some(self.number(0, i64::MAX.unsigned_abs())?);
@@ -148,6 +146,26 @@ impl<'a, const PLAIN: bool> Scanner<'a, PLAIN> {
         }
         self.at += length + 1;
         Some(string)
+    }
+
+    /// An object of strings and numbers: that it is one is checked member by member, for it is kept as it stands.
+    #[inline]
+    fn sealed(&mut self) -> Option<SealedJson<'a>> {
+        let start = self.at;
+        self.literal(b"{\"")?;
+        loop {
+            self.string(MAX_SEALED_BYTES)?;
+            if self.follows(b":\"") {
+                self.string(MAX_SEALED_BYTES)?;
+            } else {
+                self.literal(b":")?;
+                self.number::<u64>(0, u64::MAX)?;
+            }
+            if self.follows(b"}") {
+                return SealedJson::new(self.text.get(start..self.at)?).ok();
+            }
+            self.literal(b",\"")?;
+        }
     }
 
     #[inline]

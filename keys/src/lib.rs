@@ -77,19 +77,35 @@ impl Keys {
         conn: &mut PgConnection,
         user: UserId,
     ) -> Result<Arc<DataKey>, KeysError> {
-        if let Some(key) = self.find(conn, user).await? {
-            return Ok(key);
+        self.get_or_make_many(conn, &[user]).await?.remove(&user).ok_or(KeysError::NoAccount)
+    }
+
+    /// [`Keys::get_or_make`] for many at once, in three statements at most; who has no account is left out.
+    pub async fn get_or_make_many(
+        &self,
+        conn: &mut PgConnection,
+        users: &[UserId],
+    ) -> Result<HashMap<UserId, Arc<DataKey>>, KeysError> {
+        let mut found = self.find_many(conn, users).await?;
+        let without: Vec<UserId> = users.iter().filter(|user| !found.contains_key(*user)).copied().collect();
+        if without.is_empty() {
+            return Ok(found);
         }
+        let made: Result<Vec<WrappedKey>, KeysError> = without.iter().map(|user| self.make(*user)).collect();
+        data_keys::insert(conn, made?, self.0.clock.now()).await?;
+        // What is stored counts: another process may have been quicker.
+        found.extend(self.find_many(conn, &without).await?);
+        Ok(found)
+    }
+
+    fn make(&self, user: UserId) -> Result<WrappedKey, KeysError> {
         let (key, sealed) = self.0.ring.new_data_key(user.get(), DekId::first(), &OsEntropy)?;
-        let wrapped = WrappedKey {
+        Ok(WrappedKey {
             user,
             dek_id: key.id().as_str().to_owned(),
             kid: sealed.kid().as_str().to_owned(),
             sealed: sealed.to_json(),
-        };
-        data_keys::insert(conn, &wrapped, self.0.clock.now()).await?;
-        // What is stored counts: another process may have been quicker.
-        self.find(conn, user).await?.ok_or(KeysError::NoAccount)
+        })
     }
 
     /// The user's data key, if there is one.

@@ -40,7 +40,6 @@ async fn main() -> Result<()> {
 fn call(env: &Env, n: u32) -> EncodedEvent {
     let mut called = ApiCalled::new(format!("/api/items/{}", n % 500), Category::Other);
     (called.status_code, called.response_time_ms) = (Some(200), Some(n % 90));
-    (called.ip_address, called.user_agent) = (Some("203.0.113.7".into()), Some("bench/1.0".into()));
     let user = UserId::new(Uuid::from_u128(0xbe9c << 64 | u128::from(n % 1_000)));
     let event = Event::by_api(env.ids.event_id(), user, env.clock.now(), Body::ApiCalled(called));
     let mut json = Vec::with_capacity(512);

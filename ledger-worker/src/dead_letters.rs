@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use keys::{Keys, KeysError};
 use ledger::Month;
 use nats::{Log, LogError, RawFrame, Stop};
 use sqlx::{Connection, PgConnection};
@@ -10,7 +11,7 @@ use store::checkpoint::{self, PARTITION};
 use store::dead_letters::{self, DeadLetter, Reason};
 use store::partitions::{self, Partition};
 
-use crate::batch::{Item, Parsed, apply_late};
+use crate::batch::{Item, KnownKeys, Parsed, apply_late};
 use crate::error::chain;
 use crate::standing::Standing;
 
@@ -32,6 +33,9 @@ pub enum RetryError {
     /// The database does not answer.
     #[error("the dead letters cannot be applied")]
     Store(#[from] store::Error),
+    /// What they hold cannot be opened.
+    #[error("the dead letters cannot be opened")]
+    Keys(#[from] KeysError),
     /// The log does not answer.
     #[error("the dead letters cannot be read")]
     Log(#[from] LogError),
@@ -44,19 +48,21 @@ pub enum RetryError {
 pub async fn retry_one(
     conn: &mut PgConnection,
     log: &Log,
+    keys: &Keys,
     position: Position,
 ) -> Result<Option<bool>, RetryError> {
     check_stream(conn, log).await?;
     let mut letters = dead_letters::list(conn, None, before(position), 1).await?;
     let Some(letter) = letters.pop().filter(|letter| letter.position == position) else { return Ok(None) };
     let frame = log.frame_at(position.seq).await?;
-    Ok(Some(retry(conn, frame.as_ref(), letter).await?))
+    Ok(Some(retry(conn, keys, frame.as_ref(), letter).await?))
 }
 
 /// Tries all dead letters again, or those of one reason, in the log's order. It may run beside the projector.
 pub async fn retry_all(
     conn: &mut PgConnection,
     log: &Log,
+    keys: &Keys,
     reason: Option<Reason>,
 ) -> Result<RetryReport, RetryError> {
     check_stream(conn, log).await?;
@@ -71,7 +77,7 @@ pub async fn retry_all(
             if frame.as_ref().is_none_or(|frame| frame.seq != letter.position.seq) {
                 frame = log.frame_at(letter.position.seq).await?;
             }
-            if retry(conn, frame.as_ref(), letter).await? {
+            if retry(conn, keys, frame.as_ref(), letter).await? {
                 report.applied += 1;
             } else {
                 report.still_dead += 1;
@@ -82,20 +88,27 @@ pub async fn retry_all(
 
 async fn retry(
     conn: &mut PgConnection,
+    keys: &Keys,
     frame: Option<&RawFrame>,
     letter: DeadLetter,
-) -> Result<bool, store::Error> {
+) -> Result<bool, RetryError> {
     let Some(frame) = frame.filter(|frame| frame.header.is_ok()) else {
-        return keep(conn, letter, "its frame is not in the log any more, or damaged".to_owned()).await;
+        return Ok(keep(conn, letter, "its frame is not in the log any more, or damaged".to_owned()).await?);
     };
-    let mut parsed = Parsed::one(frame, letter.position.idx);
+    let mut known = KnownKeys::of(keys);
+    let mut parsed = Parsed::one(frame, letter.position.idx, &known);
+    let unknown = parsed.unknown_keys();
+    if !unknown.is_empty() {
+        known.look_up(conn, &unknown).await?;
+        parsed = Parsed::one(frame, letter.position.idx, &known);
+    }
     let months: BTreeSet<Month> = parsed.items().iter().filter_map(Item::month).collect();
     for month in months {
         if partitions::ensure(conn, month).await? == Partition::Detached {
             parsed.bury_month(month);
         }
     }
-    let mut tx = conn.begin().await?;
+    let mut tx = conn.begin().await.map_err(store::Error::from)?;
     // The projector locks it too: neither sees the other's work half done.
     checkpoint::lock(&mut tx, PARTITION).await?;
     if !dead_letters::remove(&mut tx, letter.position).await? {
@@ -103,14 +116,14 @@ async fn retry(
     }
     match apply_late(&mut tx, &parsed).await {
         Ok(applied) => {
-            tx.commit().await?;
+            tx.commit().await.map_err(store::Error::from)?;
             Ok(applied.dead == 0)
         }
         Err(error) if error.is_refused() => {
-            tx.rollback().await?;
-            keep(conn, DeadLetter { reason: Reason::Refused, ..letter }, chain(&error)).await
+            tx.rollback().await.map_err(store::Error::from)?;
+            Ok(keep(conn, DeadLetter { reason: Reason::Refused, ..letter }, chain(&error)).await?)
         }
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 

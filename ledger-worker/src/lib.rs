@@ -21,5 +21,5 @@ pub mod verify;
 pub use config::WorkerConfig;
 pub use error::WorkerError;
 pub use projector::Applier;
-pub use reading::{Batch, accepted_gaps, continuity};
+pub use reading::{Batch, BatchError, accepted_gaps, continuity};
 pub use run::run;

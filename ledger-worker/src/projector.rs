@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use keys::{Keys, KeysError};
 use ledger::Month;
 use nats::{Continuity, Log, Reader, ReaderConfig, Stop};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, PgPool};
 use store::advisory::{self, Lock};
 use store::checkpoint::{self, Checkpoint, PARTITION};
 use store::partitions::{self, Partition};
@@ -19,7 +20,7 @@ use crate::batch::{Applied, apply_all};
 use crate::config::WorkerConfig;
 use crate::dead_letters::{self, RetryError};
 use crate::error::{SessionError, chain};
-use crate::reading::{Batch, Read, Reading, continuity};
+use crate::reading::{Batch, BatchError, Read, Reading, continuity};
 use crate::standing::Standing;
 use crate::status::Status;
 use crate::thresholds::Signal;
@@ -143,6 +144,9 @@ impl Applier {
 pub(crate) struct Projector {
     pub(crate) config: WorkerConfig,
     pub(crate) log: Log,
+    pub(crate) keys: Keys,
+    /// For the keys of users that are not remembered.
+    pub(crate) pool: PgPool,
     pub(crate) status: Status,
     pub(crate) signal: Signal,
 }
@@ -153,8 +157,8 @@ enum End {
     Shutdown,
     /// The checkpoint is to be compared with the stream again.
     Again,
-    /// The log can't be trusted.
-    Stopped(Stop),
+    /// The log can't be trusted, or not be projected: the reason.
+    Stopped(String),
 }
 
 impl Projector {
@@ -198,7 +202,7 @@ impl Projector {
                 End::Shutdown => break,
                 End::Again => {}
                 End::Stopped(stop) => {
-                    self.status.set(State::Stopped, Some(stop.to_string()));
+                    self.status.set(State::Stopped, Some(stop));
                     wait(RECHECK, shutdown).await;
                 }
             }
@@ -210,7 +214,7 @@ impl Projector {
 
     /// A new version may know what an old one did not. `false`: the stream is not the one of the dead letters.
     async fn retry_unknown(&self, conn: &mut PgConnection) -> Result<bool, SessionError> {
-        match dead_letters::retry_all(conn, &self.log, Some(Reason::Unknown)).await {
+        match dead_letters::retry_all(conn, &self.log, &self.keys, Some(Reason::Unknown)).await {
             Ok(report) => {
                 if report.applied > 0 {
                     let applied = report.applied;
@@ -219,7 +223,12 @@ impl Projector {
                 Ok(true)
             }
             Err(RetryError::Stopped(_)) => Ok(false),
-            Err(RetryError::Store(error)) => Err(error.into()),
+            Err(RetryError::Store(error) | RetryError::Keys(KeysError::Store(error))) => Err(error.into()),
+            // The log's next frames are read first: if they need that key too, the projector stops and says so.
+            Err(RetryError::Keys(error)) => {
+                tracing::error!(error = chain(&error), "dead letters cannot be opened");
+                Ok(true)
+            }
             Err(RetryError::Log(error)) => Err(error.into()),
         }
     }
@@ -233,7 +242,7 @@ impl Projector {
         let state = self.log.state().await?;
         let mut checkpoint = match self.check_start(conn, &state).await? {
             Ok(checkpoint) => checkpoint,
-            Err(stop) => return Ok(End::Stopped(stop)),
+            Err(stop) => return Ok(End::Stopped(stop.to_string())),
         };
         checkpoint.stream_created = Some(state.created);
         let seq = checkpoint.seq;
@@ -275,7 +284,9 @@ impl Projector {
                     }
                 }
                 Some(Read::Idle) => self.status.set(State::Running, None),
-                Some(Read::Stopped(stop)) => return Ok(End::Stopped(stop)),
+                Some(Read::Stopped(stop)) => return Ok(End::Stopped(stop.to_string())),
+                Some(Read::Halted(BatchError::Keys(KeysError::Store(error)))) => return Err(error.into()),
+                Some(Read::Halted(error)) => return Ok(End::Stopped(chain(&error))),
                 Some(Read::Unavailable(error)) => return Err(error.into()),
                 Some(Read::Reconnected) | None => return Ok(End::Again),
             }
@@ -303,6 +314,8 @@ impl Projector {
             log: self.log.clone(),
             reader: Reader::open(&self.log, from_seq, ReaderConfig::default()),
             continuity,
+            keys: self.keys.clone(),
+            pool: self.pool.clone(),
             max_events: self.config.max_batch_events,
             tail: None,
         };

@@ -3,14 +3,15 @@
 use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
+use keys::{Keys, KeysError};
 use ledger::Month;
 use nats::{AcceptedGap, Continuity, Log, ProducerState, RawFrame, ReadError, Reader, Stop, Verdict};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 use store::producers::{self, Producer};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::batch::{Item, Parsed, Segment};
+use crate::batch::{Item, KnownKeys, Parsed, Segment};
 
 /// Frames that are ready to be applied.
 #[derive(Debug, Default)]
@@ -33,11 +34,63 @@ pub struct Batch {
     pub backlog_frames: u64,
 }
 
+/// Why frames that are whole make no batch. Nothing of them is projected.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// The log is one of a build whose logs are not read.
+    #[error(
+        "frame {seq} is of a build before the first release, which kept addresses in the clear; start with a new log \
+         (NATS_STREAM, or another --data-dir)"
+    )]
+    EarlierBuild {
+        /// The first such frame.
+        seq: u64,
+    },
+    /// What calls hold cannot be opened: left out for want of a key, it would be lost.
+    #[error("the calls' sealed fields cannot be opened")]
+    Keys(#[from] KeysError),
+}
+
 impl Batch {
-    /// Parses and prepares `frames`, those to apply of a range that ends with `last`. Pure, and busy for some
-    /// milliseconds.
-    pub fn of(frames: &[RawFrame], last: &RawFrame) -> Self {
-        let parsed = Parsed::of(frames);
+    /// Parses and prepares `frames`, those to apply of a range that ends with `last`, beside other work. Keys that are
+    /// not remembered are read from the database.
+    pub async fn read(
+        frames: Vec<RawFrame>,
+        last: RawFrame,
+        keys: &Keys,
+        pool: &PgPool,
+    ) -> Result<Self, BatchError> {
+        let (mut frames, mut last, mut known) = (frames, last, KnownKeys::of(keys));
+        loop {
+            let parsing = tokio::task::spawn_blocking(move || {
+                let batch = Self::of(&frames, &last, &known);
+                (batch, frames, last, known)
+            });
+            let batch = match parsing.await {
+                Ok(parsed) => {
+                    let batch;
+                    (batch, frames, last, known) = parsed;
+                    batch
+                }
+                // Only at shutdown, or if parsing panicked: then it is to be seen, not passed over.
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            };
+            if let Some(seq) = batch.parsed.earlier_build() {
+                return Err(BatchError::EarlierBuild { seq });
+            }
+            let unknown = batch.parsed.unknown_keys();
+            if unknown.is_empty() {
+                return Ok(batch);
+            }
+            let mut conn =
+                pool.acquire().await.map_err(|error| KeysError::from(store::Error::from(error)))?;
+            known.look_up(&mut conn, &unknown).await?;
+        }
+    }
+
+    /// Parses and prepares `frames` with the keys that are at hand. Pure, and busy for some milliseconds.
+    pub fn of(frames: &[RawFrame], last: &RawFrame, keys: &KnownKeys) -> Self {
+        let parsed = Parsed::of(frames, keys);
         let mut latest = HashMap::new();
         for frame in frames {
             if let Ok(header) = &frame.header {
@@ -83,6 +136,8 @@ pub(crate) enum Read {
     Idle,
     /// The log can't be trusted from here on.
     Stopped(Stop),
+    /// What was read makes no batch.
+    Halted(BatchError),
     /// The connection to the log was made anew: the checkpoint is to be compared with the stream.
     Reconnected,
     /// The log is away.
@@ -115,6 +170,9 @@ pub(crate) struct Reading {
     pub(crate) log: Log,
     pub(crate) reader: Reader,
     pub(crate) continuity: Continuity,
+    /// What opens the calls' sealed fields.
+    pub(crate) keys: Keys,
+    pub(crate) pool: PgPool,
     pub(crate) max_events: usize,
     /// The stream's last sequence before the wait that is under way.
     pub(crate) tail: Option<u64>,
@@ -152,14 +210,10 @@ impl Reading {
         let backlog_frames = self.reader.pending();
         let (apply, last, stop) = self.judge(frames);
         match (last, stop) {
-            (Some(last), stop) => {
-                let prepared = tokio::task::spawn_blocking(move || Batch::of(&apply, &last)).await;
-                match prepared {
-                    Ok(batch) => (Read::Batch(Box::new(Batch { backlog_frames, ..batch })), stop),
-                    // Only at shutdown, or if parsing panicked: then it is to be seen, not passed over.
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
-                }
-            }
+            (Some(last), stop) => match Batch::read(apply, last, &self.keys, &self.pool).await {
+                Ok(batch) => (Read::Batch(Box::new(Batch { backlog_frames, ..batch })), stop),
+                Err(error) => (Read::Halted(error), None),
+            },
             (None, Some(stop)) => (Read::Stopped(stop), None),
             (None, None) => (Read::Idle, None),
         }

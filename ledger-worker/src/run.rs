@@ -15,8 +15,8 @@ use crate::rollover::{Closer, Rollover};
 use crate::status::Status;
 use crate::thresholds::{Reconciler, Signal};
 
-/// Connections beside the projector's own: one each for the status, the thresholds and the months' ends.
-const POOL_CONNECTIONS: u32 = 3;
+/// Connections beside the projector's own: one each for the status, the thresholds, the months' ends and users' keys.
+const POOL_CONNECTIONS: u32 = 4;
 
 /// Runs a worker until `shutdown`. The batch that is being applied then is finished.
 ///
@@ -26,7 +26,7 @@ const POOL_CONNECTIONS: u32 = 3;
 pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<(), WorkerError> {
     // Boxed: a connection being made is larger than all the rest.
     Box::pin(store::check(&config.database_url)).await?;
-    Keys::start(&config.database_url, &config.keys, &config.clock).await?;
+    let keys = Keys::start(&config.database_url, &config.keys, &config.clock).await?;
     let log = nats::connect(&config.nats).await?;
     log.ensure_stream(config.log_replicas).await?;
     log.verify(config.allow_unsafe_log).await?;
@@ -53,7 +53,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         signal: signal.clone(),
         published: HashMap::new(),
     };
-    let projector = Projector { config, log, status: status.clone(), signal };
+    let projector = Projector { config, log, keys, pool: pool.clone(), status: status.clone(), signal };
     tokio::join!(
         projector.run(&shutdown),
         reconciler.run(&shutdown),

@@ -34,17 +34,28 @@ pub async fn of_users(conn: &mut PgConnection, users: &[UserId]) -> Result<Vec<W
     Ok(rows.into_iter().map(WrappedKey::from).collect())
 }
 
-/// Stores a user's new data key, if the user has an account and no key of this name. Of two processes that do so at
-/// once one stores it, and both must read it back.
-pub async fn insert(conn: &mut PgConnection, key: &WrappedKey, now: DateTime<Utc>) -> Result<(), Error> {
+/// Stores new data keys of users who have an account and no key of this name. Of two processes that do so at once one
+/// stores it, and both must read it back. Rows are written in the order of the users, so that they cannot deadlock.
+pub async fn insert(
+    conn: &mut PgConnection,
+    mut keys: Vec<WrappedKey>,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    keys.sort_unstable_by_key(|key| key.user);
+    let users: Vec<Uuid> = keys.iter().map(|key| key.user.get()).collect();
+    let column = |of: fn(&WrappedKey) -> &String| keys.iter().map(of).cloned().collect::<Vec<String>>();
     sqlx::query!(
         "INSERT INTO public.user_data_keys (user_id, dek_id, kid, sealed, created_at)
-         SELECT user_id, $2, $3, $4::text::json, $5 FROM public.users WHERE user_id = $1 FOR SHARE
+         SELECT given.user_id, given.dek_id, given.kid, given.sealed::json, $5
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY
+             AS given (user_id, dek_id, kid, sealed, position)
+         JOIN public.users USING (user_id)
+         ORDER BY given.position FOR SHARE OF users
          ON CONFLICT DO NOTHING",
-        key.user.get(),
-        key.dek_id,
-        key.kid,
-        key.sealed,
+        &users,
+        &column(|key| &key.dek_id),
+        &column(|key| &key.kid),
+        &column(|key| &key.sealed),
         now
     )
     .execute(conn)

@@ -4,14 +4,16 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use events::{Actor, ActorKind, ApiCalled, Body, Event, is_reserved_source};
+use events::{Actor, ActorKind, ApiCalled, Body, Event, Personal, is_reserved_source};
 use ledger::{
     Classified, Endpoint, Invalid, Method, Month, Rules, StatusCode, Units, UserId, derived_id, text,
 };
 use uuid::Uuid;
+use vault::DataKey;
 
 use super::parse::{Draft, EndpointDraft};
-use crate::problem::FieldError;
+use crate::personal;
+use crate::problem::{FieldError, Problem};
 
 /// How far ahead of our clock a client's may be.
 const MAX_AHEAD: TimeDelta = TimeDelta::minutes(5);
@@ -172,19 +174,34 @@ impl Call<'_> {
         classified
     }
 
-    /// The event.
+    /// What it says of the person behind it.
+    pub(super) fn personal(&self) -> Personal<'_> {
+        Personal {
+            ip_address: self.ip_address.map(|address| Cow::Owned(address.to_string())),
+            user_agent: self.user_agent.as_deref().map(Cow::Borrowed),
+        }
+    }
+
+    /// The event, with what it says of the person sealed under the user's key.
+    ///
+    /// # Errors
+    /// When it says something and there is no key: the account went while the request was under way.
     pub(super) fn event<'e>(
         &'e self,
         user: UserId,
+        key: Option<&DataKey>,
         classified: &'e Classified,
         reporter: &Reporter,
-    ) -> Event<'e> {
+    ) -> Result<Event<'e>, Problem> {
         let mut call = ApiCalled::new(classified.endpoint.as_str(), classified.category);
         call.method = self.method.as_ref().map(|method| Cow::Borrowed(method.as_str()));
         call.status_code = self.status.map(StatusCode::get);
         call.response_time_ms = self.response_time_ms;
-        call.ip_address = self.ip_address.map(|address| Cow::Owned(address.to_string()));
-        call.user_agent = self.user_agent.as_deref().map(Cow::Borrowed);
+        let personal = self.personal();
+        if !personal.is_empty() {
+            let key = key.ok_or_else(Problem::unauthorized)?;
+            call.personal = personal::seal(key, &self.id, &personal)?;
+        }
         call.request_size = self.request_size;
         call.response_size = self.response_size;
         call.units = classified.units.get();
@@ -192,12 +209,12 @@ impl Call<'_> {
         if matches!(reporter.kind, ActorKind::Service | ActorKind::Admin) {
             call.actor = Some(Actor::new(reporter.kind, reporter.user.to_string()));
         }
-        Event {
+        Ok(Event {
             id: Cow::Borrowed(&self.id),
             source: Cow::Borrowed(&self.source),
             subject: Some(user),
             time: self.time,
             body: Body::ApiCalled(call),
-        }
+        })
     }
 }

@@ -27,9 +27,11 @@ use ledger::{Classified, Clock, Month, Rules, UserId, UserRef};
 use nats::{EncodedEvent, Position, Publisher};
 use sqlx::PgPool;
 use uuid::Uuid;
+use vault::DataKey;
 
 use crate::limits::Limits;
 use crate::metered;
+use crate::personal::Sealer;
 use crate::problem::{FieldError, Problem};
 use crate::users::Users;
 use call::Call;
@@ -49,6 +51,7 @@ pub struct Ingest(Arc<Inner>);
 
 struct Inner {
     pool: PgPool,
+    sealer: Sealer,
     users: Users,
     publisher: Publisher,
     clock: Clock,
@@ -70,13 +73,14 @@ impl Ingest {
     /// Takes in calls under these rules. With `limits`, reported calls count there at once.
     pub fn new(
         pool: PgPool,
+        sealer: Sealer,
         users: Users,
         publisher: Publisher,
         clock: Clock,
         rules: Rules,
         limits: Option<Limits>,
     ) -> Self {
-        Self(Arc::new(Inner { pool, users, publisher, clock, rules, limits, recent: Recent::new() }))
+        Self(Arc::new(Inner { pool, sealer, users, publisher, clock, rules, limits, recent: Recent::new() }))
     }
 
     /// Takes in the items of one request. When this returns, what is accepted is on disk.
@@ -248,12 +252,14 @@ impl Inner {
             }
             return Ok(());
         }
+        let keys = self.keys_of(&fresh).await?;
         let mut json = Vec::with_capacity(fresh.len() * EVENT_BYTES);
         let mut ends = Vec::with_capacity(fresh.len());
         let mut classes = Vec::with_capacity(fresh.len());
         for item in &fresh {
             let classified = item.call.classify(&self.rules);
-            events::encode(&item.call.event(item.user, &classified, reporter), &mut json);
+            let key = keys.get(&item.user).map(AsRef::as_ref);
+            events::encode(&item.call.event(item.user, key, &classified, reporter)?, &mut json);
             ends.push(json.len());
             classes.push(classified);
         }
@@ -267,6 +273,27 @@ impl Inner {
         self.recent.insert(fresh.iter().map(|item| item.claim));
         self.report(&fresh, &classes, &positions);
         Ok(())
+    }
+
+    /// The data keys of those of whom something is to be sealed.
+    async fn keys_of(&self, fresh: &[Accepted<'_>]) -> Result<HashMap<UserId, Arc<DataKey>>, Problem> {
+        let mut keys = HashMap::new();
+        let mut unknown = Vec::new();
+        for item in fresh.iter().filter(|item| !item.call.personal().is_empty()) {
+            if keys.contains_key(&item.user) {
+                continue;
+            }
+            match self.sealer.cached(item.user) {
+                Some(key) => drop(keys.insert(item.user, key)),
+                None => unknown.push(item.user),
+            }
+        }
+        if !unknown.is_empty() {
+            unknown.sort_unstable();
+            unknown.dedup();
+            keys.extend(self.sealer.keys_of(&unknown).await?);
+        }
+        Ok(keys)
     }
 
     /// Makes the calls count against what is admitted from now on.

@@ -5,11 +5,13 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use events::{ApiCalled, Body, Event};
+use events::{ApiCalled, Body, Event, Personal};
 use http_body::Body as _;
 use ledger::{Endpoint, Method, StatusCode};
+use vault::DataKey;
 
 use crate::auth::{Principal, Seen};
+use crate::personal;
 use crate::state::AppState;
 
 /// Records calls of our own routes, uncounted, without waiting for the log: when it is away or busy the record is
@@ -61,19 +63,46 @@ fn offer(state: &AppState, called: &Called<'_>) {
     call.method = method.as_ref().map(|method| Cow::Borrowed(method.as_str()));
     call.status_code = Some(called.status);
     call.response_time_ms = Some(called.response_time_ms);
-    call.ip_address = Some(Cow::Owned(called.principal.address.to_string()));
-    let agent = called.user_agent.as_deref().map(ledger::text::clean_user_agent);
-    call.user_agent = agent.filter(|agent| !agent.is_empty());
     call.request_size = called.request_size;
     call.response_size = called.response_size;
     call.counted = false;
-    let id = state.ids().event_id();
-    let event = Event::by_api(id, called.principal.user_id, state.clock().now(), Body::ApiCalled(call));
-    let mut json = Vec::with_capacity(512);
-    events::encode(&event, &mut json);
-    if !state.publisher().offer(&json.into()) {
-        metrics::counter!("ledger_untracked_calls_total").increment(1);
+    let (user, id) = (called.principal.user_id, state.ids().event_id());
+    let mut event = Event::by_api(id, user, state.clock().now(), Body::ApiCalled(call));
+    let agent = called.user_agent.as_deref().map(ledger::text::clean_user_agent);
+    let personal = Personal {
+        ip_address: Some(Cow::Owned(called.principal.address.to_string())),
+        user_agent: agent.filter(|agent| !agent.is_empty()),
+    };
+    match state.sealer().cached(user) {
+        Some(key) => publish(state, &key, &mut event, &personal),
+        None => {
+            // The user's first call here. The answer does not wait for the database either.
+            let (state, mut event) = (state.clone(), event.into_owned());
+            let personal: Personal<'static> = personal.into_owned();
+            tokio::spawn(async move {
+                match state.sealer().key(user).await {
+                    Ok(key) => publish(&state, &key, &mut event, &personal),
+                    Err(_) => untracked(),
+                }
+            });
+        }
     }
+}
+
+fn publish(state: &AppState, key: &DataKey, event: &mut Event<'_>, personal: &Personal<'_>) {
+    if let Body::ApiCalled(call) = &mut event.body {
+        let Ok(sealed) = personal::seal(key, &event.id, personal) else { return untracked() };
+        call.personal = sealed;
+    }
+    let mut json = Vec::with_capacity(768);
+    events::encode(event, &mut json);
+    if !state.publisher().offer(&json.into()) {
+        untracked();
+    }
+}
+
+fn untracked() {
+    metrics::counter!("ledger_untracked_calls_total").increment(1);
 }
 
 /// The size that the client claims, if a ledger can hold it: a call without a body may claim any number.

@@ -136,7 +136,7 @@ async fn check(
             // Id and instant are the first try's: should its frame still be on the way, both give the same row.
             let call = MeteredCall { at: attempt.at, ..call };
             let particulars = Particulars { actor, ..Particulars::default() };
-            match call.record(state.limits(), attempt.event_id, particulars).await? {
+            match call.record(state.limits(), state.sealer(), attempt.event_id, particulars).await? {
                 // The earlier try may have taken the units that are missing now, and its call would count all the same.
                 Metered::Refused(_) if attempt.retried && !is_settled => {
                     Err(Problem::busy("What became of the first try is not known yet; try again."))

@@ -12,6 +12,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use events::Personal;
 use ledger::ids::event_id_at;
 use ledger::{Endpoint, Method, text};
 use utoipa_axum::router::OpenApiRouter;
@@ -172,11 +173,13 @@ async fn decide(
     let now = state.clock().now();
     let call = MeteredCall::new(&state.config().rules, principal.user_id, &endpoint, Some(method), None, now);
     let particulars = Particulars {
-        ip_address: client_address(parts, &principal),
-        user_agent: user_agent(&parts.headers),
+        personal: Personal {
+            ip_address: client_address(parts, &principal),
+            user_agent: user_agent(&parts.headers).filter(|agent| !agent.is_empty()),
+        },
         actor: None,
     };
-    match call.record(state.limits(), event_id_at(now), particulars).await? {
+    match call.record(state.limits(), state.sealer(), event_id_at(now), particulars).await? {
         Metered::Recorded(recorded) => Ok(admitted(state, &call, &recorded)),
         Metered::Refused(refusal) => Err(refusal.into_problem(deny)),
     }

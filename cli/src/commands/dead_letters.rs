@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use keys::Keys;
 use ledger_worker::dead_letters;
 use store::{Position, Schema};
 
@@ -72,14 +73,15 @@ async fn list(settings: &Settings) -> Result<ExitCode> {
 
 async fn retry(retry: &Retry, settings: &Settings) -> Result<ExitCode> {
     let mut conn = store::connect(settings.database_url()?, Schema::Live).await?;
+    let keys = Keys::start(settings.database_url()?, &settings.keys(), &settings.clock()?).await?;
     let log = nats::connect(&settings.nats("usage-ledger dead-letters")?).await?;
     let (applied, still_dead) = if let (Some(seq), Some(idx)) = (retry.seq, retry.idx) {
-        match dead_letters::retry_one(&mut conn, &log, Position { seq, idx }).await? {
+        match dead_letters::retry_one(&mut conn, &log, &keys, Position { seq, idx }).await? {
             Some(applied) => (u64::from(applied), u64::from(!applied)),
             None => bail!("there is no dead letter at --seq {seq} --idx {idx}"),
         }
     } else {
-        let report = dead_letters::retry_all(&mut conn, &log, None).await?;
+        let report = dead_letters::retry_all(&mut conn, &log, &keys, None).await?;
         (report.applied, report.still_dead)
     };
     println!("applied {applied}, still dead {still_dead}");

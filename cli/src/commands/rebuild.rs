@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use keys::Keys;
 use ledger_worker::rebuild::{Finish, Outcome, Rebuild};
 
 use crate::config::Settings;
@@ -41,24 +42,28 @@ enum Only {
 }
 
 pub(crate) async fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode> {
+    let (database_url, clock) = (settings.database_url()?, settings.clock()?);
     let log = nats::connect(&settings.nats("usage-ledger rebuild")?).await?;
     let bar = Bar::new();
     let progress = |step| bar.show(step);
-    let rebuild = Rebuild { database_url: settings.database_url()?, log: &log, progress: &progress };
+    let rebuild = Rebuild { database_url, log: &log, progress: &progress };
     if arguments.drop {
         let there = rebuild.drop_held().await?;
         eprintln!("{}", if there { "the rebuilt tables are dropped" } else { "there was nothing to drop" });
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.swap {
-        rebuild.swap().await?;
+        rebuild.swap(&Keys::start(database_url, &settings.keys(), &clock).await?).await?;
         bar.finish();
         eprintln!("the rebuilt tables are live");
         return Ok(ExitCode::SUCCESS);
     }
     let outcome = match arguments.only {
         Some(Only::Summaries) => rebuild.summaries(arguments.dry_run).await?,
-        None => rebuild.run(arguments.finish()).await?,
+        None => {
+            let keys = Keys::start(database_url, &settings.keys(), &clock).await?;
+            rebuild.run(&keys, arguments.finish()).await?
+        }
     };
     bar.finish();
     tell(arguments, &outcome)

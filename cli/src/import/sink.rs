@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use api::ingest::{CallDraft, Draft, EndpointDraft, Ingest, Item, Receipt, Reporter, TimeWindow};
+use api::personal::Sealer;
 use api::problem::Problem;
 use api::users::Users;
 use events::{ActorKind, SOURCE_IMPORT};
+use keys::{KeyConfig, Keys};
 use ledger::{Clock, IdSource, Rules, UserId, UserRef};
 use nats::{Connection, Publisher, PublisherConfig};
 use secrecy::{ExposeSecret, SecretString};
@@ -44,6 +46,8 @@ pub(crate) struct SinkConfig {
     pub(crate) allow_unsafe_log: bool,
     /// `RULES_FILE`.
     pub(crate) rules: Rules,
+    /// The root keys.
+    pub(crate) keys: KeyConfig,
     /// The ledger's clock.
     pub(crate) clock: Clock,
 }
@@ -58,6 +62,7 @@ impl SinkConfig {
             nats: log.connection_of("usage-ledger import"),
             allow_unsafe_log: log.allow_unsafe,
             rules: settings.rules()?,
+            keys: settings.keys(),
             clock,
         })
     }
@@ -89,13 +94,16 @@ impl Sink {
         let read = store::checkpoint::read(&mut conn, PARTITION).await;
         read.context("the database has no ledger's tables yet: run `usage-ledger migrate`")?;
         drop(conn);
+        let keys = Keys::start(config.database_url.expose_secret(), &config.keys, &config.clock).await?;
         let log = nats::connect(&config.nats).await?;
         log.verify(config.allow_unsafe_log).await?;
         let ids = IdSource::new(config.clock.clone());
         let publisher = Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?;
         // Who runs an import may make users: nobody could import the log of a server with new clients otherwise.
         let users = Users::new(pool.clone(), config.clock.clone(), true);
-        let ingest = Ingest::new(pool.clone(), users, publisher.clone(), config.clock, config.rules, None);
+        let sealer = Sealer::new(keys, pool.clone());
+        let (clock, rules) = (config.clock, config.rules);
+        let ingest = Ingest::new(pool.clone(), sealer, users, publisher.clone(), clock, rules, None);
         let sink = Self { pool, publisher, ingest };
         sink.let_catch_up(log.state().await?.last_seq).await?;
         Ok(sink)

@@ -6,9 +6,11 @@
 mod apply;
 mod item;
 mod parse;
+mod personal;
 mod prepare;
 
 pub use apply::{Applied, apply_all, apply_late};
 pub use item::{Call, Command, Item};
 pub use parse::Parsed;
+pub use personal::KnownKeys;
 pub use prepare::{Exclude, Prepared, Segment};

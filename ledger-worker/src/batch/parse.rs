@@ -1,9 +1,10 @@
 //! From frames to items: decoding, and encoding of the rows. Pure.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
-use events::{ApiCalled, Body, Event, EventError};
+use events::{ApiCalled, Body, Event, EventError, EventErrorKind, Personal};
 use ledger::{Month, UserId};
 use nats::RawFrame;
 use store::Position;
@@ -13,8 +14,10 @@ use store::rejections::Rejection;
 use store::subscriptions::PlanChange;
 use store::thresholds::Crossing;
 use store::usage_rows::{self, UsageRow};
+use uuid::Uuid;
 
 use super::item::{Call, Command, Item};
+use super::personal::{self, Known, KnownKeys};
 
 /// The events of some frames, decoded.
 #[derive(Debug, Default)]
@@ -25,25 +28,29 @@ pub struct Parsed {
     frame_times: Vec<(u64, DateTime<Utc>)>,
     events: u64,
     month_text: MonthText,
+    /// Whose keys are not known yet: what they sealed was left out.
+    unknown_keys: BTreeSet<UserId>,
+    /// The first frame of a build whose log is not read.
+    earlier_build: Option<u64>,
 }
 
 impl Parsed {
     /// Decodes the frames, which are whole and follow each other. What can't be decoded becomes a dead letter.
-    pub fn of(frames: &[RawFrame]) -> Self {
+    pub fn of(frames: &[RawFrame], keys: &KnownKeys) -> Self {
         let bytes = frames.iter().map(|frame| frame.body.len()).sum();
         let count = frames.iter().map(RawFrame::count).sum();
         let mut parsed =
             Self { items: Vec::with_capacity(count), tuples: Vec::with_capacity(bytes), ..Self::default() };
         for frame in frames {
-            parsed.frame(frame, None);
+            parsed.frame(frame, None, keys);
         }
         parsed
     }
 
     /// Decodes the one event of a frame: a dead letter that is tried again.
-    pub fn one(frame: &RawFrame, idx: u16) -> Self {
+    pub fn one(frame: &RawFrame, idx: u16, keys: &KnownKeys) -> Self {
         let mut parsed = Self::default();
-        parsed.frame(frame, Some(idx));
+        parsed.frame(frame, Some(idx), keys);
         parsed
     }
 
@@ -55,6 +62,16 @@ impl Parsed {
     /// How many events the frames hold.
     pub fn events(&self) -> u64 {
         self.events
+    }
+
+    /// Whose keys must be looked up before it is parsed again; nobody's, if it is complete.
+    pub fn unknown_keys(&self) -> Vec<UserId> {
+        self.unknown_keys.iter().copied().collect()
+    }
+
+    /// The first frame of a build before the first release, whose log is not to be projected.
+    pub fn earlier_build(&self) -> Option<u64> {
+        self.earlier_build
     }
 
     /// Turns the calls of a month that takes no rows into dead letters.
@@ -86,7 +103,7 @@ impl Parsed {
         }
     }
 
-    fn frame(&mut self, frame: &RawFrame, only: Option<u16>) {
+    fn frame(&mut self, frame: &RawFrame, only: Option<u16>, keys: &KnownKeys) {
         self.frame_times.push((frame.seq, frame.time));
         let mut found = 0_u16;
         match events::decode_batch(&frame.body) {
@@ -94,7 +111,7 @@ impl Parsed {
                 for (idx, event) in (0_u16..).zip(events) {
                     found = idx + 1;
                     if only.is_none_or(|only| only == idx) {
-                        let item = self.event(Position { seq: frame.seq, idx }, event, frame.time);
+                        let item = self.event(Position { seq: frame.seq, idx }, event, frame.time, keys);
                         self.items.push(item);
                     }
                 }
@@ -124,10 +141,14 @@ impl Parsed {
         position: Position,
         event: Result<Event<'_>, EventError>,
         frame_time: DateTime<Utc>,
+        keys: &KnownKeys,
     ) -> Item {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
+                if error.kind == EventErrorKind::EarlierBuild {
+                    self.earlier_build.get_or_insert(position.seq);
+                }
                 return dead(position, &error.event_type, Reason::Undecodable, &error.detail(), frame_time);
             }
         };
@@ -138,7 +159,7 @@ impl Parsed {
         }
         let item = match (&event.body, event.subject) {
             (Body::ApiCalled(called), Some(user)) => {
-                self.call(position, user, &event, called).map(Item::Call)
+                self.call(position, user, &event, called, keys).map(Item::Call)
             }
             (Body::ApiCalled(_), None) => Err("it has no subject".to_owned()),
             _ => command(position, &event).map(|command| Item::Command(Box::new(command))),
@@ -154,15 +175,53 @@ impl Parsed {
         user: UserId,
         event: &Event<'_>,
         called: &ApiCalled<'_>,
+        keys: &KnownKeys,
     ) -> Result<Call, String> {
         let id = event.row_id().map_err(|error| error.detail())?;
-        let month = Month::of(event.time);
         let start = self.tuples.len();
+        match called.personal.as_ref().map(|sealed| (sealed, keys.key(user))) {
+            Some((sealed, Known::Key(key))) => {
+                personal::open(&key, &event.id, sealed, position, |personal| {
+                    self.row(position, user, id, event, called, &personal);
+                })
+            }
+            Some((_, Known::NotYet)) => {
+                self.unknown_keys.insert(user);
+            }
+            None | Some((_, Known::Destroyed)) => {
+                self.row(position, user, id, event, called, &Personal::default());
+            }
+        }
+        Ok(Call {
+            id,
+            claimed: events::needs_claim(&event.source),
+            user,
+            created_at: event.time,
+            month: Month::of(event.time),
+            position,
+            units: called.units,
+            response_time_ms: called.response_time_ms,
+            category: called.category,
+            counted: called.counted,
+            tuple: start..self.tuples.len(),
+        })
+    }
+
+    /// Encodes the call's row.
+    fn row(
+        &mut self,
+        position: Position,
+        user: UserId,
+        id: Uuid,
+        event: &Event<'_>,
+        called: &ApiCalled<'_>,
+        personal: &Personal<'_>,
+    ) {
         let row = UsageRow {
             id,
             user,
             created_at: event.time,
-            month_year: self.month_text.of(month),
+            month_year: self.month_text.of(Month::of(event.time)),
             position,
             units: called.units,
             response_time_ms: called.response_time_ms,
@@ -173,23 +232,10 @@ impl Parsed {
             category: called.category,
             method: called.method.as_deref(),
             endpoint: &called.endpoint,
-            ip_address: called.ip_address.as_deref(),
-            user_agent: called.user_agent.as_deref(),
+            ip_address: personal.ip_address.as_deref(),
+            user_agent: personal.user_agent.as_deref(),
         };
         usage_rows::encode(&row, &mut self.tuples);
-        Ok(Call {
-            id,
-            claimed: events::needs_claim(&event.source),
-            user,
-            created_at: event.time,
-            month,
-            position,
-            units: called.units,
-            response_time_ms: called.response_time_ms,
-            category: called.category,
-            counted: called.counted,
-            tuple: start..self.tuples.len(),
-        })
     }
 }
 

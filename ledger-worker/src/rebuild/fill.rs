@@ -1,6 +1,7 @@
 //! Filling `ledger_next` with the code that the projector runs.
 
-use sqlx::PgConnection;
+use keys::Keys;
+use sqlx::{PgConnection, PgPool};
 use store::checkpoint::{self, Checkpoint, PARTITION};
 use store::{Schema, next_schema};
 use tokio::sync::mpsc;
@@ -16,6 +17,9 @@ use super::{BATCH_EVENTS, Progress, Rebuild, RebuildError};
 /// The next projection in the making.
 pub(super) struct Fill<'a> {
     rebuild: &'a Rebuild<'a>,
+    keys: &'a Keys,
+    /// For the keys of users that are not remembered.
+    pool: PgPool,
     conn: PgConnection,
     applier: Applier,
     events: u64,
@@ -25,6 +29,7 @@ impl<'a> Fill<'a> {
     /// Goes on with what an earlier run left, if it still fits the tables and the log, and begins anew otherwise.
     pub(super) async fn open(
         rebuild: &'a Rebuild<'a>,
+        keys: &'a Keys,
         live: &mut PgConnection,
     ) -> Result<Self, RebuildError> {
         let made_for = next_schema::version(live).await?;
@@ -32,7 +37,7 @@ impl<'a> Fill<'a> {
             next_schema::drop_next(live).await?;
         }
         let left = match made_for {
-            Some(_) => Self::resume(rebuild, live).await?,
+            Some(_) => Self::resume(rebuild, keys, live).await?,
             None => None,
         };
         if let Some(fill) = left {
@@ -41,10 +46,14 @@ impl<'a> Fill<'a> {
         }
         next_schema::drop_next(live).await?;
         next_schema::create(live).await?;
-        Self::at(rebuild, Checkpoint::default()).await
+        Self::at(rebuild, keys, Checkpoint::default()).await
     }
 
-    async fn resume(rebuild: &'a Rebuild<'a>, live: &mut PgConnection) -> Result<Option<Self>, RebuildError> {
+    async fn resume(
+        rebuild: &'a Rebuild<'a>,
+        keys: &'a Keys,
+        live: &mut PgConnection,
+    ) -> Result<Option<Self>, RebuildError> {
         if next_schema::version(live).await?.is_none() {
             return Ok(None);
         }
@@ -60,14 +69,15 @@ impl<'a> Fill<'a> {
             );
             return Ok(None);
         }
-        Self::at(rebuild, stored).await.map(Some)
+        Self::at(rebuild, keys, stored).await.map(Some)
     }
 
-    async fn at(rebuild: &'a Rebuild<'a>, stored: Checkpoint) -> Result<Self, RebuildError> {
+    async fn at(rebuild: &'a Rebuild<'a>, keys: &'a Keys, stored: Checkpoint) -> Result<Self, RebuildError> {
+        let pool = store::pool(rebuild.database_url, 1)?;
         let conn = store::connect::connect_projector(rebuild.database_url, Schema::Next).await?;
         let stream_created = Some(rebuild.log.state().await?.created);
         let applier = Applier::new(Schema::Next, PARTITION, Checkpoint { stream_created, ..stored });
-        Ok(Self { rebuild, conn, applier, events: 0 })
+        Ok(Self { rebuild, keys, pool, conn, applier, events: 0 })
     }
 
     /// How far it is.
@@ -91,7 +101,7 @@ impl<'a> Fill<'a> {
         let (to, mut from) = mpsc::channel(1);
         // Dropping the set ends the reader, however this function is left.
         let mut reader = JoinSet::new();
-        reader.spawn(prepare(ahead, to));
+        reader.spawn(prepare(ahead, self.keys.clone(), self.pool.clone(), to));
         while let Some(batch) = from.recv().await {
             let mut batch: Box<Batch> = batch?;
             self.applier.apply(&mut self.conn, &mut batch).await?;
@@ -108,28 +118,27 @@ impl<'a> Fill<'a> {
     }
 }
 
-async fn prepare(mut ahead: Ahead, to: mpsc::Sender<Result<Box<Batch>, RebuildError>>) {
+async fn prepare(
+    mut ahead: Ahead,
+    keys: Keys,
+    pool: PgPool,
+    to: mpsc::Sender<Result<Box<Batch>, RebuildError>>,
+) {
     loop {
         // The place is taken first, so that no more than one batch waits beside the one that is applied.
         let Ok(permit) = to.reserve().await else { return };
-        match ahead.next().await {
+        let batch = match ahead.next().await {
             Ok(None) => return,
-            Ok(Some(chunk)) => match tokio::task::spawn_blocking(move || batch(&chunk)).await {
-                Ok(batch) => permit.send(Ok(Box::new(batch))),
-                // Only at shutdown, or if parsing panicked: then it is to be seen, not passed over.
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
-            },
-            Err(error) => {
-                permit.send(Err(error));
-                return;
+            Ok(Some(Chunk { frames, last: Some(last), .. })) => {
+                Batch::read(frames, last, &keys, &pool).await.map_err(RebuildError::from)
             }
+            Ok(Some(chunk)) => Ok(Batch::gap(chunk.last_seq)),
+            Err(error) => Err(error),
+        };
+        let failed = batch.is_err();
+        permit.send(batch.map(Box::new));
+        if failed {
+            return;
         }
-    }
-}
-
-fn batch(chunk: &Chunk) -> Batch {
-    match &chunk.last {
-        Some(last) => Batch::of(&chunk.frames, last),
-        None => Batch::gap(chunk.last_seq),
     }
 }

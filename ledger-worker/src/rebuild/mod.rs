@@ -12,6 +12,7 @@ mod tally;
 
 use std::time::Duration;
 
+use keys::Keys;
 use nats::{Log, LogError, Stop};
 use sqlx::{Connection, PgConnection};
 use store::advisory::{self, Lock};
@@ -19,6 +20,7 @@ use store::checkpoint::{self, PARTITION};
 use store::compare::Difference;
 use store::{Schema, next_schema};
 
+use crate::reading::BatchError;
 use crate::standing::Standing;
 
 pub(crate) use ahead::Ahead;
@@ -127,6 +129,9 @@ pub enum RebuildError {
     /// The log is not whole.
     #[error(transparent)]
     Stopped(Stop),
+    /// What is read makes no batch.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
     /// Completions name calls that are not remembered.
     #[error("{calls} calls were completed long after they began; run a full `usage-ledger rebuild`")]
     LateCompletions {
@@ -153,13 +158,13 @@ impl From<sqlx::Error> for RebuildError {
 impl Rebuild<'_> {
     /// Fills fresh tables from the log, compares them with the live ones, and then does as `finish` says. After a crash
     /// it goes on where it was.
-    pub async fn run(&self, finish: Finish) -> Result<Outcome, RebuildError> {
+    pub async fn run(&self, keys: &Keys, finish: Finish) -> Result<Outcome, RebuildError> {
         let mut live = self.lock().await?;
         if finish == Finish::Swap {
             // Filling may take hours; the exchange looks again.
             refuse_dependants(&mut live).await?;
         }
-        let mut fill = Fill::open(self, &mut live).await?;
+        let mut fill = Fill::open(self, keys, &mut live).await?;
         self.catch_up(&mut live, &mut fill).await?;
         let mut outcome = self.compare(&mut live, &mut fill).await?;
         match finish {
@@ -174,12 +179,12 @@ impl Rebuild<'_> {
     }
 
     /// Exchanges what an earlier run held back, after catching up.
-    pub async fn swap(&self) -> Result<(), RebuildError> {
+    pub async fn swap(&self, keys: &Keys) -> Result<(), RebuildError> {
         let mut live = self.lock().await?;
         if next_schema::version(&mut live).await?.is_none() {
             return Err(RebuildError::NothingHeld);
         }
-        let mut fill = Fill::open(self, &mut live).await?;
+        let mut fill = Fill::open(self, keys, &mut live).await?;
         self.catch_up(&mut live, &mut fill).await?;
         self.exchange(&mut live, &mut fill).await
     }

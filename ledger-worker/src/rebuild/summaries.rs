@@ -11,7 +11,7 @@ use store::completions::{self, Completion};
 use store::{Position, dead_letters, recount};
 use tokio::sync::mpsc;
 
-use crate::reading::accepted_gaps;
+use crate::reading::{BatchError, accepted_gaps};
 
 use super::ahead::Ahead;
 use super::tally::{Tally, Unmatched};
@@ -80,6 +80,9 @@ pub(crate) async fn count(
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
     read?;
+    if let Some(seq) = tally.earlier_build() {
+        return Err(BatchError::EarlierBuild { seq }.into());
+    }
     Ok(Counted { tally, continuity: ahead.into_continuity() })
 }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use events::{ApiCalled, Body, CallCompleted, Event};
+use events::{ApiCalled, Body, CallCompleted, Event, EventErrorKind};
 use ledger::{Category, Month, UserId};
 use nats::RawFrame;
 use store::Position;
@@ -40,6 +40,7 @@ pub(crate) struct Tally {
     closed: BTreeSet<Month>,
     unmatched: Vec<Unmatched>,
     events: u64,
+    earlier_build: Option<u64>,
     /// The hour of the last call and its month: calls that follow each other mostly share them.
     last_hour: (i64, Month),
 }
@@ -105,6 +106,7 @@ impl Tally {
             closed: BTreeSet::new(),
             unmatched: Vec::new(),
             events: 0,
+            earlier_build: None,
             last_hour: (i64::MIN, Month::FIRST),
         }
     }
@@ -124,6 +126,11 @@ impl Tally {
         &self.dead
     }
 
+    /// The first frame of a build before the first release, whose log is not read.
+    pub(crate) fn earlier_build(&self) -> Option<u64> {
+        self.earlier_build
+    }
+
     /// Completions whose calls it did not know.
     pub(crate) fn unmatched(&self) -> &[Unmatched] {
         &self.unmatched
@@ -140,9 +147,13 @@ impl Tally {
             if !self.dead.is_empty() && self.dead.contains(&position) {
                 continue;
             }
-            // Errors are dead letters.
-            if let Ok(event) = event {
-                self.event(position, &event);
+            match event {
+                Ok(event) => self.event(position, &event),
+                Err(error) if error.kind == EventErrorKind::EarlierBuild => {
+                    self.earlier_build.get_or_insert(frame.seq);
+                }
+                // Other errors are dead letters.
+                Err(_) => {}
             }
         }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use events::{Body, CallCompleted, Event, PeriodClosed, SOURCE_API, SOURCE_WORKER};
 use ledger::{Category, Month, UserId};
-use ledger_worker::batch::{Parsed, apply_late};
+use ledger_worker::batch::{KnownKeys, Parsed, apply_late};
 use ledger_worker::{Applier, Batch};
 use nats::{FrameHeader, RawFrame};
 use proptest::prelude::*;
@@ -169,7 +169,7 @@ async fn project(conn: &mut PgConnection, frames: &[RawFrame], cuts: &[Range<usi
     let mut applier = Applier::new(Schema::Live, 0, Checkpoint::default());
     for cut in cuts {
         let frames = &frames[cut.clone()];
-        let mut batch = Batch::of(frames, frames.last().unwrap());
+        let mut batch = Batch::of(frames, frames.last().unwrap(), &KnownKeys::default());
         applier.apply(conn, &mut batch).await.unwrap();
     }
     dump(conn).await
@@ -301,7 +301,9 @@ fn a_late_retry_undoes_nothing_newer() {
                     let frame = whole.iter().find(|frame| frame.seq == letter.position.seq).unwrap();
                     let mut tx = conn.begin().await.unwrap();
                     assert!(dead_letters::remove(&mut tx, letter.position).await.unwrap());
-                    apply_late(&mut tx, &Parsed::one(frame, letter.position.idx)).await.unwrap();
+                    apply_late(&mut tx, &Parsed::one(frame, letter.position.idx, &KnownKeys::default()))
+                        .await
+                        .unwrap();
                     tx.commit().await.unwrap();
                 }
                 prop_assert_eq!(differences(conn).await, Vec::<String>::new());

@@ -50,12 +50,15 @@ async fn one_bad_event_never_hides_the_others() -> Result<()> {
         .execute(ledger.env.pool())
         .await?;
     let mut conn = connect(ledger.env.database_url(), Schema::Live).await?;
-    let report = retry_all(&mut conn, &ledger.log, None).await?;
+    let report = retry_all(&mut conn, &ledger.log, &ledger.keys, None).await?;
     assert_eq!(report, RetryReport { applied: 1, still_dead: 2 });
     assert_eq!(ledger.number("SELECT total_calls FROM monthly_usage_summary").await, 4);
     let letter = Position { seq: ledger.log.state().await?.last_seq, idx: 4 };
-    assert_eq!(retry_one(&mut conn, &ledger.log, letter).await?, None);
-    assert_eq!(retry_one(&mut conn, &ledger.log, Position { idx: 3, ..letter }).await?, Some(false));
+    assert_eq!(retry_one(&mut conn, &ledger.log, &ledger.keys, letter).await?, None);
+    assert_eq!(
+        retry_one(&mut conn, &ledger.log, &ledger.keys, Position { idx: 3, ..letter }).await?,
+        Some(false)
+    );
     worker.stop().await;
     Ok(())
 }

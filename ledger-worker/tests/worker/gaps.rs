@@ -53,7 +53,7 @@ async fn only_what_is_lost_is_accepted_and_rebuild_passes_it_too() -> Result<()>
     ledger.projected().await;
     assert_eq!(ledger.log_status().await.stop, None);
     assert_eq!(ledger.verified().await?.differences, []);
-    assert_eq!(ledger.rebuild().run(Finish::Swap).await?.differences, []);
+    assert_eq!(ledger.rebuild().run(&ledger.keys, Finish::Swap).await?.differences, []);
     ledger.publish(&[ledger.own_call(ledger.user(), call(Other))]).await;
     ledger.projected().await;
     worker.stop().await;

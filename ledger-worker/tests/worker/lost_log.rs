@@ -29,7 +29,9 @@ impl TestLedger {
         };
         let rebuild = self.rebuild();
         let verify = tokio::time::timeout(SOON, self.verified()).await?.expect_err("it differs");
-        let whole = tokio::time::timeout(SOON, rebuild.run(Finish::DryRun)).await?.expect_err("it differs");
+        let whole = tokio::time::timeout(SOON, rebuild.run(&self.keys, Finish::DryRun))
+            .await?
+            .expect_err("it differs");
         Ok([stop(verify), stop(whole), self.count_stops().await?, self.retry_stops().await?])
     }
 
@@ -42,7 +44,7 @@ impl TestLedger {
 
     async fn retry_stops(&self) -> Result<Stop> {
         let mut conn = self.env.pool().acquire().await?;
-        match retry_all(&mut conn, &self.log, None).await {
+        match retry_all(&mut conn, &self.log, &self.keys, None).await {
             Err(RetryError::Stopped(stop)) => Ok(stop),
             other => anyhow::bail!("{other:?}"),
         }
@@ -123,7 +125,7 @@ async fn an_older_copy_of_the_log_is_accepted_and_rebuilt() -> Result<()> {
     assert_eq!(ledger.number(ROWS).await, 7, "the rows of the lost frames are still there");
     assert!(!ledger.verified().await?.differences.is_empty(), "and verify says so");
 
-    let outcome = tokio::time::timeout(SOON, ledger.rebuild().run(Finish::Swap)).await??;
+    let outcome = tokio::time::timeout(SOON, ledger.rebuild().run(&ledger.keys, Finish::Swap)).await??;
     assert!(!outcome.differences.is_empty(), "rebuild lists them");
     assert_eq!(ledger.number(ROWS).await, 4);
     assert_eq!(ledger.verified().await?.differences, []);
@@ -161,7 +163,7 @@ async fn a_replaced_log_is_rebuilt_from_and_its_places_are_not_mistaken() -> Res
     assert_eq!((ledger.number(ROWS).await, ledger.number(DEAD).await), (3, 1), "nothing was applied");
 
     // The way on that the stop names, though this log is shorter than the one that was projected.
-    tokio::time::timeout(SOON, ledger.rebuild().run(Finish::Swap)).await??;
+    tokio::time::timeout(SOON, ledger.rebuild().run(&ledger.keys, Finish::Swap)).await??;
     ledger.until(STATE, "running").await;
     assert_eq!((ledger.number(ROWS).await, ledger.number(DEAD).await), (2, 0));
     assert_eq!(ledger.number("SELECT seq FROM projection_checkpoint").await, 1);

@@ -85,7 +85,7 @@ async fn a_reset_after_the_closing_comes_to_nothing() -> Result<()> {
     assert_eq!(ledger.text(sums).await, "1 1 1");
     assert_eq!(ledger.verified().await?.differences, []);
     assert_eq!(ledger.rebuild().summaries(true).await?.differences, []);
-    assert_eq!(ledger.rebuild().run(Finish::Swap).await?.differences, []);
+    assert_eq!(ledger.rebuild().run(&ledger.keys, Finish::Swap).await?.differences, []);
     worker.stop().await;
     Ok(())
 }

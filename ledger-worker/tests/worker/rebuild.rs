@@ -101,7 +101,7 @@ async fn a_rebuild_gives_the_same_rows_and_the_worker_goes_on() -> Result<()> {
     ledger.until(ahead, "1").await;
     let before = catalogue(&ledger).await?;
     for _ in 0..2 {
-        let outcome = ledger.rebuild().run(Finish::Swap).await?;
+        let outcome = ledger.rebuild().run(&ledger.keys, Finish::Swap).await?;
         assert_eq!(outcome.differences, []);
         assert!(outcome.tables.iter().any(|table| table == "api_usage"), "{:?}", outcome.tables);
         let after = catalogue(&ledger).await?;
@@ -169,7 +169,7 @@ async fn rows_changed_by_hand_are_found_and_mended() -> Result<()> {
     assert_eq!(found, ["monthly_usage_summary", "usage_daily", "api_usage", "monthly_usage_summary by rows"]);
     let rebuild = ledger.rebuild();
     for _ in 0..2 {
-        let dry = rebuild.run(Finish::DryRun).await?;
+        let dry = rebuild.run(&ledger.keys, Finish::DryRun).await?;
         assert_eq!(tables(&dry), ["api_usage", "monthly_usage_summary", "usage_daily"]);
         let summary = &dry.differences[1].rows[0];
         let total =
@@ -177,7 +177,7 @@ async fn rows_changed_by_hand_are_found_and_mended() -> Result<()> {
         assert_eq!(total(&summary.expected).map(|total| total + 7), total(&summary.found));
     }
     assert_eq!(ledger.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'ledger_next'").await, 0);
-    assert_eq!(tables(&rebuild.run(Finish::Swap).await?).len(), 3);
+    assert_eq!(tables(&rebuild.run(&ledger.keys, Finish::Swap).await?).len(), 3);
     assert_eq!(ledger.verified().await?.differences, []);
     worker.stop().await;
     Ok(())
@@ -194,7 +194,7 @@ async fn calls_keep_coming_and_no_read_sees_a_half_built_table() -> Result<()> {
     ledger.projected().await;
     let stop = AtomicBool::new(false);
     let rebuilding = async {
-        let outcome = ledger.rebuild().run(Finish::Swap).await;
+        let outcome = ledger.rebuild().run(&ledger.keys, Finish::Swap).await;
         stop.store(true, Ordering::Release);
         outcome
     };
@@ -261,7 +261,7 @@ async fn a_killed_rebuild_goes_on_where_it_was() -> Result<()> {
         wait_until(BOUND, || async { at.load(Ordering::Acquire) > 0 }).await;
     };
     tokio::select! {
-        outcome = rebuild.run(Finish::Swap) => panic!("it ended before it was killed: {outcome:?}"),
+        outcome = rebuild.run(&ledger.keys, Finish::Swap) => panic!("it ended before it was killed: {outcome:?}"),
         () = half_way => {}
     }
     let killed_at = at.load(Ordering::Acquire);
@@ -272,7 +272,7 @@ async fn a_killed_rebuild_goes_on_where_it_was() -> Result<()> {
     let rebuild = Rebuild { progress: &note, ..ledger.rebuild() };
     let until = tokio::time::Instant::now() + Duration::from_secs(10);
     let outcome = loop {
-        match rebuild.run(Finish::Swap).await {
+        match rebuild.run(&ledger.keys, Finish::Swap).await {
             Err(RebuildError::Busy) if tokio::time::Instant::now() < until => {}
             other => break other?,
         }
@@ -296,13 +296,13 @@ async fn held_tables_are_swapped_or_dropped_later() -> Result<()> {
     let worker = ledger.spawn_worker();
     let user = ledger.publish_all_kinds().await;
     let rebuild = ledger.rebuild();
-    assert!(matches!(rebuild.swap().await, Err(RebuildError::NothingHeld)));
-    assert_eq!(rebuild.run(Finish::Hold).await?.differences, []);
+    assert!(matches!(rebuild.swap(&ledger.keys).await, Err(RebuildError::NothingHeld)));
+    assert_eq!(rebuild.run(&ledger.keys, Finish::Hold).await?.differences, []);
     ledger.publish(&[ledger.own_call(user, call(Other))]).await;
     ledger.projected().await;
-    rebuild.swap().await?;
+    rebuild.swap(&ledger.keys).await?;
     assert_eq!(ledger.verified().await?.differences, []);
-    rebuild.run(Finish::Hold).await?;
+    rebuild.run(&ledger.keys, Finish::Hold).await?;
     assert!(rebuild.drop_held().await?);
     assert!(!rebuild.drop_held().await?);
     assert_eq!(ledger.verified().await?.differences, []);
@@ -332,7 +332,7 @@ async fn detached_months_stay_detached() -> Result<()> {
         )
         .await;
     for _ in 0..2 {
-        assert_eq!(ledger.rebuild().run(Finish::Swap).await?.differences, []);
+        assert_eq!(ledger.rebuild().run(&ledger.keys, Finish::Swap).await?.differences, []);
         assert_eq!(ledger.number("SELECT count(*) FROM api_usage").await, 1);
         assert_eq!(
             ledger.number("SELECT count(*) FROM api_usage_2024_01").await,
@@ -355,11 +355,14 @@ async fn what_others_built_on_the_tables_is_not_dropped() -> Result<()> {
     let ledger = TestLedger::start().await?;
     let worker = ledger.spawn_worker();
     ledger.publish_all_kinds().await;
-    ledger.rebuild().run(Finish::Hold).await?;
+    ledger.rebuild().run(&ledger.keys, Finish::Hold).await?;
     ledger
         .execute("CREATE VIEW public.totals AS SELECT user_id, total_calls FROM ledger.monthly_usage_summary")
         .await;
-    for refused in [ledger.rebuild().run(Finish::Swap).await.map(drop), ledger.rebuild().swap().await] {
+    for refused in [
+        ledger.rebuild().run(&ledger.keys, Finish::Swap).await.map(drop),
+        ledger.rebuild().swap(&ledger.keys).await,
+    ] {
         assert!(
             matches!(&refused, Err(RebuildError::Dependants { names }) if names == &["view public.totals"]),
             "{refused:?}"
@@ -367,7 +370,7 @@ async fn what_others_built_on_the_tables_is_not_dropped() -> Result<()> {
     }
     assert!(ledger.number("SELECT count(*) FROM public.totals").await > 0);
     ledger.execute("DROP VIEW public.totals").await;
-    ledger.rebuild().swap().await?;
+    ledger.rebuild().swap(&ledger.keys).await?;
     assert_eq!(ledger.verified().await?.differences, []);
     worker.stop().await;
     Ok(())

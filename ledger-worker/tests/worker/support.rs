@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 use events::{Actor, ActorKind, ApiCalled, Body, Event, PlanChanged, UsageReset};
+use keys::Keys;
 use ledger::{Category, Currency, Money, Month, PlanName, UserId};
 use ledger_worker::WorkerConfig;
 use nats::{Connection, EncodedEvent, Log, Position, Publisher, PublisherConfig};
@@ -20,6 +21,7 @@ pub(crate) struct TestLedger {
     pub(crate) log: Log,
     pub(crate) publisher: Publisher,
     connection: Connection,
+    pub(crate) keys: Keys,
 }
 
 pub(crate) struct Worker {
@@ -59,7 +61,8 @@ impl TestLedger {
         log.ensure_stream(1).await?;
         let ids = env.ids.clone();
         let publisher = Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?;
-        Ok(Self { env, log, publisher, connection })
+        let keys = Keys::start(env.database_url(), &testkit::keys(), &env.clock).await?;
+        Ok(Self { env, log, publisher, connection, keys })
     }
 
     /// As a process that is started anew: another connection, another producer.

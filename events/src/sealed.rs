@@ -1,0 +1,80 @@
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// The largest sealed value, in bytes of its JSON.
+pub const MAX_SEALED_BYTES: usize = 8 * 1024;
+
+/// What is sealed under the user's data key: the JSON object that the vault wrote. It is carried as it stands; only
+/// who holds the key can tell whether it is whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedJson<'a>(Cow<'a, str>);
+
+/// It is no JSON object, or one that is too large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a sealed value is a JSON object of at most {MAX_SEALED_BYTES} bytes")]
+pub struct NotSealed;
+
+impl<'a> SealedJson<'a> {
+    /// Takes the object's JSON.
+    pub fn new(json: impl Into<Cow<'a, str>>) -> Result<Self, NotSealed> {
+        let json = json.into();
+        let is_object = json.starts_with('{') && json.ends_with('}');
+        if is_object && json.len() <= MAX_SEALED_BYTES { Ok(Self(json)) } else { Err(NotSealed) }
+    }
+
+    /// The object's JSON.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The same, borrowing nothing.
+    pub fn into_owned(self) -> SealedJson<'static> {
+        SealedJson(Cow::Owned(self.0.into_owned()))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for SealedJson<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = <&'de RawValue>::deserialize(deserializer)?;
+        Self::new(raw.get()).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for SealedJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+/// What is known of the person behind a call. It is sealed in the event, so that destroying the user's data key destroys
+/// it in every copy of the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Personal<'a> {
+    /// The client's address.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub ip_address: Option<Cow<'a, str>>,
+    /// The client's user agent, at most 1,024 bytes.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<Cow<'a, str>>,
+}
+
+impl Personal<'_> {
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.ip_address.is_none() && self.user_agent.is_none()
+    }
+
+    /// The same, borrowing nothing.
+    pub fn into_owned(self) -> Personal<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Personal { ip_address: self.ip_address.map(owned), user_agent: self.user_agent.map(owned) }
+    }
+
+    /// Its JSON, to be sealed.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("our own types have string keys, and a Vec takes every write")
+    }
+}
