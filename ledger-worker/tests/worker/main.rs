@@ -10,6 +10,7 @@ mod lost_log;
 mod order;
 mod outages;
 mod periods;
+mod personal;
 mod rebuild;
 mod rollover;
 mod summaries;

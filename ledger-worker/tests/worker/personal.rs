@@ -1,0 +1,144 @@
+//! What is known of the person behind a call: opened for the row, lost with the key, never guessed at without it.
+
+use anyhow::Result;
+use events::{Event, Personal, SealedJson};
+use keys::{KeyConfig, Keys};
+use ledger::Category::Other;
+use ledger::UserId;
+use ledger_worker::WorkerConfig;
+use ledger_worker::rebuild::{Finish, RebuildError};
+use nats::EncodedEvent;
+use testkit::wait_until;
+use tokio_util::sync::CancellationToken;
+use vault::OsEntropy;
+
+use crate::support::{BOUND, TestLedger, call, encoded, reported};
+
+const ROWS: &str =
+    "SELECT COALESCE(string_agg(concat_ws(' ', COALESCE(ip_address, '-'), COALESCE(user_agent, '-')), ', '
+                    ORDER BY log_seq, log_idx), '') FROM api_usage";
+const STOPPED: &str = "SELECT COALESCE(reason, '') FROM projector_status WHERE state = 'stopped'";
+
+impl TestLedger {
+    async fn user_with_key(&self) -> Result<UserId> {
+        let user = self.user();
+        let mut conn = self.env.pool().acquire().await?;
+        store::users::provision(&mut conn, &[(user.get(), None)], self.env.clock.now()).await?;
+        self.keys.get_or_make(&mut conn, user).await?;
+        Ok(user)
+    }
+
+    /// A call whose fields are sealed for the event of the id `sealed_for`.
+    fn sealed_call(&self, user: UserId, id: &str, sealed_for: &str, address: &str) -> Event<'static> {
+        let personal =
+            Personal { ip_address: Some(address.to_owned().into()), user_agent: Some("curl/8".into()) };
+        let key = self.keys.cached(user).expect("it was just made");
+        let sealed = key.seal_personal(sealed_for, &personal.to_json(), &OsEntropy).expect("random bytes");
+        let mut called = call(Other);
+        called.personal = Some(SealedJson::new(sealed.to_json()).expect("an object"));
+        reported(user, id, self.env.clock.now(), called)
+    }
+}
+
+#[tokio::test]
+async fn sealed_fields_are_opened_for_their_event_alone_and_gone_with_the_key() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let (alice, bob) = (ledger.user_with_key().await?, ledger.user_with_key().await?);
+    let stranger = ledger.sealed_call(alice, "e4", "e4", "192.0.2.4");
+    ledger
+        .publish(&[
+            ledger.sealed_call(alice, "e1", "e1", "192.0.2.1"),
+            ledger.sealed_call(bob, "e2", "e2", "2001:db8::2"),
+            // Moved to another event, and to another user: neither opens, and neither call is lost.
+            ledger.sealed_call(alice, "e3", "e1", "192.0.2.3"),
+            Event { subject: Some(bob), ..stranger },
+        ])
+        .await;
+    ledger.projected().await;
+    assert_eq!(ledger.text(ROWS).await, "192.0.2.1 curl/8, 2001:db8::2 curl/8, - -, - -");
+    assert_eq!(ledger.number("SELECT sum(total_calls)::bigint FROM monthly_usage_summary").await, 4);
+
+    // Without the key the same log gives the same sums, and no address.
+    assert_eq!(ledger.rebuild().run(&ledger.keys, Finish::DryRun).await?.differences, []);
+    sqlx::query("DELETE FROM public.user_data_keys WHERE user_id = $1")
+        .bind(alice.get())
+        .execute(ledger.env.pool())
+        .await?;
+    ledger.keys.forget(&[alice]);
+    ledger.rebuild().run(&ledger.keys, Finish::Swap).await?;
+    assert_eq!(ledger.text(ROWS).await, "- -, 2001:db8::2 curl/8, - -, - -");
+    assert_eq!(ledger.number("SELECT sum(total_calls)::bigint FROM monthly_usage_summary").await, 4);
+    assert_eq!(ledger.verified().await?.differences, []);
+    worker.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_root_key_that_is_not_configured_stops_the_projector_and_is_named() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let (alice, bob) = (ledger.user_with_key().await?, ledger.user_with_key().await?);
+    ledger.publish(&[ledger.sealed_call(alice, "e1", "e1", "192.0.2.1")]).await;
+    ledger.publish(&[ledger.sealed_call(bob, "e2", "e2", "192.0.2.2")]).await;
+    // Another key wraps bob's data key now, and alice's is still under the old one, which the worker does not have.
+    let new = "7".repeat(64);
+    let config =
+        |previous: String| KeyConfig { key: new.clone().into(), kid: "k2".into(), previous: previous.into() };
+    let both = config(format!("k1:{}", testkit::ENCRYPTION_KEY));
+    let mut conn = ledger.env.pool().acquire().await?;
+    let ring = keys::ring(&mut conn, &both, ledger.env.clock.now()).await?;
+    let mut alices = store::data_keys::of_users(&mut conn, &[alice]).await?;
+    keys::rewrap_page(&mut conn, &ring, None).await?;
+    let old = alices.pop().expect("she has one");
+    store::data_keys::replace(&mut conn, &[(old, "k2".to_owned())]).await?;
+
+    let shutdown = CancellationToken::new();
+    let mut without = WorkerConfig::new(
+        ledger.env.database_url(),
+        ledger.env.connection(),
+        config(String::new()),
+        ledger.env.clock.clone(),
+    );
+    let worker = tokio::spawn(ledger_worker::run(without.clone(), shutdown.clone()));
+    wait_until(BOUND, || async {
+        ledger.text(STOPPED).await.contains("the encryption key k1 is not configured")
+    })
+    .await;
+    assert_eq!(ledger.text(ROWS).await, "", "nothing is projected with a field left out for want of a key");
+    shutdown.cancel();
+    worker.await??;
+
+    without.keys = both;
+    let shutdown = CancellationToken::new();
+    let worker = tokio::spawn(ledger_worker::run(without, shutdown.clone()));
+    ledger.projected().await;
+    assert_eq!(ledger.text(ROWS).await, "192.0.2.1 curl/8, 192.0.2.2 curl/8");
+    shutdown.cancel();
+    worker.await??;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_log_of_a_build_before_the_first_release_is_refused() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let json = String::from_utf8(encoded(&ledger.own_call(ledger.user(), call(Other))).0.to_vec())?;
+    let old = json.replacen("\"units\"", "\"ip_address\":\"192.0.2.1\",\"units\"", 1);
+    ledger.publisher.publish_all(vec![EncodedEvent::from(old.into_bytes())]).await?;
+    let worker = ledger.spawn_worker();
+    wait_until(BOUND, || async { ledger.text(STOPPED).await.contains("start with a new log") }).await;
+    assert_eq!(ledger.number("SELECT count(*) FROM dead_letters").await, 0);
+    // The count and the rebuild say the same, where somebody moved the checkpoint past it.
+    worker.stop().await;
+    let frame = ledger.log.frame_at(1).await?.expect("it was published");
+    sqlx::query("UPDATE projection_checkpoint SET seq = 1, frame_id = $1, stream_created = $2")
+        .bind(frame.msg_id)
+        .bind(ledger.log.state().await?.created)
+        .execute(ledger.env.pool())
+        .await?;
+    let keys: &Keys = &ledger.keys;
+    for refused in [ledger.rebuild().run(keys, Finish::DryRun).await, ledger.rebuild().summaries(true).await]
+    {
+        assert!(matches!(refused, Err(RebuildError::Batch(_))), "{refused:?}");
+    }
+    Ok(())
+}
