@@ -26,6 +26,8 @@ use crate::{
 const DATABASE: &str = "usage_ledger";
 const ADMIN: &str = "admin";
 const ADMIN_TOKEN_TTL: Duration = Duration::from_hours(30 * 24);
+/// The file of the key that `dev` makes.
+const ENCRYPTION_KEY: &str = "encryption-key";
 const READY_BOUND: Duration = Duration::from_mins(10);
 
 #[derive(Debug, Args)]
@@ -138,7 +140,11 @@ fn complete(
         settings.add(name, "true", Source::Made);
     }
     settings.add("JWT_SECRET", dir.secret("jwt-secret")?, Source::Made);
-    settings.add("ENCRYPTION_KEY", dir.secret("encryption-key")?, Source::Made);
+    if settings.get("ENCRYPTION_KEY").is_none() {
+        settings.put("ENCRYPTION_KEY", dir.secret(ENCRYPTION_KEY)?);
+        let path = dir.path().join("secrets").join(ENCRYPTION_KEY);
+        eprintln!("users' data is sealed under the key in {}; without it, it cannot be read", path.display());
+    }
     let address = match (arguments.port, settings.get("LISTEN_ADDR")) {
         (Some(port), _) => SocketAddr::from(([127, 0, 0, 1], port)),
         (None, Some(address)) => {
