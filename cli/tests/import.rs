@@ -43,12 +43,13 @@ impl Ledger {
         Ok(Self { env, dir: DataDir::new()? })
     }
 
-    fn variables(&self) -> [(&str, &str); 4] {
+    fn variables(&self) -> [(&str, &str); 5] {
         [
             ("DATABASE_URL", self.env.database_url()),
             ("NATS_URL", self.env.nats_url()),
             ("NATS_MONITOR_URL", self.env.monitor_url()),
             ("NATS_STREAM", self.env.stream_name()),
+            ("ENCRYPTION_KEY", testkit::ENCRYPTION_KEY),
         ]
     }
 
@@ -237,8 +238,12 @@ async fn a_database_that_goes_away_and_returns_only_delays_it() -> Result<()> {
     log.ensure_stream(1).await?;
     let dir = DataDir::new()?;
     let (nats_url, monitor_url) = (servers.nats.url(), servers.nats.monitor_url());
-    let variables =
-        [("DATABASE_URL", database.url()), ("NATS_URL", &nats_url), ("NATS_MONITOR_URL", &monitor_url)];
+    let variables = [
+        ("DATABASE_URL", database.url()),
+        ("NATS_URL", &nats_url),
+        ("NATS_MONITOR_URL", &monitor_url),
+        ("ENCRYPTION_KEY", testkit::ENCRYPTION_KEY),
+    ];
     let mut import = start_reading_stdin(&dir, &variables)?;
     let mut input = import.stdin.take().context("it has no stdin")?;
     let mut errors = BufReader::new(import.stderr.take().context("it has no stderr")?).lines();

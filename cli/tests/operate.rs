@@ -37,12 +37,13 @@ impl Operated {
         Ok(operated)
     }
 
-    fn variables(&self) -> [(&str, &str); 4] {
+    fn variables(&self) -> [(&str, &str); 5] {
         [
             ("DATABASE_URL", self.env.database_url()),
             ("NATS_URL", self.env.nats_url()),
             ("NATS_MONITOR_URL", self.env.monitor_url()),
             ("NATS_STREAM", self.env.stream_name()),
+            ("ENCRYPTION_KEY", testkit::ENCRYPTION_KEY),
         ]
     }
 
@@ -196,6 +197,7 @@ async fn a_worker_alone_serves_its_metrics() -> Result<()> {
         ("NATS_URL", env.nats_url()),
         ("NATS_MONITOR_URL", env.monitor_url()),
         ("NATS_STREAM", env.stream_name()),
+        ("ENCRYPTION_KEY", testkit::ENCRYPTION_KEY),
         ("METRICS_ADDR", &address),
     ];
     let _worker = Program::start(&dir, &["worker"], &variables)?;
