@@ -59,6 +59,9 @@ impl DataDir {
     }
 
     /// The secret of this name: 32 random bytes in hex, made at first use and kept in a file of mode 0600.
+    ///
+    /// # Errors
+    /// [`StartError::NotASecret`] when the file is there and holds something else.
     pub fn secret(&self, name: &str) -> Result<String, StartError> {
         made_secret(&self.path, name)
     }
@@ -89,15 +92,19 @@ pub(crate) fn made_secret(dir: &Path, name: &str) -> Result<String, StartError> 
         .map_err(|source| StartError::io(format!("cannot make {}", secrets.display()), source))?;
     let path = secrets.join(name);
     match fs::read_to_string(&path) {
-        Ok(text) if text.trim().len() == 64 => return Ok(text.trim().to_owned()),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(StartError::io(format!("cannot read {}", path.display()), error));
-        }
-        _ => {}
+        Ok(text) if is_secret(text.trim()) => return Ok(text.trim().to_owned()),
+        // Never replaced: what was sealed or signed with it may still be there, and a hand may have only slipped.
+        Ok(_) => return Err(StartError::NotASecret(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(StartError::io(format!("cannot read {}", path.display()), error)),
     }
     let secret = random_hex();
     write_private(&secrets, name, &secret)?;
     Ok(secret)
+}
+
+fn is_secret(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 pub(crate) fn write_private(dir: &Path, name: &str, text: &str) -> Result<PathBuf, StartError> {

@@ -18,6 +18,9 @@ pub enum StartError {
     /// Another process holds the data directory.
     #[error("{} is in use by another running usage-ledger; stop it or give another --data-dir", .0.display())]
     InUse(PathBuf),
+    /// The file of a secret does not hold one.
+    #[error("{} does not hold 64 hexadecimal digits; restore it, or remove it together with all that needs it", .0.display())]
+    NotASecret(PathBuf),
     /// The server exited or did not answer in time.
     #[error("{server} did not start: {reason} (its log: {})", .log.display())]
     DidNotStart {

@@ -133,6 +133,13 @@ fn a_data_directory_has_one_holder_and_keeps_its_secrets() -> Result {
     drop(held);
     let held = DataDir::open(dir.path())?;
     assert_eq!(held.secret("jwt")?, secret);
+    // A key that a hand damaged can be mended; one that is replaced is lost with all that it sealed.
+    let damaged = dir.path().join("secrets/jwt");
+    for text in [&secret[1..], "", &"x".repeat(64)] {
+        std::fs::write(&damaged, text)?;
+        assert!(matches!(held.secret("jwt"), Err(StartError::NotASecret(path)) if path.ends_with("jwt")));
+        assert_eq!(std::fs::read_to_string(&damaged)?, text);
+    }
     let path = held.write_private("dev.env", "A=b\n")?;
     assert_eq!(path.metadata()?.permissions().mode() & 0o777, 0o600);
     held.remove("dev.env")?;
