@@ -115,6 +115,11 @@ async fn serve_starts_its_nats_server_again_when_it_dies() -> Result<()> {
     let mut serve = Program::start(&data, &["serve", "--data-dir", data.text()], &variables)?;
     let client = Client::new(format!("http://{address}"))?.with_token(env.token("alice", Role::User));
     wait_until(BOUND, || async { call(&client).await.is_ok() }).await;
+    let written = std::fs::read_to_string(data.path().join("serve.env"))?;
+    assert!(
+        written.contains("NATS_URL") && !written.contains(testkit::ENCRYPTION_KEY),
+        "it lies beside the log"
+    );
 
     let pid_file = data.path().join("nats.pid");
     let pid = std::fs::read_to_string(&pid_file)?;
@@ -149,8 +154,12 @@ async fn the_configuration_is_listed_with_sources_and_without_secrets() -> Resul
         "NATS_STREAM=OTHER\nJWT_SECRET=overridden-by-the-environment-here\n",
     )?;
     let secret = "0123456789abcdef0123456789abcdef";
-    let given =
-        [("JWT_SECRET", secret), ("DATABASE_URL", "postgres://u:hunter2@h/d"), ("NATS_URL", "nats://h")];
+    let given = [
+        ("JWT_SECRET", secret),
+        ("ENCRYPTION_KEY", testkit::ENCRYPTION_KEY),
+        ("DATABASE_URL", "postgres://u:hunter2@h/d"),
+        ("NATS_URL", "nats://h"),
+    ];
     let listed = output(&data, &["config"], &given).await?;
     let text = listed.clone().expect_success()?;
     let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
@@ -158,9 +167,12 @@ async fn the_configuration_is_listed_with_sources_and_without_secrets() -> Resul
     assert!(line("NATS_STREAM ").contains("OTHER") && line("NATS_STREAM ").contains(".env"));
     assert!(line("LISTEN_ADDR ").contains("127.0.0.1:8080") && line("LISTEN_ADDR ").contains("default"));
     assert!(!text.contains(secret) && !text.contains("hunter2") && !text.contains("overridden"));
+    assert!(line("ENCRYPTION_KEY ").contains("********") && !text.contains(testkit::ENCRYPTION_KEY));
 
     for (name, value, says) in [
         ("JWT_SECRET", "short", "JWT_SECRET"),
+        ("ENCRYPTION_KEY", "short", "the encryption key k1 is malformed"),
+        ("ENCRYPTION_KEY_PREVIOUS", "k0", "ENCRYPTION_KEY_PREVIOUS"),
         ("DATABASE_URL", "nonsense", "DATABASE_URL"),
         ("LISTEN_ADDR", "nonsense", "LISTEN_ADDR"),
         ("SELF_UPGRADE", "perhaps", "SELF_UPGRADE"),

@@ -21,5 +21,6 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
     settings.close_grace()?;
     settings.worker(clock.clone())?;
     settings.api(clock)?;
+    settings.keys().ring()?;
     Ok(ExitCode::SUCCESS)
 }

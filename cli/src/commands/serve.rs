@@ -33,6 +33,7 @@ pub(crate) async fn run(arguments: Arguments, mut settings: Settings) -> Result<
     settings.put("NATS_URL", "nats://127.0.0.1");
     let clock = settings.clock()?;
     settings.api(clock)?;
+    settings.keys().ring()?;
     let dir = DataDir::open(&arguments.data_dir)?;
     let nats = NatsConfig { port: arguments.nats_port, ..NatsConfig::new(dir.path()) };
     let nats = NatsServer::start(nats).await?;
@@ -53,7 +54,7 @@ async fn serve(
 ) -> Result<()> {
     store::migrate(settings.database_url()?).await?;
     let mut processes = Processes::start(settings, &settings.clock()?, arguments.allow_unsafe_log)?;
-    dir.write_private(SERVE_ENV, &settings.env_file(&[]))?;
+    dir.write_private(SERVE_ENV, &settings.without_root_keys().env_file(&[]))?;
     let ran = tokio::select! {
         error = processes.failed() => Err(error),
         () = shutdown.cancelled() => Ok(()),

@@ -109,6 +109,13 @@ impl Settings {
         Ok(())
     }
 
+    /// The same without the root keys: for a file on the disk of the log, which must not tell how to open it.
+    pub(crate) fn without_root_keys(&self) -> Self {
+        let mut settings = self.clone();
+        settings.values.retain(|name, _| !matches!(*name, "ENCRYPTION_KEY" | "ENCRYPTION_KEY_PREVIOUS"));
+        settings
+    }
+
     /// The lines of an env file that lets other processes run beside this one. Keys of foreign services stay out of
     /// files.
     pub(crate) fn env_file(&self, further: &[(&str, &str)]) -> String {
