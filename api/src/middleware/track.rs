@@ -73,20 +73,19 @@ fn offer(state: &AppState, called: &Called<'_>) {
         ip_address: Some(Cow::Owned(called.principal.address.to_string())),
         user_agent: agent.filter(|agent| !agent.is_empty()),
     };
-    match state.sealer().cached(user) {
-        Some(key) => publish(state, &key, &mut event, &personal),
-        None => {
-            // The user's first call here. The answer does not wait for the database either.
-            let (state, mut event) = (state.clone(), event.into_owned());
-            let personal: Personal<'static> = personal.into_owned();
-            tokio::spawn(async move {
-                match state.sealer().key(user).await {
-                    Ok(key) => publish(&state, &key, &mut event, &personal),
-                    Err(_) => untracked(),
-                }
-            });
-        }
+    if let Some(key) = state.sealer().cached(user) {
+        publish(state, &key, &mut event, &personal);
+        return;
     }
+    // The user's first call here. The answer does not wait for the database either.
+    let (state, mut event) = (state.clone(), event.into_owned());
+    let personal: Personal<'static> = personal.into_owned();
+    tokio::spawn(async move {
+        match state.sealer().key(user).await {
+            Ok(key) => publish(&state, &key, &mut event, &personal),
+            Err(_) => untracked(),
+        }
+    });
 }
 
 fn publish(state: &AppState, key: &DataKey, event: &mut Event<'_>, personal: &Personal<'_>) {

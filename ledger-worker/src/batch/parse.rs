@@ -183,7 +183,7 @@ impl Parsed {
             Some((sealed, Known::Key(key))) => {
                 personal::open(&key, &event.id, sealed, position, |personal| {
                     self.row(position, user, id, event, called, &personal);
-                })
+                });
             }
             Some((_, Known::NotYet)) => {
                 self.unknown_keys.insert(user);
