@@ -198,6 +198,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         watermark: watermark.clone(),
         clock,
         ids,
+        tasks: tasks.clone(),
     });
     tasks.spawn(state.health().clone().keep_looking(shutdown.clone()));
     tasks.spawn(state.idempotency().clone().clean(shutdown.clone()));

@@ -6,6 +6,7 @@ use axum::extract::FromRef;
 use ledger::{Clock, IdSource};
 use nats::{Log, Publisher};
 use sqlx::PgPool;
+use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
 use crate::client::TrustedProxies;
@@ -65,6 +66,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Ids of events.
     pub ids: IdSource,
+    /// Work that goes on after its answer; a shutdown waits for it.
+    pub tasks: TaskTracker,
 }
 
 impl AppState {
@@ -76,6 +79,11 @@ impl AppState {
     /// The configuration.
     pub fn config(&self) -> &ApiConfig {
         &self.0.config
+    }
+
+    /// Work that goes on after its answer.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
     }
 
     /// Seals what is known of the person behind a call.

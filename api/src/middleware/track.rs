@@ -14,6 +14,9 @@ use crate::auth::{Principal, Seen};
 use crate::personal;
 use crate::state::AppState;
 
+/// The most records that wait for their user's key at a time.
+const MAX_WAITING: usize = 1_000;
+
 /// Records calls of our own routes, uncounted, without waiting for the log: when it is away or busy the record is
 /// dropped, not the call. Only authenticated ones are recorded. The endpoint is the route's template: the path itself
 /// may hold an external id, which has no place in the log.
@@ -77,10 +80,14 @@ fn offer(state: &AppState, called: &Called<'_>) {
         publish(state, &key, &mut event, &personal);
         return;
     }
-    // The user's first call here. The answer does not wait for the database either.
+    // The user's first call here. The answer does not wait for the database either; a shutdown does.
+    if state.tasks().len() >= MAX_WAITING {
+        return untracked();
+    }
+    let tasks = state.tasks().clone();
     let (state, mut event) = (state.clone(), event.into_owned());
     let personal: Personal<'static> = personal.into_owned();
-    tokio::spawn(async move {
+    tasks.spawn(async move {
         match state.sealer().key(user).await {
             Ok(key) => publish(&state, &key, &mut event, &personal),
             Err(_) => untracked(),
