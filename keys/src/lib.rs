@@ -114,9 +114,6 @@ impl Keys {
         conn: &mut PgConnection,
         user: UserId,
     ) -> Result<Option<Arc<DataKey>>, KeysError> {
-        if let Some(key) = self.cached(user) {
-            return Ok(Some(key));
-        }
         Ok(self.find_many(conn, &[user]).await?.remove(&user))
     }
 

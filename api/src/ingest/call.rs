@@ -174,12 +174,9 @@ impl Call<'_> {
         classified
     }
 
-    /// What it says of the person behind it.
-    pub(super) fn personal(&self) -> Personal<'_> {
-        Personal {
-            ip_address: self.ip_address.map(|address| Cow::Owned(address.to_string())),
-            user_agent: self.user_agent.as_deref().map(Cow::Borrowed),
-        }
+    /// Whether it says anything of the person behind it, which is to be sealed.
+    pub(super) fn is_personal(&self) -> bool {
+        self.ip_address.is_some() || self.user_agent.is_some()
     }
 
     /// The event, with what it says of the person sealed under the user's key.
@@ -197,9 +194,12 @@ impl Call<'_> {
         call.method = self.method.as_ref().map(|method| Cow::Borrowed(method.as_str()));
         call.status_code = self.status.map(StatusCode::get);
         call.response_time_ms = self.response_time_ms;
-        let personal = self.personal();
-        if !personal.is_empty() {
+        if self.is_personal() {
             let key = key.ok_or_else(Problem::unauthorized)?;
+            let personal = Personal {
+                ip_address: self.ip_address.map(|address| Cow::Owned(address.to_string())),
+                user_agent: self.user_agent.as_deref().map(Cow::Borrowed),
+            };
             call.personal = personal::seal(key, &self.id, &personal)?;
         }
         call.request_size = self.request_size;

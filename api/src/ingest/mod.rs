@@ -279,7 +279,7 @@ impl Inner {
     async fn keys_of(&self, fresh: &[Accepted<'_>]) -> Result<HashMap<UserId, Arc<DataKey>>, Problem> {
         let mut keys = HashMap::new();
         let mut unknown = Vec::new();
-        for item in fresh.iter().filter(|item| !item.call.personal().is_empty()) {
+        for item in fresh.iter().filter(|item| item.call.is_personal()) {
             if keys.contains_key(&item.user) {
                 continue;
             }
