@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::sealed::SealedJson;
+use crate::token::{TokenDeleted, TokenStored, TokenUsed, UserErased};
 
 /// The body of an event, by its type and version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,14 @@ pub enum Body<'a> {
     PeriodClosed(PeriodClosed),
     /// `log.gap_accepted.v1`
     GapAccepted(GapAccepted<'a>),
+    /// `token.token_stored.v1`
+    TokenStored(TokenStored<'a>),
+    /// `token.token_deleted.v1`
+    TokenDeleted(TokenDeleted<'a>),
+    /// `token.token_used.v1`
+    TokenUsed(TokenUsed<'a>),
+    /// `user.user_erased.v1`
+    UserErased(UserErased<'a>),
     /// A type or version that this build does not know: kept for a later one, never an error.
     Unknown {
         /// The type without its version.
@@ -299,6 +308,10 @@ pub(crate) const USAGE_RESET: &str = "usage.usage_reset.v1";
 pub(crate) const PLAN_CHANGED: &str = "plan.plan_changed.v1";
 pub(crate) const PERIOD_CLOSED: &str = "usage.period_closed.v1";
 pub(crate) const GAP_ACCEPTED: &str = "log.gap_accepted.v1";
+pub(crate) const TOKEN_STORED: &str = "token.token_stored.v1";
+pub(crate) const TOKEN_DELETED: &str = "token.token_deleted.v1";
+pub(crate) const TOKEN_USED: &str = "token.token_used.v1";
+pub(crate) const USER_ERASED: &str = "user.user_erased.v1";
 
 impl Body<'_> {
     /// The type and version as `CloudEvents` has them, like `usage.api_called.v1`.
@@ -312,6 +325,10 @@ impl Body<'_> {
             Self::PlanChanged(_) => PLAN_CHANGED,
             Self::PeriodClosed(_) => PERIOD_CLOSED,
             Self::GapAccepted(_) => GAP_ACCEPTED,
+            Self::TokenStored(_) => TOKEN_STORED,
+            Self::TokenDeleted(_) => TOKEN_DELETED,
+            Self::TokenUsed(_) => TOKEN_USED,
+            Self::UserErased(_) => USER_ERASED,
             Self::Unknown { event_type, version: 0 } => return Cow::Owned(event_type.to_string()),
             Self::Unknown { event_type, version } => return Cow::Owned(format!("{event_type}.v{version}")),
         })
@@ -345,6 +362,10 @@ impl Body<'_> {
                 actor: body.actor.into_owned(),
                 ..body
             }),
+            Self::TokenStored(body) => Body::TokenStored(body.into_owned()),
+            Self::TokenDeleted(body) => Body::TokenDeleted(body.into_owned()),
+            Self::TokenUsed(body) => Body::TokenUsed(body.into_owned()),
+            Self::UserErased(body) => Body::UserErased(UserErased { actor: body.actor.into_owned() }),
             Self::Unknown { event_type, version } => Body::Unknown { event_type: owned(event_type), version },
         }
     }
@@ -372,11 +393,11 @@ impl ApiCalled<'_> {
 }
 
 impl Actor<'_> {
-    fn into_owned(self) -> Actor<'static> {
+    pub(crate) fn into_owned(self) -> Actor<'static> {
         Actor { kind: self.kind, id: owned(self.id) }
     }
 }
 
-fn owned(text: Cow<'_, str>) -> Cow<'static, str> {
+pub(crate) fn owned(text: Cow<'_, str>) -> Cow<'static, str> {
     Cow::Owned(text.into_owned())
 }

@@ -27,6 +27,17 @@ pub fn decode_batch(body: &[u8]) -> Result<Vec<Result<Event<'_>, EventError>>, F
     if is_plain(body) { Batch::<true>::read(text) } else { Batch::<false>::read(text) }
 }
 
+/// The events of a frame's body as they stand there, byte for byte, in order.
+///
+/// # Errors
+/// [`FrameBodyError`] as [`decode_batch`].
+pub fn raw_events(body: &[u8]) -> Result<Vec<&str>, FrameBodyError> {
+    let text = std::str::from_utf8(body).map_err(FrameBodyError::NotUtf8)?;
+    let events: Vec<&RawValue> = serde_json::from_str(text)
+        .map_err(|source| FrameBodyError::Malformed { at: source.column(), source: Some(source) })?;
+    Ok(events.into_iter().map(RawValue::get).collect())
+}
+
 /// Smallest size that an event of our own has, for the capacity of a batch's vector.
 const TYPICAL_EVENT_BYTES: usize = 350;
 

@@ -33,6 +33,10 @@ pub fn encode(event: &Event<'_>, out: &mut Vec<u8>) {
         Body::PlanChanged(body) => json(body, out),
         Body::PeriodClosed(body) => json(body, out),
         Body::GapAccepted(body) => json(body, out),
+        Body::TokenStored(body) => json(body, out),
+        Body::TokenDeleted(body) => json(body, out),
+        Body::TokenUsed(body) => json(body, out),
+        Body::UserErased(body) => json(body, out),
         Body::Unknown { .. } => out.extend_from_slice(b"{}"),
     }
     out.push(b'}');

@@ -10,13 +10,14 @@ mod error;
 mod event;
 mod scan;
 mod sealed;
+mod token;
 mod wire;
 
 pub use body::{
     Actor, ActorKind, ApiCalled, Body, CallCompleted, GapAccepted, GapKind, LimitRejected,
     LimitThresholdCrossed, PeriodClosed, PlanChanged, UsageReset,
 };
-pub use decode::{decode, decode_batch};
+pub use decode::{decode, decode_batch, raw_events};
 pub use encode::{encode, encode_batch};
 pub use error::{EventError, EventErrorKind, FrameBodyError};
 pub use event::{
@@ -24,3 +25,4 @@ pub use event::{
     SOURCE_WORKER, is_reserved_source, needs_claim,
 };
 pub use sealed::{MAX_SEALED_BYTES, NotSealed, Personal, SealedJson};
+pub use token::{TokenDeleted, TokenStored, TokenUsed, UserErased};

@@ -1,10 +1,11 @@
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// The largest sealed value, in bytes of its JSON.
-pub const MAX_SEALED_BYTES: usize = 8 * 1024;
+/// The largest sealed value, in bytes of its JSON: a token of 4 KiB in hexadecimal digits, and what is around it.
+pub const MAX_SEALED_BYTES: usize = 9 * 1024;
 
 /// What is sealed under the user's data key: the JSON object that the vault wrote. It is carried as it stands; only
 /// who holds the key can tell whether it is whole.
@@ -49,7 +50,7 @@ impl Serialize for SealedJson<'_> {
     }
 }
 
-/// What is known of the person behind a call. It is sealed in the event, so that destroying the user's data key destroys
+/// What is known of the person behind a call or a token. It is sealed in the event, so that destroying the user's data key destroys
 /// it in every copy of the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Personal<'a> {
@@ -59,18 +60,33 @@ pub struct Personal<'a> {
     /// The client's user agent, at most 1,024 bytes.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<Cow<'a, str>>,
+    /// What the user calls the token, at most 255 bytes.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub token_name: Option<Cow<'a, str>>,
+}
+
+impl<'a> Personal<'a> {
+    /// Of whoever sent a request.
+    pub fn of_client(ip_address: Option<IpAddr>, user_agent: Option<Cow<'a, str>>) -> Self {
+        let ip_address = ip_address.map(|address| Cow::Owned(address.to_string()));
+        Self { ip_address, user_agent: user_agent.filter(|agent| !agent.is_empty()), token_name: None }
+    }
 }
 
 impl Personal<'_> {
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
-        self.ip_address.is_none() && self.user_agent.is_none()
+        self.ip_address.is_none() && self.user_agent.is_none() && self.token_name.is_none()
     }
 
     /// The same, borrowing nothing.
     pub fn into_owned(self) -> Personal<'static> {
         let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
-        Personal { ip_address: self.ip_address.map(owned), user_agent: self.user_agent.map(owned) }
+        Personal {
+            ip_address: self.ip_address.map(owned),
+            user_agent: self.user_agent.map(owned),
+            token_name: self.token_name.map(owned),
+        }
     }
 
     /// Its JSON, to be sealed.

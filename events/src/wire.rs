@@ -13,7 +13,8 @@ use serde_json::value::RawValue;
 
 use crate::body::{
     API_CALLED, Actor, ApiCalled, Body, CALL_COMPLETED, GAP_ACCEPTED, LIMIT_REJECTED,
-    LIMIT_THRESHOLD_CROSSED, PERIOD_CLOSED, PLAN_CHANGED, USAGE_RESET,
+    LIMIT_THRESHOLD_CROSSED, PERIOD_CLOSED, PLAN_CHANGED, TOKEN_DELETED, TOKEN_STORED, TOKEN_USED,
+    USAGE_RESET, USER_ERASED,
 };
 use crate::error::{EventError, EventErrorKind};
 use crate::event::{Event, MAX_EVENT_BYTES, parse_hyphenated};
@@ -103,6 +104,10 @@ fn read_body<'a>(event_type: Cow<'a, str>, data: Option<&'a RawValue>) -> Result
         PLAN_CHANGED => Body::PlanChanged(typed(&event_type, data)?),
         PERIOD_CLOSED => Body::PeriodClosed(typed(&event_type, data)?),
         GAP_ACCEPTED => Body::GapAccepted(typed(&event_type, data)?),
+        TOKEN_STORED => Body::TokenStored(typed(&event_type, data)?),
+        TOKEN_DELETED => Body::TokenDeleted(typed(&event_type, data)?),
+        TOKEN_USED => Body::TokenUsed(typed(&event_type, data)?),
+        USER_ERASED => Body::UserErased(typed(&event_type, data)?),
         _ => unknown(event_type),
     })
 }
@@ -184,6 +189,22 @@ pub(crate) fn check(event: &Event<'_>) -> Result<(), EventError> {
             check_reason(&body.reason).map_err(fails("data.reason"))?;
             check_actor(&body.actor).map_err(fails("data.actor"))
         }
+        Body::TokenStored(body) => {
+            text::check_name("a token's type", &body.token_type).map_err(fails("data.token_type"))?;
+            text::check_name("a mask", &body.masked).map_err(fails("data.masked"))?;
+            text::check_name("a fingerprint", &body.fingerprint).map_err(fails("data.fingerprint"))?;
+            check_actor(&body.actor).map_err(fails("data.actor"))
+        }
+        Body::TokenDeleted(body) => {
+            text::check_name("a token's type", &body.token_type).map_err(fails("data.token_type"))?;
+            check_actor(&body.actor).map_err(fails("data.actor"))
+        }
+        Body::TokenUsed(body) => {
+            text::check_name("a token's type", &body.token_type).map_err(fails("data.token_type"))?;
+            text::check_name("a purpose", &body.purpose).map_err(fails("data.purpose"))?;
+            check_actor(&body.actor).map_err(fails("data.actor"))
+        }
+        Body::UserErased(body) => check_actor(&body.actor).map_err(fails("data.actor")),
         Body::PeriodClosed(_) | Body::Unknown { .. } => Ok(()),
     }
 }

@@ -9,7 +9,8 @@ use chrono::{DateTime, Utc};
 use events::{
     Actor, ActorKind, ApiCalled, Body, CallCompleted, Event, GapAccepted, GapKind, LimitRejected,
     LimitThresholdCrossed, PeriodClosed, PlanChanged, SOURCE_API, SOURCE_CLI, SOURCE_WORKER, SealedJson,
-    UsageReset, decode, decode_batch, encode, encode_batch,
+    TokenDeleted, TokenStored, TokenUsed, UsageReset, UserErased, decode, decode_batch, encode, encode_batch,
+    raw_events,
 };
 use ledger::{Category, Currency, Meter, Money, Month, PlanName};
 use uuid::{Uuid, uuid};
@@ -81,6 +82,10 @@ fn golden_events() -> Vec<(&'static str, Event<'static>)> {
         ("plan.plan_changed.v1.minimal", api(Body::PlanChanged(unlimited()))),
         ("usage.period_closed.v1", worker(Body::PeriodClosed(PeriodClosed { month: november() }))),
         ("log.gap_accepted.v1", event(SOURCE_CLI, Body::GapAccepted(gap_accepted()))),
+        ("token.token_stored.v1", api(Body::TokenStored(token_stored()))),
+        ("token.token_deleted.v1", api(Body::TokenDeleted(token_deleted()))),
+        ("token.token_used.v1", api(Body::TokenUsed(token_used()))),
+        ("user.user_erased.v1", api(Body::UserErased(user_erased()))),
     ]
 }
 
@@ -158,6 +163,45 @@ fn unlimited() -> PlanChanged<'static> {
     }
 }
 
+fn sealed() -> SealedJson<'static> {
+    SealedJson::new(SEALED).expect("an object")
+}
+
+fn token_stored() -> TokenStored<'static> {
+    TokenStored {
+        token_id: ID,
+        token_type: "github".into(),
+        sealed: sealed(),
+        masked: "ghp_…x7Qz".into(),
+        fingerprint: "6b1f0c9d8e7f2a4e".into(),
+        actor: Actor::new(ActorKind::User, USER.to_string()),
+        personal: Some(sealed()),
+    }
+}
+
+fn token_deleted() -> TokenDeleted<'static> {
+    TokenDeleted {
+        token_id: ID,
+        token_type: "github".into(),
+        actor: Actor::new(ActorKind::Admin, ADMIN),
+        personal: Some(sealed()),
+    }
+}
+
+fn token_used() -> TokenUsed<'static> {
+    TokenUsed {
+        token_id: ID,
+        token_type: "openai".into(),
+        purpose: "test".into(),
+        actor: Actor::new(ActorKind::User, USER.to_string()),
+        personal: None,
+    }
+}
+
+fn user_erased() -> UserErased<'static> {
+    UserErased { actor: Actor::new(ActorKind::Admin, ADMIN) }
+}
+
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden")
 }
@@ -206,6 +250,29 @@ fn all_golden_events_make_one_frame() {
 }
 
 #[test]
+fn the_bytes_of_events_are_those_of_the_frame() {
+    let frame = " [ {\"b\" : 1, \"a\":\"]\"} ,\n[1 ,2],\"x\" ]";
+    assert_eq!(
+        raw_events(frame.as_bytes()).expect("a batch"),
+        ["{\"b\" : 1, \"a\":\"]\"}", "[1 ,2]", "\"x\""]
+    );
+    assert!(raw_events(b"{}").is_err());
+    assert!(raw_events(b"[{}").is_err());
+}
+
+#[test]
+fn what_belongs_to_an_audit_chain_is_told_by_its_type_alone() {
+    for (name, event) in golden_events() {
+        let audited = name.starts_with("token.") || name.starts_with("user.");
+        assert_eq!(event.body.is_audited(), audited, "{name}");
+    }
+    let later = encoded(&event(SOURCE_API, Body::UserErased(user_erased()))).replace(".v1", ".v2");
+    assert!(decode(&later).expect("unknown, no error").body.is_audited());
+    let broken = encoded(&event(SOURCE_API, Body::TokenUsed(token_used()))).replace("\"purpose\"", "\"p\"");
+    assert!(decode(&broken).expect_err("a field is missing").is_audited());
+}
+
+#[test]
 fn any_layout_and_unknown_fields_are_read_alike() {
     for (name, event) in golden_events() {
         let mut value: serde_json::Value = serde_json::from_str(&encoded(&event)).expect("JSON");
@@ -218,9 +285,12 @@ fn any_layout_and_unknown_fields_are_read_alike() {
         // Sorted keys put `data` before `type`, and pretty printing puts white space everywhere.
         let mut pretty = serde_json::to_string_pretty(&value).expect("JSON");
         // What is sealed is kept as it stands.
-        if let Some(start) = pretty.find("\"personal\": {") {
-            let end = start + pretty[start..].find('}').expect("its end") + 1;
-            pretty.replace_range(start..end, &format!("\"personal\": {SEALED}"));
+        for member in ["personal", "sealed"] {
+            let name = format!("\"{member}\": ");
+            if let Some(start) = pretty.find(&format!("{name}{{")) {
+                let end = start + pretty[start..].find('}').expect("its end") + 1;
+                pretty.replace_range(start..end, &format!("{name}{SEALED}"));
+            }
         }
         assert_eq!(
             decode(&pretty).unwrap_or_else(|error| panic!("{name}: {}", error.detail())),

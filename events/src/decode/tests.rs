@@ -232,7 +232,7 @@ fn what_is_sealed_is_an_object_of_bounded_size() {
     for bad in ["1", "\"x\"", "[]", long.as_str()] {
         let (reason, detail) = reason(&sealed(bad));
         assert_eq!(reason, "invalid_data");
-        assert!(detail.contains("a sealed value is a JSON object of at most 8192 bytes"), "{detail}");
+        assert!(detail.contains("a sealed value is a JSON object of at most 9216 bytes"), "{detail}");
     }
     assert!(decode(&sealed("{\"deep\": {\"er\": [\"}\"]}}")).is_ok());
     assert!(decode(&sealed("null")).is_ok());
