@@ -152,7 +152,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         let ids = ids.clone();
         Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?
     };
-    let users = Users::new(pool.clone(), clock.clone(), config.auto_provision);
+    let users = Users::new(pool.clone(), keys.clone(), clock.clone(), config.auto_provision);
     let watermark = Watermark::default();
     tasks.spawn(watermark::follow(pool.clone(), watermark.clone(), users.clone(), shutdown.clone()));
     let parts = LimitsParts {
@@ -169,7 +169,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         upgrade_url: config.upgrade_url.clone(),
     };
     let limits = Limits::start(parts, &tasks, &shutdown).await.inspect_err(|_| shutdown.cancel())?;
-    let sealer = Sealer::new(keys, pool.clone());
+    let sealer = Sealer::new(keys.clone(), pool.clone());
     let ingest = Ingest::new(
         pool.clone(),
         sealer.clone(),
@@ -188,6 +188,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         idempotency: Idempotency::new(pool.clone(), clock.clone(), tasks.clone()),
         health: Health::new(pool.clone(), log.clone(), publisher.clone(), watermark.clone(), limits.clone()),
         limits,
+        keys,
         sealer,
         ingest,
         outcomes: Outcomes::default(),

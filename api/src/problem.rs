@@ -53,6 +53,8 @@ pub enum Code {
     RequestTimeout,
     /// 409: the thing's state forbids it.
     Conflict,
+    /// 409: the user was erased, for ever.
+    SubjectErased,
     /// 409: the first request with this Idempotency-Key is still running.
     IdempotencyKeyInUse,
     /// 413: the body, or the number of its items, is too large.
@@ -215,6 +217,11 @@ impl Problem {
     /// 409. Use when the thing's state forbids it; `detail` says which state.
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, Code::Conflict, detail)
+    }
+
+    /// 409. Use when a user who was erased is named where something would be done for them.
+    pub fn subject_erased() -> Self {
+        Self::new(StatusCode::CONFLICT, Code::SubjectErased, "This user was erased, for ever.")
     }
 
     /// 413. `detail` names the limit that was passed.

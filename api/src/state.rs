@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::FromRef;
+use keys::Keys;
 use ledger::{Clock, IdSource};
 use nats::{Log, Publisher};
 use sqlx::PgPool;
@@ -52,6 +53,8 @@ pub struct Parts {
     pub idempotency: Idempotency,
     /// Decides about calls.
     pub limits: Limits,
+    /// Users' data keys.
+    pub keys: Keys,
     /// Seals what is known of the person behind a call.
     pub sealer: Sealer,
     /// Takes in calls that happened.
@@ -188,6 +191,7 @@ macro_rules! parts {
 }
 parts! {
     pool: PgPool,
+    keys: Keys,
     auth: Auth,
     users: Users,
     publisher: Publisher,

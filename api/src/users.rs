@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use keys::Keys;
 use ledger::{Clock, ExternalId, IdSource, UserId, UserRef};
 use quick_cache::sync::Cache;
 use sqlx::{PgConnection, PgPool};
 use std::collections::HashMap;
-use store::users::Account;
-use uuid::Uuid;
+use store::users::{Account, AccountStatus, NewUser};
 
 use crate::auth::{Principal, Role};
 use crate::problem::Problem;
@@ -22,6 +22,7 @@ pub struct Users(Arc<Inner>);
 
 struct Inner {
     pool: PgPool,
+    keys: Keys,
     clock: Clock,
     ids: IdSource,
     auto_provision: bool,
@@ -33,9 +34,10 @@ struct Inner {
 
 impl Users {
     /// With `auto_provision` a user nobody has heard of gets an account on the free plan.
-    pub fn new(pool: PgPool, clock: Clock, auto_provision: bool) -> Self {
+    pub fn new(pool: PgPool, keys: Keys, clock: Clock, auto_provision: bool) -> Self {
         Self(Arc::new(Inner {
             pool,
+            keys,
             ids: IdSource::new(clock.clone()),
             clock,
             auto_provision,
@@ -53,14 +55,14 @@ impl Users {
         }
     }
 
-    /// The account, if there is one.
+    /// The account, if there is one; also that of a user who was erased.
     pub async fn find(&self, user: &UserRef) -> Result<Option<Account>, Problem> {
         if let Some(account) = self.cached(user) {
             return Ok(Some(account));
         }
         let generation = self.0.generation.load(Ordering::Acquire);
         let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
-        let account = look_up(&mut conn, user).await?;
+        let account = self.look_up(&mut conn, user).await?;
         if let Some(account) = account {
             self.remember(user, account, generation);
         }
@@ -109,6 +111,22 @@ impl Users {
         Ok(user_id)
     }
 
+    /// [`Users::resolve`] for a request that changes something: not of a user who was erased.
+    pub async fn resolve_living(
+        &self,
+        principal: &Principal,
+        named: Option<&str>,
+    ) -> Result<UserId, Problem> {
+        let user = self.resolve(principal, named).await?;
+        if user != principal.user_id {
+            let account = self.find(&UserRef::Id(user)).await?;
+            if account.is_some_and(|account| account.status == AccountStatus::Erased) {
+                return Err(Problem::subject_erased());
+            }
+        }
+        Ok(user)
+    }
+
     /// Forgets changed accounts. Called for every notification.
     pub(crate) fn forget(&self, changed: &[UserId]) {
         self.0.generation.fetch_add(1, Ordering::AcqRel);
@@ -146,7 +164,7 @@ impl Users {
             match (self.cached(user), user) {
                 (Some(account), _) => drop(found.insert(user.clone(), account)),
                 (None, UserRef::Id(id)) => ids.push(id.get()),
-                (None, UserRef::External(external)) => externals.push(external.as_str().to_owned()),
+                (None, UserRef::External(external)) => externals.push(external.clone()),
             }
         }
         if ids.is_empty() && externals.is_empty() {
@@ -154,12 +172,17 @@ impl Users {
         }
         let generation = self.0.generation.load(Ordering::Acquire);
         let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
-        for (account, external) in store::users::find_many(&mut conn, &ids, &externals).await? {
-            let external = external.and_then(|text| ExternalId::new(text).ok()).map(UserRef::External);
-            for user in std::iter::once(UserRef::Id(account.user_id)).chain(external) {
-                self.remember(&user, account, generation);
-                found.insert(user, account);
-            }
+        for account in store::users::find_many(&mut conn, &ids).await? {
+            let user = UserRef::Id(account.user_id);
+            self.remember(&user, account, generation);
+            found.insert(user, account);
+        }
+        let externals = self.0.keys.hash_external_ids(&mut conn, externals).await?;
+        for (index, account) in store::users::find_many_external(&mut conn, &externals).await? {
+            let Some(external) = externals.get(index) else { continue };
+            let user = UserRef::External(external.id.clone());
+            self.remember(&user, account, generation);
+            found.insert(user, account);
         }
         Ok(found)
     }
@@ -170,34 +193,47 @@ impl Users {
         conn: &mut PgConnection,
         user: &UserRef,
     ) -> Result<(UserId, bool), Problem> {
-        if let Some(account) = look_up(conn, user).await? {
+        if let Some(account) = self.look_up(conn, user).await? {
             return Ok((account.user_id, false));
         }
-        store::users::provision(conn, &[self.named(user)], self.0.clock.now()).await?;
-        let made =
-            look_up(conn, user).await?.ok_or_else(|| Problem::fault("a user made just now is not there"))?;
+        let new = self.new_users(conn, std::slice::from_ref(user)).await?;
+        store::users::provision(conn, new, self.0.clock.now()).await?;
+        let made = self
+            .look_up(conn, user)
+            .await?
+            .ok_or_else(|| Problem::fault("a user made just now is not there"))?;
         Ok((made.user_id, true))
     }
 
-    /// The id that a new user of this name gets, and its external id.
-    fn named(&self, user: &UserRef) -> (Uuid, Option<String>) {
-        match user {
-            UserRef::Id(id) => (id.get(), None),
-            UserRef::External(external) => (self.0.ids.random_id(), Some(external.as_str().to_owned())),
-        }
-    }
-
     async fn provision(&self, users: &[UserRef]) -> Result<(), Problem> {
-        let users: Vec<(Uuid, Option<String>)> = users.iter().map(|user| self.named(user)).collect();
         let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
-        store::users::provision(&mut conn, &users, self.0.clock.now()).await?;
+        let new = self.new_users(&mut conn, users).await?;
+        store::users::provision(&mut conn, new, self.0.clock.now()).await?;
         Ok(())
     }
-}
 
-async fn look_up(conn: &mut PgConnection, user: &UserRef) -> Result<Option<Account>, store::Error> {
-    match user {
-        UserRef::Id(id) => store::users::by_id(conn, *id).await,
-        UserRef::External(external) => store::users::by_external_id(conn, external).await,
+    /// New accounts for users of these names.
+    async fn new_users(&self, conn: &mut PgConnection, users: &[UserRef]) -> Result<Vec<NewUser>, Problem> {
+        let external = users.iter().filter_map(|user| match user {
+            UserRef::External(external) => Some(external.clone()),
+            UserRef::Id(_) => None,
+        });
+        let named = self.0.keys.hash_external_ids(conn, external.collect()).await?;
+        let named = named.into_iter().map(|external| NewUser::named(self.0.ids.random_id(), external));
+        let by_id = users.iter().filter_map(|user| match user {
+            UserRef::Id(id) => Some(NewUser::unnamed(id.get())),
+            UserRef::External(_) => None,
+        });
+        Ok(named.chain(by_id).collect())
+    }
+
+    async fn look_up(&self, conn: &mut PgConnection, user: &UserRef) -> Result<Option<Account>, Problem> {
+        Ok(match user {
+            UserRef::Id(id) => store::users::by_id(conn, *id).await?,
+            UserRef::External(external) => {
+                let external = self.0.keys.hash_external_id(conn, external.clone()).await?;
+                store::users::by_external_id(conn, &external).await?
+            }
+        })
     }
 }

@@ -1,6 +1,7 @@
 //! The projector alone on a full stream against COPY of the same rows, and `rebuild` against reading the same stream.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use ledger::{Category, Clock, IdSource, Month, UserId};
 use nats::{EncodedEvent, Log, Publisher, PublisherConfig, RawFrame, Reader, ReaderConfig};
 use sqlx::{Connection as _, PgConnection};
 use store::usage_rows::{self, CopyBuffer, UsageRow};
+use store::users::NewUser;
 use uuid::Uuid;
 use vault::{DataKey, OsEntropy};
 
@@ -79,9 +81,9 @@ async fn fill(machine: &Machine, log: &Log) -> anyhow::Result<()> {
 async fn data_keys(machine: &Machine, clock: &Clock) -> anyhow::Result<HashMap<UserId, Arc<DataKey>>> {
     let url = machine.variable("DATABASE_URL")?;
     let users: Vec<UserId> = (0..USERS).map(user).collect();
-    let accounts: Vec<_> = users.iter().map(|user| (user.get(), None)).collect();
+    let accounts = users.iter().map(|user| NewUser::unnamed(user.get())).collect();
     let mut conn = store::connect(url, store::Schema::Live).await?;
-    store::users::provision(&mut conn, &accounts, clock.now()).await?;
+    store::users::provision(&mut conn, accounts, clock.now()).await?;
     let config = KeyConfig::read(&|name| machine.environment.get(name).cloned());
     Ok(Keys::start(url, &config, clock).await?.get_or_make_many(&mut conn, &users).await?)
 }
@@ -92,7 +94,7 @@ fn seal(key: &DataKey, event_id: &str) -> anyhow::Result<SealedJson<'static>> {
 }
 
 fn personal() -> Personal<'static> {
-    Personal { ip_address: Some("203.0.113.7".into()), user_agent: Some("bench/1.0".into()) }
+    Personal::of_client(Some(IpAddr::from([203, 0, 113, 7])), Some("bench/1.0".into()))
 }
 
 fn user(n: usize) -> UserId {

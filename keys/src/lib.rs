@@ -5,6 +5,7 @@
 
 mod config;
 mod error;
+mod external_ids;
 mod rotation;
 mod start;
 
@@ -16,6 +17,7 @@ use ledger::{Clock, UserId};
 use quick_cache::sync::Cache;
 use sqlx::PgConnection;
 use store::data_keys::{self, WrappedKey};
+use tokio::sync::OnceCell;
 use vault::{DataKey, DataKeyError, DekId, KeyRing, OpenError, OsEntropy, Sealed};
 
 pub use config::KeyConfig;
@@ -36,6 +38,8 @@ struct Inner {
     proven: AtomicBool,
     clock: Clock,
     opened: Cache<UserId, Arc<DataKey>>,
+    /// The ledger's own data key, once it was needed.
+    ledger: OnceCell<Arc<DataKey>>,
     /// Counts invalidations: what was read before one must not be remembered after it.
     generation: AtomicU64,
 }
@@ -58,6 +62,7 @@ impl Keys {
             proven: AtomicBool::new(proven),
             clock: clock.clone(),
             opened: Cache::new(CACHED),
+            ledger: OnceCell::new(),
             generation: AtomicU64::new(0),
         })))
     }

@@ -22,7 +22,8 @@ async fn start(env: &Env, config: KeyConfig) -> Result<Keys, KeysError> {
 
 async fn user(env: &Env) -> Result<UserId> {
     let id = env.ids.random_id();
-    store::users::provision(&mut *env.pool().acquire().await?, &[(id, None)], env.clock.now()).await?;
+    let new = vec![store::users::NewUser::unnamed(id)];
+    store::users::provision(&mut *env.pool().acquire().await?, new, env.clock.now()).await?;
     Ok(UserId::new(id))
 }
 

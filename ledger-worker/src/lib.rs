@@ -6,6 +6,7 @@
 pub mod batch;
 mod config;
 pub mod dead_letters;
+mod erasures;
 mod error;
 pub mod gaps;
 mod projector;

@@ -1,24 +1,25 @@
 //! The projector: one active worker that applies batch after batch, each in one transaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use keys::{Keys, KeysError};
-use ledger::Month;
+use ledger::{Month, UserId};
 use nats::{Continuity, Log, Reader, ReaderConfig, Stop};
 use sqlx::{Connection, PgConnection, PgPool};
 use store::advisory::{self, Lock};
 use store::checkpoint::{self, Checkpoint, PARTITION};
 use store::partitions::{self, Partition};
 use store::projector_status::State;
-use store::{Schema, dead_letters::Reason, gaps, producers};
+use store::{Schema, dead_letters::Reason, erasure, gaps, producers};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Applied, apply_all};
+use crate::batch::{Applied, ApplyError, Target, apply_all};
 use crate::config::WorkerConfig;
 use crate::dead_letters::{self, RetryError};
+use crate::erasures;
 use crate::error::{SessionError, chain};
 use crate::reading::{Batch, BatchError, Read, Reading, continuity};
 use crate::standing::Standing;
@@ -48,12 +49,14 @@ pub struct Applier {
     checkpoint: Checkpoint,
     /// The last two months, if they have a partition.
     attached: BTreeSet<Month>,
+    /// Users who are erased; None until the table was read.
+    erased: Option<HashSet<UserId>>,
 }
 
 impl Applier {
     /// Goes on after `checkpoint`, as it is stored in `schema`.
     pub fn new(schema: Schema, partition: i16, checkpoint: Checkpoint) -> Self {
-        Self { schema, partition, checkpoint, attached: BTreeSet::new() }
+        Self { schema, partition, checkpoint, attached: BTreeSet::new(), erased: None }
     }
 
     /// How far it is.
@@ -66,14 +69,10 @@ impl Applier {
     /// # Errors
     /// After any error nothing is applied, or, if the connection broke during the commit, all of it: the stored
     /// checkpoint tells.
-    pub async fn apply(
-        &mut self,
-        conn: &mut PgConnection,
-        batch: &mut Batch,
-    ) -> Result<Applied, store::Error> {
+    pub async fn apply(&mut self, conn: &mut PgConnection, batch: &mut Batch) -> Result<Applied, ApplyError> {
         self.ensure_partitions(conn, batch).await?;
         match self.transaction(conn, batch, false).await {
-            Err(error) if error.is_refused() => {
+            Err(ApplyError::Store(error)) if error.is_refused() => {
                 tracing::warn!(
                     last_seq = batch.last_seq,
                     error = chain(&error),
@@ -115,14 +114,20 @@ impl Applier {
         conn: &mut PgConnection,
         batch: &Batch,
         one_by_one: bool,
-    ) -> Result<Applied, store::Error> {
-        let mut tx = conn.begin().await?;
+    ) -> Result<Applied, ApplyError> {
+        let mut tx = conn.begin().await.map_err(store::Error::from)?;
         let stored = checkpoint::lock(&mut tx, self.partition).await?;
         let old_seq = self.checkpoint.seq;
         if stored.seq != old_seq {
-            return Err(store::Error::CheckpointMoved { partition: self.partition, expected_seq: old_seq });
+            let moved = store::Error::CheckpointMoved { partition: self.partition, expected_seq: old_seq };
+            return Err(moved.into());
         }
-        let applied = apply_all(&mut tx, &batch.parsed, &batch.segments, one_by_one).await?;
+        let mut erased = match self.erased.take() {
+            Some(erased) => erased,
+            None => erasure::all(&mut tx).await?.into_iter().collect(),
+        };
+        let target = Target { schema: self.schema, erased: &erased };
+        let applied = apply_all(&mut tx, target, &batch.parsed, &batch.segments, one_by_one).await?;
         if !batch.producers.is_empty() {
             producers::set(&mut tx, &batch.producers).await?;
         }
@@ -134,8 +139,10 @@ impl Applier {
             events: stored.events + batch.parsed.events(),
         };
         checkpoint::advance(&mut tx, self.schema, self.partition, old_seq, &new).await?;
-        tx.commit().await?;
+        tx.commit().await.map_err(store::Error::from)?;
         self.checkpoint = new;
+        erased.extend(&applied.erased);
+        self.erased = Some(erased);
         Ok(applied)
     }
 }
@@ -149,6 +156,7 @@ pub(crate) struct Projector {
     pub(crate) pool: PgPool,
     pub(crate) status: Status,
     pub(crate) signal: Signal,
+    pub(crate) erasures: erasures::Signal,
 }
 
 /// How following the log came to an end.
@@ -273,14 +281,15 @@ impl Projector {
                             pause = self.pace(began.elapsed(), &batch);
                         }
                         // A rebuild exchanged the tables, or somebody else is at work: the tables say where to go on.
-                        Err(error @ store::Error::CheckpointMoved { .. }) => {
+                        Err(ApplyError::Store(error @ store::Error::CheckpointMoved { .. })) => {
                             tracing::warn!(
                                 error = chain(&error),
                                 "reading goes on from the stored checkpoint"
                             );
                             return Ok(End::Again);
                         }
-                        Err(error) => return Err(error.into()),
+                        Err(ApplyError::Store(error)) => return Err(error.into()),
+                        Err(error @ ApplyError::BrokenLink { .. }) => return Ok(End::Stopped(chain(&error))),
                     }
                 }
                 Some(Read::Idle) => self.status.set(State::Running, None),
@@ -340,6 +349,9 @@ impl Projector {
             );
         }
         self.signal.crossed(applied.crossed);
+        if !applied.erased.is_empty() {
+            self.erasures.look();
+        }
     }
 
     /// Compares the stored checkpoint with the stream. An accepted truncation takes it back to where the log ended.

@@ -7,6 +7,7 @@ use keys::{Keys, KeysError};
 use ledger::Month;
 use nats::{AcceptedGap, Continuity, Log, ProducerState, RawFrame, ReadError, Reader, Stop, Verdict};
 use sqlx::{PgConnection, PgPool};
+use store::Position;
 use store::producers::{self, Producer};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -46,6 +47,14 @@ pub enum BatchError {
         /// The first such frame.
         seq: u64,
     },
+    /// An event of a user's audit chain cannot be read. Passed over, the chain would be broken for ever.
+    #[error("the event {position} of a user's audit chain cannot be read: {detail}")]
+    BrokenLink {
+        /// Where in the log it is.
+        position: Position,
+        /// What is wrong with it.
+        detail: String,
+    },
     /// What calls hold cannot be opened: left out for want of a key, it would be lost.
     #[error("the calls' sealed fields cannot be opened")]
     Keys(#[from] KeysError),
@@ -77,6 +86,9 @@ impl Batch {
             };
             if let Some(seq) = batch.parsed.earlier_build() {
                 return Err(BatchError::EarlierBuild { seq });
+            }
+            if let Some((position, detail)) = batch.parsed.broken_link() {
+                return Err(BatchError::BrokenLink { position, detail: detail.to_owned() });
             }
             let unknown = batch.parsed.unknown_keys();
             if unknown.is_empty() {

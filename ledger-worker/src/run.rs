@@ -9,14 +9,16 @@ use nats::{Publisher, PublisherConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::WorkerConfig;
+use crate::erasures::{self, Erasures};
 use crate::error::WorkerError;
 use crate::projector::Projector;
 use crate::rollover::{Closer, Rollover};
 use crate::status::Status;
 use crate::thresholds::{Reconciler, Signal};
 
-/// Connections beside the projector's own: one each for the status, the thresholds, the months' ends and users' keys.
-const POOL_CONNECTIONS: u32 = 4;
+/// Connections beside the projector's own: one each for the status, the thresholds, the months' ends, erasures and users'
+/// keys.
+const POOL_CONNECTIONS: u32 = 5;
 
 /// Runs a worker until `shutdown`. The batch that is being applied then is finished.
 ///
@@ -53,10 +55,25 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         signal: signal.clone(),
         published: HashMap::new(),
     };
-    let projector = Projector { config, log, keys, pool: pool.clone(), status: status.clone(), signal };
+    let erasures = Erasures {
+        pool: pool.clone(),
+        keys: keys.clone(),
+        clock: config.clock.clone(),
+        signal: erasures::Signal::default(),
+    };
+    let projector = Projector {
+        config,
+        log,
+        keys,
+        pool: pool.clone(),
+        status: status.clone(),
+        signal,
+        erasures: erasures.signal.clone(),
+    };
     tokio::join!(
         projector.run(&shutdown),
         reconciler.run(&shutdown),
+        erasures.run(&shutdown),
         rollover.run(&shutdown),
         status.report(&pool, instance, &shutdown),
     );

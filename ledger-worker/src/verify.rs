@@ -10,21 +10,24 @@ use crate::rebuild::{
 };
 
 /// Counts the log up to the checkpoint, and compares it with the stored sums, with the calls themselves, and these with
-/// the sums; of one user, or of all. Everything is seen as at one instant, beside a projector that goes on.
+/// the sums, and the audit chains link by link; of one user, or of all. Everything is seen as at one instant, beside a projector that goes on.
 pub async fn verify(rebuild: &Rebuild<'_>, user: Option<UserId>) -> Result<Outcome, RebuildError> {
     let mut conn = store::connect(rebuild.database_url, Schema::Live).await?;
     let mut snapshot = conn.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
     let seq = sound_checkpoint(&mut snapshot, rebuild.log).await?;
     (rebuild.progress)(Progress::Step("counting"));
-    let counted = Counted::start(rebuild, &mut snapshot, user).await?;
+    let counted = Counted::start(rebuild, &mut snapshot, user).await?.with_audit();
     let counted = count(rebuild, counted, seq).await?;
     refuse_late_completions(&mut snapshot, counted.tally.unmatched()).await?;
     (rebuild.progress)(Progress::Step("comparing"));
     let (summaries, hours) = counted.tally.sums();
     recount::stage(&mut snapshot, &summaries, &hours).await?;
+    recount::stage_links(&mut snapshot, counted.tally.links()).await?;
     let mut outcome =
         Outcome { seq, events: counted.tally.events(), tables: Vec::new(), differences: Vec::new() };
-    for comparison in recount::sums(user).into_iter().chain(recount::rows(user)) {
+    let comparisons =
+        recount::sums(user).into_iter().chain(recount::rows(user)).chain([recount::links(user)]);
+    for comparison in comparisons {
         outcome.differences.extend(comparison.run(&mut snapshot, MAX_NAMED_ROWS).await?);
         outcome.tables.push(comparison.name);
     }

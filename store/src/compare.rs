@@ -43,7 +43,7 @@ pub struct Difference {
 }
 
 impl Comparison {
-    /// At most `max_rows` rows that differ; `None` when none does.
+    /// At most `max_rows` rows that differ, the first ones by their keys; `None` when none does.
     pub async fn run(&self, conn: &mut PgConnection, max_rows: usize) -> Result<Option<Difference>, Error> {
         let list = |alias: &str, names: &[String]| {
             names.iter().map(|name| format!("{alias}.{name}")).collect::<Vec<_>>().join(", ")
@@ -60,7 +60,9 @@ impl Comparison {
                     CASE WHEN f.{first} IS NOT NULL THEN {found_columns} END
              FROM {expected} e FULL JOIN {found} f ON {join}
              WHERE e.{first} IS NULL OR f.{first} IS NULL OR ({e_list}) IS DISTINCT FROM ({f_list})
-             LIMIT {limit}",
+             ORDER BY {order} LIMIT {limit}",
+            order =
+                keys.iter().map(|key| format!("COALESCE(e.{key}, f.{key})")).collect::<Vec<_>>().join(", "),
             found_key = object("f", keys),
             expected_key = object("e", keys),
             expected_columns = object("e", &self.columns),
@@ -91,8 +93,9 @@ pub async fn next_with_live(conn: &mut PgConnection) -> Result<Vec<Comparison>, 
                  (SELECT array_agg(quote_ident(a.attname) ORDER BY a.attnum) FROM pg_attribute a
                   JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY (i.indkey)
                   WHERE a.attrelid = c.oid),
-                 (SELECT array_agg(quote_ident(a.attname) ORDER BY a.attnum) FROM pg_attribute a
-                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+                 (SELECT array_agg(quote_ident(a.attname) || CASE a.atttypid WHEN 'json'::regtype THEN '::text' ELSE '' END
+                                   ORDER BY a.attnum)
+                  FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
           FROM pg_class c
           WHERE c.relnamespace = 'ledger'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
             AND c.relname !~ '^api_usage_\d{4}_\d{2}$'

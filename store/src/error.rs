@@ -98,6 +98,8 @@ pub enum Constraint {
     UserId,
     /// An external id names one user.
     UserExternalId,
+    /// An external id that was an erased user's names nobody again.
+    UserExternalIdHash,
     /// An idempotency key is used once.
     IdempotencyKey,
     /// Any other.
@@ -111,6 +113,7 @@ impl Constraint {
             "event_claims_pkey" => Self::ClaimId,
             "users_pkey" => Self::UserId,
             "users_external_id_key" => Self::UserExternalId,
+            "users_external_id_hash_key" => Self::UserExternalIdHash,
             "idempotency_keys_pkey" => Self::IdempotencyKey,
             // Partitions are named api_usage_YYYY_MM, their keys follow.
             _ if name.starts_with("api_usage") && name.ends_with("_pkey") => Self::UsageId,
@@ -126,6 +129,7 @@ impl fmt::Display for Constraint {
             Self::ClaimId => f.write_str("id of a client's event"),
             Self::UserId => f.write_str("user id"),
             Self::UserExternalId => f.write_str("external id"),
+            Self::UserExternalIdHash => f.write_str("hash of an external id"),
             Self::IdempotencyKey => f.write_str("idempotency key"),
             Self::Other(name) => f.write_str(name),
         }

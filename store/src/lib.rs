@@ -12,6 +12,7 @@ pub mod connect;
 pub mod data_keys;
 pub mod dead_letters;
 pub mod encryption_keys;
+pub mod erasure;
 pub mod error;
 pub mod gaps;
 pub mod idempotency;
@@ -34,6 +35,8 @@ pub mod savepoint;
 pub mod subscriptions;
 pub mod summaries;
 pub mod thresholds;
+pub mod token_audit;
+pub mod tokens;
 pub mod usage_rows;
 pub mod users;
 

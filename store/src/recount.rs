@@ -7,6 +7,7 @@ use ledger::{Category, Month, UserId};
 use sqlx::{Executor, PgConnection};
 
 use crate::compare::Comparison;
+use crate::token_audit::Hash;
 use crate::{Error, Position};
 
 /// A user's month as the log has it.
@@ -51,6 +52,19 @@ pub struct Hour {
     pub timed_calls: i64,
     /// The last 48 bits of the calls' row ids, exclusive-or: tells whether they are the same calls.
     pub ids: u64,
+}
+
+/// A link of a user's audit chain as the log has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditLink {
+    /// Whose chain.
+    pub user: UserId,
+    /// Where in the log the event is.
+    pub position: Position,
+    /// SHA-256 of the event's bytes.
+    pub event_hash: Hash,
+    /// What binds it to the link before it.
+    pub hash: Hash,
 }
 
 /// Sent to the database at a time.
@@ -105,6 +119,46 @@ pub async fn stage(conn: &mut PgConnection, summaries: &[Summary], hours: &[Hour
     ))
     .await?;
     Ok(())
+}
+
+/// Puts the links into a temporary table, which ends with the transaction.
+pub async fn stage_links(conn: &mut PgConnection, links: &[AuditLink]) -> Result<(), Error> {
+    conn.execute(sqlx::raw_sql(
+        "CREATE TEMPORARY TABLE expected_links (
+             user_id UUID, log_seq BIGINT, log_idx INTEGER, event_hash TEXT, hash TEXT) ON COMMIT DROP",
+    ))
+    .await?;
+    copy_text(conn, "expected_links", links, |link, out| {
+        let ((seq, idx), user) = (link.position.columns(), link.user);
+        writeln!(out, "{user}\t{seq}\t{idx}\t{}\t{}", Hex(&link.event_hash), Hex(&link.hash))
+    })
+    .await?;
+    conn.execute("ANALYZE expected_links").await?;
+    Ok(())
+}
+
+/// The staged links against the stored ones, of one user or of all.
+pub fn links(user: Option<UserId>) -> Comparison {
+    let owner = user.map_or_else(|| "TRUE".to_owned(), |user| format!("user_id = '{user}'"));
+    let found = format!(
+        "(SELECT user_id, log_seq, log_idx, encode(event_hash, 'hex') AS event_hash, encode(hash, 'hex') AS hash
+          FROM token_audit WHERE {owner})"
+    );
+    comparison(
+        "token_audit",
+        "expected_links".to_owned(),
+        found,
+        "user_id, log_seq, log_idx",
+        "event_hash, hash",
+    )
+}
+
+struct Hex<'a>(&'a Hash);
+
+impl std::fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 /// The staged sums against the stored ones, of one user or of all.

@@ -15,8 +15,8 @@ pub const CHANNEL: &str = "ledger_users";
 pub struct Account {
     /// Our id.
     pub user_id: UserId,
-    /// A suspended account may do nothing.
-    pub suspended: bool,
+    /// Whether it may be used.
+    pub status: AccountStatus,
 }
 
 /// Whether an account may be used.
@@ -26,6 +26,8 @@ pub enum AccountStatus {
     Active,
     /// It may not, until it is made active again.
     Suspended,
+    /// Never again: what was known of the person is gone.
+    Erased,
 }
 
 impl AccountStatus {
@@ -34,6 +36,7 @@ impl AccountStatus {
         match self {
             Self::Active => "active",
             Self::Suspended => "suspended",
+            Self::Erased => "erased",
         }
     }
 }
@@ -96,13 +99,46 @@ impl<T> Change<T> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserChange {
     /// The host's id.
-    pub external_id: Change<ExternalId>,
+    pub external_id: Change<HashedExternalId>,
     /// Address, at most 255 bytes.
     pub email: Change<String>,
     /// Name, at most 255 bytes.
     pub name: Change<String>,
-    /// Whether it may be used.
+    /// Whether it may be used: active or suspended.
     pub status: Option<AccountStatus>,
+}
+
+/// An external id, and the keyed hash of it that outlives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HashedExternalId {
+    /// The host's id.
+    pub id: ExternalId,
+    /// What stays of it when its user is erased.
+    pub hash: [u8; 32],
+}
+
+/// An account to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewUser {
+    /// Our id.
+    pub user_id: Uuid,
+    /// The host's id, if it has told one.
+    pub external_id: Option<ExternalId>,
+    /// The hash of the host's id. Without it nothing keeps an erased user's id from coming back.
+    pub external_id_hash: Option<[u8; 32]>,
+}
+
+impl NewUser {
+    /// Of our id only.
+    pub fn unnamed(user_id: Uuid) -> Self {
+        Self { user_id, external_id: None, external_id_hash: None }
+    }
+
+    /// With the host's id.
+    pub fn named(user_id: Uuid, external_id: HashedExternalId) -> Self {
+        let HashedExternalId { id, hash } = external_id;
+        Self { user_id, external_id: Some(id), external_id_hash: Some(hash) }
+    }
 }
 
 /// The account of this id.
@@ -117,61 +153,91 @@ pub async fn by_id(conn: &mut PgConnection, user: UserId) -> Result<Option<Accou
     row.map(Account::try_from).transpose()
 }
 
-/// The account of this external id.
+/// The account of this external id, also of one who is erased.
 pub async fn by_external_id(
     conn: &mut PgConnection,
-    external: &ExternalId,
+    external: &HashedExternalId,
 ) -> Result<Option<Account>, Error> {
     let row = sqlx::query_as!(
         AccountRow,
-        "SELECT user_id, status FROM public.users WHERE external_id = $1",
-        external.as_str()
+        "SELECT user_id, status FROM public.users WHERE external_id = $1 OR external_id_hash = $2
+         ORDER BY external_id IS NOT DISTINCT FROM $1 DESC LIMIT 1",
+        external.id.as_str(),
+        external.hash.as_slice()
     )
     .fetch_optional(conn)
     .await?;
     row.map(Account::try_from).transpose()
 }
 
-/// The accounts of these ids and external ids, those that there are, with the external id of each.
-pub async fn find_many(
+/// Whose external id this is now. Nobody's when its user was erased: only its hash ([`by_external_id`]) tells that.
+pub async fn named(conn: &mut PgConnection, external: &ExternalId) -> Result<Option<UserId>, Error> {
+    let found =
+        sqlx::query_scalar!("SELECT user_id FROM public.users WHERE external_id = $1", external.as_str())
+            .fetch_optional(conn)
+            .await?;
+    Ok(found.map(UserId::new))
+}
+
+/// The accounts of these ids, those that there are.
+pub async fn find_many(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Account>, Error> {
+    let rows =
+        sqlx::query_as!(AccountRow, "SELECT user_id, status FROM public.users WHERE user_id = ANY($1)", ids)
+            .fetch_all(conn)
+            .await?;
+    rows.into_iter().map(Account::try_from).collect()
+}
+
+/// The accounts of these external ids, those that there are, each with the index of its id. Those of the erased too.
+pub async fn find_many_external(
     conn: &mut PgConnection,
-    ids: &[Uuid],
-    external_ids: &[String],
-) -> Result<Vec<(Account, Option<String>)>, Error> {
+    externals: &[HashedExternalId],
+) -> Result<Vec<(usize, Account)>, Error> {
+    let ids: Vec<String> = externals.iter().map(|external| external.id.as_str().to_owned()).collect();
+    let hashes: Vec<Vec<u8>> = externals.iter().map(|external| external.hash.to_vec()).collect();
     let rows = sqlx::query!(
-        "SELECT user_id, status, external_id FROM public.users
-         WHERE user_id = ANY($1) OR external_id = ANY($2)",
-        ids,
-        external_ids
+        r#"SELECT given.position AS "position!", u.user_id AS "user_id!", u.status AS "status!"
+           FROM UNNEST($1::text[], $2::bytea[]) WITH ORDINALITY AS given (external_id, hash, position)
+           CROSS JOIN LATERAL (
+               SELECT user_id, status FROM public.users WHERE external_id = given.external_id
+               UNION ALL
+               SELECT user_id, status FROM public.users WHERE external_id_hash = given.hash
+               LIMIT 1) u"#,
+        &ids,
+        &hashes
     )
     .fetch_all(conn)
     .await?;
     rows.into_iter()
         .map(|row| {
-            let account = AccountRow { user_id: row.user_id, status: row.status };
-            Ok((Account::try_from(account)?, row.external_id))
+            let index = usize::try_from(row.position - 1).unwrap_or(usize::MAX);
+            Ok((index, AccountRow { user_id: row.user_id, status: row.status }.try_into()?))
         })
         .collect()
 }
 
-/// Makes accounts on the free plan for those of these users that have none. Pairs of our id and external id; an
-/// external id that is taken meanwhile keeps the account that it has. Rows are written in the order of the external
-/// ids, so that two requests with the same users cannot deadlock.
+/// Makes accounts on the free plan for those of these users that have none; an external id that is taken meanwhile keeps
+/// the account that it has, and that of one who was erased gets none. Rows are written in the order of the external ids,
+/// so that two requests with the same users cannot deadlock.
 pub async fn provision(
     conn: &mut PgConnection,
-    users: &[(Uuid, Option<String>)],
+    mut users: Vec<NewUser>,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    let mut users = users.to_vec();
-    users.sort_by(|(a_id, a), (b_id, b)| a.cmp(b).then(a_id.cmp(b_id)));
-    let (ids, external_ids): (Vec<Uuid>, Vec<Option<String>>) = users.into_iter().unzip();
+    let name = |user: &NewUser| user.external_id.as_ref().map(|external| external.as_str().to_owned());
+    users.sort_by_cached_key(|user| (name(user), user.user_id));
+    let ids: Vec<Uuid> = users.iter().map(|user| user.user_id).collect();
+    let names: Vec<Option<String>> = users.iter().map(name).collect();
+    let hashes: Vec<Option<Vec<u8>>> =
+        users.iter().map(|user| user.external_id_hash.map(|hash| hash.to_vec())).collect();
     sqlx::query!(
-        "INSERT INTO public.users (user_id, external_id, created_at, updated_at)
-         SELECT user_id, external_id, $3, $3
-         FROM UNNEST($1::uuid[], $2::text[]) AS given (user_id, external_id)
+        "INSERT INTO public.users (user_id, external_id, external_id_hash, created_at, updated_at)
+         SELECT user_id, external_id, hash, $4, $4
+         FROM UNNEST($1::uuid[], $2::text[], $3::bytea[]) AS given (user_id, external_id, hash)
          ON CONFLICT DO NOTHING",
         &ids,
-        &external_ids as &[Option<String>],
+        &names as &[Option<String>],
+        &hashes as &[Option<Vec<u8>>],
         now
     )
     .execute(conn)
@@ -192,10 +258,11 @@ pub async fn read(conn: &mut PgConnection, user: UserId) -> Result<Option<User>,
     row.map(User::try_from).transpose()
 }
 
-/// Changes an account and announces it when the transaction commits. `None` when there is no such account.
+/// Changes an account and announces it when the transaction commits. `None` when there is no such account, or it is
+/// erased.
 ///
 /// # Errors
-/// [`Error::Conflict`] when the external id is another account's.
+/// [`Error::Conflict`] when the external id is another account's, or was that of one who is erased.
 pub async fn update(
     conn: &mut PgConnection,
     user: UserId,
@@ -207,23 +274,25 @@ pub async fn update(
         "WITH changed AS (
              UPDATE public.users SET
                  external_id = CASE WHEN $2 THEN $3 ELSE external_id END,
+                 external_id_hash = CASE WHEN $2 THEN $10 ELSE external_id_hash END,
                  email = CASE WHEN $4 THEN $5 ELSE email END,
                  name = CASE WHEN $6 THEN $7 ELSE name END,
                  status = COALESCE($8, status),
                  updated_at = $9
-             WHERE user_id = $1
+             WHERE user_id = $1 AND status <> 'erased'
              RETURNING user_id, external_id, email, name, status, created_at, updated_at),
          announced AS (SELECT pg_notify('ledger_users', user_id::text) FROM changed)
          SELECT changed.* FROM changed, announced",
         user.get(),
         change.external_id.is_made(),
-        change.external_id.value().map(ExternalId::as_str),
+        change.external_id.value().map(|external| external.id.as_str()),
         change.email.is_made(),
         change.email.value().map(String::as_str),
         change.name.is_made(),
         change.name.value().map(String::as_str),
         change.status.map(AccountStatus::as_str),
-        now
+        now,
+        change.external_id.value().map(|external| external.hash.as_slice()),
     )
     .fetch_optional(conn)
     .await?;
@@ -239,8 +308,7 @@ impl TryFrom<AccountRow> for Account {
     type Error = Error;
 
     fn try_from(row: AccountRow) -> Result<Self, Error> {
-        let suspended = status(row.status)? == AccountStatus::Suspended;
-        Ok(Self { user_id: UserId::new(row.user_id), suspended })
+        Ok(Self { user_id: UserId::new(row.user_id), status: status(row.status)? })
     }
 }
 
@@ -274,6 +342,7 @@ fn status(text: String) -> Result<AccountStatus, Error> {
     match text.as_str() {
         "active" => Ok(AccountStatus::Active),
         "suspended" => Ok(AccountStatus::Suspended),
+        "erased" => Ok(AccountStatus::Erased),
         _ => Err(Error::Inconsistent { table: "users", column: "status", value: text }),
     }
 }

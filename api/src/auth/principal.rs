@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use ledger::UserId;
+use store::users::AccountStatus;
 
 use super::Role;
 use crate::client::client_address;
@@ -80,8 +81,11 @@ pub async fn authenticate(parts: &Parts, state: &AppState) -> Result<Principal, 
             None => return Err(state.auth().refuse_unknown_user(address)),
         },
     };
+    if account.status == AccountStatus::Erased {
+        return Err(state.auth().refuse_unknown_user(address));
+    }
     let principal = Principal { user_id: account.user_id, role: verified.role, address };
-    if account.suspended {
+    if account.status == AccountStatus::Suspended {
         return Err(Problem::new(
             axum::http::StatusCode::FORBIDDEN,
             Code::AccountSuspended,

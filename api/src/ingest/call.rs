@@ -8,6 +8,7 @@ use events::{Actor, ActorKind, ApiCalled, Body, Event, Personal, is_reserved_sou
 use ledger::{
     Classified, Endpoint, Invalid, Method, Month, Rules, StatusCode, Units, UserId, derived_id, text,
 };
+use store::users::{Account, AccountStatus};
 use uuid::Uuid;
 use vault::DataKey;
 
@@ -33,6 +34,13 @@ pub struct Reporter {
     pub may_name_others: bool,
     /// Which times are taken.
     pub window: TimeWindow,
+}
+
+impl Reporter {
+    /// The caller's own account, which it may use.
+    pub(super) fn account(&self) -> Account {
+        Account { user_id: self.user, status: AccountStatus::Active }
+    }
 }
 
 /// Which times a report may have.
@@ -196,10 +204,8 @@ impl Call<'_> {
         call.response_time_ms = self.response_time_ms;
         if self.is_personal() {
             let key = key.ok_or_else(Problem::unauthorized)?;
-            let personal = Personal {
-                ip_address: self.ip_address.map(|address| Cow::Owned(address.to_string())),
-                user_agent: self.user_agent.as_deref().map(Cow::Borrowed),
-            };
+            let agent = self.user_agent.as_deref().map(Cow::Borrowed);
+            let personal = Personal::of_client(self.ip_address, agent);
             call.personal = personal::seal(key, &self.id, &personal)?;
         }
         call.request_size = self.request_size;

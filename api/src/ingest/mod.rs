@@ -26,6 +26,7 @@ use ledger::limit::Used;
 use ledger::{Classified, Clock, Month, Rules, UserId, UserRef};
 use nats::{EncodedEvent, Position, Publisher};
 use sqlx::PgPool;
+use store::users::{Account, AccountStatus};
 use uuid::Uuid;
 use vault::DataKey;
 
@@ -145,25 +146,25 @@ impl Inner {
             }
         }
         let users = self.resolve(reporter, &named).await?;
-        let found: Vec<Option<UserId>> = calls
+        let found: Vec<Option<Account>> = calls
             .iter()
             .map(|(_, call)| match call.subject.as_deref() {
-                None => Some(reporter.user),
+                None => Some(reporter.account()),
                 Some(subject) => places.get(subject).and_then(|&place| users[place]),
             })
             .collect();
         let mut accepted = Vec::with_capacity(calls.len());
         for ((index, call), user) in calls.into_iter().zip(found) {
-            match user {
-                Some(user) => {
+            let refused = match user {
+                Some(Account { user_id: user, status: AccountStatus::Active | AccountStatus::Suspended }) => {
                     let claim = call.claim(user);
                     accepted.push(Accepted { index, call, user, claim });
+                    continue;
                 }
-                None => {
-                    receipt
-                        .reject(index, FieldError::at("/subject", "unknown_user", "there is no such user"));
-                }
-            }
+                Some(_) => FieldError::at("/subject", "subject_erased", "the user was erased, for ever"),
+                None => FieldError::at("/subject", "unknown_user", "there is no such user"),
+            };
+            receipt.reject(index, refused);
         }
         Ok(accepted)
     }
@@ -172,7 +173,7 @@ impl Inner {
         &self,
         reporter: &Reporter,
         named: &[Option<UserRef>],
-    ) -> Result<Vec<Option<UserId>>, Problem> {
+    ) -> Result<Vec<Option<Account>>, Problem> {
         let is_own =
             |user: &UserRef| self.users.cached(user).is_some_and(|account| account.user_id == reporter.user);
         if !reporter.may_name_others {
@@ -180,20 +181,18 @@ impl Inner {
             let mut found = Vec::with_capacity(named.len());
             for user in named {
                 found.push(match user {
-                    Some(UserRef::Id(id)) => (*id == reporter.user).then_some(reporter.user),
-                    Some(user) if is_own(user) => Some(reporter.user),
+                    Some(UserRef::Id(id)) => (*id == reporter.user).then(|| reporter.account()),
+                    Some(user) if is_own(user) => Some(reporter.account()),
                     Some(user) => {
-                        self.users.find(user).await?.map(|a| a.user_id).filter(|id| *id == reporter.user)
+                        self.users.find(user).await?.filter(|account| account.user_id == reporter.user)
                     }
                     None => None,
                 });
             }
             return Ok(found);
         }
-        let mut users: Vec<Option<UserId>> = named
-            .iter()
-            .map(|user| user.as_ref().and_then(|user| self.users.cached(user)).map(|account| account.user_id))
-            .collect();
+        let mut users: Vec<Option<Account>> =
+            named.iter().map(|user| user.as_ref().and_then(|user| self.users.cached(user))).collect();
         let (missing, unknown): (Vec<usize>, Vec<UserRef>) = (0..named.len())
             .filter(|&place| users[place].is_none())
             .filter_map(|place| Some((place, named[place].clone()?)))
@@ -201,7 +200,7 @@ impl Inner {
         if !unknown.is_empty() {
             let found = self.users.find_or_provision_many(&unknown).await?;
             for (place, account) in missing.into_iter().zip(found) {
-                users[place] = account.map(|account| account.user_id);
+                users[place] = account;
             }
         }
         Ok(users)

@@ -72,10 +72,7 @@ fn offer(state: &AppState, called: &Called<'_>) {
     let (user, id) = (called.principal.user_id, state.ids().event_id());
     let mut event = Event::by_api(id, user, state.clock().now(), Body::ApiCalled(call));
     let agent = called.user_agent.as_deref().map(ledger::text::clean_user_agent);
-    let personal = Personal {
-        ip_address: Some(Cow::Owned(called.principal.address.to_string())),
-        user_agent: agent.filter(|agent| !agent.is_empty()),
-    };
+    let personal = Personal::of_client(Some(called.principal.address), agent);
     if let Some(key) = state.sealer().cached(user) {
         publish(state, &key, &mut event, &personal);
         return;

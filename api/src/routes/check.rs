@@ -118,7 +118,7 @@ async fn check(
         return Err(FieldError::at("/ttl_seconds", "not_supported", "it belongs to reserve").into());
     }
     let endpoint = Endpoint::from_path(&body.endpoint).map_err(|error| path_problem("/endpoint", error))?;
-    let user = state.users().resolve(&caller, body.user_id.as_deref()).await?;
+    let user = state.users().resolve_living(&caller, body.user_id.as_deref()).await?;
     let call_at =
         |at| MeteredCall::new(&state.config().rules, user, &endpoint, body.method.clone(), body.units, at);
     if !body.record {

@@ -5,7 +5,7 @@
 //! believed only where the proxy must have written it.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
@@ -173,10 +173,7 @@ async fn decide(
     let now = state.clock().now();
     let call = MeteredCall::new(&state.config().rules, principal.user_id, &endpoint, Some(method), None, now);
     let particulars = Particulars {
-        personal: Personal {
-            ip_address: client_address(parts, &principal),
-            user_agent: user_agent(&parts.headers).filter(|agent| !agent.is_empty()),
-        },
+        personal: Personal::of_client(client_address(parts, &principal), user_agent(&parts.headers)),
         actor: None,
     };
     match call.record(state.limits(), state.sealer(), event_id_at(now), particulars).await? {
@@ -242,9 +239,9 @@ fn malformed(detail: &str) -> Problem {
 }
 
 /// The client's address, when a trusted proxy says it: the peer is only the proxy.
-fn client_address(parts: &Parts, principal: &Principal) -> Option<Cow<'static, str>> {
+fn client_address(parts: &Parts, principal: &Principal) -> Option<IpAddr> {
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip().to_canonical();
-    (principal.address != peer).then(|| Cow::Owned(principal.address.to_string()))
+    (principal.address != peer).then_some(principal.address)
 }
 
 fn user_agent(headers: &HeaderMap) -> Option<Cow<'_, str>> {

@@ -64,7 +64,7 @@ async fn reset(
     Keyed { body, request }: Keyed<ResetRequest>,
 ) -> Result<Response, Problem> {
     may_reset(&state, &caller)?;
-    let owner = state.users().resolve(&caller, body.user_id.as_deref()).await?;
+    let owner = state.users().resolve_living(&caller, body.user_id.as_deref()).await?;
     let (keys, actor) = (state.idempotency().clone(), actor(&caller));
     keys.run(&caller, request, move |attempt| async move {
         reset_month(&state, owner, body.reason.as_str(), actor, attempt).await

@@ -55,7 +55,7 @@ async fn upgrade(
     Keyed { body: UpgradeRequest { plan }, request }: Keyed<UpgradeRequest>,
 ) -> Result<Response, Problem> {
     may_upgrade(&state, &caller, &plan)?;
-    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
+    let owner = state.users().resolve_living(&caller, query.user_id.as_deref()).await?;
     let (keys, actor) = (state.idempotency().clone(), actor(&caller));
     keys.run(&caller, request, move |attempt| async move {
         let request = PlanRequest {

@@ -65,7 +65,7 @@ async fn put_plan(
     Json(body): Json<PutPlan>,
 ) -> Result<Response, Problem> {
     let request = PlanRequest {
-        user: state.users().resolve(&caller, Some(&named)).await?,
+        user: state.users().resolve_living(&caller, Some(&named)).await?,
         plan: body.plan,
         timing: match body.effective {
             Effective::Now => Timing::Now,

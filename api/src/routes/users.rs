@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
+use keys::Keys;
 use ledger::{Clock, ExternalId, UserRef};
 use serde::{Deserialize, Deserializer, Serialize};
 use sqlx::{Acquire, PgPool};
@@ -68,7 +69,7 @@ struct UserBody {
     responses(
         (status = 200, description = "Changed", body = UserBody),
         (status = 201, description = "Made", body = UserBody),
-        (status = 409, description = "The external id is another user's", body = ProblemBody),
+        (status = 409, description = "The external id is another user's, or the user was erased", body = ProblemBody),
         (status = 422, description = "A field is wrong", body = ProblemBody),
     )
 )]
@@ -76,13 +77,20 @@ async fn put_user(
     _caller: ServiceOrAdmin,
     State(pool): State<PgPool>,
     State(users): State<Users>,
+    State(keys): State<Keys>,
     State(clock): State<Clock>,
     Path(named): Path<String>,
     Json(body): Json<PutUser>,
 ) -> Result<(StatusCode, Json<UserBody>), Problem> {
     let named: UserRef = named.parse().map_err(|error| FieldError::invalid_parameter("user", &error))?;
+    let mut conn = pool.acquire().await.map_err(store::Error::from)?;
+    let external_id = match body.external_id {
+        Change::Keep => Change::Keep,
+        Change::Clear => Change::Clear,
+        Change::Set(id) => Change::Set(keys.hash_external_id(&mut conn, id).await?),
+    };
     let change = UserChange {
-        external_id: body.external_id,
+        external_id,
         email: body.email.map(Text::into_string),
         name: body.name.map(Text::into_string),
         status: body.status.map(|status| match status {
@@ -90,19 +98,19 @@ async fn put_user(
             Status::Suspended => AccountStatus::Suspended,
         }),
     };
-    let mut conn = pool.acquire().await.map_err(store::Error::from)?;
     let mut tx = conn.begin().await.map_err(store::Error::from)?;
     let (user_id, made) = users.find_or_make(&mut tx, &named).await?;
     let user = store::users::update(&mut tx, user_id, &change, clock.now()).await.map_err(taken)?;
     tx.commit().await.map_err(store::Error::from)?;
     users.forget(&[user_id]);
-    let user = user.ok_or_else(Problem::not_found)?;
-    Ok((if made { StatusCode::CREATED } else { StatusCode::OK }, Json(user.into())))
+    let body = user.and_then(UserBody::of).ok_or_else(Problem::subject_erased)?;
+    Ok((if made { StatusCode::CREATED } else { StatusCode::OK }, Json(body)))
 }
 
 fn taken(error: store::Error) -> Problem {
     match error.conflict() {
         Some(store::Constraint::UserExternalId) => Problem::conflict("The external id is another user's."),
+        Some(store::Constraint::UserExternalIdHash) => Problem::subject_erased(),
         _ => error.into(),
     }
 }
@@ -112,20 +120,23 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Res
     Ok(Option::deserialize(deserializer)?.map_or(Change::Clear, Change::Set))
 }
 
-impl From<User> for UserBody {
-    fn from(user: User) -> Self {
-        Self {
+impl UserBody {
+    /// None of a user who was erased.
+    fn of(user: User) -> Option<Self> {
+        let status = match user.status {
+            AccountStatus::Active => Status::Active,
+            AccountStatus::Suspended => Status::Suspended,
+            AccountStatus::Erased => return None,
+        };
+        Some(Self {
             user_id: user.user_id.get(),
             external_id: user.external_id,
             email: user.email,
             name: user.name,
-            status: match user.status {
-                AccountStatus::Active => Status::Active,
-                AccountStatus::Suspended => Status::Suspended,
-            },
+            status,
             created_at: user.created_at,
             updated_at: user.updated_at,
-        }
+        })
     }
 }
 

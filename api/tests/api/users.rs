@@ -1,8 +1,10 @@
 //! `PUT /api/users/{user}`, and who a token's subject is.
 
 use anyhow::Result;
+use keys::Keys;
 use serde_json::json;
 use std::time::Duration;
+use store::users::NewUser;
 use testkit::{Role, wait_until};
 
 use crate::support::{Api, assert_problem, user_id};
@@ -77,7 +79,9 @@ async fn a_suspended_user_is_refused_by_every_instance() -> Result<()> {
     service.put(path).json(&json!({"status": "active"})).send().await?.expect(200)?;
     suspended.put(path).json(&json!({})).send().await?.expect(200)?;
     let mut conn = api.env.pool().acquire().await?;
-    let user = store::users::by_external_id(&mut conn, &"suspended".parse()?).await?.expect("it is there");
+    let keys = Keys::start(api.env.database_url(), &testkit::keys(), &api.env.clock).await?;
+    let name = keys.hash_external_id(&mut conn, "suspended".parse()?).await?;
+    let user = store::users::by_external_id(&mut conn, &name).await?.expect("it is there");
     let change = store::users::UserChange {
         status: Some(store::users::AccountStatus::Suspended),
         ..Default::default()
@@ -100,7 +104,7 @@ async fn without_auto_provision_a_stranger_is_nobody() -> Result<()> {
     let mut conn = api.env.pool().acquire().await?;
     store::users::provision(
         &mut conn,
-        &[(api.env.ids.random_id(), Some("stranger".into()))],
+        vec![NewUser { external_id: Some("stranger".parse()?), ..NewUser::unnamed(api.env.ids.random_id()) }],
         api.env.clock.now(),
     )
     .await?;

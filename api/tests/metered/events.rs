@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
+use store::users::NewUser;
 use testkit::{Answer, Client, Role};
 
 use crate::world::World;
@@ -234,8 +235,11 @@ async fn without_provisioning_a_stranger_s_event_is_rejected() -> Result<()> {
     let world = World::with(&[("AUTO_PROVISION", "false")]).await?;
     let ids = [world.env.ids.random_id(), world.env.ids.random_id()];
     let mut conn = world.env.pool().acquire().await?;
-    let users = [(ids[0], Some("backend".to_owned())), (ids[1], Some("known".to_owned()))];
-    store::users::provision(&mut conn, &users, world.env.clock.now()).await?;
+    let new = |id, name: &str| -> Result<NewUser> {
+        Ok(NewUser { external_id: Some(name.parse()?), ..NewUser::unnamed(id) })
+    };
+    let users = vec![new(ids[0], "backend")?, new(ids[1], "known")?];
+    store::users::provision(&mut conn, users, world.env.clock.now()).await?;
     drop(conn);
     let answer =
         report(&world.service()?, &json!([event(1, "known"), event(2, "stranger")])).await?.expect(202)?;

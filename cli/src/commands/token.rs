@@ -1,11 +1,13 @@
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use api::auth::{Mint, Role, mint};
 use clap::Args;
+use keys::Keys;
 use ledger::{Clock, IdSource, UserRef};
 use secrecy::ExposeSecret as _;
-use sqlx::Connection as _;
+use sqlx::{Connection as _, PgConnection};
+use store::users::{self, AccountStatus, NewUser};
 
 use crate::config::{Settings, parse_duration};
 
@@ -39,15 +41,39 @@ pub(crate) async fn mint_for(
 ) -> Result<String> {
     let jwt = settings.jwt()?;
     let now = clock.now();
-    let account = match user {
-        UserRef::Id(id) => (id.get(), None),
-        UserRef::External(id) => (IdSource::new(clock.clone()).random_id(), Some(id.as_str().to_owned())),
-    };
     let mut connection = store::connect(settings.database_url()?, store::Schema::Live).await?;
-    store::users::provision(&mut connection, &[account], now).await?;
+    ensure_account(settings, clock, &mut connection, user).await?;
     connection.close().await.context("cannot close the connection to PostgreSQL")?;
     let token = mint(&jwt, &Mint { subject: user, role, ttl, now })?;
     Ok(token.expose_secret().to_owned())
+}
+
+/// Makes an account where there is none. Only who is not there yet, by an external id, needs the encryption key: it
+/// tells whether the id was an erased user's.
+async fn ensure_account(
+    settings: &Settings,
+    clock: &Clock,
+    connection: &mut PgConnection,
+    user: &UserRef,
+) -> Result<()> {
+    let (account, new) = match user {
+        UserRef::Id(id) => (users::by_id(connection, *id).await?, NewUser::unnamed(id.get())),
+        UserRef::External(id) => {
+            if users::named(connection, id).await?.is_some() {
+                return Ok(());
+            }
+            let keys = Keys::start(settings.database_url()?, &settings.keys(), clock).await?;
+            let external = keys.hash_external_id(connection, id.clone()).await?;
+            let account = users::by_external_id(connection, &external).await?;
+            (account, NewUser::named(IdSource::new(clock.clone()).random_id(), external))
+        }
+    };
+    match account {
+        None => users::provision(connection, vec![new], clock.now()).await?,
+        Some(account) if account.status == AccountStatus::Erased => bail!("this user was erased, for ever"),
+        Some(_) => {}
+    }
+    Ok(())
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {

@@ -30,9 +30,7 @@ pub(crate) async fn run(arguments: &Arguments, settings: &Settings) -> Result<Ex
             let mut conn = store::connect(database_url, store::Schema::Live).await?;
             let found = match user {
                 UserRef::Id(id) => Some(*id),
-                UserRef::External(external) => {
-                    store::users::by_external_id(&mut conn, external).await?.map(|account| account.user_id)
-                }
+                UserRef::External(external) => store::users::named(&mut conn, external).await?,
             };
             Some(found.context("there is no such user")?)
         }

@@ -100,7 +100,7 @@ impl Sink {
         let ids = IdSource::new(config.clock.clone());
         let publisher = Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?;
         // Who runs an import may make users: nobody could import the log of a server with new clients otherwise.
-        let users = Users::new(pool.clone(), config.clock.clone(), true);
+        let users = Users::new(pool.clone(), keys.clone(), config.clock.clone(), true);
         let sealer = Sealer::new(keys, pool.clone());
         let (clock, rules) = (config.clock, config.rules);
         let ingest = Ingest::new(pool.clone(), sealer, users, publisher.clone(), clock, rules, None);

@@ -3,19 +3,24 @@
 //! Rows and claims are copied as if all were new, which they nearly always are; only on a conflict is it asked which
 //! ones are. What is added to sums follows from the rows that were really inserted.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
-use ledger::Month;
+use ledger::{Month, UserId};
 use sqlx::PgConnection;
 use store::completions::{self, Completion, OpenCall};
 use store::dead_letters::{self, Reason};
 use store::savepoint::{self, Savepoint};
 use store::summaries::{self, Correction, Crossed};
-use store::{Constraint, claims, periods, rejections, rollups, subscriptions, thresholds, usage_rows};
+use store::{
+    Constraint, Position, Schema, claims, erasure, periods, rejections, rollups, subscriptions, thresholds,
+    usage_rows,
+};
 
 use crate::error::chain;
 
+use super::audited;
 use super::item::Item;
 use super::parse::Parsed;
 use super::prepare::{Exclude, Prepared, Segment, count, rollup_delta, start_of_hour};
@@ -29,6 +34,34 @@ pub struct Applied {
     pub dead: u64,
     /// Months that reached a threshold of a limit by it.
     pub crossed: Vec<Crossed>,
+    /// Users who were erased by it.
+    pub erased: Vec<UserId>,
+}
+
+/// Where events are applied.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// The projection that the connection sees.
+    pub schema: Schema,
+    /// Users whom it has as erased.
+    pub erased: &'a HashSet<UserId>,
+}
+
+/// Why a batch was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The database is away or refuses.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The database refuses a value of an event that is not to be passed over.
+    #[error("the event {position} of a user's audit chain cannot be applied")]
+    BrokenLink {
+        /// Where in the log it is.
+        position: Position,
+        /// What the database said.
+        #[source]
+        source: store::Error,
+    },
 }
 
 impl Applied {
@@ -36,6 +69,7 @@ impl Applied {
         self.rows += other.rows;
         self.dead += other.dead;
         self.crossed.extend(other.crossed);
+        self.erased.extend(other.erased);
     }
 }
 
@@ -52,41 +86,54 @@ enum Order {
 /// goes on; without, the refusal is the answer, and the caller's transaction is lost.
 pub async fn apply_all(
     conn: &mut PgConnection,
+    target: Target<'_>,
     parsed: &Parsed,
     segments: &[Segment],
     one_by_one: bool,
-) -> Result<Applied, store::Error> {
+) -> Result<Applied, ApplyError> {
     let mut applied = Applied::default();
+    let mut erased = Cow::Borrowed(target.erased);
     for segment in segments {
-        applied.add(if one_by_one {
-            isolate(conn, parsed, segment.items.clone()).await?
+        let target = Target { erased: &erased, ..target };
+        let done = if one_by_one {
+            isolate(conn, target, parsed, segment.items.clone()).await?
         } else {
-            let step = Step { parsed, items: segment.items.clone(), order: Order::InLog };
+            let step = Step { target, parsed, items: segment.items.clone(), order: Order::InLog };
             step.apply(conn, &segment.prepared).await?
-        });
+        };
+        if !done.erased.is_empty() {
+            erased.to_mut().extend(&done.erased);
+        }
+        applied.add(done);
     }
     Ok(applied)
 }
 
 /// Applies one event out of the log's order: a dead letter that is tried again. What later events did stays.
+/// No event of an audit chain is ever among them.
 pub async fn apply_late(conn: &mut PgConnection, parsed: &Parsed) -> Result<Applied, store::Error> {
     let items = 0..parsed.items().len();
     let prepared = Prepared::of(parsed, items.clone(), &Exclude::default());
-    Step { parsed, items, order: Order::Late }.apply(conn, &prepared).await
+    let erased = erasure::all(conn).await?.into_iter().collect();
+    let target = Target { schema: Schema::Live, erased: &erased };
+    Step { target, parsed, items, order: Order::Late }.apply(conn, &prepared).await
 }
 
 /// Halves the items until those that the database refuses stand alone.
 async fn isolate(
     conn: &mut PgConnection,
+    target: Target<'_>,
     parsed: &Parsed,
     items: Range<usize>,
-) -> Result<Applied, store::Error> {
+) -> Result<Applied, ApplyError> {
     let mut applied = Applied::default();
     let mut todo = vec![items];
     while let Some(items) = todo.pop() {
         savepoint::open(conn, Savepoint::Isolated).await?;
+        let erased: HashSet<UserId> = target.erased.iter().chain(&applied.erased).copied().collect();
+        let target = Target { erased: &erased, ..target };
         let prepared = Prepared::of(parsed, items.clone(), &Exclude::default());
-        let step = Step { parsed, items: items.clone(), order: Order::InLog };
+        let step = Step { target, parsed, items: items.clone(), order: Order::InLog };
         match step.apply(conn, &prepared).await {
             Ok(done) => {
                 savepoint::release(conn, Savepoint::Isolated).await?;
@@ -99,6 +146,9 @@ async fn isolate(
                     // The earlier half is on top: the log's order is kept.
                     todo.push(middle..items.end);
                     todo.push(items.start..middle);
+                } else if parsed.items()[items.start].is_audited() {
+                    let position = parsed.items()[items.start].position();
+                    return Err(ApplyError::BrokenLink { position, source: error });
                 } else {
                     let detail = chain(&error);
                     let letter = parsed.dead_letter(&parsed.items()[items.start], Reason::Refused, detail);
@@ -106,7 +156,7 @@ async fn isolate(
                     applied.dead += 1;
                 }
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(applied)
@@ -114,6 +164,7 @@ async fn isolate(
 
 /// Some items that are applied together.
 struct Step<'a> {
+    target: Target<'a>,
     parsed: &'a Parsed,
     items: Range<usize>,
     order: Order,
@@ -124,6 +175,11 @@ impl Step<'_> {
         let fewer = self.insert(conn, all).await?;
         let new = fewer.as_ref().unwrap_or(all);
         let mut applied = Applied { rows: new.row_keys.len() as u64, ..Applied::default() };
+        self.blank_late_calls(conn).await?;
+        if !new.audited.is_empty() {
+            applied.erased =
+                audited::apply(conn, self.target.schema, &new.audited, self.target.erased).await?;
+        }
         for change in &new.plans {
             subscriptions::insert(conn, change).await?;
         }
@@ -184,6 +240,19 @@ impl Step<'_> {
             fewer = Some(Prepared::of(self.parsed, self.items.clone(), &exclude));
         }
         Ok(fewer)
+    }
+
+    /// Calls of users who were erased before: a key that was not forgotten yet may have opened what they hold.
+    async fn blank_late_calls(&self, conn: &mut PgConnection) -> Result<(), store::Error> {
+        if self.target.erased.is_empty() {
+            return Ok(());
+        }
+        let late = self.parsed.items()[self.items.clone()].iter().filter_map(|item| match item {
+            Item::Call(call) if self.target.erased.contains(&call.user) => Some((call.id, call.created_at)),
+            _ => None,
+        });
+        let late: Vec<_> = late.collect();
+        if late.is_empty() { Ok(()) } else { erasure::blank_calls(conn, &late).await }
     }
 
     /// The months that were closed before a reset of theirs, which comes to nothing then. A segment ends with a closing,

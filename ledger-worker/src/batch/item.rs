@@ -12,6 +12,8 @@ use store::subscriptions::PlanChange;
 use store::thresholds::Crossing;
 use uuid::Uuid;
 
+use super::audited::Audited;
+
 /// One event, in the log's order.
 #[derive(Debug, Clone)]
 pub enum Item {
@@ -39,6 +41,11 @@ impl Item {
             Self::Call(call) => Some(call.month),
             Self::Command(_) | Self::Dead(_) => None,
         }
+    }
+
+    /// Whether it is a link of a user's audit chain, which is never passed over.
+    pub fn is_audited(&self) -> bool {
+        matches!(self, Self::Command(command) if matches!(**command, Command::Audit(_)))
     }
 
     /// The event's type.
@@ -124,6 +131,8 @@ pub enum Command {
         /// When it was closed.
         at: DateTime<Utc>,
     },
+    /// A link of a user's audit chain.
+    Audit(Box<Audited>),
     /// Nothing is projected from it: an accepted gap, which is in `accepted_gaps` before the projector can pass it.
     Nothing(Position),
 }
@@ -135,6 +144,7 @@ impl Command {
             Self::ChangePlan { change, .. } => change.position,
             Self::Reject(rejection) => rejection.position,
             Self::Cross(crossing) => crossing.position,
+            Self::Audit(audited) => audited.link.position,
             Self::Reset { position, .. } | Self::Close { position, .. } | Self::Nothing(position) => {
                 *position
             }
@@ -149,6 +159,7 @@ impl Command {
             Self::Reject(_) => "usage.limit_rejected.v1",
             Self::Cross(_) => "usage.limit_threshold_crossed.v1",
             Self::Close { .. } => "usage.period_closed.v1",
+            Self::Audit(audited) => audited.event_type(),
             Self::Nothing(_) => "log.gap_accepted.v1",
         }
     }

@@ -4,12 +4,15 @@
 //! and does not care which schema the connection's `search_path` names.
 
 mod apply;
+mod audited;
 mod item;
 mod parse;
 mod personal;
 mod prepare;
 
-pub use apply::{Applied, apply_all, apply_late};
+pub use apply::{Applied, ApplyError, Target, apply_all, apply_late};
+pub use audited::Audited;
+pub(crate) use audited::{event_hash, link_hash};
 pub use item::{Call, Command, Item};
 pub use parse::Parsed;
 pub use personal::KnownKeys;

@@ -16,6 +16,7 @@ use store::thresholds::Crossing;
 use store::usage_rows::{self, UsageRow};
 use uuid::Uuid;
 
+use super::audited::Audited;
 use super::item::{Call, Command, Item};
 use super::personal::{self, Known, KnownKeys};
 
@@ -32,6 +33,8 @@ pub struct Parsed {
     unknown_keys: BTreeSet<UserId>,
     /// The first frame of a build whose log is not read.
     earlier_build: Option<u64>,
+    /// The first event of an audit chain that cannot be read, and why.
+    broken_link: Option<(Position, String)>,
 }
 
 impl Parsed {
@@ -74,6 +77,11 @@ impl Parsed {
         self.earlier_build
     }
 
+    /// The first event of a user's audit chain that cannot be read, and why: it is not to be passed over.
+    pub fn broken_link(&self) -> Option<(Position, &str)> {
+        self.broken_link.as_ref().map(|(position, detail)| (*position, detail.as_str()))
+    }
+
     /// Turns the calls of a month that takes no rows into dead letters.
     pub fn bury_month(&mut self, month: Month) {
         for index in 0..self.items.len() {
@@ -105,13 +113,23 @@ impl Parsed {
 
     fn frame(&mut self, frame: &RawFrame, only: Option<u16>, keys: &KnownKeys) {
         self.frame_times.push((frame.seq, frame.time));
-        let mut found = 0_u16;
+        let (mut found, mut raw) = (0_u16, Vec::new());
         match events::decode_batch(&frame.body) {
             Ok(events) => {
                 for (idx, event) in (0_u16..).zip(events) {
                     found = idx + 1;
                     if only.is_none_or(|only| only == idx) {
-                        let item = self.event(Position { seq: frame.seq, idx }, event, frame.time, keys);
+                        let position = Position { seq: frame.seq, idx };
+                        let item = if is_audited(&event) {
+                            if raw.is_empty() {
+                                // The body was read as a batch just now.
+                                raw = events::raw_events(&frame.body).unwrap_or_default();
+                            }
+                            let raw = raw.get(usize::from(idx)).copied().unwrap_or_default();
+                            self.audited(position, event, raw, frame.time, keys)
+                        } else {
+                            self.event(position, event, frame.time, keys)
+                        };
                         self.items.push(item);
                     }
                 }
@@ -133,6 +151,51 @@ impl Parsed {
             let detail = format!("the frame's header says {} events, its body has {found}", frame.count());
             let position = Position { seq: frame.seq, idx: found };
             self.items.push(dead(position, "", Reason::Undecodable, &detail, frame.time));
+        }
+    }
+
+    fn audited(
+        &mut self,
+        position: Position,
+        event: Result<Event<'_>, EventError>,
+        raw: &str,
+        frame_time: DateTime<Utc>,
+        keys: &KnownKeys,
+    ) -> Item {
+        let (event_type, detail) = match event {
+            Ok(event) => match self.link(position, &event, raw, keys) {
+                Ok(link) => return Item::Command(Box::new(Command::Audit(Box::new(link)))),
+                Err(detail) => (event.body.event_type().into_owned(), detail),
+            },
+            Err(error) => (error.event_type.clone(), error.detail()),
+        };
+        self.broken_link.get_or_insert_with(|| (position, format!("{event_type}: {detail}")));
+        dead(position, &event_type, Reason::Undecodable, &detail, frame_time)
+    }
+
+    fn link(
+        &mut self,
+        position: Position,
+        event: &Event<'_>,
+        raw: &str,
+        keys: &KnownKeys,
+    ) -> Result<Audited, String> {
+        let sealed = match &event.body {
+            Body::TokenStored(body) => body.personal.as_ref(),
+            Body::TokenDeleted(body) => body.personal.as_ref(),
+            Body::TokenUsed(body) => body.personal.as_ref(),
+            Body::UserErased(_) => None,
+            _ => return Err("this version does not know the type".to_owned()),
+        };
+        let user = event.subject.ok_or_else(|| "it has no subject".to_owned())?;
+        let of = |personal: Personal<'_>| Audited::of(position, user, event, raw, &personal);
+        match sealed.map(|sealed| (sealed, keys.key(user))) {
+            Some((sealed, Known::Key(key))) => personal::open(&key, &event.id, sealed, position, of),
+            Some((_, Known::NotYet)) => {
+                self.unknown_keys.insert(user);
+                of(Personal::default())
+            }
+            None | Some((_, Known::Destroyed)) => of(Personal::default()),
         }
     }
 
@@ -239,6 +302,13 @@ impl Parsed {
     }
 }
 
+fn is_audited(event: &Result<Event<'_>, EventError>) -> bool {
+    match event {
+        Ok(event) => event.body.is_audited(),
+        Err(error) => error.is_audited(),
+    }
+}
+
 fn command(position: Position, event: &Event<'_>) -> Result<Command, String> {
     let owner = || event.subject.ok_or_else(|| "it has no subject".to_owned());
     let claim = || event.row_id().map_err(|error| error.detail());
@@ -290,7 +360,13 @@ fn command(position: Position, event: &Event<'_>) -> Result<Command, String> {
             position,
         }),
         Body::PeriodClosed(closed) => Command::Close { position, month: closed.month, at: event.time },
-        Body::GapAccepted(_) | Body::ApiCalled(_) | Body::Unknown { .. } => Command::Nothing(position),
+        Body::GapAccepted(_)
+        | Body::ApiCalled(_)
+        | Body::TokenStored(_)
+        | Body::TokenDeleted(_)
+        | Body::TokenUsed(_)
+        | Body::UserErased(_)
+        | Body::Unknown { .. } => Command::Nothing(position),
     })
 }
 

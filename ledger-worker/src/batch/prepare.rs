@@ -16,6 +16,7 @@ use store::usage_rows::CopyBuffer;
 use store::{rollups, summaries};
 use uuid::Uuid;
 
+use super::audited::Audited;
 use super::item::{Call, Command, Item};
 use super::parse::Parsed;
 
@@ -57,6 +58,8 @@ pub struct Prepared {
     pub resets: Vec<(UserId, Month, Position)>,
     /// Plan changes in order.
     pub plans: Vec<PlanChange>,
+    /// Links of audit chains in order.
+    pub audited: Vec<Audited>,
     /// Completions in order.
     pub completions: Vec<Completion>,
     /// Refusals in order.
@@ -180,6 +183,11 @@ impl<'a> Builder<'a> {
             Command::ChangePlan { claim, change } => {
                 if self.claim(*claim, change.position) {
                     self.prepared.plans.push(change.clone());
+                }
+            }
+            Command::Audit(audited) => {
+                if self.claim(audited.claim, audited.link.position) {
+                    self.prepared.audited.push(Audited::clone(audited));
                 }
             }
             Command::Reject(rejection) => self.prepared.rejections.push(rejection.clone()),

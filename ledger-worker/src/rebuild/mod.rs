@@ -20,6 +20,7 @@ use store::checkpoint::{self, PARTITION};
 use store::compare::Difference;
 use store::{Schema, next_schema};
 
+use crate::batch::ApplyError;
 use crate::reading::BatchError;
 use crate::standing::Standing;
 
@@ -132,6 +133,9 @@ pub enum RebuildError {
     /// What is read makes no batch.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// An event that is not to be passed over cannot be applied.
+    #[error(transparent)]
+    BrokenLink(ApplyError),
     /// Completions name calls that are not remembered.
     #[error("{calls} calls were completed long after they began; run a full `usage-ledger rebuild`")]
     LateCompletions {
@@ -147,6 +151,15 @@ pub enum RebuildError {
     /// The log is away.
     #[error("the log cannot be read")]
     Log(#[from] LogError),
+}
+
+impl From<ApplyError> for RebuildError {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Store(error) => Self::Store(error),
+            error @ ApplyError::BrokenLink { .. } => Self::BrokenLink(error),
+        }
+    }
 }
 
 impl From<sqlx::Error> for RebuildError {

@@ -40,6 +40,11 @@ impl Counted {
         let dead = dead(conn).await?;
         Ok(Self { tally: Tally::new(only, dead), continuity })
     }
+
+    /// The same, which follows the audit chains too.
+    pub(crate) fn with_audit(self) -> Self {
+        Self { tally: self.tally.with_audit(), ..self }
+    }
 }
 
 /// Goes on counting up to `target`: this task reads and checks, a thread of its own decodes and counts.

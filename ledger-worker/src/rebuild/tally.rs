@@ -11,8 +11,11 @@ use events::{ApiCalled, Body, CallCompleted, Event, EventErrorKind};
 use ledger::{Category, Month, UserId};
 use nats::RawFrame;
 use store::Position;
-use store::recount::{Hour, Summary};
+use store::recount::{AuditLink, Hour, Summary};
+use store::token_audit::{CHAIN_START, Hash};
 use uuid::Uuid;
+
+use crate::batch::{event_hash, link_hash};
 
 use super::recent::{IdMap, IdSet, Recent};
 
@@ -41,6 +44,8 @@ pub(crate) struct Tally {
     unmatched: Vec<Unmatched>,
     events: u64,
     earlier_build: Option<u64>,
+    /// The audit chains, if they are asked for.
+    audit: Option<Audit>,
     /// The hour of the last call and its month: calls that follow each other mostly share them.
     last_hour: (i64, Month),
 }
@@ -78,6 +83,22 @@ struct Bucket {
     ids: u64,
 }
 
+/// The audit chains: 136 bytes for every link, and the last hash of every user.
+#[derive(Debug, Default)]
+struct Audit {
+    last: IdMap<u128, Hash>,
+    links: Vec<AuditLink>,
+}
+
+impl Audit {
+    fn add(&mut self, user: UserId, position: Position, raw: &str) {
+        let last = self.last.entry(user.get().as_u128()).or_insert(CHAIN_START);
+        let event_hash = event_hash(raw);
+        *last = link_hash(last, &event_hash);
+        self.links.push(AuditLink { user, position, event_hash, hash: *last });
+    }
+}
+
 /// What completing a call needs of it.
 #[derive(Debug)]
 struct OpenCall {
@@ -107,8 +128,19 @@ impl Tally {
             unmatched: Vec::new(),
             events: 0,
             earlier_build: None,
+            audit: None,
             last_hour: (i64::MIN, Month::FIRST),
         }
+    }
+
+    /// The same, which follows the audit chains too.
+    pub(crate) fn with_audit(self) -> Self {
+        Self { audit: Some(Audit::default()), ..self }
+    }
+
+    /// The links of the audit chains, if they were asked for.
+    pub(crate) fn links(&self) -> &[AuditLink] {
+        self.audit.as_ref().map_or(&[], |audit| &audit.links)
     }
 
     /// How many events were read.
@@ -141,6 +173,7 @@ impl Tally {
         self.own_ids.advance(frame.time);
         self.open_calls.advance(frame.time);
         let Ok(events) = events::decode_batch(&frame.body) else { return };
+        let mut raw = Vec::new();
         for (idx, event) in (0_u16..).zip(events) {
             self.events += 1;
             let position = Position { seq: frame.seq, idx };
@@ -148,6 +181,12 @@ impl Tally {
                 continue;
             }
             match event {
+                Ok(event) if event.body.is_audited() => {
+                    if raw.is_empty() && self.audit.is_some() {
+                        raw = events::raw_events(&frame.body).unwrap_or_default();
+                    }
+                    self.link(position, &event, raw.get(usize::from(idx)).copied().unwrap_or_default());
+                }
                 Ok(event) => self.event(position, &event),
                 Err(error) if error.kind == EventErrorKind::EarlierBuild => {
                     self.earlier_build.get_or_insert(frame.seq);
@@ -208,6 +247,17 @@ impl Tally {
                 *sums = Sums { reset: position, last_updated, billed, ..Sums::default() };
             }
             _ => {}
+        }
+    }
+
+    fn link(&mut self, position: Position, event: &Event<'_>, raw: &str) {
+        let Some(user) = event.subject else { return };
+        if self.only.is_none_or(|only| only == user)
+            && self.audit.is_some()
+            && self.claim(event)
+            && let Some(audit) = &mut self.audit
+        {
+            audit.add(user, position, raw);
         }
     }
 

@@ -5,6 +5,7 @@
 mod batches;
 mod counting;
 mod dead_letters;
+mod erasures;
 mod gaps;
 mod lost_log;
 mod order;
@@ -15,5 +16,6 @@ mod rebuild;
 mod rollover;
 mod summaries;
 mod support;
+mod tokens;
 mod whole;
 mod workers;

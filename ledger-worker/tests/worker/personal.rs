@@ -8,6 +8,7 @@ use ledger::UserId;
 use ledger_worker::WorkerConfig;
 use ledger_worker::rebuild::{Finish, RebuildError};
 use nats::EncodedEvent;
+use store::users::NewUser;
 use testkit::wait_until;
 use tokio_util::sync::CancellationToken;
 use vault::OsEntropy;
@@ -20,18 +21,23 @@ const ROWS: &str =
 const STOPPED: &str = "SELECT COALESCE(reason, '') FROM projector_status WHERE state = 'stopped'";
 
 impl TestLedger {
-    async fn user_with_key(&self) -> Result<UserId> {
+    pub(crate) async fn user_with_key(&self) -> Result<UserId> {
         let user = self.user();
         let mut conn = self.env.pool().acquire().await?;
-        store::users::provision(&mut conn, &[(user.get(), None)], self.env.clock.now()).await?;
+        store::users::provision(&mut conn, vec![NewUser::unnamed(user.get())], self.env.clock.now()).await?;
         self.keys.get_or_make(&mut conn, user).await?;
         Ok(user)
     }
 
     /// A call whose fields are sealed for the event of the id `sealed_for`.
-    fn sealed_call(&self, user: UserId, id: &str, sealed_for: &str, address: &str) -> Event<'static> {
-        let personal =
-            Personal { ip_address: Some(address.to_owned().into()), user_agent: Some("curl/8".into()) };
+    pub(crate) fn sealed_call(
+        &self,
+        user: UserId,
+        id: &str,
+        sealed_for: &str,
+        address: &str,
+    ) -> Event<'static> {
+        let personal = Personal::of_client(Some(address.parse().expect("an address")), Some("curl/8".into()));
         let key = self.keys.cached(user).expect("it was just made");
         let sealed = key.seal_personal(sealed_for, &personal.to_json(), &OsEntropy).expect("random bytes");
         let mut called = call(Other);

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use ledger::Category::Other;
-use ledger_worker::batch::KnownKeys;
+use ledger_worker::batch::{ApplyError, KnownKeys};
 use ledger_worker::{Applier, Batch};
 use nats::{Reader, ReaderConfig};
 use sqlx::Connection;
@@ -72,7 +72,10 @@ async fn a_checkpoint_that_moved_aborts_the_batch() -> Result<()> {
     let mut second = Applier::new(Schema::Live, 0, start);
     first.apply(&mut conn, &mut batch).await?;
     let refused = second.apply(&mut conn, &mut batch).await;
-    assert!(matches!(refused, Err(store::Error::CheckpointMoved { expected_seq: 0, .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(ApplyError::Store(store::Error::CheckpointMoved { expected_seq: 0, .. }))),
+        "{refused:?}"
+    );
     conn.ping().await?;
     assert_eq!(ledger.number("SELECT total_calls FROM monthly_usage_summary").await, 1);
     Ok(())

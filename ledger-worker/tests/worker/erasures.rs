@@ -1,0 +1,198 @@
+//! An erased user: what the log says is made true everywhere, whoever dies in between, and stays true in a rebuild.
+
+use anyhow::Result;
+use events::{Actor, ActorKind, Body, Event, UserErased};
+use ledger::UserId;
+use ledger_worker::rebuild::Finish;
+use sqlx::Connection;
+use store::data_keys;
+use store::users::{AccountStatus, NewUser};
+use vault::TokenKind;
+
+use crate::support::TestLedger;
+
+const CLEAR_ROWS: &str = "SELECT count(*) FROM (SELECT ip_address, user_agent FROM api_usage
+         UNION ALL SELECT COALESCE(ip_address, token_name), user_agent FROM token_audit) r
+     WHERE ip_address IS NOT NULL OR user_agent IS NOT NULL";
+const DATA_KEYS: &str = "SELECT count(*) FROM public.user_data_keys";
+const BLANKED: &str = "SELECT count(blanked_at) FROM public.users";
+
+impl TestLedger {
+    pub(crate) fn erased(&self, user: UserId) -> Event<'static> {
+        let body = Body::UserErased(UserErased { actor: Actor::new(ActorKind::Admin, "tester") });
+        Event::by_api(self.env.ids.event_id(), user, self.env.clock.now(), body)
+    }
+
+    async fn finished(&self) {
+        self.projected().await;
+        self.until("SELECT count(*)::text FROM public.users WHERE blanked_at IS NOT NULL", "1").await;
+    }
+
+    /// A user with an account by this name, a token, and calls that name an address.
+    async fn user_with_everything(&self, name: &str) -> Result<UserId> {
+        let user = self.user();
+        let mut conn = self.env.pool().acquire().await?;
+        let external = self.keys.hash_external_id(&mut conn, name.parse()?).await?;
+        store::users::provision(&mut conn, vec![NewUser::named(user.get(), external)], self.env.clock.now())
+            .await?;
+        sqlx::query("UPDATE public.users SET email = 'a@example.org', name = 'A'")
+            .execute(&mut *conn)
+            .await?;
+        self.keys.get_or_make(&mut conn, user).await?;
+        self.publish(&[
+            self.stored(user, self.env.ids.event_id(), TokenKind::Github, "mine"),
+            self.sealed_call(user, "e1", "e1", "192.0.2.1"),
+            self.sealed_call(user, "e2", "e2", "192.0.2.2"),
+        ])
+        .await;
+        Ok(user)
+    }
+}
+
+#[tokio::test]
+async fn an_erased_user_leaves_counts_a_tombstone_and_a_chain_that_verifies() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let user = ledger.user_with_everything("customer-1").await?;
+    // The fields of these were sealed before the key was destroyed, and come after it.
+    let late = [
+        ledger.sealed_call(user, "e3", "e3", "192.0.2.3"),
+        ledger.stored(user, ledger.env.ids.event_id(), TokenKind::Openai, "late"),
+        ledger.erased(user),
+    ];
+    ledger.projected().await;
+    assert_eq!(ledger.number(CLEAR_ROWS).await, 3);
+    assert_eq!(ledger.number(DATA_KEYS).await, 1);
+
+    ledger.publish(&[ledger.erased(user)]).await;
+    ledger.publish(&late).await;
+    ledger.finished().await;
+    assert_eq!(ledger.number(CLEAR_ROWS).await, 0);
+    assert_eq!(ledger.number(DATA_KEYS).await, 0);
+    assert_eq!(ledger.number("SELECT count(*) FROM user_tokens").await, 0);
+    assert_eq!(ledger.number("SELECT sum(total_calls)::bigint FROM monthly_usage_summary").await, 3);
+    assert_eq!(
+        ledger.text("SELECT concat_ws(' ', status, external_id, email, name) FROM public.users").await,
+        "erased"
+    );
+    assert_eq!(
+        ledger.text("SELECT string_agg(action, ' ' ORDER BY log_seq, log_idx) FROM token_audit").await,
+        "stored erased stored erased"
+    );
+    ledger.agrees().await?;
+
+    // The host's id is recognised, makes nobody, and no key is made again.
+    let mut conn = ledger.env.pool().acquire().await?;
+    let external = ledger.keys.hash_external_id(&mut conn, "customer-1".parse()?).await?;
+    let found = store::users::by_external_id(&mut conn, &external).await?.expect("the tombstone");
+    assert_eq!((found.user_id, found.status), (user, AccountStatus::Erased));
+    let again = vec![NewUser::named(ledger.env.ids.random_id(), external)];
+    store::users::provision(&mut conn, again, ledger.env.clock.now()).await?;
+    assert_eq!(ledger.number("SELECT count(*) FROM public.users").await, 1);
+    ledger.keys.forget_all();
+    assert!(ledger.keys.get_or_make(&mut conn, user).await.is_err());
+    drop(conn);
+
+    let rebuilt = ledger.rebuild().run(&ledger.keys, Finish::Swap).await?;
+    assert_eq!(rebuilt.differences, []);
+    assert_eq!(ledger.number(CLEAR_ROWS).await, 0);
+    ledger.agrees().await?;
+    worker.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rebuild_in_which_the_key_still_lives_holds_nothing_of_the_erased() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let user = ledger.user_with_everything("customer-1").await?;
+    ledger.publish(&[ledger.erased(user), ledger.sealed_call(user, "e3", "e3", "192.0.2.3")]).await;
+    // Nobody has finished the erasure: as right after a crash of the api, before a worker looked.
+    let worker = ledger.spawn_worker();
+    ledger.finished().await;
+    worker.stop().await;
+    let mut conn = ledger.env.pool().acquire().await?;
+    // A backup of the database was restored, with the key in it.
+    let key = ledger.keys.cached(user);
+    assert!(key.is_some(), "this process was not told");
+    let rebuilt = ledger.rebuild().run(&ledger.keys, Finish::Swap).await?;
+    assert_eq!(rebuilt.differences, []);
+    assert_eq!(ledger.number(CLEAR_ROWS).await, 0);
+    assert!(data_keys::of_users(&mut conn, &[user]).await?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_restored_backup_brings_back_is_erased_again() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let user = ledger.user_with_everything("customer-1").await?;
+    let mut conn = ledger.env.pool().acquire().await?;
+    let wrapped = data_keys::of_users(&mut conn, &[user]).await?;
+    ledger.publish(&[ledger.erased(user)]).await;
+    let worker = ledger.spawn_worker();
+    ledger.finished().await;
+    worker.stop().await;
+    sqlx::query(
+        "UPDATE public.users SET status = 'active', erased_at = NULL, blanked_at = NULL, external_id = 'customer-1'",
+    )
+    .execute(&mut *conn)
+    .await?;
+    data_keys::insert(&mut conn, wrapped, ledger.env.clock.now()).await?;
+    sqlx::query("UPDATE api_usage SET ip_address = '192.0.2.1'").execute(&mut *conn).await?;
+    assert_eq!(ledger.number(DATA_KEYS).await, 1);
+    let worker = ledger.spawn_worker();
+    ledger.finished().await;
+    assert_eq!((ledger.number(DATA_KEYS).await, ledger.number(CLEAR_ROWS).await), (0, 0));
+    worker.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_month_that_was_detached_loses_the_addresses_too() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let user = ledger.user_with_everything("customer-1").await?;
+    ledger.projected().await;
+    let table: String =
+        sqlx::query_scalar("SELECT relname::text FROM pg_class WHERE relname ~ '^api_usage_[0-9]+_[0-9]+$'")
+            .fetch_one(ledger.env.pool())
+            .await?;
+    sqlx::query(&format!("ALTER TABLE api_usage DETACH PARTITION {table}"))
+        .execute(ledger.env.pool())
+        .await?;
+    ledger.publish(&[ledger.erased(user)]).await;
+    ledger.finished().await;
+    let clear: i64 =
+        sqlx::query_scalar(&format!("SELECT count(ip_address) + count(user_agent) FROM {table}"))
+            .fetch_one(ledger.env.pool())
+            .await?;
+    assert_eq!(clear, 0);
+    worker.stop().await;
+    Ok(())
+}
+
+/// While the erasure holds the account, whoever wants to make a key waits, and then gets none.
+#[tokio::test]
+async fn no_key_is_made_beside_or_after_an_erasure() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let now = ledger.env.clock.now();
+    for round in 0..50 {
+        let user = ledger.user();
+        let mut conn = ledger.env.pool().acquire().await?;
+        store::users::provision(&mut conn, vec![NewUser::unnamed(user.get())], now).await?;
+        let (keys, pool) = (ledger.keys.clone(), ledger.env.pool().clone());
+        let making = tokio::spawn(async move {
+            let mut conn = pool.acquire().await.expect("a connection");
+            let _ = keys.get_or_make(&mut conn, user).await;
+        });
+        if round % 2 == 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut tx = conn.begin().await?;
+        store::erasure::bury(&mut tx, user, None, now).await?;
+        tx.commit().await?;
+        making.await?;
+        assert!(data_keys::of_users(&mut conn, &[user]).await?.is_empty(), "round {round}");
+    }
+    assert_eq!(ledger.number(BLANKED).await, 0);
+    Ok(())
+}

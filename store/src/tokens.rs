@@ -1,0 +1,115 @@
+//! The tokens that users have stored, as the worker projects them. What is in them only the vault can read.
+
+use chrono::{DateTime, Utc};
+use ledger::UserId;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{Error, Position};
+
+/// A token that a user stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredToken {
+    /// Its id.
+    pub id: Uuid,
+    /// Whose it is.
+    pub user: UserId,
+    /// Whose API it opens.
+    pub token_type: String,
+    /// The sealed token, as JSON.
+    pub sealed: String,
+    /// What the user calls it.
+    pub name: Option<String>,
+    /// What may be shown of it.
+    pub masked: String,
+    /// Tells equal tokens of one user.
+    pub fingerprint: String,
+    /// When it was stored.
+    pub at: DateTime<Utc>,
+    /// Where in the log that is.
+    pub position: Position,
+}
+
+/// A use of a stored token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenUse {
+    /// The token.
+    pub id: Uuid,
+    /// Whose it is.
+    pub user: UserId,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Where in the log that is.
+    pub position: Position,
+}
+
+/// Stores the token in the place of an earlier one of its type, whose id is answered.
+pub async fn store(conn: &mut PgConnection, token: &StoredToken) -> Result<Option<Uuid>, Error> {
+    let (log_seq, log_idx) = token.position.columns();
+    let replaced = sqlx::query_scalar!(
+        r#"WITH earlier AS (SELECT id FROM user_tokens WHERE user_id = $2 AND token_type = $3)
+           INSERT INTO user_tokens (id, user_id, token_type, encrypted_token, token_name, masked, fingerprint, created_at,
+                updated_at, log_seq, log_idx)
+           VALUES ($1, $2, $3, $4::text::json, $5, $6, $7, $8, $8, $9, $10)
+           ON CONFLICT (user_id, token_type) DO UPDATE SET
+               id = excluded.id, encrypted_token = excluded.encrypted_token, token_name = excluded.token_name,
+               masked = excluded.masked, fingerprint = excluded.fingerprint, last_used = NULL,
+               created_at = excluded.created_at, updated_at = excluded.updated_at,
+               log_seq = excluded.log_seq, log_idx = excluded.log_idx
+           RETURNING (SELECT id FROM earlier)"#,
+        token.id,
+        token.user.get(),
+        token.token_type,
+        token.sealed,
+        token.name,
+        token.masked,
+        token.fingerprint,
+        token.at,
+        log_seq,
+        log_idx,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(replaced)
+}
+
+/// Deletes the token, if it is the user's and still there.
+pub async fn delete(conn: &mut PgConnection, user: UserId, id: Uuid) -> Result<(), Error> {
+    sqlx::query!("DELETE FROM user_tokens WHERE user_id = $1 AND id = $2", user.get(), id)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Deletes all tokens of the user.
+pub async fn delete_all(conn: &mut PgConnection, user: UserId) -> Result<(), Error> {
+    sqlx::query!("DELETE FROM user_tokens WHERE user_id = $1", user.get()).execute(conn).await?;
+    Ok(())
+}
+
+/// Notes when tokens were last used; of tokens that are gone, nothing. A use that the log has before the token itself
+/// is none of it.
+pub async fn used(conn: &mut PgConnection, list: &[TokenUse]) -> Result<(), Error> {
+    let ids: Vec<Uuid> = list.iter().map(|one| one.id).collect();
+    let users: Vec<Uuid> = list.iter().map(|one| one.user.get()).collect();
+    let times: Vec<DateTime<Utc>> = list.iter().map(|one| one.at).collect();
+    let (log_seqs, log_idxs): (Vec<i64>, Vec<i32>) = list.iter().map(|one| one.position.columns()).unzip();
+    sqlx::query!(
+        "UPDATE user_tokens t SET last_used = GREATEST(t.last_used, latest.at)
+         FROM (SELECT given.id, max(given.at) AS at
+               FROM UNNEST($1::uuid[], $2::uuid[], $3::timestamptz[], $4::bigint[], $5::integer[])
+                   AS given (id, user_id, at, log_seq, log_idx)
+               JOIN user_tokens s ON s.id = given.id AND s.user_id = given.user_id
+                   AND (s.log_seq, s.log_idx) < (given.log_seq, given.log_idx)
+               GROUP BY given.id) latest
+         WHERE t.id = latest.id",
+        &ids,
+        &users,
+        &times,
+        &log_seqs,
+        &log_idxs,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
