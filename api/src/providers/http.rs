@@ -1,7 +1,7 @@
 //! The one place that sends to a provider: it bounds time and size, follows no redirect and asks no proxy.
 //!
-//! Not `reqwest`: with TLS it takes a crypto provider that we don't, or the platform's verifier, which refuses to start
-//! on a machine without certificates; and every other client of the workspace would have to be told.
+//! Not by `reqwest`: its TLS wants aws-lc, or a crypto provider installed for the whole process, without which all its
+//! clients panic, those of other crates too; and the certificates of the platform, without which none can be made.
 
 use std::error::Error;
 use std::pin::Pin;
