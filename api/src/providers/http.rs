@@ -21,9 +21,9 @@ use tokio::time::timeout;
 
 /// GitHub refuses requests without one.
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("usage-ledger/", env!("CARGO_PKG_VERSION")));
-/// What is read of an answer that refuses. Theirs have less than 1 KiB.
+/// What is read of an answer that refuses. Providers explain themselves in far less.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Size of an answer's status line and headers. GitHub's have about 3 KiB.
+/// Size of an answer's status line and headers.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 type BoxError = Box<dyn Error + Send + Sync>;
