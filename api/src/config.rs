@@ -13,6 +13,7 @@ use url::Url;
 
 use crate::auth::JwtSettings;
 use crate::client::TrustedProxies;
+use crate::providers::ProviderUrls;
 
 /// Fewer bytes of secret than HS256's hash has would make the secret the weakest part (RFC 7518 §3.2).
 const MIN_SECRET_BYTES: usize = 32;
@@ -53,6 +54,8 @@ pub struct ApiConfig {
     pub max_unprojected: u64,
     /// `UPGRADE_URL`.
     pub upgrade_url: Option<Url>,
+    /// `GITHUB_API_URL`, `OPENAI_BASE_URL`, `ANTHROPIC_BASE_URL`, `GEMINI_BASE_URL`.
+    pub providers: ProviderUrls,
     /// `RULES_FILE`, read.
     pub rules: Rules,
     /// `TRUSTED_PROXIES`.
@@ -143,6 +146,7 @@ impl ApiConfig {
                 .unwrap_or(LimitFailureMode::Closed),
             max_unprojected: vars.parsed("MAX_UNPROJECTED", "a number of units")?.unwrap_or(1_000_000),
             upgrade_url: vars.parsed("UPGRADE_URL", "an absolute URL")?,
+            providers: ProviderUrls::read(&get)?,
             rules,
             trusted_proxies: TrustedProxies::new(
                 vars.list::<IpNet>("TRUSTED_PROXIES", "networks like 10.0.0.0/8, comma-separated")?,

@@ -27,6 +27,7 @@ pub mod personal;
 pub mod plan_change;
 pub mod position;
 pub mod problem;
+pub mod providers;
 mod record;
 pub mod router;
 mod routes;

@@ -29,6 +29,10 @@ const fn url(name: &'static str, meaning: &'static str) -> Variable {
     Variable { name, default: "", shown: Shown::Url, meaning }
 }
 
+const fn url_or(name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
+    Variable { name, default, shown: Shown::Url, meaning }
+}
+
 const fn secret(name: &'static str, meaning: &'static str) -> Variable {
     Variable { name, default: "", shown: Shown::Secret, meaning }
 }
@@ -67,6 +71,10 @@ pub(crate) const VARIABLES: &[Variable] = &[
     plain("CORS_ALLOWED_ORIGINS", "", "origins of browsers, comma-separated"),
     plain("LOG_FORMAT", "text", "text or json"),
     plain("CLOCK_OFFSET_MS", "0", "how far the ledger's clock is ahead (dev --now)"),
+    url_or("GITHUB_API_URL", "https://api.github.com", "GitHub's API, or a proxy in front of it"),
+    url_or("OPENAI_BASE_URL", "https://api.openai.com", "likewise, without /v1"),
+    url_or("ANTHROPIC_BASE_URL", "https://api.anthropic.com", "likewise"),
+    url_or("GEMINI_BASE_URL", "https://generativelanguage.googleapis.com", "likewise"),
     secret("OPENAI_API_KEY", "for calls without a token of the user's"),
     secret("ANTHROPIC_API_KEY", "likewise"),
     secret("GEMINI_API_KEY", "likewise"),

@@ -117,11 +117,13 @@ impl Settings {
     }
 
     /// The lines of an env file that lets other processes run beside this one. Keys of foreign services stay out of
-    /// files.
+    /// files; where those services are does not.
     pub(crate) fn env_file(&self, further: &[(&str, &str)]) -> String {
         let foreign = ["OPENAI_", "ANTHROPIC_", "GEMINI_", "GITHUB_"];
         let own = self.values.iter().map(|(name, (value, _))| (*name, value.as_str()));
-        let kept = own.filter(|(name, _)| !foreign.iter().any(|prefix| name.starts_with(prefix)));
+        let kept = own.filter(|(name, _)| {
+            name.ends_with("_URL") || !foreign.iter().any(|prefix| name.starts_with(prefix))
+        });
         let lines =
             kept.chain(further.iter().copied()).map(|(name, value)| format!("{name}={}", quoted(value)));
         let mut text = lines.collect::<Vec<_>>().join("\n");
@@ -200,6 +202,7 @@ mod tests {
         let mut settings = Settings::default();
         settings.put("DATABASE_URL", "postgres://u:p@h:5/d?sslmode=require&x=$y 'z'");
         settings.put("OPENAI_API_KEY", "sk-1");
+        settings.put("OPENAI_BASE_URL", "http://127.0.0.1:2");
         let text = settings.env_file(&[("API_URL", "http://127.0.0.1:1")]);
         let read: Vec<_> = dotenvy::from_read_iter(text.as_bytes()).collect::<Result<_, _>>().unwrap();
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
@@ -207,6 +210,7 @@ mod tests {
             read,
             [
                 pair("DATABASE_URL", "postgres://u:p@h:5/d?sslmode=require&x=$y 'z'"),
+                pair("OPENAI_BASE_URL", "http://127.0.0.1:2"),
                 pair("API_URL", "http://127.0.0.1:1")
             ]
         );

@@ -1,0 +1,80 @@
+//! What is logged while providers are asked. A program of its own: what other tests do at the same time decides what a
+//! subscriber of one thread gets to see.
+
+use std::sync::Arc;
+
+use api::providers::{ProviderUrls, Providers, TestResult};
+use axum::Router;
+use axum::http::StatusCode;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+use url::Url;
+use vault::{SecretText, TokenKind};
+
+const TOKEN: &str = "tok_3f9c1e7ab2d4_canary";
+
+#[tokio::test]
+async fn no_line_holds_the_token_or_an_answer() -> anyhow::Result<()> {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    for kind in TokenKind::ALL {
+        for status in [200, 400, 401, 403, 429, 500] {
+            let (url, _server) = provider(StatusCode::from_u16(status)?).await?;
+            let result = ask(url, kind).await?.result;
+            assert_eq!(result == TestResult::Valid, status == 200, "{kind} {status}");
+            assert_eq!(result == TestResult::Invalid, status == 401, "{kind} {status}");
+        }
+        let closed = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+        assert_eq!(ask(format!("http://{closed}").parse()?, kind).await?.result, TestResult::Unknown);
+    }
+    let text = String::from_utf8(lines.0.lock().clone())?;
+    for said in ["a provider cannot be asked", "a provider does not say", "hyper_util"] {
+        assert!(text.contains(said), "{said} is not in: {text}");
+    }
+    for kept in [TOKEN, "canary", "of the upstream"] {
+        assert!(!text.contains(kept), "{kept} is in: {text}");
+    }
+    Ok(())
+}
+
+async fn ask(url: Url, kind: TokenKind) -> anyhow::Result<api::providers::TokenTest> {
+    let url = || url.clone();
+    let urls = ProviderUrls { github: url(), openai: url(), anthropic: url(), gemini: url() };
+    Ok(Providers::new(urls)?.test(kind, &SecretText::new(TOKEN.to_owned())).await)
+}
+
+/// Quotes the token, as some providers do.
+async fn provider(status: StatusCode) -> anyhow::Result<(Url, AbortOnDropHandle<()>)> {
+    let body = format!(r#"{{"error": {{"message": "{TOKEN} of the upstream"}}}}"#);
+    let headers = [("x-oauth-scopes", "of the upstream")];
+    let app = Router::new().fallback(move || async move { (status, headers, body) });
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?).parse()?;
+    let server = tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, app).await {
+            panic!("the provider stopped: {error}");
+        }
+    });
+    Ok((url, AbortOnDropHandle::new(server)))
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
