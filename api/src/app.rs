@@ -1,6 +1,7 @@
 //! One api process, composed in a line: configuration in, a router and its background work out.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -10,6 +11,7 @@ use ledger::IdSource;
 use nats::{Log, Publisher, PublisherConfig};
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,15 +25,18 @@ use crate::metrics_server;
 use crate::personal::Sealer;
 use crate::plan_change::PlanTurns;
 use crate::position::Positions;
+use crate::providers::{Providers, ProvidersError};
 use crate::router::router;
 use crate::routes::outcome::Outcomes;
 use crate::state::{AppState, Parts};
-use crate::throttle::Throttle;
+use crate::throttle::{self, Throttle};
 use crate::users::Users;
 use crate::watermark::{self, Watermark};
 
 /// How long connections to PostgreSQL are given to end.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// Exports that are written at once: each keeps a connection to PostgreSQL and an old snapshot for as long as it takes.
+const EXPORTS_AT_ONCE: usize = 4;
 
 /// Why the api could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +47,9 @@ pub enum ApiError {
     /// The encryption keys cannot be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// Providers of tokens cannot be asked.
+    #[error(transparent)]
+    Providers(#[from] ProvidersError),
     /// NATS cannot be reached.
     #[error(transparent)]
     Connect(#[from] nats::ConnectError),
@@ -182,7 +190,10 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     let state = AppState::new(Parts {
         auth: Auth::new(&config.jwt, clock.clone()),
         users: users.clone(),
-        throttle: Throttle::default(),
+        throttle: Throttle::new(throttle::READS),
+        token_tests: Throttle::new(throttle::TOKEN_TESTS),
+        providers: Providers::new(config.providers.clone())?,
+        exports: Arc::new(Semaphore::new(EXPORTS_AT_ONCE)),
         positions: Positions::of(config.log.connection.stream.as_str(), stream.created),
         plan_turns: PlanTurns::new(stream.last_seq),
         idempotency: Idempotency::new(pool.clone(), clock.clone(), tasks.clone()),

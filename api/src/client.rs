@@ -1,11 +1,14 @@
 //! Where a request came from.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
 use ipnet::IpNet;
+use ledger::text;
 
 /// Proxies whose `X-Forwarded-For` is believed (`TRUSTED_PROXIES`); nobody's by default.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +46,16 @@ pub fn client_address(parts: &Parts, proxies: &TrustedProxies) -> IpAddr {
         }
     }
     client
+}
+
+/// The client's user agent, cut and without what no log should hold; none when it is empty.
+pub(crate) fn user_agent(headers: &HeaderMap) -> Option<Cow<'_, str>> {
+    let agent = headers.get(header::USER_AGENT)?.as_bytes();
+    Some(match String::from_utf8_lossy(agent) {
+        Cow::Borrowed(agent) => text::clean_user_agent(agent),
+        Cow::Owned(agent) => Cow::Owned(text::clean_user_agent(&agent).into_owned()),
+    })
+    .filter(|agent| !agent.is_empty())
 }
 
 /// Some proxies add the port: `192.0.2.1:4711`, `[2001:db8::1]:4711`.

@@ -45,6 +45,8 @@ pub enum Code {
     Forbidden,
     /// 403: the account is suspended.
     AccountSuspended,
+    /// 403: the credential was issued too long ago for this, or does not say when.
+    StaleCredential,
     /// 404: there is no such thing for this caller.
     NotFound,
     /// 405: the path exists, the method does not.
@@ -53,6 +55,8 @@ pub enum Code {
     RequestTimeout,
     /// 409: the thing's state forbids it.
     Conflict,
+    /// 409: the stored token is not as it was sealed, and does not open.
+    TokenUnreadable,
     /// 409: the user was erased, for ever.
     SubjectErased,
     /// 409: the first request with this Idempotency-Key is still running.

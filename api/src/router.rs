@@ -27,6 +27,9 @@ fn recorded() -> OpenApiRouter<AppState> {
         .merge(routes::upgrade::router())
         .merge(routes::reset::router())
         .merge(routes::outcome::router())
+        .merge(routes::tokens::router())
+        .merge(routes::erase::router())
+        .merge(routes::export::router())
 }
 
 /// Endpoints whose calls are not recorded as calls: what is open to all, and ingest and check, which record others.

@@ -7,6 +7,7 @@ use keys::Keys;
 use ledger::{Clock, IdSource};
 use nats::{Log, Publisher};
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
@@ -19,6 +20,7 @@ use crate::limits::Limits;
 use crate::personal::Sealer;
 use crate::plan_change::PlanTurns;
 use crate::position::Positions;
+use crate::providers::Providers;
 use crate::routes::outcome::Outcomes;
 use crate::throttle::Throttle;
 use crate::users::Users;
@@ -65,6 +67,12 @@ pub struct Parts {
     pub health: Health,
     /// Ten requests a second per principal.
     pub throttle: Throttle,
+    /// Ten questions a minute per user whether a token works.
+    pub token_tests: Throttle,
+    /// Asks third parties whether a token works.
+    pub providers: Providers,
+    /// Exports that may be under way at once.
+    pub exports: Arc<Semaphore>,
     /// The ledger's clock.
     pub clock: Clock,
     /// Ids of events.
@@ -169,6 +177,26 @@ impl AppState {
         &self.0.throttle
     }
 
+    /// Ten questions a minute per user whether a token works.
+    pub fn token_tests(&self) -> &Throttle {
+        &self.0.token_tests
+    }
+
+    /// Asks third parties whether a token works.
+    pub fn providers(&self) -> &Providers {
+        &self.0.providers
+    }
+
+    /// Exports that may be under way at once.
+    pub fn exports(&self) -> &Arc<Semaphore> {
+        &self.0.exports
+    }
+
+    /// Users' data keys.
+    pub fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
     /// Ids of events.
     pub fn ids(&self) -> &IdSource {
         &self.0.ids
@@ -201,7 +229,6 @@ parts! {
     limits: Limits,
     ingest: Ingest,
     health: Health,
-    throttle: Throttle,
     clock: Clock,
     ids: IdSource,
 }

@@ -1,4 +1,4 @@
-//! At most so many requests a second per principal, on paths that are not metered but cost much.
+//! At most so many requests in a time per principal, on paths that are not metered but cost much.
 
 use std::time::{Duration, Instant};
 
@@ -9,47 +9,64 @@ use std::sync::Arc;
 
 use crate::problem::Problem;
 
-/// Requests a second on history, calls and exports.
-const PER_SECOND: u32 = 10;
+/// Requests on history, calls and exports in a second.
+pub const READS: Pace = Pace { requests: 10, period: Duration::from_secs(1), name: "a second" };
+/// Questions whether a token works in a minute.
+pub const TOKEN_TESTS: Pace = Pace { requests: 10, period: Duration::from_mins(1), name: "a minute" };
 /// Principals remembered at once. A forgotten one starts with a full allowance.
 const PRINCIPALS: usize = 20_000;
 
-/// Shapes requests by the generic cell rate algorithm (GCRA, ITU-T I.371): `PER_SECOND` in any second, in a burst or
-/// spread. Cheap to clone.
+/// How many requests a principal may make in a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    requests: u32,
+    period: Duration,
+    /// The period, for people.
+    name: &'static str,
+}
+
+/// Shapes requests by the generic cell rate algorithm (GCRA, ITU-T I.371): so many in any period, in a burst or spread.
+/// Cheap to clone.
 #[derive(Clone)]
 pub struct Throttle(Arc<Inner>);
 
 struct Inner {
+    pace: Pace,
     /// When the next request would arrive if all so far had been spread evenly.
     arrivals: Cache<UserId, Arc<Mutex<Instant>>>,
 }
 
-impl Default for Throttle {
-    fn default() -> Self {
-        Self(Arc::new(Inner { arrivals: Cache::new(PRINCIPALS) }))
-    }
-}
-
 impl Throttle {
-    /// 429 when `principal` has had its requests of this second.
+    /// Nobody has asked for anything yet.
+    pub fn new(pace: Pace) -> Self {
+        Self(Arc::new(Inner { pace, arrivals: Cache::new(PRINCIPALS) }))
+    }
+
+    /// 429 when `principal` has had its requests of this period.
     pub fn check(&self, principal: UserId) -> Result<(), Problem> {
         if self.admit(principal, Instant::now()) {
             return Ok(());
         }
-        Err(Problem::rate_limited(format!("At most {PER_SECOND} such requests a second."), 1))
+        let Pace { requests, name, .. } = self.0.pace;
+        let detail = format!("At most {requests} such requests {name}.");
+        Err(Problem::rate_limited(detail, self.interval().as_secs().max(1)))
+    }
+
+    fn interval(&self) -> Duration {
+        self.0.pace.period / self.0.pace.requests
     }
 
     fn admit(&self, principal: UserId, now: Instant) -> bool {
-        const INTERVAL: Duration = Duration::from_millis(1000 / PER_SECOND as u64);
-        const TOLERANCE: Duration = Duration::from_millis(1000 - 1000 / PER_SECOND as u64);
+        let interval = self.interval();
+        let tolerance = self.0.pace.period - interval;
         let fresh = || Ok::<_, std::convert::Infallible>(Arc::new(Mutex::new(now)));
         let Ok(arrival) = self.0.arrivals.get_or_insert_with(&principal, fresh);
         let mut arrival = arrival.lock();
         let expected = (*arrival).max(now);
-        if expected.saturating_duration_since(now) > TOLERANCE {
+        if expected.saturating_duration_since(now) > tolerance {
             return false;
         }
-        *arrival = expected + INTERVAL;
+        *arrival = expected + interval;
         true
     }
 }
@@ -61,7 +78,7 @@ mod tests {
 
     #[test]
     fn ten_pass_in_a_second_and_more_as_time_goes_by() {
-        let throttle = Throttle::default();
+        let throttle = Throttle::new(READS);
         let (one, other) = (UserId::new(Uuid::from_u128(1)), UserId::new(Uuid::from_u128(2)));
         let start = Instant::now();
         let passed = (0..30).filter(|_| throttle.admit(one, start)).count();

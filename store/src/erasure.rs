@@ -196,3 +196,17 @@ pub async fn finish(conn: &mut PgConnection, user: UserId, now: DateTime<Utc>) -
     .await?;
     Ok(())
 }
+
+/// Whether nothing is left to do about the user's erasure.
+pub async fn is_finished(conn: &mut PgConnection, user: UserId) -> Result<bool, Error> {
+    let finished = sqlx::query_scalar!(
+        r#"SELECT u.status = 'erased' AND u.blanked_at IS NOT NULL
+              AND EXISTS (SELECT FROM erased_users e WHERE e.user_id = u.user_id)
+              AND NOT EXISTS (SELECT FROM public.user_data_keys k WHERE k.user_id = u.user_id) AS "finished!"
+           FROM public.users u WHERE u.user_id = $1"#,
+        user.get()
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(finished.unwrap_or(false))
+}

@@ -2,10 +2,13 @@
 //! checkpoint ([`crate::checkpoint::read`]) that says which position of the log it reflects.
 
 pub mod calls;
+pub mod export;
 pub mod history;
 pub mod plans;
 pub mod statements;
 pub mod stats;
+pub mod token_audit;
+pub mod tokens;
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgPool, Postgres, Transaction};

@@ -1,6 +1,6 @@
 //! Who is calling: bearer tokens, the principals they name, and what a handler's signature says about who may call it.
 //!
-//! A handler takes [`User`] or [`ServiceOrAdmin`]; a request that does not qualify never reaches it. What only an admin
+//! A handler takes [`User`], [`UserOrAdmin`], [`UserOnly`] or [`ServiceOrAdmin`]; a request that does not qualify never reaches it. What only an admin
 //! may do, a user may do for itself where a setting says so: such a handler takes [`User`] and asks for the role.
 //! Every way in which a credential can be wrong gives the same 401.
 
@@ -9,7 +9,7 @@ mod principal;
 mod token;
 
 pub(crate) use principal::Seen;
-pub use principal::{Principal, ServiceOrAdmin, User, authenticate};
+pub use principal::{Principal, ServiceOrAdmin, User, UserOnly, UserOrAdmin, authenticate};
 pub use token::{ISSUER, JwtSettings, Mint, MintError, Role, mint};
 
 use std::net::IpAddr;

@@ -21,6 +21,8 @@ pub struct Principal {
     pub role: Role,
     /// Where the request came from, as far as `TRUSTED_PROXIES` are believed.
     pub address: IpAddr,
+    /// When the credential was issued, in seconds since 1970, if it says so.
+    pub issued_at_s: Option<i64>,
 }
 
 /// Any authenticated principal: put it first in a handler that everybody with an account may call. What it may see is
@@ -31,6 +33,14 @@ pub struct User(pub Principal);
 /// A principal of role service or admin; 403 for others.
 #[derive(Clone, Copy, Debug)]
 pub struct ServiceOrAdmin(pub Principal);
+
+/// A principal of role user or admin; 403 for services, which have no business with what users keep here.
+#[derive(Clone, Copy, Debug)]
+pub struct UserOrAdmin(pub Principal);
+
+/// A principal of role user; 403 for others, who may not use a user's token.
+#[derive(Clone, Copy, Debug)]
+pub struct UserOnly(pub Principal);
 
 /// Where authentication leaves the principal for the layer that records calls of our own routes.
 #[derive(Clone, Default)]
@@ -56,6 +66,30 @@ impl FromRequestParts<AppState> for ServiceOrAdmin {
     }
 }
 
+impl FromRequestParts<AppState> for UserOrAdmin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let principal = authenticate(parts, state).await?;
+        match principal.role {
+            Role::User | Role::Admin => Ok(Self(principal)),
+            Role::Service => Err(Problem::forbidden("This needs the role user or admin.")),
+        }
+    }
+}
+
+impl FromRequestParts<AppState> for UserOnly {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let principal = authenticate(parts, state).await?;
+        match principal.role {
+            Role::User => Ok(Self(principal)),
+            Role::Service | Role::Admin => Err(Problem::forbidden("This needs the role user.")),
+        }
+    }
+}
+
 macro_rules! deref_to_principal {
     ($($extractor:ident),+) => {$(
         impl Deref for $extractor {
@@ -67,7 +101,7 @@ macro_rules! deref_to_principal {
         }
     )+};
 }
-deref_to_principal!(User, ServiceOrAdmin);
+deref_to_principal!(User, UserOrAdmin, UserOnly, ServiceOrAdmin);
 
 /// Names the caller of a request, or refuses it with 401 (429 after too many failures), or 403 when suspended. The
 /// account is looked up on every request (in a cache that a change empties), so that a suspension holds at once.
@@ -84,7 +118,12 @@ pub async fn authenticate(parts: &Parts, state: &AppState) -> Result<Principal, 
     if account.status == AccountStatus::Erased {
         return Err(state.auth().refuse_unknown_user(address));
     }
-    let principal = Principal { user_id: account.user_id, role: verified.role, address };
+    let principal = Principal {
+        user_id: account.user_id,
+        role: verified.role,
+        address,
+        issued_at_s: verified.issued_at_s,
+    };
     if account.status == AccountStatus::Suspended {
         return Err(Problem::new(
             axum::http::StatusCode::FORBIDDEN,

@@ -66,6 +66,8 @@ pub struct JwtSettings {
 pub(crate) struct Verified {
     pub(crate) subject: UserRef,
     pub(crate) role: Role,
+    /// When it was issued, if it says so.
+    pub(crate) issued_at_s: Option<i64>,
     expires_at_s: i64,
     not_before_s: Option<i64>,
 }
@@ -172,7 +174,13 @@ impl Verifier {
             Some(role) if ours => role.parse().map_err(|_| Reason::Claims)?,
             _ => Role::User,
         };
-        Ok(Verified { subject, role, expires_at_s: claims.exp.0, not_before_s: claims.nbf.map(|at| at.0) })
+        Ok(Verified {
+            subject,
+            role,
+            issued_at_s: claims.iat.map(|at| at.0),
+            expires_at_s: claims.exp.0,
+            not_before_s: claims.nbf.map(|at| at.0),
+        })
     }
 }
 
@@ -194,6 +202,8 @@ struct Claims {
     exp: NumericDate,
     #[serde(default)]
     nbf: Option<NumericDate>,
+    #[serde(default)]
+    iat: Option<NumericDate>,
     #[serde(default)]
     iss: Option<String>,
     #[serde(flatten)]

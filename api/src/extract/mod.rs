@@ -6,12 +6,14 @@
 mod json;
 mod path;
 mod query;
+mod secret;
 mod text;
 
 pub use json::{Json, MAX_BODY_BYTES, MAX_INGEST_BYTES, parse_json, read_body};
 pub(crate) use json::{item_error, require_json};
 pub use path::Path;
 pub use query::Query;
+pub(crate) use secret::{SecretFields, SecretJson};
 pub use text::Text;
 
 use crate::problem::FieldError;

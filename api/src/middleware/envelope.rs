@@ -1,14 +1,16 @@
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use ledger::IdSource;
+use uuid::Uuid;
 
 use crate::problem::Problem;
 
@@ -74,8 +76,9 @@ pub async fn envelope(State(envelope): State<Envelope>, mut request: Request, ne
         Err(_) => Problem::fault("panicked").into_response(),
     };
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        report(&problem, &id, &method, &uri);
-        *response.body_mut() = Body::from(problem.render(uri.path(), id.as_str()));
+        let path = shown(uri.path());
+        report(&problem, &id, &method, &path);
+        *response.body_mut() = Body::from(problem.render(&path, id.as_str()));
     }
     let empty = response.status() == StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
@@ -89,10 +92,23 @@ pub async fn envelope(State(envelope): State<Envelope>, mut request: Request, ne
     response
 }
 
+/// The path as it may be shown and logged. Where an id of a token is due, somebody may have put the token itself: what
+/// is no id, and no name of ours, is left out.
+fn shown(path: &str) -> Cow<'_, str> {
+    const PREFIX: &str = "/api/tokens/";
+    let Some(rest) = path.strip_prefix(PREFIX) else { return Cow::Borrowed(path) };
+    let is_ours = |part: &str| matches!(part, "" | "audit" | "test") || Uuid::try_parse(part).is_ok();
+    if rest.split('/').all(is_ours) {
+        return Cow::Borrowed(path);
+    }
+    let parts: Vec<&str> = rest.split('/').map(|part| if is_ours(part) { part } else { "…" }).collect();
+    Cow::Owned(format!("{PREFIX}{}", parts.join("/")))
+}
+
 /// The one place where the cause of a failed request is logged. Never the query, headers or body: they may hold
 /// secrets.
-fn report(problem: &Problem, id: &RequestId, method: &Method, uri: &Uri) {
-    let (status, request_id, path) = (problem.status().as_u16(), id.as_str(), uri.path());
+fn report(problem: &Problem, id: &RequestId, method: &Method, path: &str) {
+    let (status, request_id) = (problem.status().as_u16(), id.as_str());
     if let Some(cause) = problem.cause() {
         if problem.status() == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!(status, request_id, %method, path, cause, "a request failed by a fault of this service");

@@ -4,7 +4,6 @@
 //! Nothing here touches PostgreSQL for a user who is known, and a call costs one event. What the client sends is
 //! believed only where the proxy must have written it.
 
-use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{ConnectInfo, Request, State};
@@ -14,11 +13,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use events::Personal;
 use ledger::ids::event_id_at;
-use ledger::{Endpoint, Method, text};
+use ledger::{Endpoint, Method};
 use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use crate::auth::{Principal, authenticate};
+use crate::client::user_agent;
 use crate::metered::{Metered, MeteredCall, Particulars, Recorded};
 use crate::position::LEDGER_SEQ;
 use crate::problem::{Code, FieldError, Problem, ProblemBody};
@@ -242,14 +242,6 @@ fn malformed(detail: &str) -> Problem {
 fn client_address(parts: &Parts, principal: &Principal) -> Option<IpAddr> {
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip().to_canonical();
     (principal.address != peer).then_some(principal.address)
-}
-
-fn user_agent(headers: &HeaderMap) -> Option<Cow<'_, str>> {
-    let agent = headers.get(header::USER_AGENT)?.as_bytes();
-    Some(match String::from_utf8_lossy(agent) {
-        Cow::Borrowed(agent) => text::clean_user_agent(agent),
-        Cow::Owned(agent) => Cow::Owned(text::clean_user_agent(&agent).into_owned()),
-    })
 }
 
 /// This file's endpoints.

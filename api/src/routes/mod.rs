@@ -3,7 +3,9 @@
 pub(crate) mod calls;
 pub(crate) mod check;
 pub(crate) mod docs;
+pub(crate) mod erase;
 pub(crate) mod events;
+pub(crate) mod export;
 pub(crate) mod forward_auth;
 pub(crate) mod healthz;
 pub(crate) mod history;
@@ -15,6 +17,7 @@ pub(crate) mod readyz;
 pub(crate) mod reset;
 pub(crate) mod statements;
 pub(crate) mod stats;
+pub(crate) mod tokens;
 pub(crate) mod upgrade;
 pub(crate) mod user_plan;
 pub(crate) mod users;

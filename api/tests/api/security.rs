@@ -19,8 +19,10 @@ enum Access {
     Public,
     /// Users, each their own; service and admin for any.
     Own,
-    /// Users for themselves and admins for any (`SELF_RESET`); never service.
+    /// Users for themselves and admins for any; never service.
     OwnOrAdmin,
+    /// Users for themselves; nobody else.
+    OwnOnly,
     /// Service and admin.
     Service,
 }
@@ -56,7 +58,80 @@ impl Row {
     }
 }
 
+/// An id that no token has.
+const TOKEN: &str = "/api/tokens/0198e9a6-58a5-7cc3-9f0b-0123456789ab";
+const TOKEN_AUDIT: &str = "/api/tokens/0198e9a6-58a5-7cc3-9f0b-0123456789ab/audit";
+
 const ROWS: &[Row] = &[
+    Row {
+        method: "POST",
+        path: "/api/tokens",
+        request: "/api/tokens",
+        body: Some(r#"{"token_type": "github", "token": "ghp_abcdefghijklmnopqrstuvwxyz0123456789"}"#),
+        access: Access::OwnOrAdmin,
+        of_another: None,
+    },
+    Row {
+        access: Access::OwnOrAdmin,
+        ..Row::read("/api/tokens", "/api/tokens", "/api/tokens?user_id=victim")
+    },
+    Row {
+        access: Access::OwnOrAdmin,
+        ..Row::read(
+            "/api/tokens/{id}",
+            TOKEN,
+            "/api/tokens/0198e9a6-58a5-7cc3-9f0b-0123456789ab?user_id=victim",
+        )
+    },
+    Row {
+        method: "DELETE",
+        access: Access::OwnOrAdmin,
+        ..Row::read(
+            "/api/tokens/{id}",
+            TOKEN,
+            "/api/tokens/0198e9a6-58a5-7cc3-9f0b-0123456789ab?user_id=victim",
+        )
+    },
+    Row {
+        method: "POST",
+        path: "/api/tokens/{id}/test",
+        request: "/api/tokens/0198e9a6-58a5-7cc3-9f0b-0123456789ab/test",
+        body: None,
+        access: Access::OwnOnly,
+        of_another: None,
+    },
+    Row {
+        method: "POST",
+        path: "/api/tokens/test",
+        request: "/api/tokens/test",
+        body: Some(r#"{"token_type": "github", "token": ""}"#),
+        access: Access::OwnOnly,
+        of_another: None,
+    },
+    Row {
+        access: Access::OwnOrAdmin,
+        ..Row::read("/api/tokens/audit", "/api/tokens/audit", "/api/tokens/audit?user_id=victim")
+    },
+    Row {
+        access: Access::OwnOrAdmin,
+        ..Row::read(
+            "/api/tokens/{id}/audit",
+            TOKEN_AUDIT,
+            "/api/tokens/0198e9a6-58a5-7cc3-9f0b-0123456789ab/audit?user_id=victim",
+        )
+    },
+    Row {
+        method: "POST",
+        path: "/api/users/{user}/erase",
+        request: "/api/users/me/erase",
+        body: None,
+        access: Access::OwnOrAdmin,
+        of_another: Some(("/api/users/victim/erase", None)),
+    },
+    Row {
+        access: Access::OwnOrAdmin,
+        ..Row::read("/api/users/{user}/export", "/api/users/me/export", "/api/users/victim/export")
+    },
     Row::public("GET", "/healthz"),
     Row::public("GET", "/readyz"),
     Row::public("GET", "/api/usage/plans"),
@@ -241,6 +316,7 @@ async fn nobody_beyond_their_role() -> Result<()> {
     let api = Api::start().await?;
     api.service()?.put("/api/users/victim").json(&json!({})).send().await?.expect(201)?;
     let (user, service) = (api.client("attacker", Role::User)?, api.service()?);
+    let admin = api.client("boss", Role::Admin)?;
     // A host's own token may claim what it likes.
     let claimed =
         Token::new(&api.env.clock, "attacker", Role::Admin).claim("iss", json!("https://host.example"));
@@ -249,6 +325,7 @@ async fn nobody_beyond_their_role() -> Result<()> {
         let refused: &[&Client] = match row.access {
             Access::Public | Access::Own => &[],
             Access::OwnOrAdmin => &[&service],
+            Access::OwnOnly => &[&service, &admin],
             Access::Service => &[&user, &pretender],
         };
         for client in refused {

@@ -1,0 +1,64 @@
+//! `DELETE /api/tokens/{id}`: a stored token is taken away.
+
+use std::borrow::Cow;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use events::{Body, Event, TokenDeleted};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Client, OwnerQuery, owner, seal_personal, token_id};
+use crate::auth::UserOrAdmin;
+use crate::extract::{Path, Query};
+use crate::position::LedgerSeq;
+use crate::problem::{Problem, ProblemBody};
+use crate::record::{PROJECTED_WITHIN, actor, record};
+use crate::state::AppState;
+
+/// Deletes a stored token
+#[utoipa::path(
+    delete, path = "/api/tokens/{id}", tag = "tokens",
+    params(("id" = Uuid, Path), OwnerQuery),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 202, description = "Recorded, not projected yet"),
+        (status = 404, description = "There is none, or it is another user's", body = ProblemBody),
+    )
+)]
+async fn delete(
+    caller: UserOrAdmin,
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    Query(query): Query<OwnerQuery>,
+    parts: Parts,
+) -> Result<Response, Problem> {
+    let (owner, id) = (owner(&state, &caller, &query).await?, token_id(&id)?);
+    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
+    let token = store::read::tokens::get(&mut conn, owner, id).await?.ok_or_else(Problem::not_found)?;
+    drop(conn);
+    let client = Client::of(*caller, &parts);
+    let keys = state.idempotency().clone();
+    keys.to_its_end(async move {
+        let event_id = state.ids().event_id();
+        let key = state.sealer().key(owner).await?;
+        let body = Body::TokenDeleted(TokenDeleted {
+            token_id: id,
+            token_type: Cow::Owned(token.token_type),
+            actor: actor(&client.principal),
+            personal: seal_personal(&key, event_id, &client, None)?,
+        });
+        let seq = record(&state, &Event::by_api(event_id, owner, state.clock().now(), body)).await?;
+        let projected = state.watermark().wait_for(seq, PROJECTED_WITHIN).await;
+        let status = if projected { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
+        Ok((status, LedgerSeq::at(&state, seq), ()).into_response())
+    })
+    .await
+}
+
+/// This file's endpoints.
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(delete))
+}

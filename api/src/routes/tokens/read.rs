@@ -1,0 +1,101 @@
+//! `GET /api/tokens`, `GET /api/tokens/{id}`: what may be told of stored tokens.
+
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{OwnerQuery, TokenBody, owner, token_id};
+use crate::auth::UserOrAdmin;
+use crate::extract::{Json, Path, Query};
+use crate::list::{CursorScope, PageLimit};
+use crate::position::{AsOf, MinSeq};
+use crate::problem::{Problem, ProblemBody};
+use crate::snapshot::snapshot;
+use crate::state::AppState;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct TokensQuery {
+    /// Whose tokens; role admin only.
+    user_id: Option<String>,
+    /// Tokens a page, 1 to 500; 50 unless given.
+    #[serde(default)]
+    #[param(value_type = Option<u32>)]
+    limit: PageLimit,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// The stored tokens, the newest first: at most one of each type.
+#[derive(Debug, Serialize, ToSchema)]
+struct Tokens {
+    items: Vec<TokenBody>,
+    /// Leads to the next page; null on the last.
+    next_cursor: Option<String>,
+    as_of: AsOf,
+}
+
+/// The stored tokens
+#[utoipa::path(
+    get, path = "/api/tokens", tag = "tokens",
+    params(TokensQuery),
+    responses((status = 200, body = Tokens))
+)]
+async fn list(
+    caller: UserOrAdmin,
+    _seen: MinSeq,
+    State(state): State<AppState>,
+    Query(query): Query<TokensQuery>,
+) -> Result<Json<Tokens>, Problem> {
+    let owner = owner(&state, &caller, &OwnerQuery { user_id: query.user_id }).await?;
+    let scope = CursorScope::new(&[b"tokens", owner.get().as_bytes()]);
+    let after = query.cursor.as_deref().map(|cursor| scope.open(cursor)).transpose()?;
+    let (mut conn, as_of) = snapshot(&state).await?;
+    let mut items: Vec<TokenBody> =
+        store::read::tokens::list(&mut conn, owner).await?.into_iter().map(TokenBody::from).collect();
+    drop(conn);
+    if let Some(shown) = after {
+        items.retain(|token| place(token) < shown);
+    }
+    let PageLimit(limit) = query.limit;
+    let more = items.len() > limit as usize;
+    items.truncate(limit as usize);
+    let next_cursor = items.last().filter(|_| more).map(|last| scope.seal(&place(last)));
+    Ok(Json(Tokens { items, next_cursor, as_of }))
+}
+
+/// Where a token stands in the list: its time and id, so that bytes compare as they do.
+fn place(token: &TokenBody) -> Vec<u8> {
+    let micros = token.created_at.timestamp_micros().cast_unsigned();
+    [&micros.to_be_bytes()[..], token.id.as_bytes()].concat()
+}
+
+/// One stored token
+#[utoipa::path(
+    get, path = "/api/tokens/{id}", tag = "tokens",
+    params(("id" = Uuid, Path), OwnerQuery),
+    responses(
+        (status = 200, body = TokenBody),
+        (status = 404, description = "There is none, or it is another user's", body = ProblemBody),
+    )
+)]
+async fn get(
+    caller: UserOrAdmin,
+    _seen: MinSeq,
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    Query(query): Query<OwnerQuery>,
+) -> Result<Json<TokenBody>, Problem> {
+    let (owner, id) = (owner(&state, &caller, &query).await?, token_id(&id)?);
+    let (mut conn, _) = snapshot(&state).await?;
+    let token = store::read::tokens::get(&mut conn, owner, id).await?;
+    token.map(|token| Json(token.into())).ok_or_else(Problem::not_found)
+}
+
+/// This file's endpoints.
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get))
+}
