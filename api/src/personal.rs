@@ -25,7 +25,7 @@ impl Sealer {
     }
 
     /// The user's data key, if it is remembered. Never waits.
-    pub(crate) fn cached(&self, user: UserId) -> Option<Arc<DataKey>> {
+    pub fn cached(&self, user: UserId) -> Option<Arc<DataKey>> {
         self.keys.cached(user)
     }
 

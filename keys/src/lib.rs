@@ -6,6 +6,7 @@
 mod config;
 mod error;
 mod external_ids;
+mod follow;
 mod rotation;
 mod start;
 
@@ -32,7 +33,8 @@ pub type Found = HashMap<UserId, Result<Arc<DataKey>, DataKeyError>>;
 /// Opened data keys that are remembered, about 1.6 KiB each.
 const CACHED: usize = 20_000;
 
-/// The keys of one process. Cheap to clone.
+/// The keys of one process. Cheap to clone. Somebody must tell it of keys that are destroyed: [`Keys::follow`], or
+/// whoever follows the channel of users anyway.
 #[derive(Clone)]
 pub struct Keys(Arc<Inner>);
 

@@ -1,14 +1,18 @@
 //! Data keys against a real PostgreSQL: who may start with which root key, one key a user, rotation.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use keys::{KeyConfig, Keys, KeysError};
 use ledger::UserId;
 use sqlx::PgConnection;
-use testkit::Env;
+use testkit::{Env, wait_until};
+use tokio_util::sync::CancellationToken;
 use vault::{DataKeyError, KeyRingError, OsEntropy, SecretText, TokenKind};
 
+/// Longer than it takes to connect again.
+const BOUND: Duration = Duration::from_secs(20);
 const K1: &str = "1111111111111111111111111111111111111111111111111111111111111111";
 const K2: &str = "2222222222222222222222222222222222222222222222222222222222222222";
 
@@ -127,6 +131,45 @@ async fn nobody_without_an_account_gets_a_key_and_a_forgotten_one_is_read_anew()
     assert!(keys.cached(owner).is_none());
     sqlx::query("DELETE FROM public.user_data_keys").execute(&mut conn).await?;
     assert!(keys.find(&mut conn, owner).await?.is_none(), "a destroyed key is gone");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_destroyed_key_is_forgotten_when_it_is_announced_or_may_have_been() -> Result<()> {
+    let env = Env::start().await?;
+    let keys = start(&env, config("k1", K1, "")).await?;
+    let mut conn = connection(&env).await?;
+    let (owner, other) = (user(&env).await?, user(&env).await?);
+    keys.get_or_make_many(&mut conn, &[owner, other]).await?;
+    let shutdown = CancellationToken::new();
+    let following = tokio::spawn({
+        let (keys, pool, shutdown) = (keys.clone(), env.pool().clone(), shutdown.clone());
+        async move { keys.follow(&pool, &shutdown).await }
+    });
+    let is_forgotten = |user| {
+        let keys = &keys;
+        wait_until(BOUND, move || async move { keys.cached(user).is_none() })
+    };
+    // By now something may have been missed.
+    is_forgotten(owner).await;
+
+    keys.get_or_make_many(&mut conn, &[owner, other]).await?;
+    sqlx::query("DELETE FROM public.user_data_keys WHERE user_id = $1")
+        .bind(owner.get())
+        .execute(&mut conn)
+        .await?;
+    sqlx::query("SELECT pg_notify('ledger_users', $1)").bind(owner.to_string()).execute(&mut conn).await?;
+    is_forgotten(owner).await;
+    assert!(keys.find(&mut conn, owner).await?.is_none());
+    assert!(keys.cached(other).is_some(), "nobody else is concerned");
+
+    // The connection breaks, so that something may have been missed again.
+    let broken = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                  WHERE datname = current_database() AND (query LIKE 'LISTEN%' OR query = 'SELECT 1')";
+    sqlx::query(broken).execute(&mut conn).await?;
+    is_forgotten(other).await;
+    shutdown.cancel();
+    following.await?;
     Ok(())
 }
 

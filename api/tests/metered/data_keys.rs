@@ -1,7 +1,10 @@
 //! Users whose data keys do not open: their calls are not recorded, everybody else's are.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use testkit::wait_until;
 
 use crate::world::World;
 
@@ -95,5 +98,21 @@ async fn a_request_of_which_nothing_can_be_sealed_is_refused_and_may_be_sent_aga
     let report = json!([event("e-1", "foreign", true), event("e-2", "foreign", true)]);
     let request = world.service()?.post("/api/usage/events").header("Idempotency-Key", "foreign");
     request.json(&report).send().await?.expect(202)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_destroyed_key_is_forgotten_within_a_second() -> Result<()> {
+    let world = World::start().await?;
+    let report = json!([event("e-1", "alice", true), event("e-2", "bob", true)]);
+    world.service()?.post("/api/usage/events").json(&report).send().await?.expect(202)?;
+    let (alice, bob) = (world.user_id("alice").await?, world.user_id("bob").await?);
+    let is_cached = |user| world.api.state.sealer().cached(user).is_some();
+    assert!(is_cached(alice) && is_cached(bob));
+    let destroy = "WITH gone AS (DELETE FROM public.user_data_keys WHERE user_id = $1 RETURNING user_id)
+                   SELECT pg_notify('ledger_users', user_id::text) FROM gone";
+    sqlx::query(destroy).bind(alice.get()).execute(world.env.pool()).await?;
+    wait_until(Duration::from_secs(1), || async { !is_cached(alice) }).await;
+    assert!(is_cached(bob));
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What is known of the person behind a call: opened for the row, lost with the key, never guessed at without it.
 
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
@@ -110,6 +111,30 @@ async fn sealed_fields_are_opened_for_their_event_alone_and_gone_with_the_key() 
     assert_eq!(ledger.text(ROWS).await, "- -, 2001:db8::2 curl/8, - -, - -");
     assert_eq!(ledger.number("SELECT sum(total_calls)::bigint FROM monthly_usage_summary").await, 4);
     assert_eq!(ledger.verified().await?.differences, []);
+    worker.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_running_worker_opens_nothing_more_with_a_destroyed_key() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let alice = ledger.user_with_key().await?;
+    ledger.publish(&[ledger.sealed_call(alice, "e1", "e1", "192.0.2.1")]).await;
+    ledger.projected().await;
+    assert_eq!(ledger.text(ROWS).await, "192.0.2.1 curl/8");
+    let destroy = "WITH gone AS (DELETE FROM public.user_data_keys WHERE user_id = $1 RETURNING user_id)
+                   SELECT pg_notify('ledger_users', user_id::text) FROM gone";
+    sqlx::query(destroy).bind(alice.get()).execute(ledger.env.pool()).await?;
+    // The worker hears of it beside its work.
+    let sealed = AtomicU32::new(1);
+    wait_until(BOUND, || async {
+        let id = format!("e{}", sealed.fetch_add(1, Ordering::Relaxed) + 1);
+        ledger.publish(&[ledger.sealed_call(alice, &id, &id, "192.0.2.1")]).await;
+        ledger.projected().await;
+        ledger.text(ROWS).await.ends_with("- -")
+    })
+    .await;
     worker.stop().await;
     Ok(())
 }
