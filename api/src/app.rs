@@ -162,7 +162,13 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     };
     let users = Users::new(pool.clone(), keys.clone(), clock.clone(), config.auto_provision);
     let watermark = Watermark::default();
-    tasks.spawn(watermark::follow(pool.clone(), watermark.clone(), users.clone(), shutdown.clone()));
+    tasks.spawn(watermark::follow(
+        pool.clone(),
+        watermark.clone(),
+        users.clone(),
+        keys.clone(),
+        shutdown.clone(),
+    ));
     let parts = LimitsParts {
         database_url: config.database_url.expose_secret().to_owned(),
         pool: pool.clone(),

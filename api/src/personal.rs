@@ -1,16 +1,15 @@
 //! Sealing what is known of the person behind a call, before it goes into the log.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use events::{Personal, SealedJson};
-use keys::{Keys, KeysError};
+use keys::{Found, Keys, KeysError};
 use ledger::UserId;
 use sqlx::PgPool;
-use vault::{DataKey, OsEntropy};
+use vault::{DataKey, DataKeyError, OsEntropy};
 
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, FieldError, Problem};
 
 /// Users' data keys, and the database that they come from. Cheap to clone.
 #[derive(Clone)]
@@ -26,20 +25,21 @@ impl Sealer {
     }
 
     /// The user's data key, if it is remembered. Never waits.
-    pub(crate) fn cached(&self, user: UserId) -> Option<Arc<DataKey>> {
+    pub fn cached(&self, user: UserId) -> Option<Arc<DataKey>> {
         self.keys.cached(user)
     }
 
     /// The user's data key, made at the user's first call. Waits for the database only at the first one in a while.
     pub(crate) async fn key(&self, user: UserId) -> Result<Arc<DataKey>, Problem> {
-        match self.cached(user) {
-            Some(key) => Ok(key),
-            None => self.keys_of(&[user]).await?.remove(&user).ok_or_else(|| KeysError::NoAccount.into()),
+        if let Some(key) = self.cached(user) {
+            return Ok(key);
         }
+        let found = self.keys_of(&[user]).await?.remove(&user).ok_or(KeysError::NoAccount)?;
+        Ok(found.map_err(KeysError::from)?)
     }
 
-    /// The data keys of all these users who have an account.
-    pub(crate) async fn keys_of(&self, users: &[UserId]) -> Result<HashMap<UserId, Arc<DataKey>>, Problem> {
+    /// The data keys of all these users who have an account, or why one does not open.
+    pub(crate) async fn keys_of(&self, users: &[UserId]) -> Result<Found, Problem> {
         let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
         Ok(self.keys.get_or_make_many(&mut conn, users).await?)
     }
@@ -58,6 +58,20 @@ pub(crate) fn seal(
         .seal_personal(event_id, &personal.to_json(), &OsEntropy)
         .map_err(|error| Problem::internal(&error))?;
     SealedJson::new(sealed.to_json()).map(Some).map_err(|error| Problem::internal(&error))
+}
+
+/// What is said of an item whose user's data key does not open: the same codes as of a request that is refused for it.
+pub(crate) fn item_error(error: &DataKeyError) -> FieldError {
+    match error {
+        DataKeyError::UnknownKey { .. } => {
+            FieldError::at("/subject", "encryption_key_missing", error.to_string())
+        }
+        DataKeyError::Open(_) => FieldError::at(
+            "/subject",
+            "internal",
+            "the user's data key does not open; a fault of this service",
+        ),
+    }
 }
 
 impl From<KeysError> for Problem {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use keys::Keys;
 use ledger::UserId;
 use parking_lot::Mutex;
 use sqlx::PgPool;
@@ -131,13 +132,19 @@ impl Watermark {
     }
 }
 
-/// Keeps the watermark and the cache of accounts up to date until `shutdown`. While the database is away both stay as
-/// they are; at its return everything that may have been missed is looked up.
-pub(crate) async fn follow(pool: PgPool, watermark: Watermark, users: Users, shutdown: CancellationToken) {
+/// Keeps the watermark and the caches of accounts and data keys up to date until `shutdown`. While the database is away
+/// they stay as they are; at its return everything that may have been missed is looked up.
+pub(crate) async fn follow(
+    pool: PgPool,
+    watermark: Watermark,
+    users: Users,
+    keys: Keys,
+    shutdown: CancellationToken,
+) {
     let mut reported: Option<Instant> = None;
     loop {
         let result = tokio::select! {
-            result = listen(&pool, &watermark, &users) => result,
+            result = listen(&pool, &watermark, &users, &keys) => result,
             () = shutdown.cancelled() => return,
         };
         if let Err(error) = result
@@ -154,16 +161,22 @@ pub(crate) async fn follow(pool: PgPool, watermark: Watermark, users: Users, shu
 }
 
 /// Listens until the connection is lost, which it may be without a word.
-async fn listen(pool: &PgPool, watermark: &Watermark, users: &Users) -> Result<(), store::Error> {
+async fn listen(
+    pool: &PgPool,
+    watermark: &Watermark,
+    users: &Users,
+    keys: &Keys,
+) -> Result<(), store::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen_all([store::checkpoint::CHANNEL, store::users::CHANNEL]).await?;
-    // Accounts may have changed unheard.
+    // Accounts may have changed unheard, and keys been destroyed.
     users.forget_all();
+    keys.forget_all();
     let mut ticks = tokio::time::interval(POLL_INTERVAL);
     loop {
         tokio::select! {
             notification = listener.try_recv() => match notification? {
-                Some(notification) => heard(&notification, watermark, users),
+                Some(notification) => heard(&notification, watermark, users, keys),
                 None => return Ok(()),
             },
             _ = ticks.tick() => {
@@ -180,17 +193,19 @@ fn silent() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the listening connection is silent"))
 }
 
-fn heard(notification: &PgNotification, watermark: &Watermark, users: &Users) {
+fn heard(notification: &PgNotification, watermark: &Watermark, users: &Users, keys: &Keys) {
     let payload = notification.payload();
     if notification.channel() == store::checkpoint::CHANNEL {
         // A payload of another form is made up for by the next poll.
         if let Ok(seq) = payload.parse() {
             watermark.announced(seq);
         }
-    } else if let Ok(user) = payload.parse::<UserId>() {
-        users.forget(&[user]);
-    } else {
-        users.forget_all();
+        return;
+    }
+    keys.heard(payload);
+    match payload.parse::<UserId>() {
+        Ok(user) => users.forget(&[user]),
+        Err(_) => users.forget_all(),
     }
 }
 

@@ -85,7 +85,8 @@ async fn data_keys(machine: &Machine, clock: &Clock) -> anyhow::Result<HashMap<U
     let mut conn = store::connect(url, store::Schema::Live).await?;
     store::users::provision(&mut conn, accounts, clock.now()).await?;
     let config = KeyConfig::read(&|name| machine.environment.get(name).cloned());
-    Ok(Keys::start(url, &config, clock).await?.get_or_make_many(&mut conn, &users).await?)
+    let keys = Keys::start(url, &config, clock).await?.get_or_make_many(&mut conn, &users).await?;
+    keys.into_iter().map(|(user, key)| Ok((user, key?))).collect()
 }
 
 fn seal(key: &DataKey, event_id: &str) -> anyhow::Result<SealedJson<'static>> {

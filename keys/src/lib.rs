@@ -6,6 +6,7 @@
 mod config;
 mod error;
 mod external_ids;
+mod follow;
 mod rotation;
 mod start;
 
@@ -25,10 +26,15 @@ pub use error::KeysError;
 pub use rotation::{Page, Refused, rewrap_page};
 pub use start::{InUse, in_use, ring};
 
+/// Users' data keys, or why one does not open. Who has none is not among them: one user's key that does not open is no
+/// other user's concern.
+pub type Found = HashMap<UserId, Result<Arc<DataKey>, DataKeyError>>;
+
 /// Opened data keys that are remembered, about 1.6 KiB each.
 const CACHED: usize = 20_000;
 
-/// The keys of one process. Cheap to clone.
+/// The keys of one process. Cheap to clone. Somebody must tell it of keys that are destroyed: [`Keys::follow`], or
+/// whoever follows the channel of users anyway.
 #[derive(Clone)]
 pub struct Keys(Arc<Inner>);
 
@@ -82,15 +88,17 @@ impl Keys {
         conn: &mut PgConnection,
         user: UserId,
     ) -> Result<Arc<DataKey>, KeysError> {
-        self.get_or_make_many(conn, &[user]).await?.remove(&user).ok_or(KeysError::NoAccount)
+        let found = self.get_or_make_many(conn, &[user]).await?.remove(&user);
+        Ok(found.ok_or(KeysError::NoAccount)??)
     }
 
-    /// [`Keys::get_or_make`] for many at once, in three statements at most; who has no account is left out.
+    /// [`Keys::get_or_make`] for many at once, in three statements at most; who has no account is left out. A key that
+    /// does not open is never replaced: what it sealed would be lost.
     pub async fn get_or_make_many(
         &self,
         conn: &mut PgConnection,
         users: &[UserId],
-    ) -> Result<HashMap<UserId, Arc<DataKey>>, KeysError> {
+    ) -> Result<Found, KeysError> {
         let mut found = self.find_many(conn, users).await?;
         let without: Vec<UserId> = users.iter().filter(|user| !found.contains_key(*user)).copied().collect();
         if without.is_empty() {
@@ -119,20 +127,16 @@ impl Keys {
         conn: &mut PgConnection,
         user: UserId,
     ) -> Result<Option<Arc<DataKey>>, KeysError> {
-        Ok(self.find_many(conn, &[user]).await?.remove(&user))
+        Ok(self.find_many(conn, &[user]).await?.remove(&user).transpose()?)
     }
 
     /// The data keys of these users; a user without one is left out. Makes none.
-    pub async fn find_many(
-        &self,
-        conn: &mut PgConnection,
-        users: &[UserId],
-    ) -> Result<HashMap<UserId, Arc<DataKey>>, KeysError> {
-        let mut found = HashMap::with_capacity(users.len());
+    pub async fn find_many(&self, conn: &mut PgConnection, users: &[UserId]) -> Result<Found, KeysError> {
+        let mut found = Found::with_capacity(users.len());
         let mut unknown = Vec::new();
         for &user in users {
             match self.cached(user) {
-                Some(key) => drop(found.insert(user, key)),
+                Some(key) => drop(found.insert(user, Ok(key))),
                 None => unknown.push(user),
             }
         }
@@ -142,9 +146,11 @@ impl Keys {
         self.prove(conn).await?;
         let generation = self.0.generation.load(Ordering::Acquire);
         for wrapped in data_keys::of_users(conn, &unknown).await? {
-            let key = Arc::new(open(&self.0.ring, &wrapped)?);
-            self.remember(wrapped.user, &key, generation);
-            found.insert(wrapped.user, key);
+            let opened = open(&self.0.ring, &wrapped).map(Arc::new);
+            if let Ok(key) = &opened {
+                self.remember(wrapped.user, key, generation);
+            }
+            found.insert(wrapped.user, opened);
         }
         Ok(found)
     }
@@ -181,9 +187,9 @@ impl Keys {
 }
 
 /// Opens a stored data key.
-fn open(ring: &KeyRing, wrapped: &WrappedKey) -> Result<DataKey, KeysError> {
+fn open(ring: &KeyRing, wrapped: &WrappedKey) -> Result<DataKey, DataKeyError> {
     let (dek, sealed) = parts(wrapped)?;
-    Ok(ring.open_data_key(wrapped.user.get(), &dek, &sealed)?)
+    ring.open_data_key(wrapped.user.get(), &dek, &sealed)
 }
 
 /// A stored data key's name and its sealed form. The database checks both; who wrote something else by hand meets the

@@ -1,14 +1,18 @@
 //! Data keys against a real PostgreSQL: who may start with which root key, one key a user, rotation.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use keys::{KeyConfig, Keys, KeysError};
 use ledger::UserId;
 use sqlx::PgConnection;
-use testkit::Env;
-use vault::{KeyRingError, OsEntropy, SecretText, TokenKind};
+use testkit::{Env, wait_until};
+use tokio_util::sync::CancellationToken;
+use vault::{DataKeyError, KeyRingError, OsEntropy, SecretText, TokenKind};
 
+/// Longer than it takes to connect again.
+const BOUND: Duration = Duration::from_secs(20);
 const K1: &str = "1111111111111111111111111111111111111111111111111111111111111111";
 const K2: &str = "2222222222222222222222222222222222222222222222222222222222222222";
 
@@ -29,6 +33,22 @@ async fn user(env: &Env) -> Result<UserId> {
 
 async fn connection(env: &Env) -> Result<PgConnection> {
     Ok(store::connect(env.database_url(), store::Schema::Live).await?)
+}
+
+/// Changes the user's stored key so that it opens under no root key.
+async fn damage(conn: &mut PgConnection, user: UserId) -> Result<()> {
+    let set = "sealed = jsonb_set(sealed::jsonb, '{tag}', to_jsonb(repeat('0', 64)))::json";
+    let query = format!("UPDATE public.user_data_keys SET {set} WHERE user_id = $1");
+    assert_eq!(sqlx::query(&query).bind(user.get()).execute(conn).await?.rows_affected(), 1);
+    Ok(())
+}
+
+/// Says that the user's stored key is wrapped under `kid`.
+async fn attribute(conn: &mut PgConnection, user: UserId, kid: &str) -> Result<()> {
+    let set = "kid = $2, sealed = jsonb_set(sealed::jsonb, '{kid}', to_jsonb($2))::json";
+    let query = format!("UPDATE public.user_data_keys SET {set} WHERE user_id = $1");
+    assert_eq!(sqlx::query(&query).bind(user.get()).bind(kid).execute(conn).await?.rows_affected(), 1);
+    Ok(())
 }
 
 fn says(error: KeysError) -> String {
@@ -115,6 +135,77 @@ async fn nobody_without_an_account_gets_a_key_and_a_forgotten_one_is_read_anew()
 }
 
 #[tokio::test]
+async fn a_destroyed_key_is_forgotten_when_it_is_announced_or_may_have_been() -> Result<()> {
+    let env = Env::start().await?;
+    let keys = start(&env, config("k1", K1, "")).await?;
+    let mut conn = connection(&env).await?;
+    let (owner, other) = (user(&env).await?, user(&env).await?);
+    keys.get_or_make_many(&mut conn, &[owner, other]).await?;
+    let shutdown = CancellationToken::new();
+    let following = tokio::spawn({
+        let (keys, pool, shutdown) = (keys.clone(), env.pool().clone(), shutdown.clone());
+        async move { keys.follow(&pool, &shutdown).await }
+    });
+    let is_forgotten = |user| {
+        let keys = &keys;
+        wait_until(BOUND, move || async move { keys.cached(user).is_none() })
+    };
+    // By now something may have been missed.
+    is_forgotten(owner).await;
+
+    keys.get_or_make_many(&mut conn, &[owner, other]).await?;
+    sqlx::query("DELETE FROM public.user_data_keys WHERE user_id = $1")
+        .bind(owner.get())
+        .execute(&mut conn)
+        .await?;
+    sqlx::query("SELECT pg_notify('ledger_users', $1)").bind(owner.to_string()).execute(&mut conn).await?;
+    is_forgotten(owner).await;
+    assert!(keys.find(&mut conn, owner).await?.is_none());
+    assert!(keys.cached(other).is_some(), "nobody else is concerned");
+
+    // The connection breaks, so that something may have been missed again.
+    let broken = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                  WHERE datname = current_database() AND (query LIKE 'LISTEN%' OR query = 'SELECT 1')";
+    sqlx::query(broken).execute(&mut conn).await?;
+    is_forgotten(other).await;
+    shutdown.cancel();
+    following.await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_that_does_not_open_is_no_other_users_concern_and_is_not_replaced() -> Result<()> {
+    let env = Env::start().await?;
+    let mut conn = connection(&env).await?;
+    let owners = [user(&env).await?, user(&env).await?, user(&env).await?, user(&env).await?];
+    let [good, damaged, foreign, new] = owners;
+    let made = start(&env, config("k1", K1, "")).await?;
+    made.get_or_make_many(&mut conn, &[good, damaged, foreign]).await?;
+    damage(&mut conn, damaged).await?;
+    attribute(&mut conn, foreign, "k0").await?;
+    let stored = store::data_keys::of_users(&mut conn, &owners).await?;
+
+    let keys = start(&env, config("k1", K1, "")).await?;
+    let stranger = UserId::new(env.ids.random_id());
+    let found = keys.get_or_make_many(&mut conn, &[good, damaged, foreign, new, stranger]).await?;
+    assert_eq!(found.len(), 4);
+    assert!(found[&good].is_ok() && found[&new].is_ok());
+    assert!(matches!(found[&damaged], Err(DataKeyError::Open(_))));
+    assert!(matches!(&found[&foreign], Err(DataKeyError::UnknownKey { kid }) if kid.as_str() == "k0"));
+    for refused in [damaged, foreign] {
+        assert!(keys.cached(refused).is_none());
+        assert!(matches!(keys.get_or_make(&mut conn, refused).await, Err(KeysError::DataKey(_))));
+        assert!(matches!(keys.find(&mut conn, refused).await, Err(KeysError::DataKey(_))));
+    }
+    let now = store::data_keys::of_users(&mut conn, &[good, damaged, foreign]).await?;
+    assert_eq!(now, stored);
+    // What was changed by hand and is put right opens again.
+    attribute(&mut conn, foreign, "k1").await?;
+    assert!(keys.find_many(&mut conn, &owners).await?[&foreign].is_ok());
+    Ok(())
+}
+
+#[tokio::test]
 async fn after_a_rotation_the_old_root_key_is_not_needed_and_a_row_left_under_it_names_it() -> Result<()> {
     let env = Env::start().await?;
     let mut conn = connection(&env).await?;
@@ -129,13 +220,7 @@ async fn after_a_rotation_the_old_root_key_is_not_needed_and_a_row_left_under_it
     }
     // One that was written by hand does not open, and is named.
     let (broken, left) = (owners[2], owners[5]);
-    sqlx::query(
-        "UPDATE public.user_data_keys SET sealed = jsonb_set(sealed::jsonb, '{tag}', to_jsonb(repeat('A', 42) || 'E='))::json
-         WHERE user_id = $1",
-    )
-    .bind(broken.get())
-    .execute(&mut conn)
-    .await?;
+    damage(&mut conn, broken).await?;
     let both = config("k2", K2, &format!("k1:{K1}"));
     let rotating = start(&env, both.clone()).await?;
     let ring = keys::ring(&mut conn, &both, env.clock.now()).await?;
@@ -150,10 +235,7 @@ async fn after_a_rotation_the_old_root_key_is_not_needed_and_a_row_left_under_it
         assert!(key.open_token(TokenKind::Github, owners[0].get(), &sealed[0]).is_ok());
     }
 
-    sqlx::query("UPDATE public.user_data_keys SET kid = 'k1', sealed = jsonb_set(sealed::jsonb, '{kid}', '\"k1\"')::json WHERE user_id = $1")
-        .bind(left.get())
-        .execute(&mut conn)
-        .await?;
+    attribute(&mut conn, left, "k1").await?;
     let new = start(&env, config("k2", K2, "")).await?;
     for (owner, sealed) in owners.iter().zip(&sealed).filter(|(owner, _)| ![broken, left].contains(owner)) {
         let key = new.find(&mut conn, *owner).await?.expect("it is there");

@@ -102,6 +102,7 @@ async fn retry(
         known.look_up(conn, &unknown).await?;
         parsed = Parsed::one(frame, letter.position.idx, &known);
     }
+    parsed.report_unreadable();
     let months: BTreeSet<Month> = parsed.items().iter().filter_map(Item::month).collect();
     for month in months {
         if partitions::ensure(conn, month).await? == Partition::Detached {

@@ -92,6 +92,7 @@ impl Batch {
             }
             let unknown = batch.parsed.unknown_keys();
             if unknown.is_empty() {
+                batch.parsed.report_unreadable();
                 return Ok(batch);
             }
             let mut conn =

@@ -16,9 +16,9 @@ use crate::rollover::{Closer, Rollover};
 use crate::status::Status;
 use crate::thresholds::{Reconciler, Signal};
 
-/// Connections beside the projector's own: one each for the status, the thresholds, the months' ends, erasures and users'
-/// keys.
-const POOL_CONNECTIONS: u32 = 5;
+/// Connections beside the projector's own: one each for the status, the thresholds, the months' ends, erasures, users'
+/// keys, and what is announced of them.
+const POOL_CONNECTIONS: u32 = 6;
 
 /// Runs a worker until `shutdown`. The batch that is being applied then is finished.
 ///
@@ -64,7 +64,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     let projector = Projector {
         config,
         log,
-        keys,
+        keys: keys.clone(),
         pool: pool.clone(),
         status: status.clone(),
         signal,
@@ -75,6 +75,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         reconciler.run(&shutdown),
         erasures.run(&shutdown),
         rollover.run(&shutdown),
+        keys.follow(&pool, &shutdown),
         status.report(&pool, instance, &shutdown),
     );
     publisher.close().await;

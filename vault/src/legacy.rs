@@ -12,8 +12,8 @@ use serde::Deserialize;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::a256cbc_hs512::OpenError;
+use crate::lower_hex;
 use crate::root_key::RootKey;
-use crate::sealed::lower_hex;
 use crate::secret::SecretText;
 
 #[derive(Deserialize)]
@@ -31,9 +31,9 @@ struct Row {
 pub fn open_for_import(root: &RootKey, json: &str) -> Result<SecretText, OpenError> {
     let row: Row = serde_json::from_str(json).map_err(|_| OpenError)?;
     let mut iv = [0; 16];
-    lower_hex(&row.iv, &mut iv)?;
+    lower_hex::decode(row.iv.as_bytes(), &mut iv)?;
     let mut plaintext = Zeroizing::new(vec![0; row.encrypted.len() / 2]);
-    lower_hex(&row.encrypted, &mut plaintext)?;
+    lower_hex::decode(row.encrypted.as_bytes(), &mut plaintext)?;
     let length = cbc::Decryptor::<Aes256Dec>::new(root.bytes().into(), (&iv).into())
         .decrypt_padded::<Pkcs7>(&mut plaintext)
         .map_err(|_| OpenError)?

@@ -23,6 +23,7 @@ mod data_key;
 mod entropy;
 mod key_ring;
 pub mod legacy;
+mod lower_hex;
 mod lp;
 mod names;
 mod root_key;

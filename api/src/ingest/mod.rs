@@ -22,18 +22,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
+use keys::Found;
 use ledger::limit::Used;
 use ledger::{Classified, Clock, Month, Rules, UserId, UserRef};
 use nats::{EncodedEvent, Position, Publisher};
 use sqlx::PgPool;
 use store::users::{Account, AccountStatus};
 use uuid::Uuid;
-use vault::DataKey;
 
 use crate::limits::Limits;
 use crate::metered;
 use crate::personal::Sealer;
-use crate::problem::{FieldError, Problem};
+use crate::problem::{Chain, FieldError, Problem};
 use crate::users::Users;
 use call::Call;
 use recent::Recent;
@@ -87,7 +87,8 @@ impl Ingest {
     /// Takes in the items of one request. When this returns, what is accepted is on disk.
     ///
     /// # Errors
-    /// When nothing can be said about the items: log or database away. A retry of the same request is safe.
+    /// When nothing can be said about the items: log or database away. Also when none is on disk, and some only because
+    /// their users' data keys do not open. A retry of the same request is safe.
     pub async fn take(&self, reporter: &Reporter, drafts: Vec<Item<'_>>) -> Result<Receipt, Problem> {
         let inner = &self.0;
         if let Some(limits) = &inner.limits {
@@ -161,7 +162,7 @@ impl Inner {
                     accepted.push(Accepted { index, call, user, claim });
                     continue;
                 }
-                Some(_) => FieldError::at("/subject", "subject_erased", "the user was erased, for ever"),
+                Some(_) => erased_user(),
                 None => FieldError::at("/subject", "unknown_user", "there is no such user"),
             };
             receipt.reject(index, refused);
@@ -206,7 +207,7 @@ impl Inner {
         Ok(users)
     }
 
-    /// Drops what this request says twice, what was acknowledged lately, and, of old events, what is projected.
+    /// Drops what was acknowledged lately and, of old events, what is projected.
     async fn drop_known<'a>(
         &self,
         reporter: &Reporter,
@@ -223,13 +224,10 @@ impl Inner {
             let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
             store::claims::find(&mut conn, &asked).await?.into_iter().collect()
         };
-        let mut seen = HashSet::with_capacity(accepted.len());
         Ok(accepted
             .into_iter()
             .filter(|item| {
-                let is_known = !seen.insert(item.claim)
-                    || projected.contains(&item.claim)
-                    || self.recent.contains(item.claim);
+                let is_known = projected.contains(&item.claim) || self.recent.contains(item.claim);
                 if is_known {
                     receipt.duplicate(item.index);
                 }
@@ -245,19 +243,22 @@ impl Inner {
         fresh: Vec<Accepted<'_>>,
         receipt: &mut Receipt,
     ) -> Result<(), Problem> {
+        let keys = self.keys_of(&fresh).await?;
+        let fresh = drop_repeated(drop_keyless(fresh, &keys, receipt), receipt);
         if fresh.is_empty() {
             if receipt.has_duplicates() {
                 receipt.set_seq(self.publisher.last_acked());
+                return Ok(());
             }
-            return Ok(());
+            // Nothing became of the request, and the same request may be better off later.
+            return receipt.fault().map_or(Ok(()), |fault| Err(fault.clone()));
         }
-        let keys = self.keys_of(&fresh).await?;
         let mut json = Vec::with_capacity(fresh.len() * EVENT_BYTES);
         let mut ends = Vec::with_capacity(fresh.len());
         let mut classes = Vec::with_capacity(fresh.len());
         for item in &fresh {
             let classified = item.call.classify(&self.rules);
-            let key = keys.get(&item.user).map(AsRef::as_ref);
+            let key = keys.get(&item.user).and_then(|key| key.as_deref().ok());
             events::encode(&item.call.event(item.user, key, &classified, reporter)?, &mut json);
             ends.push(json.len());
             classes.push(classified);
@@ -275,15 +276,15 @@ impl Inner {
     }
 
     /// The data keys of those of whom something is to be sealed.
-    async fn keys_of(&self, fresh: &[Accepted<'_>]) -> Result<HashMap<UserId, Arc<DataKey>>, Problem> {
-        let mut keys = HashMap::new();
+    async fn keys_of(&self, fresh: &[Accepted<'_>]) -> Result<Found, Problem> {
+        let mut keys = Found::new();
         let mut unknown = Vec::new();
         for item in fresh.iter().filter(|item| item.call.is_personal()) {
             if keys.contains_key(&item.user) {
                 continue;
             }
             match self.sealer.cached(item.user) {
-                Some(key) => drop(keys.insert(item.user, key)),
+                Some(key) => drop(keys.insert(item.user, Ok(key))),
                 None => unknown.push(item.user),
             }
         }
@@ -314,6 +315,51 @@ impl Inner {
             limits.report(user, month, cost, seq);
         }
     }
+}
+
+/// Rejects what cannot be sealed, for its user's data key does not open. Other users' calls go on.
+fn drop_keyless<'a>(fresh: Vec<Accepted<'a>>, keys: &Found, receipt: &mut Receipt) -> Vec<Accepted<'a>> {
+    let mut rejected = 0_usize;
+    let mut fresh = fresh;
+    fresh.retain(|item| {
+        if !item.call.is_personal() {
+            return true;
+        }
+        match keys.get(&item.user) {
+            Some(Ok(_)) => return true,
+            Some(Err(error)) => receipt.reject_keyless(item.index, error),
+            // The account went while the request was under way.
+            None => receipt.reject(item.index, erased_user()),
+        }
+        rejected += 1;
+        false
+    });
+    // A request of which nothing is left is refused, which is logged elsewhere.
+    if let Some((user_id, error)) = keys.iter().find_map(|(user, key)| Some((user, key.as_ref().err()?)))
+        && !fresh.is_empty()
+    {
+        let error = Chain(error).to_string();
+        tracing::error!(%user_id, error, rejected, "a user's data key does not open; calls are rejected");
+    }
+    fresh
+}
+
+/// Drops what the request says twice. Last of all, so that nothing is called a duplicate of what is rejected.
+fn drop_repeated<'a>(fresh: Vec<Accepted<'a>>, receipt: &mut Receipt) -> Vec<Accepted<'a>> {
+    let mut seen = HashSet::with_capacity(fresh.len());
+    let mut fresh = fresh;
+    fresh.retain(|item| {
+        let is_first = seen.insert(item.claim);
+        if !is_first {
+            receipt.duplicate(item.index);
+        }
+        is_first
+    });
+    fresh
+}
+
+fn erased_user() -> FieldError {
+    FieldError::at("/subject", "subject_erased", "the user was erased, for ever")
 }
 
 /// Cuts one buffer into its events without copying them.

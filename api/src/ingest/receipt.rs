@@ -1,15 +1,19 @@
 //! What became of each item of a request.
 
+use keys::KeysError;
 use serde::Serialize;
 use utoipa::ToSchema;
+use vault::DataKeyError;
 
-use crate::problem::FieldError;
+use crate::personal;
+use crate::problem::{FieldError, Problem};
 
 /// The result of a request, in the order of its items.
 #[derive(Debug, Default)]
 pub struct Receipt {
     items: Vec<ReceiptItem>,
     seq: Option<u64>,
+    fault: Option<Problem>,
 }
 
 /// The result of one item.
@@ -40,7 +44,7 @@ pub enum Outcome {
 
 impl Receipt {
     pub(super) fn with_capacity(items: usize) -> Self {
-        Self { items: Vec::with_capacity(items), seq: None }
+        Self { items: Vec::with_capacity(items), ..Self::default() }
     }
 
     /// The next item, rejected unless something better becomes of it.
@@ -60,6 +64,12 @@ impl Receipt {
         self.items[index].error = Some(error);
     }
 
+    /// Rejects an item that nothing is wrong with: its user's data key does not open.
+    pub(super) fn reject_keyless(&mut self, index: usize, error: &DataKeyError) {
+        self.reject(index, personal::item_error(error));
+        self.fault.get_or_insert_with(|| KeysError::from(error.clone()).into());
+    }
+
     pub(super) fn set_seq(&mut self, seq: u64) {
         self.seq = Some(seq);
     }
@@ -71,6 +81,11 @@ impl Receipt {
     /// How many items came to this.
     pub fn count(&self, outcome: Outcome) -> usize {
         self.items.iter().filter(|item| item.status == outcome).count()
+    }
+
+    /// What the whole request is answered when nothing became of it, and of some items only for want of a key.
+    pub(super) fn fault(&self) -> Option<&Problem> {
+        self.fault.as_ref()
     }
 
     /// A sequence of the log at or before which all accepted and duplicate items stand; none when there are none.

@@ -48,6 +48,9 @@ enum Carrier {
 /// of a call: `endpoint`, and if known `method`, `status_code`, `response_time_ms`, `ip_address`, `user_agent`,
 /// `request_size`, `response_size`, `units`. A retry of the same request is safe: an id counts once for its user and
 /// source.
+///
+/// An item of a user whose data key does not open is rejected with `encryption_key_missing` or `internal`: nothing is wrong
+/// with it, and it may be sent again. A request with nothing else in it is refused as a whole.
 #[utoipa::path(
     post, path = "/api/usage/events", tag = "usage",
     params(("X-Backfill" = Option<bool>, Header, description = "true: times from 2000-01-01 on are taken (service, admin)")),
@@ -58,7 +61,7 @@ enum Carrier {
         (status = 413, description = "More than 1,000 items or 8 MiB", body = ProblemBody),
         (status = 415, description = "Another Content-Type", body = ProblemBody),
         (status = 422, description = "No item could be accepted", body = ProblemBody),
-        (status = 503, description = "The log cannot be written", body = ProblemBody),
+        (status = 503, description = "The log cannot be written, or an encryption key is missing", body = ProblemBody),
     )
 )]
 async fn events(caller: User, State(state): State<AppState>, request: Request) -> Result<Response, Problem> {

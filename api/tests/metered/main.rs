@@ -2,6 +2,7 @@
 //! PostgreSQL, nats-server and worker.
 
 mod check;
+mod data_keys;
 mod events;
 mod events_forms;
 mod flood;

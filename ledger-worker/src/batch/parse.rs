@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::audited::Audited;
 use super::item::{Call, Command, Item};
-use super::personal::{self, Known, KnownKeys};
+use super::personal::{self, Known, KnownKeys, Unreadable};
 
 /// The events of some frames, decoded.
 #[derive(Debug, Default)]
@@ -31,6 +31,7 @@ pub struct Parsed {
     month_text: MonthText,
     /// Whose keys are not known yet: what they sealed was left out.
     unknown_keys: BTreeSet<UserId>,
+    unreadable: Unreadable,
     /// The first frame of a build whose log is not read.
     earlier_build: Option<u64>,
     /// The first event of an audit chain that cannot be read, and why.
@@ -70,6 +71,11 @@ impl Parsed {
     /// Whose keys must be looked up before it is parsed again; nobody's, if it is complete.
     pub fn unknown_keys(&self) -> Vec<UserId> {
         self.unknown_keys.iter().copied().collect()
+    }
+
+    /// Counts and tells what did not open. To be called once, for what is complete.
+    pub fn report_unreadable(&self) {
+        self.unreadable.report();
     }
 
     /// The first frame of a build before the first release, whose log is not to be projected.
@@ -190,7 +196,16 @@ impl Parsed {
         let user = event.subject.ok_or_else(|| "it has no subject".to_owned())?;
         let of = |personal: Personal<'_>| Audited::of(position, user, event, raw, &personal);
         match sealed.map(|sealed| (sealed, keys.key(user))) {
-            Some((sealed, Known::Key(key))) => personal::open(&key, &event.id, sealed, position, of),
+            Some((sealed, Known::Key(key))) => personal::open(&key, &event.id, sealed, |opened| {
+                if opened.is_none() {
+                    self.unreadable.add(user, position);
+                }
+                of(opened.unwrap_or_default())
+            }),
+            Some((_, Known::Damaged)) => {
+                self.unreadable.add(user, position);
+                of(Personal::default())
+            }
             Some((_, Known::NotYet)) => {
                 self.unknown_keys.insert(user);
                 of(Personal::default())
@@ -244,9 +259,16 @@ impl Parsed {
         let start = self.tuples.len();
         match called.personal.as_ref().map(|sealed| (sealed, keys.key(user))) {
             Some((sealed, Known::Key(key))) => {
-                personal::open(&key, &event.id, sealed, position, |personal| {
-                    self.row(position, user, id, event, called, &personal);
+                personal::open(&key, &event.id, sealed, |opened| {
+                    if opened.is_none() {
+                        self.unreadable.add(user, position);
+                    }
+                    self.row(position, user, id, event, called, &opened.unwrap_or_default());
                 });
+            }
+            Some((_, Known::Damaged)) => {
+                self.unreadable.add(user, position);
+                self.row(position, user, id, event, called, &Personal::default());
             }
             Some((_, Known::NotYet)) => {
                 self.unknown_keys.insert(user);

@@ -1,6 +1,6 @@
 //! Opening the sealed address and user agent of a call.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use events::{Personal, SealedJson};
@@ -8,22 +8,25 @@ use keys::{Keys, KeysError};
 use ledger::UserId;
 use sqlx::PgConnection;
 use store::Position;
-use vault::{DataKey, Sealed};
+use vault::{DataKey, DataKeyError, Sealed};
 
 /// The data keys that a batch is opened with. Parsing does not wait: who is not known is asked for, and the batch is
 /// parsed again.
 #[derive(Clone, Default)]
 pub struct KnownKeys {
     keys: Option<Keys>,
-    /// What was looked up for this batch; None for a key that is destroyed, or never was.
-    looked_up: HashMap<UserId, Option<Arc<DataKey>>>,
+    /// What was looked up for this batch.
+    looked_up: HashMap<UserId, Known>,
 }
 
 /// What is known of a user's data key.
+#[derive(Clone)]
 pub(super) enum Known {
     Key(Arc<DataKey>),
     /// There is none: what it sealed is noise for ever.
     Destroyed,
+    /// What is stored is not what was sealed for this user; no configuration would open it.
+    Damaged,
     /// The database was not asked yet.
     NotYet,
 }
@@ -35,42 +38,69 @@ impl KnownKeys {
     }
 
     /// Asks the database for the keys of these users.
+    ///
+    /// # Errors
+    /// Also when a root key is not configured: what is left out for want of it would be lost.
     pub async fn look_up(&mut self, conn: &mut PgConnection, users: &[UserId]) -> Result<(), KeysError> {
         let mut found = match &self.keys {
             Some(keys) => keys.find_many(conn, users).await?,
             None => HashMap::new(),
         };
-        self.looked_up.extend(users.iter().map(|user| (*user, found.remove(user))));
+        for &user in users {
+            let known = match found.remove(&user) {
+                None => Known::Destroyed,
+                Some(Ok(key)) => Known::Key(key),
+                Some(Err(error @ DataKeyError::UnknownKey { .. })) => return Err(error.into()),
+                Some(Err(DataKeyError::Open(_))) => Known::Damaged,
+            };
+            self.looked_up.insert(user, known);
+        }
         Ok(())
     }
 
     pub(super) fn key(&self, user: UserId) -> Known {
-        match self.looked_up.get(&user) {
-            Some(Some(key)) => return Known::Key(Arc::clone(key)),
-            Some(None) => return Known::Destroyed,
-            None => {}
+        if let Some(known) = self.looked_up.get(&user) {
+            return known.clone();
         }
         self.keys.as_ref().and_then(|keys| keys.cached(user)).map_or(Known::NotYet, Known::Key)
     }
 }
 
-/// Hands the opened fields to `with`; none of them when they don't open. That is told and counted, and never costs the
-/// call itself.
+/// Hands the opened fields to `with`; none when they do not open.
 pub(super) fn open<T>(
     key: &DataKey,
     event_id: &str,
     sealed: &SealedJson<'_>,
-    position: Position,
-    with: impl FnOnce(Personal<'_>) -> T,
+    with: impl FnOnce(Option<Personal<'_>>) -> T,
 ) -> T {
     let opened = Sealed::from_json(sealed.as_str()).and_then(|sealed| key.open_personal(event_id, &sealed));
-    let read = opened.as_ref().ok().and_then(|json| serde_json::from_slice(json).ok());
-    if read.is_none() {
-        metrics::counter!("ledger_personal_unreadable_total").increment(1);
+    with(opened.as_ref().ok().and_then(|json| serde_json::from_slice(json).ok()))
+}
+
+/// Calls whose sealed fields do not open although their user has a key. They are left out, which never costs the call
+/// itself.
+#[derive(Debug, Default)]
+pub(super) struct Unreadable {
+    calls: u64,
+    first: Option<(UserId, Position)>,
+    users: BTreeSet<UserId>,
+}
+
+impl Unreadable {
+    /// One more, behind all that were added before.
+    pub(super) fn add(&mut self, user: UserId, position: Position) {
+        self.calls += 1;
+        self.first.get_or_insert((user, position));
+        self.users.insert(user);
+    }
+
+    /// Counts them, and tells of all in one line: a busy user's damaged key must not drown what else is told.
+    pub(super) fn report(&self) {
+        let Some((user_id, position)) = self.first else { return };
+        metrics::counter!("ledger_personal_unreadable_total").increment(self.calls);
         tracing::error!(
-            user_id = %key.user(), seq = position.seq, idx = position.idx,
-            "a call's address and user agent do not open under its user's key; they are left out"
+            calls = self.calls, users = self.users.len(), %user_id, seq = position.seq, idx = position.idx,
+            "addresses and user agents do not open under their users' keys and are left out; the first is named"
         );
     }
-    with(read.unwrap_or_default())
 }

@@ -1,16 +1,23 @@
 //! What is known of the person behind a call: opened for the row, lost with the key, never guessed at without it.
 
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
 use anyhow::Result;
 use events::{Event, Personal, SealedJson};
 use keys::{KeyConfig, Keys};
 use ledger::Category::Other;
 use ledger::UserId;
 use ledger_worker::WorkerConfig;
+use ledger_worker::batch::{KnownKeys, Parsed};
 use ledger_worker::rebuild::{Finish, RebuildError};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use nats::EncodedEvent;
 use store::users::NewUser;
 use testkit::wait_until;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::fmt::MakeWriter;
 use vault::OsEntropy;
 
 use crate::support::{BOUND, TestLedger, call, encoded, reported};
@@ -46,6 +53,34 @@ impl TestLedger {
     }
 }
 
+/// What is logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("nobody panicked").clone()).expect("UTF-8")
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("nobody panicked").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
 #[tokio::test]
 async fn sealed_fields_are_opened_for_their_event_alone_and_gone_with_the_key() -> Result<()> {
     let ledger = TestLedger::start().await?;
@@ -77,6 +112,76 @@ async fn sealed_fields_are_opened_for_their_event_alone_and_gone_with_the_key() 
     assert_eq!(ledger.number("SELECT sum(total_calls)::bigint FROM monthly_usage_summary").await, 4);
     assert_eq!(ledger.verified().await?.differences, []);
     worker.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_running_worker_opens_nothing_more_with_a_destroyed_key() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let alice = ledger.user_with_key().await?;
+    ledger.publish(&[ledger.sealed_call(alice, "e1", "e1", "192.0.2.1")]).await;
+    ledger.projected().await;
+    assert_eq!(ledger.text(ROWS).await, "192.0.2.1 curl/8");
+    let destroy = "WITH gone AS (DELETE FROM public.user_data_keys WHERE user_id = $1 RETURNING user_id)
+                   SELECT pg_notify('ledger_users', user_id::text) FROM gone";
+    sqlx::query(destroy).bind(alice.get()).execute(ledger.env.pool()).await?;
+    // The worker hears of it beside its work.
+    let sealed = AtomicU32::new(1);
+    wait_until(BOUND, || async {
+        let id = format!("e{}", sealed.fetch_add(1, Ordering::Relaxed) + 1);
+        ledger.publish(&[ledger.sealed_call(alice, &id, &id, "192.0.2.1")]).await;
+        ledger.projected().await;
+        ledger.text(ROWS).await.ends_with("- -")
+    })
+    .await;
+    worker.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_damaged_data_key_costs_its_users_fields_alone() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let (alice, bob) = (ledger.user_with_key().await?, ledger.user_with_key().await?);
+    let damage = "UPDATE public.user_data_keys SET
+                      sealed = jsonb_set(sealed::jsonb, '{tag}', to_jsonb(repeat('0', 64)))::json
+                  WHERE user_id = $1";
+    sqlx::query(damage).bind(alice.get()).execute(ledger.env.pool()).await?;
+    ledger
+        .publish(&[
+            ledger.sealed_call(alice, "e1", "e1", "192.0.2.1"),
+            ledger.sealed_call(bob, "e2", "e2", "192.0.2.2"),
+            ledger.sealed_call(alice, "e3", "e3", "192.0.2.3"),
+            // Moved to another event.
+            ledger.sealed_call(bob, "e4", "e2", "192.0.2.4"),
+        ])
+        .await;
+    // A worker with nothing in memory; what it cannot open costs no call and stops nobody.
+    let worker = ledger.spawn_worker();
+    ledger.projected().await;
+    assert_eq!(ledger.text(ROWS).await, "- -, 192.0.2.2 curl/8, - -, - -");
+    assert_eq!(ledger.number("SELECT sum(total_calls)::bigint FROM monthly_usage_summary").await, 4);
+    worker.stop().await;
+
+    // Every such call is counted, and one line tells of all.
+    let keys = Keys::start(ledger.env.database_url(), &testkit::keys(), &ledger.env.clock).await?;
+    let mut known = KnownKeys::of(&keys);
+    known.look_up(&mut *ledger.env.pool().acquire().await?, &[alice, bob]).await?;
+    let frame = ledger.log.frame_at(1).await?.expect("it was published");
+    let parsed = Parsed::of(&[frame], &known);
+    let metrics = PrometheusBuilder::new().build_recorder();
+    let lines = Lines::default();
+    let logging = tracing_subscriber::fmt().with_ansi(false).with_writer(lines.clone()).finish();
+    tracing::subscriber::with_default(logging, || {
+        metrics::with_local_recorder(&metrics, || parsed.report_unreadable());
+    });
+    let metrics = metrics.handle().render();
+    assert!(metrics.contains("ledger_personal_unreadable_total 3\n"), "{metrics}");
+    let told = lines.text();
+    assert_eq!(told.lines().count(), 1, "{told}");
+    for part in ["calls=3 users=2", "seq=1 idx=0", &alice.to_string()] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
     Ok(())
 }
 
