@@ -58,7 +58,7 @@ impl Throttle {
 
     fn admit(&self, principal: UserId, now: Instant) -> bool {
         let interval = self.interval();
-        let tolerance = self.0.pace.period - interval;
+        let tolerance = self.0.pace.period.saturating_sub(interval);
         let fresh = || Ok::<_, std::convert::Infallible>(Arc::new(Mutex::new(now)));
         let Ok(arrival) = self.0.arrivals.get_or_insert_with(&principal, fresh);
         let mut arrival = arrival.lock();

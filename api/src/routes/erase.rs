@@ -41,7 +41,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 #[derive(Debug, Serialize, ToSchema)]
 struct Receipt {
     /// Id of the event in the log.
-    receipt_id: Uuid,
+    #[serde(rename = "receipt_id")]
+    event_id: Uuid,
     user_id: Uuid,
     erased_at: DateTime<Utc>,
     /// Where in the log it is; opaque.
@@ -151,7 +152,7 @@ async fn receipt(state: &AppState, user: UserId, erasure: Erasure) -> Result<Res
         false
     });
     let receipt = Receipt {
-        receipt_id: erasure.event_id,
+        event_id: erasure.event_id,
         user_id: user.get(),
         erased_at: erasure.erased_at,
         position: state.positions().encode(seq),

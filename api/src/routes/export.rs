@@ -93,7 +93,7 @@ async fn write(mut writer: Writer, as_of: AsOf) {
 impl Writer {
     async fn section(&mut self, section: Section, json: &mut String) -> Result<(), store::Error> {
         let is_list = section != Section::User;
-        json.push_str(&format!(",\"{}\":{}", section.name(), if is_list { "[" } else { "" }));
+        json.extend([",\"", section.name(), "\":", if is_list { "[" } else { "" }]);
         if !is_list || !self.is_erased {
             let mut first = true;
             let mut objects = objects(&mut self.conn, self.owner, section);

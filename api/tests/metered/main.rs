@@ -1,5 +1,5 @@
 //! Calls from socket to summary: admitted, recorded, reported, completed, held to their limit. Through the real router,
-//! PostgreSQL, nats-server and worker.
+//! PostgreSQL, nats-server and worker. So too what users keep in the vault.
 
 mod check;
 mod data_keys;
@@ -13,4 +13,5 @@ mod outage;
 mod outcome;
 mod paths;
 mod suspension;
+mod vault;
 mod world;

@@ -1,0 +1,112 @@
+//! Input of somebody who means harm, or who put a token where it does not belong: a clear error that repeats nothing.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{GITHUB, actions, store, token};
+use crate::world::World;
+
+/// A token in the wrong place.
+const SECRET: &str = "ghp_DoNotRepeatThisDoNotRepeatThisDoNotRep";
+
+#[tokio::test]
+async fn what_is_wrong_is_told_and_never_repeated() -> Result<()> {
+    let world = World::start().await?;
+    let alice = world.user("alice")?;
+    let long = format!("ghp_{}", "x".repeat(4_093));
+    let bodies: Vec<(Value, &str, &str)> = vec![
+        (token("github", ""), "/token", "empty"),
+        (token("github", &long), "/token", "too_long"),
+        (token("github", &format!("{SECRET}\n")), "/token", "invalid_character"),
+        (token("github", &format!("{SECRET} x")), "/token", "invalid_character"),
+        (token("github", &format!("{SECRET}\u{0}")), "/token", "invalid_character"),
+        (token("github", &format!("{SECRET}\u{202e}")), "/token", "invalid_character"),
+        (token("openai", SECRET), "/token", "other_type"),
+        (token(SECRET, SECRET), "/token_type", "invalid"),
+        (token("Github", SECRET), "/token_type", "invalid"),
+        (json!({"token_type": "github"}), "/token", "missing"),
+        (json!({"token": SECRET}), "/token_type", "missing"),
+        (json!({"token_type": "github", "token": [SECRET]}), "/token", "invalid"),
+        (json!({"token_type": {"x": SECRET}, "token": SECRET}), "/token_type", "invalid"),
+        (json!({"token_type": "github", "token": 8_675_309}), "/token", "invalid"),
+        (
+            json!({"token_type": "github", "token": SECRET, "token_name": "\u{202e}x"}),
+            "/token_name",
+            "invalid",
+        ),
+        (json!({"token_type": "github", "token": SECRET, "token_name": ""}), "/token_name", "invalid"),
+        (
+            json!({"token_type": "github", "token": SECRET, "token_name": "x".repeat(256)}),
+            "/token_name",
+            "invalid",
+        ),
+        (json!({"token_type": "github", "token": SECRET, "user_id": "bob"}), "", "unknown_field"),
+        (json!({"token_type": "github", "token": SECRET, SECRET: 1}), "", "unknown_field"),
+        (json!({SECRET: SECRET}), "", "unknown_field"),
+        (json!([SECRET]), "", "invalid"),
+        (json!(SECRET), "", "invalid"),
+    ];
+    for (body, pointer, code) in bodies {
+        let refused = store(&alice, &body).await?.expect(422)?;
+        let problem = refused.json()?;
+        assert_eq!(problem["code"], "validation_failed", "{body}");
+        assert_eq!(
+            (&problem["errors"][0]["pointer"], &problem["errors"][0]["code"]),
+            (&pointer.into(), &code.into()),
+            "{body}: {problem}"
+        );
+        silent(&refused.text());
+    }
+    let raw = |body: String| alice.post("/api/tokens").body("application/json", body).send();
+    silent(&raw(format!("{{\"token_type\": \"github\", \"token\": \"{SECRET}")).await?.expect(400)?.text());
+    silent(&raw(SECRET.to_owned()).await?.expect(400)?.text());
+    silent(&raw(format!("{{\"token\": \"{SECRET}\", \"token\": \"{SECRET}\"}}")).await?.expect(422)?.text());
+    let large = format!("{{\"token_type\": \"github\", \"token\": \"{}\"}}", SECRET.repeat(125_000));
+    silent(&raw(large).await?.expect(413)?.text());
+    let text = alice.post("/api/tokens").body("text/plain", SECRET).send().await?.expect(415)?;
+    silent(&text.text());
+    assert!(actions(&alice, "/api/tokens/audit").await?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_in_the_path_or_the_query_is_not_repeated() -> Result<()> {
+    let world = World::start().await?;
+    let alice = world.user("alice")?;
+    store(&alice, &token("github", GITHUB)).await?.expect(201)?;
+    for (method, path) in [
+        ("GET", format!("/api/tokens/{SECRET}")),
+        ("DELETE", format!("/api/tokens/{SECRET}")),
+        ("POST", format!("/api/tokens/{SECRET}/test")),
+        ("GET", format!("/api/tokens/{SECRET}/audit")),
+        ("PATCH", format!("/api/tokens/{SECRET}")),
+        ("GET", format!("/api/tokens/x/{SECRET}")),
+        ("GET", format!("/api/tokens?token={SECRET}")),
+        ("GET", format!("/api/tokens?limit={SECRET}")),
+        ("GET", format!("/api/tokens?cursor={SECRET}")),
+        ("GET", format!("/api/tokens/audit?user_id={SECRET}")),
+    ] {
+        let answer = alice.request(method.parse()?, &path).send().await?;
+        assert!(answer.status.is_client_error(), "{method} {path}: {}", answer.text());
+        silent(&answer.text());
+    }
+    Ok(())
+}
+
+/// Names that do not print are no names; another user's id changes nothing.
+#[tokio::test]
+async fn a_store_is_always_one_s_own() -> Result<()> {
+    let world = World::start().await?;
+    let (alice, bob) = (world.user("alice")?, world.user("bob")?);
+    store(&bob, &token("github", GITHUB)).await?.expect(201)?;
+    let refused =
+        alice.post("/api/tokens?user_id=bob").json(&token("openai", "sk-0123456789abcdef")).send().await?;
+    assert!(refused.status == 201 || refused.status == 422, "{}", refused.text());
+    assert_eq!(actions(&bob, "/api/tokens/audit").await?, ["stored"]);
+    Ok(())
+}
+
+#[track_caller]
+fn silent(answer: &str) {
+    assert!(!answer.contains("DoNotRepeat"), "{answer}");
+}
