@@ -1,7 +1,7 @@
 //! A call that asks to be admitted and recorded, by a proxy (forward-auth) or by a service (check).
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use chrono::{DateTime, Utc};
@@ -85,7 +85,7 @@ impl MeteredCall {
         particulars: Particulars<'_>,
     ) -> Result<Metered, Problem> {
         // Before anything is admitted: it may have to wait for the database.
-        let key = if particulars.personal.is_empty() { None } else { Some(sealer.key(self.user).await?) };
+        let key = if particulars.personal.is_empty() { None } else { self.key(limits, sealer).await? };
         let admission = match self.admit(limits).await? {
             Verdict::Admitted(admission) => admission,
             Verdict::Refused(refusal) => return Ok(Metered::Refused(refusal)),
@@ -96,6 +96,16 @@ impl MeteredCall {
         let position = admission.record(&json.into())?.await?;
         count(self.classified.category, self.classified.counted, 1);
         Ok(Metered::Recorded(Recorded { call_id, seq: position.seq, standing, would_block }))
+    }
+
+    /// The user's data key. Without the database a call may have to pass all the same, and then nothing is recorded of
+    /// the person behind it.
+    async fn key(&self, limits: &Limits, sealer: &Sealer) -> Result<Option<Arc<DataKey>>, Problem> {
+        match sealer.key(self.user).await {
+            Ok(key) => Ok(Some(key)),
+            Err(problem) if limits.is_open() && problem.code() == Code::Unavailable => Ok(None),
+            Err(problem) => Err(problem),
+        }
     }
 
     async fn admit(&self, limits: &Limits) -> Result<Verdict, LimitsError> {

@@ -19,6 +19,9 @@ static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 /// Seconds, from well below an fsync to a frame's longest wait.
 const SECONDS: [f64; 14] =
     [0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 1.0, 5.0, 60.0];
+/// Seconds of what needs no disk.
+const BRIEF_SECONDS: [f64; 8] =
+    [0.000_001, 0.000_002, 0.000_004, 0.000_008, 0.000_032, 0.000_125, 0.001, 0.01];
 /// Histograms that nobody scrapes are emptied this often, so that they do not grow.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -29,6 +32,8 @@ pub fn install() -> Option<&'static PrometheusHandle> {
     }
     let builder = PrometheusBuilder::new();
     let builder = builder.set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS).ok()?;
+    let builder =
+        builder.set_buckets_for_metric(Matcher::Prefix("vault_".to_owned()), &BRIEF_SECONDS).ok()?;
     let recorder = builder.build_recorder();
     let handle = recorder.handle();
     match metrics::set_global_recorder(recorder) {

@@ -250,6 +250,11 @@ impl Limits {
         );
     }
 
+    /// Whether calls pass while the database is away (`LIMIT_FAILURE_MODE=open`).
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.parts.failure_mode == LimitFailureMode::Open
+    }
+
     /// Whether ingest may write: with `LIMIT_FAILURE_MODE=closed` not while the database is away.
     pub fn check_database(&self) -> Result<(), LimitsError> {
         match self.0.gate.check() {
