@@ -10,7 +10,7 @@ use store::gaps::Gap;
 
 use crate::support::{TestLedger, call};
 
-const STATE: &str = "SELECT state FROM projector_status";
+const STATE: &str = "SELECT state FROM projector_status ORDER BY heartbeat_at DESC LIMIT 1";
 
 impl TestLedger {
     pub(crate) async fn accept_range(&self, seqs: RangeInclusive<u64>) -> Result<Gap, AcceptError> {

@@ -14,7 +14,7 @@ use testkit::{PrivateServers, wait_until};
 
 use crate::support::{BOUND, TestLedger, call, encoded, reported};
 
-const STATE: &str = "SELECT state FROM projector_status";
+const STATE: &str = "SELECT state FROM projector_status ORDER BY heartbeat_at DESC LIMIT 1";
 const ROWS: &str = "SELECT count(*) FROM api_usage";
 const DEAD: &str = "SELECT count(*) FROM dead_letters";
 /// Reading a few frames takes much less; what hangs takes for ever.

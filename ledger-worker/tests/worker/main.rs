@@ -8,6 +8,7 @@ mod dead_letters;
 mod erasures;
 mod gaps;
 mod lost_log;
+mod million;
 mod order;
 mod outages;
 mod periods;

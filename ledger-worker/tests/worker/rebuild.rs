@@ -1,8 +1,4 @@
-//! Rebuilding beside a worker that goes on: identical tables, no half-built read, mended rows, a resumed run.
-
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+//! Rebuilding beside a worker that goes on: identical tables, mended rows, tables that are held, months that are detached.
 
 use anyhow::Result;
 use events::{Body, CallCompleted, Event, LimitRejected, PeriodClosed, SOURCE_WORKER};
@@ -10,10 +6,8 @@ use ledger::Category::{Analyze, Auth, Other};
 use ledger::{Meter, Month, UserId};
 use ledger_worker::rebuild::{Finish, Outcome, Progress, Rebuild, RebuildError};
 use nats::EncodedEvent;
-use sqlx::Row as _;
-use testkit::wait_until;
 
-use crate::support::{BOUND, TestLedger, call, encoded, minutes, plan, reported, reset};
+use crate::support::{TestLedger, call, minutes, plan, reported, reset};
 
 const SILENT: &(dyn Fn(Progress) + Send + Sync) = &|_| {};
 
@@ -178,113 +172,6 @@ async fn rows_changed_by_hand_are_found_and_mended() -> Result<()> {
     }
     assert_eq!(ledger.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'ledger_next'").await, 0);
     assert_eq!(tables(&rebuild.run(&ledger.keys, Finish::Swap).await?).len(), 3);
-    assert_eq!(ledger.verified().await?.differences, []);
-    worker.stop().await;
-    Ok(())
-}
-
-#[tokio::test]
-async fn calls_keep_coming_and_no_read_sees_a_half_built_table() -> Result<()> {
-    let ledger = TestLedger::start().await?;
-    let worker = ledger.spawn_worker();
-    let users: Vec<UserId> = (0..20).map(|_| ledger.user()).collect();
-    for _ in 0..60 {
-        publish_many(&ledger, &users, 1_000).await;
-    }
-    ledger.projected().await;
-    let stop = AtomicBool::new(false);
-    let rebuilding = async {
-        let outcome = ledger.rebuild().run(&ledger.keys, Finish::Swap).await;
-        stop.store(true, Ordering::Release);
-        outcome
-    };
-    let publishing = async {
-        while !stop.load(Ordering::Acquire) {
-            publish_many(&ledger, &users, 50).await;
-        }
-    };
-    let (outcome, (), reads) = tokio::join!(rebuilding, publishing, read_consistently(&ledger, &stop));
-    assert_eq!(outcome?.differences, []);
-    assert!(reads? > 10, "it was read while the tables were exchanged");
-    ledger.projected().await;
-    assert_eq!(ledger.verified().await?.differences, []);
-    worker.stop().await;
-    Ok(())
-}
-
-async fn publish_many(ledger: &TestLedger, users: &[UserId], count: usize) {
-    let events = (0..count).map(|n| encoded(&ledger.own_call(users[n % users.len()], call(Other)))).collect();
-    ledger.publisher.publish_all(events).await.expect("the log takes the events");
-}
-
-/// In one snapshot calls, hours and sums agree, and nothing ever goes back.
-async fn read_consistently(ledger: &TestLedger, stop: &AtomicBool) -> Result<u64> {
-    let (mut reads, mut before) = (0, 0_i64);
-    while !stop.load(Ordering::Acquire) {
-        let mut tx = store::read::snapshot(ledger.env.pool()).await?;
-        let mut figures = Vec::new();
-        for query in [
-            "SELECT count(*) FROM api_usage",
-            "SELECT COALESCE(sum(calls), 0)::bigint FROM usage_hourly",
-            "SELECT COALESCE(sum(total_calls), 0)::bigint FROM monthly_usage_summary",
-        ] {
-            figures.push(sqlx::query(query).fetch_one(&mut *tx).await?.get::<i64, _>(0));
-        }
-        tx.rollback().await?;
-        assert!(figures.iter().all(|figure| *figure == figures[0]), "{figures:?}");
-        assert!(figures[0] >= before, "{figures:?} after {before}");
-        before = figures[0];
-        reads += 1;
-    }
-    Ok(reads)
-}
-
-#[tokio::test]
-async fn a_killed_rebuild_goes_on_where_it_was() -> Result<()> {
-    let ledger = TestLedger::start().await?;
-    let worker = ledger.spawn_worker();
-    let users = [ledger.user(), ledger.user()];
-    for _ in 0..80 {
-        publish_many(&ledger, &users, 1_000).await;
-    }
-    ledger.projected().await;
-    let last = ledger.log.state().await?.last_seq;
-    let at = AtomicU64::new(0);
-    let note = |progress| {
-        if let Progress::At { seq, .. } = progress {
-            at.store(seq, Ordering::Release);
-        }
-    };
-    let rebuild = Rebuild { progress: &note, ..ledger.rebuild() };
-    let half_way = async {
-        // Some of it is done, and not all of it.
-        wait_until(BOUND, || async { at.load(Ordering::Acquire) > 0 }).await;
-    };
-    tokio::select! {
-        outcome = rebuild.run(&ledger.keys, Finish::Swap) => panic!("it ended before it was killed: {outcome:?}"),
-        () = half_way => {}
-    }
-    let killed_at = at.load(Ordering::Acquire);
-    assert!(0 < killed_at && killed_at < last, "killed at {killed_at} of {last}");
-    // The server notices the lost connection.
-    let steps = Mutex::new(Vec::new());
-    let note = |progress| steps.lock().expect("no panic").push(progress);
-    let rebuild = Rebuild { progress: &note, ..ledger.rebuild() };
-    let until = tokio::time::Instant::now() + Duration::from_secs(10);
-    let outcome = loop {
-        match rebuild.run(&ledger.keys, Finish::Swap).await {
-            Err(RebuildError::Busy) if tokio::time::Instant::now() < until => {}
-            other => break other?,
-        }
-    };
-    let steps = steps.into_inner()?;
-    let resumed = steps.iter().find_map(|step| match step {
-        Progress::Resumed(seq) => Some(*seq),
-        _ => None,
-    });
-    assert!(resumed.is_some_and(|seq| seq >= killed_at), "{steps:?}");
-    assert!(outcome.events < 80_000, "{} events were read again", outcome.events);
-    assert_eq!(outcome.differences, []);
     assert_eq!(ledger.verified().await?.differences, []);
     worker.stop().await;
     Ok(())

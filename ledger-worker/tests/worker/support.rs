@@ -1,5 +1,6 @@
 //! A ledger for one test: database, log, publisher and workers.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -22,6 +23,8 @@ pub(crate) struct TestLedger {
     pub(crate) publisher: Publisher,
     connection: Connection,
     pub(crate) keys: Keys,
+    /// Why a worker did not start.
+    refusal: Arc<OnceLock<String>>,
 }
 
 pub(crate) struct Worker {
@@ -62,7 +65,7 @@ impl TestLedger {
         let ids = env.ids.clone();
         let publisher = Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?;
         let keys = Keys::start(env.database_url(), &testkit::keys(), &env.clock).await?;
-        Ok(Self { env, log, publisher, connection, keys })
+        Ok(Self { env, log, publisher, connection, keys, refusal: Arc::default() })
     }
 
     /// As a process that is started anew: another connection, another producer.
@@ -78,7 +81,16 @@ impl TestLedger {
             testkit::keys(),
             self.env.clock.clone(),
         );
-        Worker { task: tokio::spawn(ledger_worker::run(config, shutdown.clone())), shutdown }
+        let running = ledger_worker::run(config, shutdown.clone());
+        let refusal = Arc::clone(&self.refusal);
+        let task = tokio::spawn(async move {
+            let ended = running.await;
+            if let Err(error) = &ended {
+                let _ = refusal.set(format!("{error:?}"));
+            }
+            ended
+        });
+        Worker { task, shutdown }
     }
 
     pub(crate) async fn publish(&self, events: &[Event<'_>]) -> Vec<Position> {
@@ -92,11 +104,11 @@ impl TestLedger {
         self.projected_to(last).await;
     }
 
-    pub(crate) async fn projected_to(&self, seq: u64) {
-        wait_until(BOUND, || async {
-            self.number("SELECT seq FROM projection_checkpoint").await >= i64::try_from(seq).unwrap()
+    #[track_caller]
+    pub(crate) fn projected_to(&self, seq: u64) -> impl Future<Output = ()> {
+        self.wait_until(move || async move {
+            self.number("SELECT seq FROM projection_checkpoint").await.unsigned_abs() >= seq
         })
-        .await;
     }
 
     pub(crate) async fn number(&self, query: &'static str) -> i64 {
@@ -110,8 +122,23 @@ impl TestLedger {
     }
 
     /// Waits until the query answers this.
-    pub(crate) async fn until(&self, query: &'static str, answer: &str) {
-        wait_until(BOUND, || async { self.text(query).await == answer }).await;
+    #[track_caller]
+    pub(crate) fn until(&self, query: &'static str, answer: &str) -> impl Future<Output = ()> {
+        self.wait_until(move || async move { self.text(query).await == answer })
+    }
+
+    /// Waits for what a worker does. One that refuses to start says why in its error alone, and whoever waits for its work
+    /// would wait in vain.
+    #[track_caller]
+    fn wait_until<F: Future<Output = bool>>(
+        &self,
+        mut condition: impl FnMut() -> F,
+    ) -> impl Future<Output = ()> {
+        let refusal = Arc::clone(&self.refusal);
+        wait_until(BOUND, move || {
+            assert_eq!(refusal.get(), None, "the worker did not start");
+            condition()
+        })
     }
 
     pub(crate) fn user(&self) -> UserId {

@@ -8,8 +8,8 @@ use store::gaps::{self, Gap};
 
 use crate::support::{TestLedger, call, encoded};
 
-const STATE: &str = "SELECT state FROM projector_status";
-const REASON: &str = "SELECT reason FROM projector_status";
+const STATE: &str = "SELECT state FROM projector_status ORDER BY heartbeat_at DESC LIMIT 1";
+const REASON: &str = "SELECT reason FROM projector_status ORDER BY heartbeat_at DESC LIMIT 1";
 const TOTAL: &str = "SELECT COALESCE(sum(total_calls), 0)::bigint FROM monthly_usage_summary";
 
 impl TestLedger {

@@ -1,5 +1,7 @@
 //! A server or stream that can lose acknowledged frames is refused, in one line that says what to do.
 
+use std::time::Duration;
+
 use async_nats::jetstream::stream::Config;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -101,8 +103,9 @@ async fn a_wrong_login_or_address_is_one_line_without_the_password() {
     }
 }
 
-/// Passes requests on to `monitor`, and makes the server a version older in every answer.
-async fn as_an_older_server(monitor: &str) -> String {
+/// Passes requests on to `monitor`, one after the other, and answers with what `change` makes of the answers; those about
+/// JetStream take `delay` longer.
+async fn through_proxy(monitor: &str, delay: Duration, change: fn(String) -> String) -> String {
     let upstream = monitor.trim_start_matches("http://").to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -119,8 +122,10 @@ async fn as_an_older_server(monitor: &str) -> String {
             let mut answer = Vec::new();
             server.read_to_end(&mut answer).await.expect("it answers");
             let answer = String::from_utf8(answer).expect("JSON is UTF-8");
-            // Of the same length, as the answer's head says it.
-            let answer = answer.replace("\"version\": \"2.", "\"version\": \"1.");
+            if head.starts_with(b"GET /jsz") {
+                tokio::time::sleep(delay).await;
+            }
+            let answer = change(answer);
             // A client that is gone is no concern of this.
             let _ = client.write_all(answer.as_bytes()).await;
         }
@@ -134,10 +139,24 @@ async fn a_server_whose_fsync_may_fail_unseen_is_refused_by_its_version() {
     server.log("OLD").await;
     let mut connection = server.connection("OLD");
     let monitor = connection.monitor_url.take().expect("it monitors");
-    connection.monitor_url = Some(as_an_older_server(&monitor).await);
+    // Of the same length, as the answer's head says it.
+    let older = |answer: String| answer.replace("\"version\": \"2.", "\"version\": \"1.");
+    connection.monitor_url = Some(through_proxy(&monitor, Duration::ZERO, older).await);
     let log = nats::connect(&connection).await.expect("connecting");
     let text = log.verify(false).await.expect_err("it must be refused").to_string();
     assert!(text.contains("has version \"1.") && text.contains("install 2.14 or later"), "{text}");
     assert!(!text.contains('\n') && !text.contains("cannot be checked"), "{text}");
     assert_eq!(log.verify(true).await, Ok(()), "--allow-unsafe-log");
+}
+
+/// Its `/jsz` waits behind the fsync of other streams; a disk may be busy for seconds.
+#[tokio::test]
+async fn a_server_that_is_slow_to_answer_is_not_refused() {
+    let server = Server::start().await;
+    server.log("SLOW").await;
+    let mut connection = server.connection("SLOW");
+    let monitor = connection.monitor_url.take().expect("it monitors");
+    connection.monitor_url = Some(through_proxy(&monitor, Duration::from_secs(4), |answer| answer).await);
+    let log = nats::connect(&connection).await.expect("connecting");
+    assert_eq!(log.verify(false).await, Ok(()));
 }
