@@ -14,6 +14,7 @@ mod periods;
 mod personal;
 mod rebuild;
 mod rollover;
+mod sealed;
 mod summaries;
 mod support;
 mod tokens;
