@@ -5,6 +5,7 @@ mod config;
 mod demo;
 mod differences;
 mod import;
+mod legacy;
 mod logging;
 mod output;
 mod progress;

@@ -6,12 +6,16 @@ mod program;
 use std::time::Duration;
 
 use anyhow::Result;
-use events::{ApiCalled, Body, Event};
+use events::{Actor, ActorKind, ApiCalled, Body, Event, Personal, SealedJson, TokenStored, UserErased};
+use keys::Keys;
 use ledger::{Category, UserId};
 use nats::{EncodedEvent, FrameHeader, Log, Publisher, PublisherConfig};
 use nix::sys::signal::Signal;
 use program::{DataDir, Output, Program, output};
+use store::data_keys;
+use store::users::NewUser;
 use testkit::{Client, Env, wait_until};
+use vault::{OsEntropy, SecretText, TokenKind};
 
 const BOUND: Duration = Duration::from_mins(1);
 /// Enough that a rebuild of them in a debug build takes some batches.
@@ -65,9 +69,63 @@ impl Operated {
 
     fn call(&self, user: UserId) -> EncodedEvent {
         let body = Body::ApiCalled(ApiCalled::new("/api/x", Category::Other));
+        self.event(self.env.ids.event_id(), user, body)
+    }
+
+    fn event(&self, id: uuid::Uuid, user: UserId, body: Body<'_>) -> EncodedEvent {
         let mut json = Vec::new();
-        events::encode(&Event::by_api(self.env.ids.event_id(), user, self.env.clock.now(), body), &mut json);
+        events::encode(&Event::by_api(id, user, self.env.clock.now(), body), &mut json);
         EncodedEvent::from(json)
+    }
+
+    /// A user of this name with a stored token that has a name.
+    async fn user_with_token(&self, name: &str) -> Result<UserId> {
+        let keys = Keys::start(self.env.database_url(), &testkit::keys(), &self.env.clock).await?;
+        let user = UserId::new(self.env.ids.random_id());
+        let mut conn = self.env.pool().acquire().await?;
+        let external = keys.hash_external_id(&mut conn, name.parse()?).await?;
+        let new = vec![NewUser::named(user.get(), external)];
+        store::users::provision(&mut conn, new, self.env.clock.now()).await?;
+        let key = keys.get_or_make(&mut conn, user).await?;
+        let (id, token) = (self.env.ids.event_id(), SecretText::new("ghp_0123456789abcdef".to_owned()));
+        let personal = Personal { token_name: Some("mine".into()), ..Personal::default() };
+        let personal = key.seal_personal(&id.to_string(), &personal.to_json(), &OsEntropy)?;
+        let body = Body::TokenStored(TokenStored {
+            token_id: id,
+            token_type: TokenKind::Github.as_str().into(),
+            sealed: SealedJson::new(key.seal_token(TokenKind::Github, id, &token, &OsEntropy)?.to_json())?,
+            masked: vault::mask(&token).into(),
+            fingerprint: key.fingerprint(TokenKind::Github, &token).to_string().into(),
+            actor: Actor::new(ActorKind::User, user.to_string()),
+            personal: Some(SealedJson::new(personal.to_json())?),
+        });
+        self.publish(vec![self.event(id, user, body)]).await?;
+        Ok(user)
+    }
+
+    async fn erase(&self, user: UserId) -> Result<()> {
+        let body = Body::UserErased(UserErased { actor: Actor::new(ActorKind::Admin, "tester") });
+        self.publish(vec![self.event(self.env.ids.event_id(), user, body)]).await?;
+        let finished = async || {
+            let blanked = sqlx::query_scalar::<_, i64>("SELECT count(blanked_at) FROM public.users");
+            blanked.fetch_one(self.env.pool()).await.is_ok_and(|users| users == 1)
+        };
+        wait_until(BOUND, finished).await;
+        Ok(())
+    }
+
+    /// [`Operated::exits`] of somebody who does not have the root key.
+    async fn exits_without_key(&self, code: i32, arguments: &[&str]) -> Result<String> {
+        let variables: Vec<_> =
+            self.variables().into_iter().filter(|(name, _)| *name != "ENCRYPTION_KEY").collect();
+        let ended = output(&self.dir, arguments, &variables).await?;
+        anyhow::ensure!(
+            ended.code == Some(code),
+            "{arguments:?} ended with {:?}: {}",
+            ended.code,
+            ended.errors
+        );
+        Ok(ended.text + &ended.errors)
     }
 
     async fn publish(&self, events: Vec<EncodedEvent>) -> Result<()> {
@@ -121,6 +179,54 @@ async fn verify_and_a_dry_run_name_what_differs_and_rebuild_mends_it() -> Result
     assert!(ledger.exits(0, &["rebuild", "--drop"]).await?.contains("nothing"));
     assert!(ledger.exits(0, &["rebuild"]).await?.contains("no differences"));
     assert!(ledger.exits(0, &["rollover"]).await?.contains("no month"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn verify_of_a_user_proves_that_tokens_open_and_after_an_erasure_that_they_do_not() -> Result<()> {
+    let mut ledger = Operated::start().await?;
+    let user = ledger.user_with_token("customer-1").await?;
+    let by_id = ["verify", "--user", &user.to_string()];
+    let by_name = ["verify", "--user", "customer-1"];
+    for command in [by_id, by_name] {
+        let said = ledger.exits(0, &command).await?;
+        let opens = "2 sealed values in the log, 2 open, 1 data keys; 1 stored tokens, 1 open\n";
+        assert!(said.contains(opens), "{said}");
+        assert!(ledger.exits_without_key(1, &command).await?.contains("ENCRYPTION_KEY"));
+    }
+    assert!(ledger.exits(1, &["verify", "--user", "customer-2"]).await?.contains("there is no such user"));
+    let mut conn = ledger.env.pool().acquire().await?;
+    let wrapped = data_keys::of_users(&mut conn, &[user]).await?.pop().expect("the key was made");
+
+    ledger.erase(user).await?;
+    let gone = "Z: 2 sealed values in the log, 0 open, 0 data keys, 0 rows with personal fields\n";
+    for said in [
+        ledger.exits(0, &by_id).await?,
+        ledger.exits(0, &by_name).await?,
+        ledger.exits_without_key(0, &by_id).await?,
+    ] {
+        assert!(said.contains("\nerased 20") && said.contains(gone), "{said}");
+    }
+    assert!(ledger.exits_without_key(1, &by_name).await?.contains("set ENCRYPTION_KEY"));
+
+    // No worker may take the key away again meanwhile.
+    let mut worker = ledger.worker.take().expect("it runs");
+    worker.signal(Signal::SIGKILL)?;
+    worker.wait().await?;
+    sqlx::query(
+        "INSERT INTO public.user_data_keys (user_id, dek_id, kid, sealed, created_at)
+         VALUES ($1, $2, $3, $4::json, now())",
+    )
+    .bind(user.get())
+    .bind(&wrapped.dek_id)
+    .bind(&wrapped.kid)
+    .bind(&wrapped.sealed)
+    .execute(&mut *conn)
+    .await?;
+    let said = ledger.exits(1, &by_id).await?;
+    let left = "1 data keys are still in public.user_data_keys";
+    assert!(said.contains("2 sealed values of the log still open") && said.contains(left), "{said}");
+    assert!(ledger.exits_without_key(1, &by_id).await?.contains(left));
     Ok(())
 }
 

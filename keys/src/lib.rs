@@ -155,6 +155,21 @@ impl Keys {
         Ok(found)
     }
 
+    /// All data keys of the user that are stored, opened past the cache, which may still hold one that was destroyed.
+    /// Nothing of it is remembered.
+    ///
+    /// # Errors
+    /// The outer one when nothing can be read; the inner one when a key does not open.
+    pub async fn stored(
+        &self,
+        conn: &mut PgConnection,
+        user: UserId,
+    ) -> Result<Vec<Result<DataKey, DataKeyError>>, KeysError> {
+        self.prove(conn).await?;
+        let stored = data_keys::of_users(conn, &[user]).await?;
+        Ok(stored.iter().map(|wrapped| open(&self.0.ring, wrapped)).collect())
+    }
+
     /// Forgets the keys of these users: they may be destroyed.
     pub fn forget(&self, users: &[UserId]) {
         self.0.generation.fetch_add(1, Ordering::AcqRel);

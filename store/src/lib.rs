@@ -29,6 +29,7 @@ pub mod projector_status;
 pub mod read;
 pub mod recount;
 pub mod rejections;
+pub mod remains;
 pub mod rollover;
 pub mod rollups;
 pub mod savepoint;

@@ -43,6 +43,32 @@ pub struct TokenUse {
     pub position: Position,
 }
 
+/// Which token a user has of a type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owned {
+    /// The token.
+    pub id: Uuid,
+    /// Whose it is.
+    pub user: UserId,
+    /// Whose API it opens.
+    pub token_type: String,
+}
+
+/// The tokens of these users.
+pub async fn of_users(conn: &mut PgConnection, users: &[UserId]) -> Result<Vec<Owned>, Error> {
+    let users: Vec<Uuid> = users.iter().map(|user| user.get()).collect();
+    let rows =
+        sqlx::query!("SELECT id, user_id, token_type FROM user_tokens WHERE user_id = ANY($1)", &users)
+            .fetch_all(conn)
+            .await?;
+    let owned = rows.into_iter().map(|row| Owned {
+        id: row.id,
+        user: UserId::new(row.user_id),
+        token_type: row.token_type,
+    });
+    Ok(owned.collect())
+}
+
 /// Stores the token in the place of an earlier one of its type, whose id is answered.
 pub async fn store(conn: &mut PgConnection, token: &StoredToken) -> Result<Option<Uuid>, Error> {
     let (log_seq, log_idx) = token.position.columns();

@@ -1,22 +1,18 @@
 //! `usage-ledger import`: calls from a file.
 
-use std::fs::File;
-use std::io::{self, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use crate::config::Settings;
-use crate::import::{
-    Format, Imported, Mapping, Projected, Shown, Sink, SinkConfig, Source, Target, UserFrom,
-};
+use crate::import::{self, Format, Imported, Mapping, Projected, Sink, SinkConfig, Source, Target, UserFrom};
 use crate::shutdown;
 
 /// Exit code of arguments that cannot be, as clap has it.
 const WRONG_USAGE: u8 = 2;
-const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Lines that give no call are told on stderr with their numbers, and passed over. A file can be imported again, whole
 /// or after an interruption: nothing counts twice. Users are made where there are none.
@@ -67,23 +63,8 @@ impl Arguments {
             FormatName::Json => (Format::Json(self.map.clone().unwrap_or_default()), UserFrom::Field),
         };
         let user_from = self.user_from.unwrap_or(user_from);
-        if self.file == Path::new("-") {
-            let reader = Box::new(BufReader::with_capacity(BUFFER_BYTES, io::stdin()));
-            return Ok(Source { reader, bytes: None, format, user_from });
-        }
-        let name = Shown::new(&self.file.to_string_lossy());
-        let file = File::open(&self.file).with_context(|| format!("cannot open {name}"))?;
-        let metadata = file.metadata().with_context(|| format!("cannot look at {name}"))?;
-        if metadata.is_dir() {
-            bail!("{name} is a directory");
-        }
-        let bytes = metadata.is_file().then_some(metadata.len());
-        Ok(Source {
-            reader: Box::new(BufReader::with_capacity(BUFFER_BYTES, file)),
-            bytes,
-            format,
-            user_from,
-        })
+        let (reader, bytes) = import::open(&self.file)?;
+        Ok(Source { reader, bytes, format, user_from })
     }
 }
 
@@ -96,12 +77,12 @@ pub(crate) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
     if arguments.dry_run {
         let target = Target::Nowhere(settings.clock()?);
-        let imported = crate::import::run(source, target, &stop).await?;
+        let imported = import::run(source, target, &stop).await?;
         eprintln!("dry run: nothing was written");
         return finish(&imported);
     }
     let sink = Sink::open(SinkConfig::of(&settings, settings.clock()?)?).await?;
-    let result = crate::import::run(source, Target::Log(&sink), &stop).await;
+    let result = import::run(source, Target::Log(&sink), &stop).await;
     let imported = result.context("the import ended early; run it again to go on: nothing counts twice")?;
     if let Some(seq) = imported.seq {
         tokio::select! {

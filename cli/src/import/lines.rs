@@ -13,13 +13,14 @@ pub(crate) const MAX_LINE_BYTES: usize = 64 * 1024;
 pub(crate) struct Line<'a> {
     /// Its number, from 1.
     pub(crate) number: u64,
-    /// Its text without the line end; none when it is longer than [`MAX_LINE_BYTES`].
+    /// Its text without the line end; none when it is too long.
     pub(crate) text: Option<&'a [u8]>,
 }
 
 /// Reads lines in a bounded buffer.
 pub(crate) struct Lines<R> {
     reader: R,
+    max_bytes: usize,
     buffer: Vec<u8>,
     number: u64,
     bytes: u64,
@@ -27,7 +28,12 @@ pub(crate) struct Lines<R> {
 
 impl<R: BufRead> Lines<R> {
     pub(crate) fn new(reader: R) -> Self {
-        Self { reader, buffer: Vec::new(), number: 0, bytes: 0 }
+        Self::bounded(reader, MAX_LINE_BYTES)
+    }
+
+    /// Of a longer line than `max_bytes` only the number is told.
+    pub(crate) fn bounded(reader: R, max_bytes: usize) -> Self {
+        Self { reader, max_bytes, buffer: Vec::new(), number: 0, bytes: 0 }
     }
 
     /// How many bytes were read.
@@ -50,7 +56,7 @@ impl<R: BufRead> Lines<R> {
             found = true;
             let end = available.iter().position(|&byte| byte == b'\n');
             let part = &available[..end.unwrap_or(available.len())];
-            too_long |= self.buffer.len() + part.len() > MAX_LINE_BYTES;
+            too_long |= self.buffer.len() + part.len() > self.max_bytes;
             if !too_long {
                 self.buffer.extend_from_slice(part);
             }

@@ -5,6 +5,7 @@
 
 mod call;
 mod combined;
+mod file;
 mod json;
 mod lines;
 mod mapping;
@@ -19,14 +20,16 @@ use api::ingest::Outcome;
 use ledger::Clock;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use call::{Shown, UserFrom};
+pub(crate) use call::UserFrom;
+pub(crate) use file::open;
+pub(crate) use lines::{LineIds, Lines};
 pub(crate) use mapping::Mapping;
+pub(crate) use progress::Progress;
 pub(crate) use read::Format;
-pub(crate) use sink::{Projected, Sink, SinkConfig};
+pub(crate) use sink::{Connected, Projected, Sink, SinkConfig};
 pub(crate) use tally::Tally;
 
 use call::LineError;
-use progress::Progress;
 use read::Batch;
 
 /// A file to import.

@@ -70,8 +70,7 @@ impl SinkConfig {
 
 /// Takes calls in.
 pub(crate) struct Sink {
-    pool: PgPool,
-    publisher: Publisher,
+    connected: Connected,
     ingest: Ingest,
 }
 
@@ -86,9 +85,18 @@ pub(crate) enum Projected {
     Standstill(Option<String>),
 }
 
-impl Sink {
+/// Log and database, proven to be what they should.
+pub(crate) struct Connected {
+    pub(crate) pool: PgPool,
+    pub(crate) keys: Keys,
+    pub(crate) publisher: Publisher,
+    /// The log's last sequence when it was connected to.
+    pub(crate) last_seq: u64,
+}
+
+impl Connected {
     /// Connects to log and database, and proves that the log's word can be relied on.
-    pub(crate) async fn open(config: SinkConfig) -> anyhow::Result<Self> {
+    pub(crate) async fn open(config: &SinkConfig) -> anyhow::Result<Self> {
         let pool = store::pool(config.database_url.expose_secret(), DATABASE_CONNECTIONS)?;
         let mut conn = pool.acquire().await.context("the database cannot be reached (DATABASE_URL)")?;
         let read = store::checkpoint::read(&mut conn, PARTITION).await;
@@ -99,42 +107,15 @@ impl Sink {
         log.verify(config.allow_unsafe_log).await?;
         let ids = IdSource::new(config.clock.clone());
         let publisher = Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?;
-        // Who runs an import may make users: nobody could import the log of a server with new clients otherwise.
-        let users = Users::new(pool.clone(), keys.clone(), config.clock.clone(), true);
-        let sealer = Sealer::new(keys, pool.clone());
-        let (clock, rules) = (config.clock, config.rules);
-        let ingest = Ingest::new(pool.clone(), sealer, users, publisher.clone(), clock, rules, None);
-        let sink = Self { pool, publisher, ingest };
-        sink.let_catch_up(log.state().await?.last_seq).await?;
-        Ok(sink)
+        let last_seq = log.state().await?.last_seq;
+        Ok(Self { pool, keys, publisher, last_seq })
     }
 
-    /// Only what is projected is known to be a duplicate at once. Right after an interrupted import the worker may have
-    /// calls of it before it still, and they would be told as accepted; they count once in any case.
-    async fn let_catch_up(&self, seq: u64) -> anyhow::Result<()> {
-        match tokio::time::timeout(CATCH_UP, self.wait_projected(seq)).await {
-            Ok(projected) => projected.map(drop),
-            Err(_elapsed) => Ok(()),
-        }
-    }
-
-    /// Takes in at most [`api::ingest::MAX_ITEMS`] calls. When this returns, they are on disk. While log or database
-    /// are away it tries again: the calls have ids of their own, so none counts twice.
-    pub(crate) async fn take(&self, calls: &[Numbered]) -> anyhow::Result<Receipt> {
-        let started = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let items = calls.iter().map(|numbered| Item::Ok(draft(numbered))).collect();
-            let problem = match self.ingest.take(&reporter(), items).await {
-                Ok(receipt) => return Ok(receipt),
-                Err(problem) => problem,
-            };
-            if !is_passing(&problem) || started.elapsed() > RETRY_FOR {
-                bail!("{}", problem.detail());
-            }
-            tracing::warn!(reason = problem.detail(), "not taken in yet; trying again");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+    /// Waits until the projections hold everything that the log held at the start, not long.
+    pub(crate) async fn catch_up(&self) -> anyhow::Result<Projected> {
+        match tokio::time::timeout(CATCH_UP, self.wait_projected(self.last_seq)).await {
+            Ok(projected) => projected,
+            Err(_elapsed) => Ok(Projected::Standstill(None)),
         }
     }
 
@@ -166,6 +147,54 @@ impl Sink {
     pub(crate) async fn close(self) {
         self.publisher.close().await;
         self.pool.close().await;
+    }
+}
+
+impl Sink {
+    /// Connects to log and database, and lets the projections catch up.
+    ///
+    /// Only what is projected is known to be a duplicate at once. Right after an interrupted import the worker may have
+    /// calls of it before it still, and they would be told as accepted; they count once in any case.
+    pub(crate) async fn open(config: SinkConfig) -> anyhow::Result<Self> {
+        let connected = Connected::open(&config).await?;
+        let Connected { pool, keys, publisher, .. } = &connected;
+        // Who runs an import may make users: nobody could import the log of a server with new clients otherwise.
+        let users = Users::new(pool.clone(), keys.clone(), config.clock.clone(), true);
+        let sealer = Sealer::new(keys.clone(), pool.clone());
+        let (clock, rules) = (config.clock, config.rules);
+        let ingest = Ingest::new(pool.clone(), sealer, users, publisher.clone(), clock, rules, None);
+        connected.catch_up().await?;
+        Ok(Self { connected, ingest })
+    }
+
+    /// Takes in at most [`api::ingest::MAX_ITEMS`] calls. When this returns, they are on disk. While log or database
+    /// are away it tries again: the calls have ids of their own, so none counts twice.
+    pub(crate) async fn take(&self, calls: &[Numbered]) -> anyhow::Result<Receipt> {
+        let started = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let items = calls.iter().map(|numbered| Item::Ok(draft(numbered))).collect();
+            let problem = match self.ingest.take(&reporter(), items).await {
+                Ok(receipt) => return Ok(receipt),
+                Err(problem) => problem,
+            };
+            if !is_passing(&problem) || started.elapsed() > RETRY_FOR {
+                bail!("{}", problem.detail());
+            }
+            tracing::warn!(reason = problem.detail(), "not taken in yet; trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// [`Connected::wait_projected`].
+    pub(crate) async fn wait_projected(&self, seq: u64) -> anyhow::Result<Projected> {
+        self.connected.wait_projected(seq).await
+    }
+
+    /// [`Connected::close`].
+    pub(crate) async fn close(self) {
+        self.connected.close().await;
     }
 }
 

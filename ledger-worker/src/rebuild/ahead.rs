@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use nats::{Continuity, Log, RawFrame, ReadError, Reader, ReaderConfig, Stop, Verdict};
 
-use super::RebuildError;
+use tokio::sync::mpsc;
+
+use super::{BATCH_EVENTS, Progress, Rebuild, RebuildError};
 
 /// How often a log that does not answer is asked again before the work ends; it goes on there when started again.
 const MAX_FAILURES: u32 = 20;
 const PAUSE: Duration = Duration::from_secs(1);
+/// Hand-overs to the thread that takes the frames that may wait.
+const WAITING_CHUNKS: usize = 4;
 
 /// Frames that follow each other.
 #[derive(Debug)]
@@ -19,6 +23,49 @@ pub(crate) struct Chunk {
     pub(crate) last: Option<RawFrame>,
     /// The last sequence.
     pub(crate) last_seq: u64,
+}
+
+/// Gives `take` every frame up to `target`, in order: this task reads and checks, a thread of its own takes. Answers
+/// what `state` became, and what is known of the log then.
+pub(crate) async fn each_frame<T: Send + 'static>(
+    rebuild: &Rebuild<'_>,
+    continuity: Continuity,
+    target: u64,
+    mut state: T,
+    take: fn(&mut T, &RawFrame),
+) -> Result<(T, Continuity), RebuildError> {
+    let mut ahead = Ahead::new(rebuild.log, continuity, target, BATCH_EVENTS);
+    let (to, mut from) = mpsc::channel::<Vec<RawFrame>>(WAITING_CHUNKS);
+    let taking = tokio::task::spawn_blocking(move || {
+        while let Some(frames) = from.blocking_recv() {
+            for frame in &frames {
+                take(&mut state, frame);
+            }
+        }
+        state
+    });
+    let mut events = 0;
+    let read = loop {
+        match ahead.next().await {
+            Ok(Some(chunk)) => {
+                events += chunk.frames.iter().map(|frame| frame.count() as u64).sum::<u64>();
+                (rebuild.progress)(Progress::At { seq: chunk.last_seq, target, events });
+                if to.send(chunk.frames).await.is_err() {
+                    break Ok(());
+                }
+            }
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    drop(to);
+    let state = match taking.await {
+        Ok(state) => state,
+        // Only at shutdown, or if taking panicked: then it is to be seen, not passed over.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
+    read?;
+    Ok((state, ahead.into_continuity()))
 }
 
 /// Reads the log up to `target`.
@@ -39,7 +86,7 @@ impl Ahead {
     }
 
     /// What it knows of the log so far.
-    pub(crate) fn into_continuity(self) -> Continuity {
+    fn into_continuity(self) -> Continuity {
         self.continuity
     }
 

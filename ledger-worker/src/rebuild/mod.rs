@@ -12,7 +12,7 @@ mod tally;
 
 use std::time::Duration;
 
-use keys::Keys;
+use keys::{Keys, KeysError};
 use nats::{Log, LogError, Stop};
 use sqlx::{Connection, PgConnection};
 use store::advisory::{self, Lock};
@@ -24,7 +24,7 @@ use crate::batch::ApplyError;
 use crate::reading::BatchError;
 use crate::standing::Standing;
 
-pub(crate) use ahead::Ahead;
+pub(crate) use ahead::{Ahead, each_frame};
 use fill::Fill;
 pub(crate) use summaries::{Counted, count, refuse_late_completions};
 
@@ -145,6 +145,9 @@ pub enum RebuildError {
     /// The dead letters changed under the count.
     #[error("dead letters were retried meanwhile; run it again")]
     DeadLettersMoved,
+    /// What is sealed cannot be opened.
+    #[error("the data keys cannot be read")]
+    Keys(#[from] KeysError),
     /// The database is away or refuses.
     #[error("the projections cannot be read or written")]
     Store(#[from] store::Error),

@@ -9,16 +9,13 @@ use sqlx::{Connection, PgConnection};
 use store::checkpoint::{self, PARTITION};
 use store::completions::{self, Completion};
 use store::{Position, dead_letters, recount};
-use tokio::sync::mpsc;
 
 use crate::reading::{BatchError, accepted_gaps};
 
-use super::ahead::Ahead;
+use super::ahead::each_frame;
 use super::tally::{Tally, Unmatched};
-use super::{BATCH_EVENTS, MAX_NAMED_ROWS, Outcome, Progress, Rebuild, RebuildError, sound_checkpoint};
+use super::{MAX_NAMED_ROWS, Outcome, Progress, Rebuild, RebuildError, sound_checkpoint};
 
-/// Hand-overs to the counting thread that may wait.
-const WAITING_CHUNKS: usize = 4;
 const PAGE: i64 = 10_000;
 
 /// A count of the log from its beginning on, which can go on.
@@ -47,48 +44,18 @@ impl Counted {
     }
 }
 
-/// Goes on counting up to `target`: this task reads and checks, a thread of its own decodes and counts.
+/// Goes on counting up to `target`.
 pub(crate) async fn count(
     rebuild: &Rebuild<'_>,
     counted: Counted,
     target: u64,
 ) -> Result<Counted, RebuildError> {
-    let Counted { mut tally, continuity } = counted;
-    let mut ahead = Ahead::new(rebuild.log, continuity, target, BATCH_EVENTS);
-    let (to, mut from) = mpsc::channel::<Vec<nats::RawFrame>>(WAITING_CHUNKS);
-    let counting = tokio::task::spawn_blocking(move || {
-        while let Some(frames) = from.blocking_recv() {
-            for frame in &frames {
-                tally.frame(frame);
-            }
-        }
-        tally
-    });
-    let mut events = 0;
-    let read = loop {
-        match ahead.next().await {
-            Ok(Some(chunk)) => {
-                events += chunk.frames.iter().map(|frame| frame.count() as u64).sum::<u64>();
-                (rebuild.progress)(Progress::At { seq: chunk.last_seq, target, events });
-                if to.send(chunk.frames).await.is_err() {
-                    break Ok(());
-                }
-            }
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(error),
-        }
-    };
-    drop(to);
-    let tally = match counting.await {
-        Ok(tally) => tally,
-        // Only at shutdown, or if counting panicked: then it is to be seen, not passed over.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    };
-    read?;
+    let Counted { tally, continuity } = counted;
+    let (tally, continuity) = each_frame(rebuild, continuity, target, tally, Tally::frame).await?;
     if let Some(seq) = tally.earlier_build() {
         return Err(BatchError::EarlierBuild { seq }.into());
     }
-    Ok(Counted { tally, continuity: ahead.into_continuity() })
+    Ok(Counted { tally, continuity })
 }
 
 /// Counts, compares and, unless it is a dry run, replaces.

@@ -23,13 +23,13 @@ impl TestLedger {
         Event::by_api(self.env.ids.event_id(), user, self.env.clock.now(), body)
     }
 
-    async fn finished(&self) {
+    pub(crate) async fn finished(&self) {
         self.projected().await;
         self.until("SELECT count(*)::text FROM public.users WHERE blanked_at IS NOT NULL", "1").await;
     }
 
     /// A user with an account by this name, a token, and calls that name an address.
-    async fn user_with_everything(&self, name: &str) -> Result<UserId> {
+    pub(crate) async fn user_with_everything(&self, name: &str) -> Result<UserId> {
         let user = self.user();
         let mut conn = self.env.pool().acquire().await?;
         let external = self.keys.hash_external_id(&mut conn, name.parse()?).await?;

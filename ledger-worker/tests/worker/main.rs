@@ -15,6 +15,7 @@ mod periods;
 mod personal;
 mod rebuild;
 mod rollover;
+mod sealed;
 mod summaries;
 mod support;
 mod tokens;

@@ -1,5 +1,6 @@
 //! `usage-ledger keys`: the root keys that wrap users' data keys.
 
+mod import_legacy;
 mod rotate;
 mod status;
 
@@ -27,15 +28,18 @@ enum Command {
     ///
     /// Exit code 1 when some did not open; they are named and stay as they were.
     Rotate,
+    /// Stores tokens of the older form, sealed anew.
+    ImportLegacy(import_legacy::Arguments),
 }
 
 pub(crate) async fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode> {
-    match arguments.command {
+    match &arguments.command {
         Command::New => {
             println!("{}", RootKey::generate(&OsEntropy)?.to_hex().as_str());
             Ok(ExitCode::SUCCESS)
         }
         Command::Status => status::run(settings).await,
         Command::Rotate => rotate::run(settings).await,
+        Command::ImportLegacy(arguments) => import_legacy::run(arguments, settings).await,
     }
 }

@@ -1,4 +1,6 @@
-//! `verify`: do log, rows and sums agree?
+//! `verify`: do log, rows and sums agree, and does what is sealed for a user open?
+
+mod sealed;
 
 use ledger::UserId;
 use sqlx::Connection;
@@ -8,6 +10,8 @@ use crate::rebuild::{
     Counted, MAX_NAMED_ROWS, Outcome, Progress, Rebuild, RebuildError, count, refuse_late_completions,
     sound_checkpoint,
 };
+
+pub use sealed::{Fault, SealedReport, Tried, open_all};
 
 /// Counts the log up to the checkpoint, and compares it with the stored sums, with the calls themselves, and these with
 /// the sums, and the audit chains link by link; of one user, or of all. Everything is seen as at one instant, beside a projector that goes on.

@@ -1,0 +1,341 @@
+//! `usage-ledger keys import-legacy`, with rows that openssl and Node made.
+
+#[expect(dead_code, reason = "shared with the tests of dev, which need more of it")]
+mod program;
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use events::{Actor, ActorKind, Body, Event, TokenDeleted};
+use keys::Keys;
+use ledger::{Clock, IdSource, UserId};
+use nats::{Connection, EncodedEvent, Log, Publisher, PublisherConfig};
+use program::{DataDir, Output, Program, output};
+use sqlx::PgPool;
+use store::users::NewUser;
+use testkit::{Database, PrivateServers, wait_until};
+use uuid::Uuid;
+use vault::Sealed;
+
+const BOUND: Duration = Duration::from_mins(1);
+const IV: &str = "000102030405060708090a0b0c0d0e0f";
+const GITHUB: &str = "ghp_legacy0123456789abcdefghijklmnopqr";
+const OPENAI: &str = "sk-proj-legacy0123456789abcdefghijklmn";
+const GEMINI: &str = "AIzaLegacy0123456789abcdefghijklmnopqr";
+const OTHER: &str = "ghp_another0123456789abcdefghijklmnopq";
+const NOT_OPENED: &str = "it does not open under ENCRYPTION_KEY: another key, changed bytes, or no token";
+
+/// What the program makes of a plaintext, in hexadecimal digits; `None`, said aloud, where there is no such program.
+fn encrypted(program: &str, arguments: &[&str], token: &str) -> Result<Option<String>> {
+    let started = Command::new(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut child = match started {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("SKIPPED: {program} does not run here: {error}");
+            return Ok(None);
+        }
+    };
+    child.stdin.take().context("no pipe")?.write_all(token.as_bytes())?;
+    let ended = child.wait_with_output()?;
+    anyhow::ensure!(ended.status.success(), "{program} failed");
+    Ok(Some(hex::encode(ended.stdout)))
+}
+
+fn by_openssl(key: &str, token: &str) -> Result<Option<String>> {
+    encrypted("openssl", &["enc", "-aes-256-cbc", "-K", key, "-iv", IV], token)
+}
+
+fn by_node(key: &str, token: &str) -> Result<Option<String>> {
+    let script = format!(
+        "const c = require('crypto').createCipheriv('aes-256-cbc', Buffer.from('{key}', 'hex'), Buffer.from('{IV}', 'hex'));
+         process.stdin.pipe(c).pipe(process.stdout)"
+    );
+    encrypted("node", &["-e", &script], token)
+}
+
+fn row(user: &str, kind: &str, encrypted: &str) -> String {
+    format!(r#"{{"user":"{user}","token_type":"{kind}","encrypted":"{encrypted}","iv":"{IV}"}}"#)
+}
+
+struct Ledger {
+    servers: PrivateServers,
+    dir: DataDir,
+    database: Database,
+    pool: PgPool,
+    log: Log,
+    keys: Keys,
+    ids: IdSource,
+    clock: Clock,
+}
+
+impl Ledger {
+    async fn start() -> Result<Self> {
+        let (servers, clock) = (PrivateServers::start().await?, Clock::system());
+        let ids = IdSource::new(clock.clone());
+        let database = Database::create(&servers.postgres.url("postgres"), &ids).await?;
+        let log = nats::connect(&Connection::new(servers.nats.url(), "LEDGER".parse()?)).await?;
+        log.ensure_stream(1).await?;
+        let pool = database.pool().await?;
+        let keys = Keys::start(database.url(), &testkit::keys(), &clock).await?;
+        Ok(Self { servers, dir: DataDir::new()?, database, pool, log, keys, ids, clock })
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Result<Output> {
+        self.run_with(arguments, testkit::ENCRYPTION_KEY).await
+    }
+
+    async fn run_with(&self, arguments: &[&str], key: &str) -> Result<Output> {
+        let (nats_url, monitor_url) = (self.servers.nats.url(), self.servers.nats.monitor_url());
+        output(&self.dir, arguments, &self.variables(&nats_url, &monitor_url, key)).await
+    }
+
+    fn variables<'a>(
+        &'a self,
+        nats_url: &'a str,
+        monitor_url: &'a str,
+        key: &'a str,
+    ) -> [(&'a str, &'a str); 4] {
+        [
+            ("DATABASE_URL", self.database.url()),
+            ("NATS_URL", nats_url),
+            ("NATS_MONITOR_URL", monitor_url),
+            ("ENCRYPTION_KEY", key),
+        ]
+    }
+
+    fn worker(&self) -> Result<Program> {
+        let (nats_url, monitor_url) = (self.servers.nats.url(), self.servers.nats.monitor_url());
+        Program::start(
+            &self.dir,
+            &["worker"],
+            &self.variables(&nats_url, &monitor_url, testkit::ENCRYPTION_KEY),
+        )
+    }
+
+    fn file(&self, name: &str, lines: &[String]) -> Result<String> {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, lines.join("\n"))?;
+        Ok(path.to_str().context("not UTF-8")?.to_owned())
+    }
+
+    async fn user(&self, name: &str) -> Result<UserId> {
+        let user = UserId::new(self.ids.random_id());
+        let mut conn = self.pool.acquire().await?;
+        let external = self.keys.hash_external_id(&mut conn, name.parse()?).await?;
+        store::users::provision(&mut conn, vec![NewUser::named(user.get(), external)], self.clock.now())
+            .await?;
+        Ok(user)
+    }
+
+    async fn text(&self, query: &'static str) -> Result<String> {
+        Ok(sqlx::query_scalar::<_, Option<String>>(query).fetch_one(&self.pool).await?.unwrap_or_default())
+    }
+
+    async fn projected(&self) -> Result<()> {
+        let last = i64::try_from(self.log.state().await?.last_seq)?;
+        let reached = async || {
+            let seq = sqlx::query_scalar::<_, i64>("SELECT seq FROM ledger.projection_checkpoint");
+            seq.fetch_one(&self.pool).await.is_ok_and(|seq| seq >= last)
+        };
+        wait_until(BOUND, reached).await;
+        Ok(())
+    }
+
+    /// The user's stored tokens, opened.
+    async fn tokens(&self, user: UserId) -> Result<Vec<(String, Uuid, String)>> {
+        let mut conn = store::connect(self.database.url(), store::Schema::Live).await?;
+        self.keys.forget_all();
+        let key = self.keys.find(&mut conn, user).await?.context("no data key")?;
+        let mut opened = Vec::new();
+        for token in store::remains::tokens(&mut conn, user).await? {
+            let sealed = Sealed::from_json(&token.sealed)?;
+            let text = key.open_token(token.token_type.parse()?, token.id, &sealed)?;
+            opened.push((token.token_type, token.id, text.expose().to_owned()));
+        }
+        Ok(opened)
+    }
+
+    /// A user deletes a token over the api.
+    async fn delete(&self, user: UserId, token_id: Uuid) -> Result<()> {
+        let ids = self.ids.clone();
+        let publisher =
+            Publisher::start(&self.log, PublisherConfig::default(), move || ids.random_id()).await?;
+        let actor = Actor::new(ActorKind::User, user.to_string());
+        let token_type = "github".into();
+        let body = Body::TokenDeleted(TokenDeleted { token_id, token_type, actor, personal: None });
+        let mut json = Vec::new();
+        events::encode(&Event::by_api(self.ids.event_id(), user, self.clock.now(), body), &mut json);
+        publisher.publish_all(vec![EncodedEvent::from(json)]).await?;
+        publisher.close().await;
+        self.projected().await
+    }
+}
+
+/// The counts of stdout: stored, stored before, skipped, refused.
+fn counts(said: &Output) -> Vec<u64> {
+    said.text.lines().filter_map(|line| line.split_whitespace().last()?.parse().ok()).collect()
+}
+
+fn reported(said: &Output) -> Vec<&str> {
+    said.errors.lines().filter(|line| line.starts_with("line ")).collect()
+}
+
+/// Fails when one of the secrets is in a file under `dir`.
+fn search(dir: &Path, secrets: &[Vec<u8>]) -> Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            search(&entry.path(), secrets)?;
+        } else if let Ok(content) = std::fs::read(entry.path()) {
+            for secret in secrets {
+                let found = content.windows(secret.len()).any(|window| window == secret.as_slice());
+                anyhow::ensure!(!found, "{} holds one of them", entry.path().display());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn rows_are_sealed_anew_once_and_the_rest_is_told_by_number() -> Result<()> {
+    let key = testkit::ENCRYPTION_KEY;
+    let (Some(github), Some(openai)) = (by_openssl(key, GITHUB)?, by_node(key, OPENAI)?) else {
+        return Ok(());
+    };
+    let wrong_key = by_openssl(&"5".repeat(64), GITHUB)?.context("it ran")?;
+    let gemini = by_openssl(key, GEMINI)?.context("it ran")?;
+    let other = by_node(key, OTHER)?.context("it ran")?;
+    let flipped = format!("{:02x}{}", u8::from_str_radix(&gemini[..2], 16)? ^ 1, &gemini[2..]);
+
+    let ledger = Ledger::start().await?;
+    let _worker = ledger.worker()?;
+    let (alice, bob, gone) =
+        (ledger.user("alice").await?, ledger.user("bob").await?, ledger.user("gone").await?);
+    sqlx::query(
+        "UPDATE public.users SET status = 'erased', erased_at = now(), external_id = NULL WHERE user_id = $1",
+    )
+    .bind(gone.get())
+    .execute(&ledger.pool)
+    .await?;
+    let lines = [
+        row("alice", "github", &github).replace("\"iv\"", "\"token_name\":\"laptop\",\"iv\""),
+        format!(
+            r#"{{"user":"{bob}","token_type":"openai","encrypted_token":{{"encrypted":"{openai}","iv":"{IV}"}}}}"#
+        ),
+        String::new(),
+        row("alice", "gemini", &wrong_key),
+        row("alice", "gemini", &flipped),
+        row("bob", "github", &gemini),
+        row("nobody", "gemini", &gemini),
+        row("gone", "gemini", &gemini),
+        GITHUB.to_owned(),
+        format!("{{\"user\":\"{}\"}}", "a".repeat(17 * 1024)),
+        row("alice", "github", &other),
+    ];
+    let file = ledger.file("rows.json", &lines)?;
+
+    let first = ledger.run(&["keys", "import-legacy", &file]).await?;
+    assert_eq!((first.code, counts(&first)), (Some(1), vec![2, 0, 1, 7]), "{}", first.errors);
+    let told = [
+        format!("line 4: {NOT_OPENED}"),
+        format!("line 5: {NOT_OPENED}"),
+        "line 6: the token looks like one of gemini".to_owned(),
+        "line 7: there is no such user (--provision makes one)".to_owned(),
+        "line 8: the user was erased".to_owned(),
+        "line 9: not JSON (column 1)".to_owned(),
+        "line 10: longer than 16384 bytes".to_owned(),
+        "line 11: the user has another token of this type, which stays".to_owned(),
+    ];
+    assert_eq!(reported(&first), told);
+    assert!(first.errors.contains("the tokens can be used"), "{}", first.errors);
+    let (alices, bobs) = (ledger.tokens(alice).await?, ledger.tokens(bob).await?);
+    assert!(matches!(&alices[..], [(kind, _, token)] if kind == "github" && token == GITHUB), "{alices:?}");
+    assert!(matches!(&bobs[..], [(kind, _, token)] if kind == "openai" && token == OPENAI), "{bobs:?}");
+    let rows = "SELECT string_agg(concat_ws(' ', token_type, token_name, masked), ', ' ORDER BY token_type)
+                FROM ledger.user_tokens";
+    let masked = "github laptop ghp_…opqr, openai sk-proj-…klmn";
+    assert_eq!(ledger.text(rows).await?, masked);
+    let actors = "SELECT string_agg(concat_ws(' ', action, actor_kind), ', ') FROM ledger.token_audit";
+    assert_eq!(ledger.text(actors).await?, "stored operator, stored operator");
+
+    // Once more: nothing is written.
+    let frames = ledger.log.state().await?.last_seq;
+    let second = ledger.run(&["keys", "import-legacy", &file]).await?;
+    assert_eq!((second.code, counts(&second)), (Some(1), vec![0, 2, 1, 7]), "{}", second.errors);
+    assert_eq!(reported(&second), told);
+    assert_eq!(ledger.log.state().await?.last_seq, frames);
+    assert_eq!((ledger.tokens(alice).await?, ledger.tokens(bob).await?), (alices.clone(), bobs));
+
+    // A token that its user deleted stays deleted.
+    ledger.delete(alice, alices[0].1).await?;
+    let third = ledger.run(&["keys", "import-legacy", &file]).await?;
+    assert_eq!(counts(&third)[..2], [1, 2], "the other one finds its place free: {}", third.errors);
+    assert_eq!(ledger.tokens(alice).await?[0].2, OTHER);
+    let verified = ledger.run(&["verify", "--user", &alice.to_string()]).await?;
+    assert_eq!(verified.code, Some(0), "{}", verified.errors);
+
+    let mut secrets: Vec<Vec<u8>> = Vec::new();
+    for token in [GITHUB, OPENAI, GEMINI, OTHER] {
+        secrets.push(token.as_bytes()[8..].to_vec());
+        secrets.push(hex::encode(&token[8..]).into_bytes());
+    }
+    for said in [&first, &second, &third] {
+        let said = format!("{}{}", said.text, said.errors);
+        for secret in &secrets {
+            assert!(!said.contains(std::str::from_utf8(secret)?), "{said}");
+        }
+    }
+    let store = ledger.servers.nats.store();
+    search(store, &secrets)?;
+    assert!(search(store, &[b"token_stored".to_vec()]).is_err(), "the log is not in these files");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_users_own_token_stays_and_users_are_made_when_asked_for() -> Result<()> {
+    let key = testkit::ENCRYPTION_KEY;
+    let (Some(github), Some(other)) = (by_openssl(key, GITHUB)?, by_openssl(key, OTHER)?) else {
+        return Ok(());
+    };
+    let ledger = Ledger::start().await?;
+    let one = ledger.file("one.json", &[row("carol", "github", &github)])?;
+    let two = ledger.file("two.json", &[row("carol", "github", &other)])?;
+
+    // The database must be able to say which tokens there are; of an empty log it can.
+    let made = ledger.run(&["keys", "import-legacy", &one, "--provision"]).await?;
+    assert_eq!((made.code, counts(&made)), (Some(0), vec![1, 0, 0, 0]), "{}", made.errors);
+    assert!(made.errors.contains("no worker runs"), "{}", made.errors);
+    let blind = ledger.run(&["keys", "import-legacy", &two]).await?;
+    assert_eq!(blind.code, Some(1));
+    assert!(
+        blind.errors.contains("no worker runs, so it is not known which tokens users have"),
+        "{}",
+        blind.errors
+    );
+
+    let _worker = ledger.worker()?;
+    ledger.projected().await?;
+    let said = ledger.run(&["keys", "import-legacy", &two]).await?;
+    assert_eq!((said.code, counts(&said)), (Some(0), vec![0, 0, 1, 0]), "{}", said.errors);
+    let mut conn = ledger.pool.acquire().await?;
+    let carol = store::users::named(&mut conn, &"carol".parse()?).await?.context("she was made")?;
+    assert_eq!(ledger.tokens(carol).await?[0].2, GITHUB);
+
+    for (key, expected) in
+        [("", "the key is missing"), ("12", "2 characters long"), (&*"1".repeat(64), "check value")]
+    {
+        let refused = ledger.run_with(&["keys", "import-legacy", &one], key).await?;
+        assert_eq!(refused.code, Some(1), "{expected}");
+        assert!(
+            refused.errors.contains("ENCRYPTION_KEY") && refused.errors.contains(expected),
+            "{expected}: {}",
+            refused.errors
+        );
+    }
+    let missing = ledger.run(&["keys", "import-legacy", "no-such-file"]).await?;
+    assert!(missing.code == Some(1) && missing.errors.contains("cannot open"), "{}", missing.errors);
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! `verify --user`: what is sealed for a user opens, or, of one who was erased, opens no longer and is nowhere else.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use events::{Body, Event, EventErrorKind, SealedJson};
+use keys::Keys;
+use ledger::UserId;
+use nats::{Continuity, RawFrame};
+use sqlx::Connection;
+use store::remains::{self, PersonalRows, Standing, TokenRow};
+use store::{Position, Schema, data_keys};
+use uuid::Uuid;
+use vault::{DataKey, DataKeyError, OpenError, Sealed};
+
+use crate::reading::{BatchError, accepted_gaps};
+use crate::rebuild::{Progress, Rebuild, RebuildError, each_frame, sound_checkpoint};
+
+/// What became of opening everything of a user.
+#[derive(Debug)]
+pub struct SealedReport {
+    /// When the user was erased, if so.
+    pub erased_at: Option<DateTime<Utc>>,
+    /// Sealed tokens of the log, also of events that were reported twice or replaced since.
+    pub tokens: Tried,
+    /// Sealed addresses, agents and names of the log.
+    pub personal: Tried,
+    /// Rows of `user_tokens`.
+    pub stored_tokens: Tried,
+    /// Data keys of the user that the database has.
+    pub data_keys: u64,
+    /// Rows that hold something personal in the clear, or a sealed token.
+    pub personal_rows: u64,
+    /// What should not be; empty when the proof holds.
+    pub faults: Vec<Fault>,
+}
+
+/// How many sealed values there are, and how many of them open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tried {
+    /// All.
+    pub sealed: u64,
+    /// Those that open under one of the user's data keys.
+    pub open: u64,
+}
+
+/// Why the proof does not hold.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// Of an erased user.
+    #[error("{0} sealed values of the log still open")]
+    StillOpen(u64),
+    /// Of an erased user.
+    #[error("{0} data keys are still in public.user_data_keys")]
+    DataKeyLeft(u64),
+    /// Of an erased user.
+    #[error("{rows} rows of {table} still hold personal fields or tokens")]
+    RowsLeft {
+        /// Which table.
+        table: String,
+        /// How many of its rows.
+        rows: u64,
+    },
+    /// Of an erased user.
+    #[error("the account is not a tombstone")]
+    AccountLeft,
+    /// A data key does not open.
+    #[error("a data key does not open")]
+    DataKey(#[source] DataKeyError),
+    /// Of a living user.
+    #[error("{values} sealed values of the log do not open, the first one in the event {first}")]
+    NotOpen {
+        /// How many.
+        values: u64,
+        /// Where the first of them is.
+        first: Position,
+    },
+    /// Of a living user.
+    #[error("the stored {token_type} token {id} does not open")]
+    TokenNotOpen {
+        /// Which token.
+        id: Uuid,
+        /// Whose API it is for.
+        token_type: String,
+    },
+}
+
+/// Tries to open everything that the log holds sealed for the user, up to the checkpoint, and every stored token, under
+/// the data keys that the database has at that instant; and counts what an erasure must not leave. Without `keys`
+/// nothing can be opened, which is enough for a user of whom there is no data key.
+pub async fn open_all(
+    rebuild: &Rebuild<'_>,
+    user: UserId,
+    keys: Option<&Keys>,
+) -> Result<SealedReport, RebuildError> {
+    let mut conn = store::connect(rebuild.database_url, Schema::Live).await?;
+    let mut snapshot = conn.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+    let seq = sound_checkpoint(&mut snapshot, rebuild.log).await?;
+    let standing = remains::standing(&mut snapshot, user).await?;
+    let rows = remains::personal_rows(&mut snapshot, user).await?;
+    let stored_tokens = remains::tokens(&mut snapshot, user).await?;
+    let data_keys = data_keys::of_users(&mut snapshot, &[user]).await?.len() as u64;
+    let (mut opened, mut faults) = (Vec::new(), Vec::new());
+    if let Some(keys) = keys {
+        for key in keys.stored(&mut snapshot, user).await? {
+            match key {
+                Ok(key) => opened.push(key),
+                Err(error) => faults.push(Fault::DataKey(error)),
+            }
+        }
+    }
+    let accepted = accepted_gaps(&mut snapshot, rebuild.log).await?;
+    snapshot.rollback().await?;
+
+    (rebuild.progress)(Progress::Step("opening"));
+    let continuity = Continuity::new(rebuild.log.stream().clone(), 0, HashMap::new(), accepted);
+    let walk = Walk::new(user, opened);
+    let (walk, _) = each_frame(rebuild, continuity, seq, walk, Walk::frame).await?;
+    if let Some(seq) = walk.earlier_build {
+        return Err(BatchError::EarlierBuild { seq }.into());
+    }
+    Ok(walk.report(standing, data_keys, &rows, &stored_tokens, faults))
+}
+
+/// What was opened so far of one user's events.
+struct Walk {
+    user: UserId,
+    keys: Vec<DataKey>,
+    tokens: Tried,
+    personal: Tried,
+    first_not_open: Option<Position>,
+    erased_at: Option<DateTime<Utc>>,
+    earlier_build: Option<u64>,
+}
+
+impl Walk {
+    fn new(user: UserId, keys: Vec<DataKey>) -> Self {
+        Self {
+            user,
+            keys,
+            tokens: Tried::default(),
+            personal: Tried::default(),
+            first_not_open: None,
+            erased_at: None,
+            earlier_build: None,
+        }
+    }
+
+    fn frame(&mut self, frame: &RawFrame) {
+        let Ok(events) = events::decode_batch(&frame.body) else { return };
+        for (idx, event) in (0_u16..).zip(events) {
+            match event {
+                Ok(event) if event.subject == Some(self.user) => {
+                    self.event(Position { seq: frame.seq, idx }, &event);
+                }
+                Err(error) if error.kind == EventErrorKind::EarlierBuild => {
+                    self.earlier_build.get_or_insert(frame.seq);
+                }
+                // What cannot be read is a dead letter and says not even whose it is.
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    fn event(&mut self, position: Position, event: &Event<'_>) {
+        let personal = match &event.body {
+            Body::ApiCalled(body) => &body.personal,
+            Body::TokenStored(body) => {
+                let opens = self.token_opens(&body.token_type, body.token_id, body.sealed.as_str());
+                self.tokens.add(opens);
+                self.note(position, opens);
+                &body.personal
+            }
+            Body::TokenDeleted(body) => &body.personal,
+            Body::TokenUsed(body) => &body.personal,
+            Body::UserErased(_) => {
+                self.erased_at.get_or_insert(event.time);
+                return;
+            }
+            _ => return,
+        };
+        if let Some(personal) = personal {
+            let opens = self.personal_opens(&event.id, personal);
+            self.personal.add(opens);
+            self.note(position, opens);
+        }
+    }
+
+    fn note(&mut self, position: Position, opens: bool) {
+        if !opens {
+            self.first_not_open.get_or_insert(position);
+        }
+    }
+
+    fn token_opens(&self, token_type: &str, id: Uuid, sealed: &str) -> bool {
+        let Ok(kind) = token_type.parse() else { return false };
+        self.opens(sealed, |key, sealed| key.open_token(kind, id, sealed).map(drop))
+    }
+
+    fn personal_opens(&self, event_id: &str, sealed: &SealedJson<'_>) -> bool {
+        self.opens(sealed.as_str(), |key, sealed| key.open_personal(event_id, sealed).map(drop))
+    }
+
+    fn opens(&self, sealed: &str, open: impl Fn(&DataKey, &Sealed) -> Result<(), OpenError>) -> bool {
+        Sealed::from_json(sealed).is_ok_and(|sealed| self.keys.iter().any(|key| open(key, &sealed).is_ok()))
+    }
+
+    fn report(
+        self,
+        standing: Standing,
+        data_keys: u64,
+        rows: &[PersonalRows],
+        stored: &[TokenRow],
+        mut faults: Vec<Fault>,
+    ) -> SealedReport {
+        let mut stored_tokens = Tried::default();
+        let mut tokens_not_open = Vec::new();
+        for row in stored {
+            let opens = self.token_opens(&row.token_type, row.id, &row.sealed);
+            stored_tokens.add(opens);
+            if !opens {
+                tokens_not_open.push(Fault::TokenNotOpen { id: row.id, token_type: row.token_type.clone() });
+            }
+        }
+        let erased_at = standing.erased_at.or(self.erased_at);
+        if erased_at.is_some() {
+            faults.extend(left(standing, self.tokens.open + self.personal.open, data_keys, rows));
+        } else {
+            if let Some(first) = self.first_not_open {
+                let values = self.tokens.not_open() + self.personal.not_open();
+                faults.push(Fault::NotOpen { values, first });
+            }
+            faults.extend(tokens_not_open);
+        }
+        SealedReport {
+            erased_at,
+            tokens: self.tokens,
+            personal: self.personal,
+            stored_tokens,
+            data_keys,
+            personal_rows: rows.iter().map(|table| table.rows).sum(),
+            faults,
+        }
+    }
+}
+
+/// What of an erased user should not be any more.
+fn left(standing: Standing, open: u64, data_keys: u64, rows: &[PersonalRows]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if open > 0 {
+        faults.push(Fault::StillOpen(open));
+    }
+    if data_keys > 0 {
+        faults.push(Fault::DataKeyLeft(data_keys));
+    }
+    let rows = rows.iter().map(|found| Fault::RowsLeft { table: found.table.clone(), rows: found.rows });
+    faults.extend(rows);
+    if standing.has_account {
+        faults.push(Fault::AccountLeft);
+    }
+    faults
+}
+
+impl Tried {
+    fn add(&mut self, opens: bool) {
+        self.sealed += 1;
+        self.open += u64::from(opens);
+    }
+
+    fn not_open(self) -> u64 {
+        self.sealed - self.open
+    }
+}
