@@ -26,7 +26,56 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
             let named = field_error(known, &error.into_inner().to_string());
             let name = named.pointer.unwrap_or_default();
             let name = printable(name.trim_start_matches('/'));
-            Problem::validation(vec![FieldError::parameter(name, named.code, named.detail)])
+            Problem::validation(vec![if named.code == "unknown_field" && !is_a_name(&name) {
+                let expected = named.detail.rsplit_once("`, expected ").map_or("none", |(_, names)| names);
+                FieldError::at(
+                    "",
+                    named.code,
+                    format!("there is another parameter than expected: {expected}"),
+                )
+            } else {
+                FieldError::parameter(name, named.code, named.detail)
+            }])
         })
+    }
+}
+
+/// Whether it looks like a parameter that was mistyped. Anything else may be a secret in the wrong place, which an
+/// error does not repeat.
+fn is_a_name(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Page {
+        #[expect(dead_code, reason = "only that it is known matters")]
+        limit: Option<u32>,
+        #[expect(dead_code, reason = "likewise")]
+        cursor: Option<String>,
+    }
+
+    #[tokio::test]
+    async fn a_name_that_may_be_a_secret_is_not_repeated() {
+        for (query, shown) in [("montth=1", true), ("ghp_q7Rz0TkW2mXv9LbN", false), ("sk-a-b=1", false)] {
+            let uri = format!("/?limit=1&{query}");
+            let (mut parts, ()) = Request::builder().uri(uri).body(()).unwrap().into_parts();
+            let refused = Query::<Page>::from_request_parts(&mut parts, &()).await.unwrap_err();
+            let [error] = refused.errors() else { panic!("{refused:?}") };
+            assert_eq!(error.code, "unknown_field");
+            assert!(
+                error.detail.contains("expected") && error.detail.contains("`limit` or `cursor`"),
+                "{error:?}"
+            );
+            let name = query.split('=').next().unwrap();
+            assert_eq!(format!("{refused:?}").contains(name), shown, "{refused:?}");
+        }
     }
 }

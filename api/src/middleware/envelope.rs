@@ -93,16 +93,18 @@ pub async fn envelope(State(envelope): State<Envelope>, mut request: Request, ne
 }
 
 /// The path as it may be shown and logged. Where an id of a token is due, somebody may have put the token itself: what
-/// is no id, and no name of ours, is left out.
+/// is no id, and no name of ours, is left out, also where the path is mistyped.
 fn shown(path: &str) -> Cow<'_, str> {
-    const PREFIX: &str = "/api/tokens/";
-    let Some(rest) = path.strip_prefix(PREFIX) else { return Cow::Borrowed(path) };
-    let is_ours = |part: &str| matches!(part, "" | "audit" | "test") || Uuid::try_parse(part).is_ok();
+    const PREFIX: &str = "/api/token";
+    let begins = path.get(..PREFIX.len()).filter(|begin| begin.eq_ignore_ascii_case(PREFIX));
+    let Some(begin) = begins else { return Cow::Borrowed(path) };
+    let is_ours = |part: &str| matches!(part, "" | "s" | "audit" | "test") || Uuid::try_parse(part).is_ok();
+    let rest = &path[PREFIX.len()..];
     if rest.split('/').all(is_ours) {
         return Cow::Borrowed(path);
     }
     let parts: Vec<&str> = rest.split('/').map(|part| if is_ours(part) { part } else { "…" }).collect();
-    Cow::Owned(format!("{PREFIX}{}", parts.join("/")))
+    Cow::Owned(format!("{begin}{}", parts.join("/")))
 }
 
 /// The one place where the cause of a failed request is logged. Never the query, headers or body: they may hold
@@ -117,5 +119,34 @@ fn report(problem: &Problem, id: &RequestId, method: &Method, path: &str) {
         }
     } else {
         tracing::debug!(status, request_id, %method, path, code = ?problem.code(), "a request was refused");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_a_token_in_a_path_is_not_shown() {
+        let id = "01a20d73-a6aa-7000-8000-000000000000";
+        for path in
+            ["/", "/api/usage/stats", "/api/tokens", "/api/tokens/audit", "/api/tokens/test", "/api/tokens/"]
+        {
+            assert_eq!(shown(path), path);
+        }
+        for path in [format!("/api/tokens/{id}"), format!("/api/tokens/{id}/audit")] {
+            assert_eq!(shown(&path), path);
+        }
+        for (path, as_shown) in [
+            ("/api/tokens/ghp_x", "/api/tokens/…"),
+            ("/api/tokens/ghp_x/test", "/api/tokens/…/test"),
+            ("/api/tokens//ghp_x", "/api/tokens//…"),
+            ("/api/token/ghp_x", "/api/token/…"),
+            ("/API/Tokens/ghp_x", "/API/Tokens/…"),
+            ("/api/tokens;ghp_x", "/api/token…"),
+            ("/api/tokens%2fghp_x", "/api/token…"),
+        ] {
+            assert_eq!(shown(path), as_shown);
+        }
     }
 }

@@ -4,11 +4,14 @@
 mod program;
 
 mod book;
+mod canary;
 mod cluster;
 mod full;
 mod kills;
 mod load;
 mod month_end;
 mod outages;
+mod providers;
 mod refusals;
 mod tls;
+mod traces;
