@@ -10,6 +10,7 @@ use keys::{Keys, KeysError};
 use ledger::IdSource;
 use nats::{Log, Publisher, PublisherConfig};
 use secrecy::ExposeSecret;
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -156,10 +157,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     let keys = Keys::start(config.database_url.expose_secret(), &config.keys, &clock).await?;
     let log = open_log(&config.log).await?;
     let stream = log.state().await?;
-    let publisher = {
-        let ids = ids.clone();
-        Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?
-    };
+    let publisher = open_publisher(&log, ids.clone()).await?;
     let users = Users::new(pool.clone(), keys.clone(), clock.clone(), config.auto_provision);
     let watermark = Watermark::default();
     tasks.spawn(watermark::follow(
@@ -184,15 +182,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     };
     let limits = Limits::start(parts, &tasks, &shutdown).await.inspect_err(|_| shutdown.cancel())?;
     let sealer = Sealer::new(keys.clone(), pool.clone());
-    let ingest = Ingest::new(
-        pool.clone(),
-        sealer.clone(),
-        users.clone(),
-        publisher.clone(),
-        clock.clone(),
-        config.rules.clone(),
-        Some(limits.clone()),
-    );
+    let ingest = ingest(&config, &pool, &sealer, &users, &publisher, &limits);
     let state = AppState::new(Parts {
         auth: Auth::new(&config.jwt, clock.clone()),
         users: users.clone(),
@@ -230,6 +220,24 @@ async fn open_log(settings: &LogSettings) -> Result<Log, ApiError> {
     log.ensure_stream(settings.replicas).await?;
     log.verify(settings.allow_unsafe).await?;
     Ok(log)
+}
+
+/// Writes to the log, under a new id at every start.
+async fn open_publisher(log: &Log, ids: IdSource) -> Result<Publisher, nats::ConnectError> {
+    Publisher::start(log, PublisherConfig::default(), move || ids.random_id()).await
+}
+
+fn ingest(
+    config: &ApiConfig,
+    pool: &PgPool,
+    sealer: &Sealer,
+    users: &Users,
+    publisher: &Publisher,
+    limits: &Limits,
+) -> Ingest {
+    let (pool, sealer, users, publisher) = (pool.clone(), sealer.clone(), users.clone(), publisher.clone());
+    let (clock, rules) = (config.clock.clone(), config.rules.clone());
+    Ingest::new(pool, sealer, users, publisher, clock, rules, Some(limits.clone()))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ApiError> {

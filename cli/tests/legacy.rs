@@ -83,6 +83,16 @@ impl Ledger {
         Ok(Self { servers, dir: DataDir::new()?, database, pool, log, keys, ids, clock })
     }
 
+    async fn mark_erased(&self, user: UserId) -> Result<()> {
+        sqlx::query(
+            "UPDATE public.users SET status = 'erased', erased_at = now(), external_id = NULL WHERE user_id = $1",
+        )
+        .bind(user.get())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     async fn run(&self, arguments: &[&str]) -> Result<Output> {
         self.run_with(arguments, testkit::ENCRYPTION_KEY).await
     }
@@ -199,6 +209,39 @@ fn search(dir: &Path, secrets: &[Vec<u8>]) -> Result<()> {
     Ok(())
 }
 
+/// What is said of the lines that are not taken.
+fn told() -> [String; 8] {
+    [
+        format!("line 4: {NOT_OPENED}"),
+        format!("line 5: {NOT_OPENED}"),
+        "line 6: the token looks like one of gemini".to_owned(),
+        "line 7: there is no such user (--provision makes one)".to_owned(),
+        "line 8: the user was erased".to_owned(),
+        "line 9: not JSON (column 1)".to_owned(),
+        "line 10: longer than 16384 bytes".to_owned(),
+        "line 11: the user has another token of this type, which stays".to_owned(),
+    ]
+}
+
+/// No token is in what the program said, or in the log's files.
+fn nowhere(ledger: &Ledger, said: &[&Output]) -> Result<()> {
+    let mut secrets: Vec<Vec<u8>> = Vec::new();
+    for token in [GITHUB, OPENAI, GEMINI, OTHER] {
+        secrets.push(token.as_bytes()[8..].to_vec());
+        secrets.push(hex::encode(&token[8..]).into_bytes());
+    }
+    for said in said {
+        let said = format!("{}{}", said.text, said.errors);
+        for secret in &secrets {
+            assert!(!said.contains(std::str::from_utf8(secret)?), "{said}");
+        }
+    }
+    let store = ledger.servers.nats.store();
+    search(store, &secrets)?;
+    assert!(search(store, &[b"token_stored".to_vec()]).is_err(), "the log is not in these files");
+    Ok(())
+}
+
 #[tokio::test]
 async fn rows_are_sealed_anew_once_and_the_rest_is_told_by_number() -> Result<()> {
     let key = testkit::ENCRYPTION_KEY;
@@ -214,12 +257,7 @@ async fn rows_are_sealed_anew_once_and_the_rest_is_told_by_number() -> Result<()
     let _worker = ledger.worker()?;
     let (alice, bob, gone) =
         (ledger.user("alice").await?, ledger.user("bob").await?, ledger.user("gone").await?);
-    sqlx::query(
-        "UPDATE public.users SET status = 'erased', erased_at = now(), external_id = NULL WHERE user_id = $1",
-    )
-    .bind(gone.get())
-    .execute(&ledger.pool)
-    .await?;
+    ledger.mark_erased(gone).await?;
     let lines = [
         row("alice", "github", &github).replace("\"iv\"", "\"token_name\":\"laptop\",\"iv\""),
         format!(
@@ -239,16 +277,7 @@ async fn rows_are_sealed_anew_once_and_the_rest_is_told_by_number() -> Result<()
 
     let first = ledger.run(&["keys", "import-legacy", &file]).await?;
     assert_eq!((first.code, counts(&first)), (Some(1), vec![2, 0, 1, 7]), "{}", first.errors);
-    let told = [
-        format!("line 4: {NOT_OPENED}"),
-        format!("line 5: {NOT_OPENED}"),
-        "line 6: the token looks like one of gemini".to_owned(),
-        "line 7: there is no such user (--provision makes one)".to_owned(),
-        "line 8: the user was erased".to_owned(),
-        "line 9: not JSON (column 1)".to_owned(),
-        "line 10: longer than 16384 bytes".to_owned(),
-        "line 11: the user has another token of this type, which stays".to_owned(),
-    ];
+    let told = told();
     assert_eq!(reported(&first), told);
     assert!(first.errors.contains("the tokens can be used"), "{}", first.errors);
     let (alices, bobs) = (ledger.tokens(alice).await?, ledger.tokens(bob).await?);
@@ -277,21 +306,7 @@ async fn rows_are_sealed_anew_once_and_the_rest_is_told_by_number() -> Result<()
     let verified = ledger.run(&["verify", "--user", &alice.to_string()]).await?;
     assert_eq!(verified.code, Some(0), "{}", verified.errors);
 
-    let mut secrets: Vec<Vec<u8>> = Vec::new();
-    for token in [GITHUB, OPENAI, GEMINI, OTHER] {
-        secrets.push(token.as_bytes()[8..].to_vec());
-        secrets.push(hex::encode(&token[8..]).into_bytes());
-    }
-    for said in [&first, &second, &third] {
-        let said = format!("{}{}", said.text, said.errors);
-        for secret in &secrets {
-            assert!(!said.contains(std::str::from_utf8(secret)?), "{said}");
-        }
-    }
-    let store = ledger.servers.nats.store();
-    search(store, &secrets)?;
-    assert!(search(store, &[b"token_stored".to_vec()]).is_err(), "the log is not in these files");
-    Ok(())
+    nowhere(&ledger, &[&first, &second, &third])
 }
 
 #[tokio::test]

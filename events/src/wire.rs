@@ -18,6 +18,7 @@ use crate::body::{
 };
 use crate::error::{EventError, EventErrorKind};
 use crate::event::{Event, MAX_EVENT_BYTES, parse_hyphenated};
+use crate::token::TokenStored;
 
 #[derive(Deserialize)]
 struct Envelope<'a> {
@@ -189,20 +190,13 @@ pub(crate) fn check(event: &Event<'_>) -> Result<(), EventError> {
             check_reason(&body.reason).map_err(fails("data.reason"))?;
             check_actor(&body.actor).map_err(fails("data.actor"))
         }
-        Body::TokenStored(body) => {
-            text::check_name("a token's type", &body.token_type).map_err(fails("data.token_type"))?;
-            text::check_name("a mask", &body.masked).map_err(fails("data.masked"))?;
-            text::check_name("a fingerprint", &body.fingerprint).map_err(fails("data.fingerprint"))?;
-            check_actor(&body.actor).map_err(fails("data.actor"))
-        }
+        Body::TokenStored(body) => check_stored(body).map_err(|(field, error)| fails(field)(error)),
         Body::TokenDeleted(body) => {
-            text::check_name("a token's type", &body.token_type).map_err(fails("data.token_type"))?;
-            check_actor(&body.actor).map_err(fails("data.actor"))
+            check_token(&body.token_type, &body.actor).map_err(|(field, error)| fails(field)(error))
         }
         Body::TokenUsed(body) => {
-            text::check_name("a token's type", &body.token_type).map_err(fails("data.token_type"))?;
             text::check_name("a purpose", &body.purpose).map_err(fails("data.purpose"))?;
-            check_actor(&body.actor).map_err(fails("data.actor"))
+            check_token(&body.token_type, &body.actor).map_err(|(field, error)| fails(field)(error))
         }
         Body::UserErased(body) => check_actor(&body.actor).map_err(fails("data.actor")),
         Body::PeriodClosed(_) | Body::Unknown { .. } => Ok(()),
@@ -223,6 +217,18 @@ fn check_call(call: &ApiCalled<'_>) -> Result<(), (&'static str, Invalid)> {
     check_size(call.response_size).map_err(at("data.response_size"))?;
     Units::new(call.units.into()).map_err(at("data.units"))?;
     call.actor.as_ref().map_or(Ok(()), check_actor).map_err(at("data.actor"))
+}
+
+fn check_stored(body: &TokenStored<'_>) -> Result<(), (&'static str, Invalid)> {
+    let at = |field: &'static str| move |error: Invalid| (field, error);
+    text::check_name("a mask", &body.masked).map_err(at("data.masked"))?;
+    text::check_name("a fingerprint", &body.fingerprint).map_err(at("data.fingerprint"))?;
+    check_token(&body.token_type, &body.actor)
+}
+
+fn check_token(token_type: &str, actor: &Actor<'_>) -> Result<(), (&'static str, Invalid)> {
+    text::check_name("a token's type", token_type).map_err(|error| ("data.token_type", error))?;
+    check_actor(actor).map_err(|error| ("data.actor", error))
 }
 
 fn check_actor(actor: &Actor<'_>) -> Result<(), Invalid> {
