@@ -1,6 +1,7 @@
 //! What goes to a terminal.
 
 use std::fmt::Write as _;
+use std::io;
 
 /// The text with everything escaped that a terminal would obey or hide: control characters and bidi overrides.
 pub(crate) fn printable(text: &str) -> String {
@@ -30,6 +31,11 @@ pub(crate) fn chain(error: &anyhow::Error) -> String {
         }
         text
     })
+}
+
+/// Whether the reader of a list has seen enough and left, as `head` does: nothing failed.
+pub(crate) fn is_unread(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod program;
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -9,7 +10,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use program::{DataDir, Program, output};
+use program::{DataDir, Program, command, output};
 use testkit::{Client, Env, Role, wait_until};
 
 const BOUND: Duration = Duration::from_mins(1);
@@ -186,6 +187,18 @@ async fn the_configuration_is_listed_with_sources_and_without_secrets() -> Resul
         assert_eq!(refused.errors.lines().count(), 1, "{}", refused.errors);
         assert!(refused.errors.contains(says), "{}", refused.errors);
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reader_who_leaves_early_makes_no_failure() -> Result<()> {
+    let data = DataDir::new()?;
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let listed = command(&data, &["config"], &[]).stdout(writer).stderr(Stdio::piped()).spawn()?;
+    let listed =
+        tokio::time::timeout(BOUND, listed.wait_with_output()).await.context("it does not end")??;
+    assert_eq!((listed.status.code(), String::from_utf8(listed.stderr)?), (Some(0), String::new()));
     Ok(())
 }
 

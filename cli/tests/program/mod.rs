@@ -121,7 +121,7 @@ pub(crate) async fn output(
     Ok(Output { code: ended.status.code(), text: text(&ended.stdout), errors: text(&ended.stderr) })
 }
 
-fn command(dir: &DataDir, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+pub(crate) fn command(dir: &DataDir, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_usage-ledger"));
     command.args(arguments).current_dir(dir.path()).stdin(Stdio::null()).kill_on_drop(true);
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
