@@ -13,10 +13,13 @@ use events::{Actor, ActorKind, Body, Event, TokenDeleted};
 use keys::Keys;
 use ledger::{Clock, IdSource, UserId};
 use nats::{Connection, EncodedEvent, Log, Publisher, PublisherConfig};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use program::{DataDir, Output, Program, output};
 use sqlx::PgPool;
 use store::users::NewUser;
 use testkit::{Database, PrivateServers, wait_until};
+use tokio::io::AsyncWriteExt as _;
 use uuid::Uuid;
 use vault::Sealed;
 
@@ -352,5 +355,42 @@ async fn a_users_own_token_stays_and_users_are_made_when_asked_for() -> Result<(
     }
     let missing = ledger.run(&["keys", "import-legacy", "no-such-file"]).await?;
     assert!(missing.code == Some(1) && missing.errors.contains("cannot open"), "{}", missing.errors);
+    Ok(())
+}
+
+#[tokio::test]
+async fn interrupted_it_says_so_and_run_again_it_stores_the_rest() -> Result<()> {
+    let Some(github) = by_openssl(testkit::ENCRYPTION_KEY, GITHUB)? else { return Ok(()) };
+    let ledger = Ledger::start().await?;
+    let _worker = ledger.worker()?;
+    let lines: Vec<String> = (0..150).map(|n| row(&format!("user-{n}"), "github", &github)).collect();
+    let (nats_url, monitor_url) = (ledger.servers.nats.url(), ledger.servers.nats.monitor_url());
+    let mut half = tokio::process::Command::new(env!("CARGO_BIN_EXE_usage-ledger"))
+        .args(["keys", "import-legacy", "-", "--provision"])
+        .current_dir(ledger.dir.path())
+        .env_clear()
+        .envs(ledger.variables(&nats_url, &monitor_url, testkit::ENCRYPTION_KEY))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    // A hundred rows are taken in together; the end of the file never comes.
+    let mut input = half.stdin.take().context("no pipe")?;
+    input.write_all(lines.join("\n").as_bytes()).await?;
+    input.flush().await?;
+    wait_until(BOUND, || async { ledger.log.state().await.is_ok_and(|state| state.last_seq > 0) }).await;
+    kill(Pid::from_raw(half.id().context("it has ended")?.cast_signed()), Signal::SIGINT)?;
+    let ended = tokio::time::timeout(BOUND, half.wait_with_output()).await??;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let said = Output { code: ended.status.code(), text: text(ended.stdout), errors: text(ended.stderr) };
+    assert_eq!((said.code, counts(&said)), (Some(1), vec![100, 0, 0, 0]), "{}", said.errors);
+    assert!(said.errors.contains("interrupted; run it again"), "{}", said.errors);
+    drop(input);
+
+    let file = ledger.file("all.json", &lines)?;
+    let again = ledger.run(&["keys", "import-legacy", &file, "--provision"]).await?;
+    assert_eq!((again.code, counts(&again)), (Some(0), vec![50, 100, 0, 0]), "{}", again.errors);
+    assert_eq!(ledger.text("SELECT count(*)::text FROM ledger.user_tokens").await?, "150");
     Ok(())
 }

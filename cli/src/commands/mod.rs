@@ -53,7 +53,7 @@ enum Command {
     Import(import::Arguments),
     /// Fills the projections anew from the log.
     Rebuild(rebuild::Arguments),
-    /// Compares log, calls and sums.
+    // Without words of its own here: its arguments say what is proved.
     Verify(verify::Arguments),
     /// Closes the months that are over.
     Rollover(rollover::Arguments),

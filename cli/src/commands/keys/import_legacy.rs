@@ -23,7 +23,7 @@ use crate::shutdown;
 ///
 /// Lines that give no token are told on stderr with their numbers and the reason, never with what they hold, and passed
 /// over. A file can be taken over again, whole or after an interruption: nothing is stored twice. A user's token that is
-/// there already stays: the row is told and skipped. So that such tokens are known, the worker should run.
+/// there already stays: the row is told and skipped. The worker must run, so that such tokens are known.
 ///
 /// Exit code 0 when every line's token is stored or skipped, 1 otherwise.
 #[derive(Args, Debug)]

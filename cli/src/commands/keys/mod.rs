@@ -28,7 +28,7 @@ enum Command {
     ///
     /// Exit code 1 when some did not open; they are named and stay as they were.
     Rotate,
-    /// Stores tokens of the older form, sealed anew.
+    // Without words of its own here: its arguments describe the file.
     ImportLegacy(import_legacy::Arguments),
 }
 
