@@ -177,7 +177,7 @@ impl Users {
             self.remember(&user, account, generation);
             found.insert(user, account);
         }
-        let externals = self.0.keys.hash_external_ids(&mut conn, externals).await?;
+        let externals = self.0.keys.hash_external_ids(externals).await?;
         for (index, account) in store::users::find_many_external(&mut conn, &externals).await? {
             let Some(external) = externals.get(index) else { continue };
             let user = UserRef::External(external.id.clone());
@@ -196,7 +196,7 @@ impl Users {
         if let Some(account) = self.look_up(conn, user).await? {
             return Ok((account.user_id, false));
         }
-        let new = self.new_users(conn, std::slice::from_ref(user)).await?;
+        let new = self.new_users(std::slice::from_ref(user)).await?;
         store::users::provision(conn, new, self.0.clock.now()).await?;
         let made = self
             .look_up(conn, user)
@@ -207,18 +207,18 @@ impl Users {
 
     async fn provision(&self, users: &[UserRef]) -> Result<(), Problem> {
         let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
-        let new = self.new_users(&mut conn, users).await?;
+        let new = self.new_users(users).await?;
         store::users::provision(&mut conn, new, self.0.clock.now()).await?;
         Ok(())
     }
 
     /// New accounts for users of these names.
-    async fn new_users(&self, conn: &mut PgConnection, users: &[UserRef]) -> Result<Vec<NewUser>, Problem> {
+    async fn new_users(&self, users: &[UserRef]) -> Result<Vec<NewUser>, Problem> {
         let external = users.iter().filter_map(|user| match user {
             UserRef::External(external) => Some(external.clone()),
             UserRef::Id(_) => None,
         });
-        let named = self.0.keys.hash_external_ids(conn, external.collect()).await?;
+        let named = self.0.keys.hash_external_ids(external.collect()).await?;
         let named = named.into_iter().map(|external| NewUser::named(self.0.ids.random_id(), external));
         let by_id = users.iter().filter_map(|user| match user {
             UserRef::Id(id) => Some(NewUser::unnamed(id.get())),
@@ -231,7 +231,7 @@ impl Users {
         Ok(match user {
             UserRef::Id(id) => store::users::by_id(conn, *id).await?,
             UserRef::External(external) => {
-                let external = self.0.keys.hash_external_id(conn, external.clone()).await?;
+                let external = self.0.keys.hash_external_id(external.clone()).await?;
                 store::users::by_external_id(conn, &external).await?
             }
         })

@@ -137,7 +137,7 @@ impl Ledger {
     async fn user(&self, name: &str) -> Result<UserId> {
         let user = UserId::new(self.ids.random_id());
         let mut conn = self.pool.acquire().await?;
-        let external = self.keys.hash_external_id(&mut conn, name.parse()?).await?;
+        let external = self.keys.hash_external_id(name.parse()?).await?;
         store::users::provision(&mut conn, vec![NewUser::named(user.get(), external)], self.clock.now())
             .await?;
         Ok(user)

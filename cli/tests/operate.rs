@@ -83,7 +83,7 @@ impl Operated {
         let keys = Keys::start(self.env.database_url(), &testkit::keys(), &self.env.clock).await?;
         let user = UserId::new(self.env.ids.random_id());
         let mut conn = self.env.pool().acquire().await?;
-        let external = keys.hash_external_id(&mut conn, name.parse()?).await?;
+        let external = keys.hash_external_id(name.parse()?).await?;
         let new = vec![NewUser::named(user.get(), external)];
         store::users::provision(&mut conn, new, self.env.clock.now()).await?;
         let key = keys.get_or_make(&mut conn, user).await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ledger::ExternalId;
-use sqlx::PgConnection;
+use secrecy::ExposeSecret as _;
 use store::data_keys::{self, WrappedKey};
 use store::users::HashedExternalId;
 use uuid::Uuid;
@@ -16,16 +16,13 @@ const LEDGER: Uuid = Uuid::nil();
 
 impl Keys {
     /// The external ids with their hashes, under a data key of the ledger's own. It is made at first need; only then,
-    /// and once a process, is the database asked.
-    pub async fn hash_external_ids(
-        &self,
-        conn: &mut PgConnection,
-        ids: Vec<ExternalId>,
-    ) -> Result<Vec<HashedExternalId>, KeysError> {
+    /// and once a process, is the database asked: on a connection of its own, so that no transaction of a caller takes
+    /// the key back.
+    pub async fn hash_external_ids(&self, ids: Vec<ExternalId>) -> Result<Vec<HashedExternalId>, KeysError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let key = self.0.ledger.get_or_try_init(|| self.ledger_key(conn)).await?;
+        let key = self.0.ledger.get_or_try_init(|| self.ledger_key()).await?;
         Ok(ids
             .into_iter()
             .map(|id| HashedExternalId { hash: key.external_id_hash(id.as_str()), id })
@@ -33,16 +30,13 @@ impl Keys {
     }
 
     /// [`Keys::hash_external_ids`] of one.
-    pub async fn hash_external_id(
-        &self,
-        conn: &mut PgConnection,
-        id: ExternalId,
-    ) -> Result<HashedExternalId, KeysError> {
-        let key = self.0.ledger.get_or_try_init(|| self.ledger_key(conn)).await?;
+    pub async fn hash_external_id(&self, id: ExternalId) -> Result<HashedExternalId, KeysError> {
+        let key = self.0.ledger.get_or_try_init(|| self.ledger_key()).await?;
         Ok(HashedExternalId { hash: key.external_id_hash(id.as_str()), id })
     }
 
-    async fn ledger_key(&self, conn: &mut PgConnection) -> Result<Arc<DataKey>, KeysError> {
+    async fn ledger_key(&self) -> Result<Arc<DataKey>, KeysError> {
+        let conn = &mut store::connect(self.0.database_url.expose_secret(), store::Schema::Live).await?;
         self.prove(conn).await?;
         let name = DekId::first();
         let mut stored = data_keys::of_ledger(conn, name.as_str()).await?;

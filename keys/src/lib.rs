@@ -4,6 +4,7 @@
 //! when the last request that uses them ends.
 
 mod config;
+mod erasure;
 mod error;
 mod external_ids;
 mod follow;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ledger::{Clock, UserId};
 use quick_cache::sync::Cache;
+use secrecy::SecretString;
 use sqlx::PgConnection;
 use store::data_keys::{self, WrappedKey};
 use tokio::sync::OnceCell;
@@ -44,6 +46,8 @@ struct Inner {
     proven: AtomicBool,
     clock: Clock,
     opened: Cache<UserId, Arc<DataKey>>,
+    /// For the ledger's own data key alone.
+    database_url: SecretString,
     /// The ledger's own data key, once it was needed.
     ledger: OnceCell<Arc<DataKey>>,
     /// Counts invalidations: what was read before one must not be remembered after it.
@@ -68,6 +72,7 @@ impl Keys {
             proven: AtomicBool::new(proven),
             clock: clock.clone(),
             opened: Cache::new(CACHED),
+            database_url: database_url.to_owned().into(),
             ledger: OnceCell::new(),
             generation: AtomicU64::new(0),
         })))

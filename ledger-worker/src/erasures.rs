@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keys::{Keys, KeysError};
-use ledger::{Clock, ExternalId};
-use sqlx::{Connection, PgPool};
+use ledger::Clock;
+use sqlx::{PgConnection, PgPool};
 use store::erasure::{self, Unfinished};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -18,8 +18,8 @@ use crate::error::chain;
 
 /// Users looked at in one go.
 const PAGE: u32 = 100;
-/// Calls that one transaction blanks: some 50 ms, during which no row of the user can be completed.
-const CALLS_AT_ONCE: u32 = 5_000;
+/// Rows that one transaction blanks: some 50 ms, during which no call of the user can be completed.
+const ROWS_AT_ONCE: u32 = 5_000;
 /// How often it is looked without a signal.
 const INTERVAL: Duration = Duration::from_secs(30);
 
@@ -45,54 +45,59 @@ impl Erasures {
     /// Looks at the start, at a signal and every now and then, until the worker ends. Every worker does; twice is once.
     pub(crate) async fn run(&self, shutdown: &CancellationToken) {
         loop {
-            let pause = match self.finish_all().await {
-                // More may be waiting.
-                Ok(found) if found >= PAGE as usize => Duration::ZERO,
-                Ok(_) => INTERVAL,
-                Err(error) => {
-                    tracing::warn!(error = chain(&error), "erasures could not be finished; trying again");
-                    INTERVAL / 10
-                }
-            };
+            if let Err(error) = self.finish_all(shutdown).await {
+                tracing::warn!(error = chain(&error), "erasures could not be looked for; trying again");
+            }
             tokio::select! {
                 () = self.signal.0.notified() => {}
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(INTERVAL) => {}
                 () = shutdown.cancelled() => return,
             }
         }
     }
 
-    async fn finish_all(&self) -> Result<usize, KeysError> {
-        let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
-        let unfinished = erasure::unfinished(&mut conn, PAGE).await?;
-        for user in &unfinished {
-            self.finish(&mut conn, user).await?;
+    /// Finishes all that can be finished. One that cannot does not keep the others waiting.
+    async fn finish_all(&self, shutdown: &CancellationToken) -> Result<(), store::Error> {
+        let mut conn = self.pool.acquire().await?;
+        let mut after = None;
+        while !shutdown.is_cancelled() {
+            let page = erasure::unfinished(&mut conn, after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.user);
+            for erased in page {
+                if let Err(error) = self.finish(&mut conn, erased, shutdown).await {
+                    tracing::warn!(
+                        user_id = %erased.user, error = chain(&error),
+                        "an erasure could not be finished; trying again"
+                    );
+                }
+            }
         }
-        Ok(unfinished.len())
+        Ok(())
     }
 
-    async fn finish(&self, conn: &mut sqlx::PgConnection, erased: &Unfinished) -> Result<(), KeysError> {
-        let hash = match erased.external_id.clone().map(ExternalId::new) {
-            Some(Ok(id)) => Some(self.keys.hash_external_id(conn, id).await?.hash),
-            // Not one that this program stored; nobody can come with it.
-            Some(Err(_)) | None => None,
-        };
-        let mut tx = conn.begin().await.map_err(store::Error::from)?;
-        let data_keys = erasure::bury(&mut tx, erased.user, hash.as_ref(), erased.erased_at).await?;
-        tx.commit().await.map_err(store::Error::from)?;
-        self.keys.forget(&[erased.user]);
-        let mut calls = 0;
-        for table in erasure::month_tables(conn).await? {
+    async fn finish(
+        &self,
+        conn: &mut PgConnection,
+        erased: Unfinished,
+        shutdown: &CancellationToken,
+    ) -> Result<(), KeysError> {
+        let data_keys = self.keys.bury(conn, erased.user, erased.erased_at).await?;
+        let mut rows = 0;
+        for table in erasure::personal_tables(conn).await? {
             loop {
-                let done = erasure::blank_month(conn, &table, erased.user, CALLS_AT_ONCE).await?;
-                calls += done;
-                if done < u64::from(CALLS_AT_ONCE) {
+                if shutdown.is_cancelled() {
+                    return Ok(());
+                }
+                let done = table.blank(conn, erased.user, ROWS_AT_ONCE).await?;
+                rows += done;
+                if done < u64::from(ROWS_AT_ONCE) {
                     break;
                 }
             }
         }
         erasure::finish(conn, erased.user, self.clock.now()).await?;
-        tracing::info!(user_id = %erased.user, data_keys, calls, "a user was erased");
+        tracing::info!(user_id = %erased.user, data_keys, rows, "a user was erased");
         Ok(())
     }
 }

@@ -1,13 +1,14 @@
 //! Sums that were counted anew from the log, beside those that are stored: compared, and put in their place.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Formatter, Write as _};
 
 use chrono::{DateTime, Utc};
 use ledger::{Category, Month, UserId};
 use sqlx::{Executor, PgConnection};
+use uuid::Uuid;
 
 use crate::compare::Comparison;
-use crate::token_audit::Hash;
+use crate::token_audit::{Hash, Link};
 use crate::{Error, Position};
 
 /// A user's month as the log has it.
@@ -54,17 +55,15 @@ pub struct Hour {
     pub ids: u64,
 }
 
-/// A link of a user's audit chain as the log has it.
+/// A token that the log says a user has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuditLink {
-    /// Whose chain.
+pub struct KeptToken {
+    /// Whose it is.
     pub user: UserId,
-    /// Where in the log the event is.
-    pub position: Position,
-    /// SHA-256 of the event's bytes.
-    pub event_hash: Hash,
-    /// What binds it to the link before it.
-    pub hash: Hash,
+    /// Whose API it opens.
+    pub token_type: String,
+    /// Its id.
+    pub id: Uuid,
 }
 
 /// Sent to the database at a time.
@@ -121,42 +120,84 @@ pub async fn stage(conn: &mut PgConnection, summaries: &[Summary], hours: &[Hour
     Ok(())
 }
 
-/// Puts the links into a temporary table, which ends with the transaction.
-pub async fn stage_links(conn: &mut PgConnection, links: &[AuditLink]) -> Result<(), Error> {
+/// What of an audit's row follows from the log alone, in the order of [`links`].
+const LINK_COLUMNS: &str = "event_id, action, token_id, token_type, replaced_id, purpose, fingerprint, actor_kind, \
+     actor_id, created_at, event_hash, hash";
+
+/// Puts links and tokens into temporary tables, which end with the transaction.
+pub async fn stage_vault(conn: &mut PgConnection, links: &[Link], tokens: &[KeptToken]) -> Result<(), Error> {
     conn.execute(sqlx::raw_sql(
         "CREATE TEMPORARY TABLE expected_links (
-             user_id UUID, log_seq BIGINT, log_idx INTEGER, event_hash TEXT, hash TEXT) ON COMMIT DROP",
+             user_id UUID, log_seq BIGINT, log_idx INTEGER, event_id UUID, action TEXT, token_id UUID, token_type TEXT,
+             replaced_id UUID, purpose TEXT, fingerprint TEXT, actor_kind TEXT, actor_id TEXT, created_at TIMESTAMPTZ,
+             event_hash TEXT, hash TEXT) ON COMMIT DROP;
+         CREATE TEMPORARY TABLE expected_tokens (user_id UUID, token_type TEXT, id UUID) ON COMMIT DROP",
     ))
     .await?;
     copy_text(conn, "expected_links", links, |link, out| {
-        let ((seq, idx), user) = (link.position.columns(), link.user);
-        writeln!(out, "{user}\t{seq}\t{idx}\t{}\t{}", Hex(&link.event_hash), Hex(&link.hash))
+        let ((seq, idx), user, action) = (link.position.columns(), link.user, link.action.as_str());
+        write!(out, "{user}\t{seq}\t{idx}\t{}\t{action}\t{}", link.event_id, Maybe(link.token_id))?;
+        write!(out, "\t{}\t{}", Maybe(link.token_type.as_deref().map(Escaped)), Maybe(link.replaced_id))?;
+        write!(out, "\t{}", Maybe(link.purpose.as_deref().map(Escaped)))?;
+        write!(out, "\t{}", Maybe(link.fingerprint.as_deref().map(Escaped)))?;
+        write!(out, "\t{}\t{}\t{}", link.actor_kind, Escaped(&link.actor_id), link.at.to_rfc3339())?;
+        writeln!(out, "\t{}\t{}", Hex(&link.event_hash), Hex(&link.hash))
     })
     .await?;
-    conn.execute("ANALYZE expected_links").await?;
+    copy_text(conn, "expected_tokens", tokens, |token, out| {
+        writeln!(out, "{}\t{}\t{}", token.user, Escaped(&token.token_type), token.id)
+    })
+    .await?;
+    conn.execute(sqlx::raw_sql("ANALYZE expected_links; ANALYZE expected_tokens")).await?;
     Ok(())
 }
 
-/// The staged links against the stored ones, of one user or of all.
-pub fn links(user: Option<UserId>) -> Comparison {
+/// The staged links and tokens against the stored ones, of one user or of all.
+pub fn vault(user: Option<UserId>) -> Vec<Comparison> {
     let owner = user.map_or_else(|| "TRUE".to_owned(), |user| format!("user_id = '{user}'"));
     let found = format!(
-        "(SELECT user_id, log_seq, log_idx, encode(event_hash, 'hex') AS event_hash, encode(hash, 'hex') AS hash
+        "(SELECT user_id, log_seq, log_idx, event_id, action, token_id, token_type, replaced_id, purpose, fingerprint,
+                 actor_kind, actor_id, created_at, encode(event_hash, 'hex') AS event_hash, encode(hash, 'hex') AS hash
           FROM token_audit WHERE {owner})"
     );
-    comparison(
-        "token_audit",
-        "expected_links".to_owned(),
-        found,
-        "user_id, log_seq, log_idx",
-        "event_hash, hash",
-    )
+    let tokens = format!("(SELECT user_id, token_type, id FROM user_tokens WHERE {owner})");
+    vec![
+        comparison(
+            "token_audit",
+            "expected_links".to_owned(),
+            found,
+            "user_id, log_seq, log_idx",
+            LINK_COLUMNS,
+        ),
+        comparison("user_tokens", "expected_tokens".to_owned(), tokens, "user_id, token_type", "id"),
+    ]
+}
+
+/// A value of COPY's text format, or its null.
+struct Maybe<T>(Option<T>);
+
+impl<T: Display> Display for Maybe<T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("\\N"),
+        }
+    }
+}
+
+/// Text in COPY's text format. The events' fields hold no control characters.
+struct Escaped<'a>(&'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.replace('\\', "\\\\"))
+    }
 }
 
 struct Hex<'a>(&'a Hash);
 
-impl std::fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for Hex<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::Error;
+use crate::erasure::personal_tables;
 
 /// What log and account say of a user's erasure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,30 +64,16 @@ pub async fn tokens(conn: &mut PgConnection, user: UserId) -> Result<Vec<TokenRo
     Ok(rows)
 }
 
-/// The tables that hold something personal of the user: months attached and detached, the audit chain, stored tokens;
-/// also those of a rebuild that was not exchanged with them yet.
+/// The tables that hold something personal of the user.
 pub async fn personal_rows(conn: &mut PgConnection, user: UserId) -> Result<Vec<PersonalRows>, Error> {
-    let tables = sqlx::query!(
-        r#"SELECT c.relname::text AS "name!", format('%I.%I', n.nspname, c.relname) AS "table!"
-           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-           WHERE n.nspname IN ('ledger', 'ledger_next') AND c.relkind = 'r'
-             AND (c.relname ~ '^api_usage_\d{4}_\d{2}$' OR c.relname IN ('token_audit', 'user_tokens'))
-           ORDER BY n.nspname, c.relname"#
-    )
-    .fetch_all(&mut *conn)
-    .await?;
     let mut found = Vec::new();
-    for table in tables {
-        let personal = match table.name.as_str() {
-            "user_tokens" => "true",
-            "token_audit" => "num_nonnulls(token_name, ip_address, user_agent) > 0",
-            _ => "num_nonnulls(ip_address, user_agent) > 0",
-        };
+    for table in personal_tables(conn).await? {
+        let (name, is_personal) = (&table.name, table.is_personal());
         // The name is the catalog's, quoted by PostgreSQL.
-        let query = format!("SELECT count(*) FROM {} WHERE user_id = $1 AND {personal}", table.table);
+        let query = format!("SELECT count(*) FROM {name} WHERE user_id = $1 AND {is_personal}");
         let rows: i64 = sqlx::query_scalar(&query).bind(user.get()).fetch_one(&mut *conn).await?;
         if rows > 0 {
-            found.push(PersonalRows { table: table.table, rows: rows.unsigned_abs() });
+            found.push(PersonalRows { table: table.name, rows: rows.unsigned_abs() });
         }
     }
     Ok(found)

@@ -69,41 +69,50 @@ pub async fn of_users(conn: &mut PgConnection, users: &[UserId]) -> Result<Vec<O
     Ok(owned.collect())
 }
 
-/// Stores the token in the place of an earlier one of its type, whose id is answered.
-pub async fn store(conn: &mut PgConnection, token: &StoredToken) -> Result<Option<Uuid>, Error> {
-    let (log_seq, log_idx) = token.position.columns();
-    let replaced = sqlx::query_scalar!(
-        r#"WITH earlier AS (SELECT id FROM user_tokens WHERE user_id = $2 AND token_type = $3)
-           INSERT INTO user_tokens (id, user_id, token_type, encrypted_token, token_name, masked, fingerprint, created_at,
-                updated_at, log_seq, log_idx)
-           VALUES ($1, $2, $3, $4::text::json, $5, $6, $7, $8, $8, $9, $10)
-           ON CONFLICT (user_id, token_type) DO UPDATE SET
-               id = excluded.id, encrypted_token = excluded.encrypted_token, token_name = excluded.token_name,
-               masked = excluded.masked, fingerprint = excluded.fingerprint, last_used = NULL,
-               created_at = excluded.created_at, updated_at = excluded.updated_at,
-               log_seq = excluded.log_seq, log_idx = excluded.log_idx
-           RETURNING (SELECT id FROM earlier)"#,
-        token.id,
-        token.user.get(),
-        token.token_type,
-        token.sealed,
-        token.name,
-        token.masked,
-        token.fingerprint,
-        token.at,
-        log_seq,
-        log_idx,
+/// Stores tokens, one of each user and type, in the place of those that are there.
+pub async fn store(conn: &mut PgConnection, tokens: &[StoredToken]) -> Result<(), Error> {
+    fn column<T>(tokens: &[StoredToken], of: impl Fn(&StoredToken) -> T) -> Vec<T> {
+        tokens.iter().map(of).collect()
+    }
+    sqlx::query!(
+        "INSERT INTO user_tokens (id, user_id, token_type, encrypted_token, token_name, masked, fingerprint, created_at,
+             updated_at, log_seq, log_idx)
+         SELECT id, user_id, token_type, sealed::json, token_name, masked, fingerprint, at, at, log_seq, log_idx
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+                     $8::timestamptz[], $9::bigint[], $10::integer[])
+             AS given (id, user_id, token_type, sealed, token_name, masked, fingerprint, at, log_seq, log_idx)
+         ON CONFLICT (user_id, token_type) DO UPDATE SET
+             id = excluded.id, encrypted_token = excluded.encrypted_token, token_name = excluded.token_name,
+             masked = excluded.masked, fingerprint = excluded.fingerprint, last_used = NULL,
+             created_at = excluded.created_at, updated_at = excluded.updated_at,
+             log_seq = excluded.log_seq, log_idx = excluded.log_idx",
+        &column(tokens, |token| token.id),
+        &column(tokens, |token| token.user.get()),
+        &column(tokens, |token| token.token_type.clone()),
+        &column(tokens, |token| token.sealed.clone()),
+        &column(tokens, |token| token.name.clone()) as &[Option<String>],
+        &column(tokens, |token| token.masked.clone()),
+        &column(tokens, |token| token.fingerprint.clone()),
+        &column(tokens, |token| token.at),
+        &column(tokens, |token| token.position.columns().0),
+        &column(tokens, |token| token.position.columns().1),
     )
-    .fetch_one(conn)
+    .execute(conn)
     .await?;
-    Ok(replaced)
+    Ok(())
 }
 
-/// Deletes the token, if it is the user's and still there.
-pub async fn delete(conn: &mut PgConnection, user: UserId, id: Uuid) -> Result<(), Error> {
-    sqlx::query!("DELETE FROM user_tokens WHERE user_id = $1 AND id = $2", user.get(), id)
-        .execute(conn)
-        .await?;
+/// Deletes tokens, by user and id, those that are the user's and still there.
+pub async fn delete(conn: &mut PgConnection, tokens: &[(UserId, Uuid)]) -> Result<(), Error> {
+    let (users, ids): (Vec<Uuid>, Vec<Uuid>) = tokens.iter().map(|(user, id)| (user.get(), *id)).unzip();
+    sqlx::query!(
+        "DELETE FROM user_tokens t USING UNNEST($1::uuid[], $2::uuid[]) AS given (user_id, id)
+         WHERE t.user_id = given.user_id AND t.id = given.id",
+        &users,
+        &ids
+    )
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

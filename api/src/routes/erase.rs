@@ -11,9 +11,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use events::{Body, Event, UserErased};
-use ledger::{ExternalId, UserId, UserRef};
+use ledger::{UserId, UserRef};
 use serde::Serialize;
-use sqlx::Acquire;
 use store::erasure::{self, Erasure};
 use store::users::AccountStatus;
 use tokio::time::Instant;
@@ -25,7 +24,7 @@ use uuid::Uuid;
 use crate::auth::{Principal, Role, UserOrAdmin};
 use crate::extract::{Json, Path};
 use crate::position::LedgerSeq;
-use crate::problem::{Chain, Code, FieldError, Problem, ProblemBody};
+use crate::problem::{Chain, Code, Problem, ProblemBody};
 use crate::record::{actor, record};
 use crate::state::AppState;
 
@@ -132,16 +131,7 @@ async fn begin(state: &AppState, caller: Principal, user: UserId) -> Result<Resp
 /// The account becomes a tombstone, and the data key is gone.
 async fn bury(state: &AppState, user: UserId, at: DateTime<Utc>) -> Result<(), Problem> {
     let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
-    let account = store::users::read(&mut conn, user).await?;
-    let external = account.and_then(|account| account.external_id).map(ExternalId::new);
-    let hash = match external {
-        Some(Ok(id)) => Some(state.keys().hash_external_id(&mut conn, id).await?.hash),
-        Some(Err(error)) => return Err(FieldError::invalid_parameter("user", &error).into()),
-        None => None,
-    };
-    let mut tx = conn.begin().await.map_err(store::Error::from)?;
-    erasure::bury(&mut tx, user, hash.as_ref(), at).await?;
-    tx.commit().await.map_err(store::Error::from)?;
+    state.keys().bury(&mut conn, user, at).await?;
     Ok(())
 }
 

@@ -87,7 +87,7 @@ async fn put_user(
     let external_id = match body.external_id {
         Change::Keep => Change::Keep,
         Change::Clear => Change::Clear,
-        Change::Set(id) => Change::Set(keys.hash_external_id(&mut conn, id).await?),
+        Change::Set(id) => Change::Set(keys.hash_external_id(id).await?),
     };
     let change = UserChange {
         external_id,

@@ -80,7 +80,7 @@ async fn a_suspended_user_is_refused_by_every_instance() -> Result<()> {
     suspended.put(path).json(&json!({})).send().await?.expect(200)?;
     let mut conn = api.env.pool().acquire().await?;
     let keys = Keys::start(api.env.database_url(), &testkit::keys(), &api.env.clock).await?;
-    let name = keys.hash_external_id(&mut conn, "suspended".parse()?).await?;
+    let name = keys.hash_external_id("suspended".parse()?).await?;
     let user = store::users::by_external_id(&mut conn, &name).await?.expect("it is there");
     let change = store::users::UserChange {
         status: Some(store::users::AccountStatus::Suspended),

@@ -63,7 +63,7 @@ async fn ensure_account(
                 return Ok(());
             }
             let keys = Keys::start(settings.database_url()?, &settings.keys(), clock).await?;
-            let external = keys.hash_external_id(connection, id.clone()).await?;
+            let external = keys.hash_external_id(id.clone()).await?;
             let account = users::by_external_id(connection, &external).await?;
             (account, NewUser::named(IdSource::new(clock.clone()).random_id(), external))
         }

@@ -74,7 +74,7 @@ async fn find(user: &UserRef, settings: &Settings) -> Result<UserId> {
 async fn erased(external: &ExternalId, settings: &Settings) -> Result<Option<UserId>> {
     let keys = start_keys(settings).await?;
     let mut conn = store::connect(settings.database_url()?, Schema::Live).await?;
-    let hashed = keys.hash_external_id(&mut conn, external.clone()).await?;
+    let hashed = keys.hash_external_id(external.clone()).await?;
     Ok(store::users::by_external_id(&mut conn, &hashed).await?.map(|account| account.user_id))
 }
 

@@ -3,7 +3,7 @@
 //! Every one of them is a link: its hash covers the link before it and the event's bytes as the log has them. So none
 //! is ever passed over, and what an erasure blanks in a row leaves the chain whole.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use events::{Actor, Body, Event, Personal};
 use ledger::UserId;
@@ -27,7 +27,7 @@ pub struct Audited {
 }
 
 /// SHA-256 of an event's bytes as they stand in its frame.
-pub(crate) fn event_hash(raw: &str) -> Hash {
+fn event_hash(raw: &str) -> Hash {
     Sha256::digest(raw.as_bytes()).into()
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn link_hash(previous: &Hash, event_hash: &Hash) -> Hash {
 
 impl Audited {
     /// Reads the event; `raw` are its bytes in the frame, and `personal` is what was sealed in it.
-    pub(super) fn of(
+    pub(crate) fn of(
         position: Position,
         user: UserId,
         event: &Event<'_>,
@@ -113,7 +113,8 @@ impl Audited {
     }
 }
 
-/// Applies the events in their order, after `erased` users; answers who is erased by them.
+/// Applies the events in their order, after `erased` users; answers who is erased by them. However many events they are,
+/// it is the same few statements, and some for each erasure.
 pub(super) async fn apply(
     conn: &mut PgConnection,
     schema: Schema,
@@ -124,61 +125,137 @@ pub(super) async fn apply(
     users.sort_unstable();
     users.dedup();
     let mut last: HashMap<UserId, Hash> = token_audit::last_hashes(conn, &users).await?;
-    let (mut links, mut token_uses, mut erased_now) =
-        (Vec::with_capacity(events.len()), Vec::new(), Vec::new());
+    let mut vault = Vault::of(conn, &users).await?;
+    let (mut links, mut erased_now) = (Vec::with_capacity(events.len()), Vec::new());
     for event in events {
         let mut link = event.link.clone();
-        let user = link.user;
-        let previous = last.entry(user).or_insert(CHAIN_START);
+        let previous = last.entry(link.user).or_insert(CHAIN_START);
         *previous = link_hash(previous, &link.event_hash);
         link.hash = *previous;
-        if erased.contains(&user) || erased_now.contains(&user) {
-            // What comes after the end is noted, and nothing else becomes of it.
+        let is_over = erased.contains(&link.user) || erased_now.contains(&link.user);
+        if is_over || link.action == Action::Erased {
             (link.token_name, link.ip_address, link.user_agent) = (None, None, None);
-            links.push(link);
-            continue;
         }
-        match (link.action, link.token_id) {
-            (Action::Stored, _) => {
-                if let Some(token) = &event.stored {
-                    link.replaced_id = tokens::store(conn, token).await?;
-                }
-            }
-            (Action::Deleted, Some(id)) => tokens::delete(conn, user, id).await?,
-            (Action::Used, Some(id)) => {
-                token_uses.push(TokenUse { id, user, at: link.at, position: link.position });
-            }
-            (Action::Erased, _) => {
-                (link.token_name, link.ip_address, link.user_agent) = (None, None, None);
+        match link.action {
+            // What comes after the end is noted, and nothing else becomes of it.
+            _ if is_over => {}
+            Action::Erased => {
                 // Earlier links of the user must be in the table to be blanked.
                 token_audit::insert(conn, &std::mem::take(&mut links)).await?;
                 erase(conn, schema, &link).await?;
-                erased_now.push(user);
+                vault.forget(link.user);
+                erased_now.push(link.user);
             }
-            (Action::Deleted | Action::Used, None) => {}
+            Action::Stored => link.replaced_id = event.stored.as_ref().and_then(|token| vault.store(token)),
+            Action::Deleted => vault.delete(&link),
+            Action::Used => vault.used(&link),
         }
         links.push(link);
     }
-    if !token_uses.is_empty() {
-        tokens::used(conn, &token_uses).await?;
-    }
+    vault.write(conn).await?;
     token_audit::insert(conn, &links).await?;
     Ok(erased_now)
+}
+
+/// Which token each user has of each type: what the events of tokens come to, in their order.
+#[derive(Debug, Default)]
+pub(crate) struct Tokens(HashMap<UserId, BTreeMap<String, Uuid>>);
+
+impl Tokens {
+    /// Answers the token whose place it takes.
+    pub(crate) fn store(&mut self, user: UserId, token_type: &str, id: Uuid) -> Option<Uuid> {
+        self.0.entry(user).or_default().insert(token_type.to_owned(), id)
+    }
+
+    /// Takes the token away, if it is the user's.
+    pub(crate) fn delete(&mut self, user: UserId, id: Uuid) {
+        if let Some(tokens) = self.0.get_mut(&user) {
+            tokens.retain(|_, token| *token != id);
+        }
+    }
+
+    /// Takes all of them away.
+    pub(crate) fn forget(&mut self, user: UserId) {
+        self.0.remove(&user);
+    }
+
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (UserId, &str, Uuid)> {
+        self.0.iter().flat_map(|(user, tokens)| {
+            tokens.iter().map(move |(token_type, id)| (*user, token_type.as_str(), *id))
+        })
+    }
+}
+
+/// The tokens of some users, and what a batch changes in the table.
+struct Vault<'e> {
+    tokens: Tokens,
+    /// Those that are to be written, by user and type.
+    stored: HashMap<UserId, BTreeMap<&'e str, &'e StoredToken>>,
+    deleted: Vec<(UserId, Uuid)>,
+    uses: Vec<TokenUse>,
+}
+
+impl<'e> Vault<'e> {
+    async fn of(conn: &mut PgConnection, users: &[UserId]) -> Result<Self, store::Error> {
+        let mut tokens = Tokens::default();
+        for token in tokens::of_users(conn, users).await? {
+            tokens.store(token.user, &token.token_type, token.id);
+        }
+        Ok(Self { tokens, stored: HashMap::new(), deleted: Vec::new(), uses: Vec::new() })
+    }
+
+    /// Answers the token whose place it takes.
+    fn store(&mut self, token: &'e StoredToken) -> Option<Uuid> {
+        self.stored.entry(token.user).or_default().insert(&token.token_type, token);
+        self.tokens.store(token.user, &token.token_type, token.id)
+    }
+
+    fn delete(&mut self, link: &Link) {
+        let Some(id) = link.token_id else { return };
+        self.tokens.delete(link.user, id);
+        if let Some(stored) = self.stored.get_mut(&link.user) {
+            stored.retain(|_, token| token.id != id);
+        }
+        self.deleted.push((link.user, id));
+    }
+
+    fn used(&mut self, link: &Link) {
+        if let Some(id) = link.token_id {
+            self.uses.push(TokenUse { id, user: link.user, at: link.at, position: link.position });
+        }
+    }
+
+    /// The user's rows are gone.
+    fn forget(&mut self, user: UserId) {
+        self.tokens.forget(user);
+        self.stored.remove(&user);
+    }
+
+    async fn write(self, conn: &mut PgConnection) -> Result<(), store::Error> {
+        if !self.deleted.is_empty() {
+            tokens::delete(conn, &self.deleted).await?;
+        }
+        let stored: Vec<StoredToken> =
+            self.stored.into_values().flat_map(BTreeMap::into_values).cloned().collect();
+        if !stored.is_empty() {
+            tokens::store(conn, &stored).await?;
+        }
+        if !self.uses.is_empty() {
+            tokens::used(conn, &self.uses).await?;
+        }
+        Ok(())
+    }
 }
 
 /// Takes the user's tokens away and blanks what is personal in their rows.
 ///
 /// A user may have millions of calls. The live projector leaves those to the reconciler, which blanks them in small
-/// steps beside it; a rebuild, which nobody waits for, does it at once, since the reconciler does not look at its tables.
+/// steps beside it; a rebuild, which nobody waits for, does it at once, before its tables are compared and exchanged.
 async fn erase(conn: &mut PgConnection, schema: Schema, link: &Link) -> Result<(), store::Error> {
     let erasure = Erasure { event_id: link.event_id, erased_at: link.at, position: link.position };
     erasure::record(conn, link.user, &erasure).await?;
     tokens::delete_all(conn, link.user).await?;
     token_audit::blank(conn, link.user).await?;
-    if schema == Schema::Next {
-        for table in erasure::month_tables(conn).await? {
-            erasure::blank_month(conn, &table, link.user, u32::MAX).await?;
-        }
-    }
-    Ok(())
+    if schema == Schema::Next { erasure::blank_all_calls(conn, link.user).await } else { Ok(()) }
 }

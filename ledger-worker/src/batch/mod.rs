@@ -12,7 +12,7 @@ mod prepare;
 
 pub use apply::{Applied, ApplyError, Target, apply_all, apply_late};
 pub use audited::Audited;
-pub(crate) use audited::{event_hash, link_hash};
+pub(crate) use audited::{Tokens, link_hash};
 pub use item::{Call, Command, Item};
 pub use parse::Parsed;
 pub use personal::KnownKeys;

@@ -131,8 +131,7 @@ impl Parsed {
                                 // The body was read as a batch just now.
                                 raw = events::raw_events(&frame.body).unwrap_or_default();
                             }
-                            let raw = raw.get(usize::from(idx)).copied().unwrap_or_default();
-                            self.audited(position, event, raw, frame.time, keys)
+                            self.audited(position, event, raw.get(usize::from(idx)), frame.time, keys)
                         } else {
                             self.event(position, event, frame.time, keys)
                         };
@@ -164,15 +163,21 @@ impl Parsed {
         &mut self,
         position: Position,
         event: Result<Event<'_>, EventError>,
-        raw: &str,
+        raw: Option<&&str>,
         frame_time: DateTime<Utc>,
         keys: &KnownKeys,
     ) -> Item {
         let (event_type, detail) = match event {
-            Ok(event) => match self.link(position, &event, raw, keys) {
-                Ok(link) => return Item::Command(Box::new(Command::Audit(Box::new(link)))),
-                Err(detail) => (event.body.event_type().into_owned(), detail),
-            },
+            Ok(event) => {
+                let link = match raw {
+                    Some(raw) => self.link(position, &event, raw, keys),
+                    None => Err("its bytes cannot be told from the frame's".to_owned()),
+                };
+                match link {
+                    Ok(link) => return Item::Command(Box::new(Command::Audit(Box::new(link)))),
+                    Err(detail) => (event.body.event_type().into_owned(), detail),
+                }
+            }
             Err(error) => (error.event_type.clone(), error.detail()),
         };
         self.broken_link.get_or_insert_with(|| (position, format!("{event_type}: {detail}")));

@@ -6,6 +6,7 @@ use store::checkpoint::{self, Checkpoint, PARTITION};
 use store::{Schema, next_schema};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::projector::Applier;
 use crate::reading::{Batch, continuity};
@@ -13,6 +14,9 @@ use crate::standing::Standing;
 
 use super::ahead::{Ahead, Chunk};
 use super::{BATCH_EVENTS, Progress, Rebuild, RebuildError};
+
+/// One for the keys of users that are not remembered, one to hear of those that are destroyed.
+const POOL_CONNECTIONS: u32 = 2;
 
 /// The next projection in the making.
 pub(super) struct Fill<'a> {
@@ -23,6 +27,8 @@ pub(super) struct Fill<'a> {
     conn: PgConnection,
     applier: Applier,
     events: u64,
+    /// Hears of keys that are destroyed meanwhile; ends with this.
+    _follower: JoinSet<()>,
 }
 
 impl<'a> Fill<'a> {
@@ -73,11 +79,16 @@ impl<'a> Fill<'a> {
     }
 
     async fn at(rebuild: &'a Rebuild<'a>, keys: &'a Keys, stored: Checkpoint) -> Result<Self, RebuildError> {
-        let pool = store::pool(rebuild.database_url, 1)?;
+        let pool = store::pool(rebuild.database_url, POOL_CONNECTIONS)?;
+        let mut follower = JoinSet::new();
+        follower.spawn({
+            let (keys, pool) = (keys.clone(), pool.clone());
+            async move { keys.follow(&pool, &CancellationToken::new()).await }
+        });
         let conn = store::connect::connect_projector(rebuild.database_url, Schema::Next).await?;
         let stream_created = Some(rebuild.log.state().await?.created);
         let applier = Applier::new(Schema::Next, PARTITION, Checkpoint { stream_created, ..stored });
-        Ok(Self { rebuild, keys, pool, conn, applier, events: 0 })
+        Ok(Self { rebuild, keys, pool, conn, applier, events: 0, _follower: follower })
     }
 
     /// How far it is.

@@ -5,6 +5,7 @@
 //! place of those that differ.
 
 mod ahead;
+mod audit;
 mod fill;
 mod recent;
 mod summaries;

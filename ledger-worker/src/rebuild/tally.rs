@@ -11,12 +11,10 @@ use events::{ApiCalled, Body, CallCompleted, Event, EventErrorKind};
 use ledger::{Category, Month, UserId};
 use nats::RawFrame;
 use store::Position;
-use store::recount::{AuditLink, Hour, Summary};
-use store::token_audit::{CHAIN_START, Hash};
+use store::recount::{Hour, Summary};
 use uuid::Uuid;
 
-use crate::batch::{event_hash, link_hash};
-
+use super::audit::Audit;
 use super::recent::{IdMap, IdSet, Recent};
 
 /// For so long a request is remembered by its idempotency key, and its event can be published again.
@@ -83,22 +81,6 @@ struct Bucket {
     ids: u64,
 }
 
-/// The audit chains: 136 bytes for every link, and the last hash of every user.
-#[derive(Debug, Default)]
-struct Audit {
-    last: IdMap<u128, Hash>,
-    links: Vec<AuditLink>,
-}
-
-impl Audit {
-    fn add(&mut self, user: UserId, position: Position, raw: &str) {
-        let last = self.last.entry(user.get().as_u128()).or_insert(CHAIN_START);
-        let event_hash = event_hash(raw);
-        *last = link_hash(last, &event_hash);
-        self.links.push(AuditLink { user, position, event_hash, hash: *last });
-    }
-}
-
 /// What completing a call needs of it.
 #[derive(Debug)]
 struct OpenCall {
@@ -138,9 +120,9 @@ impl Tally {
         Self { audit: Some(Audit::default()), ..self }
     }
 
-    /// The links of the audit chains, if they were asked for.
-    pub(crate) fn links(&self) -> &[AuditLink] {
-        self.audit.as_ref().map_or(&[], |audit| &audit.links)
+    /// The audit chains and the tokens, if they were asked for.
+    pub(crate) fn audit(&self) -> Option<&Audit> {
+        self.audit.as_ref()
     }
 
     /// How many events were read.
@@ -185,7 +167,9 @@ impl Tally {
                     if raw.is_empty() && self.audit.is_some() {
                         raw = events::raw_events(&frame.body).unwrap_or_default();
                     }
-                    self.link(position, &event, raw.get(usize::from(idx)).copied().unwrap_or_default());
+                    if let Some(raw) = raw.get(usize::from(idx)) {
+                        self.link(position, &event, raw);
+                    }
                 }
                 Ok(event) => self.event(position, &event),
                 Err(error) if error.kind == EventErrorKind::EarlierBuild => {
@@ -257,7 +241,7 @@ impl Tally {
             && self.claim(event)
             && let Some(audit) = &mut self.audit
         {
-            audit.add(user, position, raw);
+            audit.add(position, user, event, raw);
         }
     }
 

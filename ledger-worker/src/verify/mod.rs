@@ -26,11 +26,12 @@ pub async fn verify(rebuild: &Rebuild<'_>, user: Option<UserId>) -> Result<Outco
     (rebuild.progress)(Progress::Step("comparing"));
     let (summaries, hours) = counted.tally.sums();
     recount::stage(&mut snapshot, &summaries, &hours).await?;
-    recount::stage_links(&mut snapshot, counted.tally.links()).await?;
+    if let Some(audit) = counted.tally.audit() {
+        recount::stage_vault(&mut snapshot, audit.links(), &audit.tokens()).await?;
+    }
     let mut outcome =
         Outcome { seq, events: counted.tally.events(), tables: Vec::new(), differences: Vec::new() };
-    let comparisons =
-        recount::sums(user).into_iter().chain(recount::rows(user)).chain([recount::links(user)]);
+    let comparisons = recount::sums(user).into_iter().chain(recount::rows(user)).chain(recount::vault(user));
     for comparison in comparisons {
         outcome.differences.extend(comparison.run(&mut snapshot, MAX_NAMED_ROWS).await?);
         outcome.tables.push(comparison.name);

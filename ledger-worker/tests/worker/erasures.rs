@@ -32,7 +32,7 @@ impl TestLedger {
     pub(crate) async fn user_with_everything(&self, name: &str) -> Result<UserId> {
         let user = self.user();
         let mut conn = self.env.pool().acquire().await?;
-        let external = self.keys.hash_external_id(&mut conn, name.parse()?).await?;
+        let external = self.keys.hash_external_id(name.parse()?).await?;
         store::users::provision(&mut conn, vec![NewUser::named(user.get(), external)], self.env.clock.now())
             .await?;
         sqlx::query("UPDATE public.users SET email = 'a@example.org', name = 'A'")
@@ -83,7 +83,7 @@ async fn an_erased_user_leaves_counts_a_tombstone_and_a_chain_that_verifies() ->
 
     // The host's id is recognised, makes nobody, and no key is made again.
     let mut conn = ledger.env.pool().acquire().await?;
-    let external = ledger.keys.hash_external_id(&mut conn, "customer-1".parse()?).await?;
+    let external = ledger.keys.hash_external_id("customer-1".parse()?).await?;
     let found = store::users::by_external_id(&mut conn, &external).await?.expect("the tombstone");
     assert_eq!((found.user_id, found.status), (user, AccountStatus::Erased));
     let again = vec![NewUser::named(ledger.env.ids.random_id(), external)];
@@ -166,6 +166,84 @@ async fn a_month_that_was_detached_loses_the_addresses_too() -> Result<()> {
             .fetch_one(ledger.env.pool())
             .await?;
     assert_eq!(clear, 0);
+    worker.stop().await;
+    Ok(())
+}
+
+/// A projection that a rebuild keeps beside the live one, and one that it put aside and could not drop.
+#[tokio::test]
+async fn what_a_rebuild_left_loses_the_addresses_too() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let user = ledger.user_with_everything("customer-1").await?;
+    ledger.projected().await;
+    ledger.rebuild().run(&ledger.keys, Finish::Swap).await?;
+    ledger.rebuild().run(&ledger.keys, Finish::Hold).await?;
+    let pool = ledger.env.pool();
+    for statement in [
+        "CREATE SCHEMA ledger_old",
+        "CREATE TABLE ledger_old.api_usage_2026_11 AS SELECT * FROM ledger.api_usage",
+        "CREATE TABLE ledger_old.token_audit AS SELECT * FROM ledger.token_audit",
+        "CREATE TABLE ledger_old.user_tokens AS SELECT * FROM ledger.user_tokens",
+    ] {
+        sqlx::query(statement).execute(pool).await?;
+    }
+    let mut conn = pool.acquire().await?;
+    let left = |rows: Vec<store::remains::PersonalRows>| rows.iter().map(|table| table.rows).sum::<u64>();
+    assert_eq!(left(store::remains::personal_rows(&mut conn, user).await?), 12, "four in each of three");
+    ledger.publish(&[ledger.erased(user)]).await;
+    ledger.finished().await;
+    assert_eq!(store::remains::personal_rows(&mut conn, user).await?, []);
+    drop(conn);
+    ledger.rebuild().swap(&ledger.keys).await?;
+    assert_eq!(ledger.number(CLEAR_ROWS).await, 0);
+    ledger.agrees().await?;
+    worker.stop().await;
+    Ok(())
+}
+
+/// As in a database that was made anew: nobody has an account, and the log says who is erased.
+#[tokio::test]
+async fn an_erased_user_without_an_account_gets_none_again() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let user = ledger.user();
+    ledger.publish(&[ledger.erased(user)]).await;
+    let worker = ledger.spawn_worker();
+    ledger.finished().await;
+    let mut conn = ledger.env.pool().acquire().await?;
+    store::users::provision(&mut conn, vec![NewUser::unnamed(user.get())], ledger.env.clock.now()).await?;
+    assert_eq!(ledger.text("SELECT string_agg(status, ' ') FROM public.users").await, "erased");
+    assert!(ledger.keys.get_or_make(&mut conn, user).await.is_err());
+    worker.stop().await;
+    Ok(())
+}
+
+/// One whose external id cannot be hashed, for want of the ledger's own key, keeps nobody else waiting.
+#[tokio::test]
+async fn an_erasure_that_cannot_be_finished_does_not_stop_the_others() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let (stuck, fine) = (ledger.user_with_everything("customer-1").await?, ledger.user_with_key().await?);
+    let pool = ledger.env.pool();
+    sqlx::query("UPDATE public.users SET external_id_hash = NULL WHERE user_id = $1")
+        .bind(stuck.get())
+        .execute(pool)
+        .await?;
+    sqlx::query(
+        "UPDATE public.ledger_data_keys SET kid = 'k0', sealed = jsonb_set(sealed::jsonb, '{kid}', '\"k0\"')::json",
+    )
+    .execute(pool)
+    .await?;
+    ledger.publish(&[ledger.erased(stuck), ledger.erased(fine)]).await;
+    let worker = ledger.spawn_worker();
+    ledger.until("SELECT string_agg(status, ' ' ORDER BY status) FROM public.users", "active erased").await;
+    sqlx::query(
+        "UPDATE public.ledger_data_keys SET kid = 'k1', sealed = jsonb_set(sealed::jsonb, '{kid}', '\"k1\"')::json",
+    )
+    .execute(pool)
+    .await?;
+    worker.stop().await;
+    let worker = ledger.spawn_worker();
+    ledger.until("SELECT string_agg(status, ' ') FROM public.users", "erased erased").await;
     worker.stop().await;
     Ok(())
 }

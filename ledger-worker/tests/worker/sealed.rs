@@ -159,9 +159,10 @@ async fn a_rebuild_that_is_held_back_counts_too() -> Result<()> {
     ledger.projected().await;
     ledger.rebuild().run(&ledger.keys, Finish::Hold).await?;
     ledger.erase(user).await;
+    assert_eq!(faults(&ledger.opened(user, None).await?), [""; 0], "it was blanked too");
+    ledger.change("UPDATE ledger_next.token_audit SET token_name = 'mine'").await?;
     let found = faults(&ledger.opened(user, None).await?);
-    assert!(found.iter().all(|fault| fault.contains(" rows of ledger_next.")), "{found:?}");
-    assert_eq!(found.len(), 3, "calls, audit and tokens");
+    assert_eq!(found, ["1 rows of ledger_next.token_audit still hold personal fields or tokens"]);
     ledger.rebuild().drop_held().await?;
     assert_eq!(faults(&ledger.opened(user, None).await?), [""; 0]);
     worker.stop().await;

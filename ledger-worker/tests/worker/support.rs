@@ -84,7 +84,7 @@ impl TestLedger {
         let running = ledger_worker::run(config, shutdown.clone());
         let refusal = Arc::clone(&self.refusal);
         let task = tokio::spawn(async move {
-            let ended = running.await;
+            let ended = Box::pin(running).await;
             if let Err(error) = &ended {
                 let _ = refusal.set(format!("{error:?}"));
             }

@@ -153,6 +153,10 @@ async fn a_link_that_was_changed_added_or_taken_away_is_named() -> Result<()> {
         "UPDATE token_audit SET event_hash = sha256(event_hash) WHERE (log_seq, log_idx) = (2, 0)",
         "DELETE FROM token_audit WHERE (log_seq, log_idx) = (2, 0)",
         "UPDATE token_audit SET log_idx = 5 WHERE (log_seq, log_idx) = (2, 0)",
+        "UPDATE token_audit SET action = 'deleted' WHERE (log_seq, log_idx) = (2, 0)",
+        "UPDATE token_audit SET actor_id = 'somebody' WHERE (log_seq, log_idx) = (2, 0)",
+        "UPDATE token_audit SET purpose = NULL WHERE (log_seq, log_idx) = (2, 0)",
+        "UPDATE token_audit SET created_at = created_at + interval '1 s' WHERE (log_seq, log_idx) = (2, 0)",
     ];
     for statement in tamper {
         let mut tx = ledger.env.pool().begin().await?;
