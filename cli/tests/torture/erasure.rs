@@ -1,0 +1,432 @@
+//! Users are erased while api or worker die between the steps of it; it is finished all the same, and stays so.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use events::{Actor, ActorKind, ApiCalled, Body, Event, Personal, SealedJson, TokenStored};
+use keys::Keys;
+use ledger::{Category, Clock, IdSource, UserId};
+use nats::{EncodedEvent, Publisher, PublisherConfig};
+use serde_json::{Value, json};
+use sqlx::{PgPool, Postgres, Transaction};
+use testkit::{Answer, Client, Request, Role, wait_until};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+use vault::{DataKey, OsEntropy, SecretText, TokenKind};
+
+use crate::cluster::{BOUND, Cluster, Victim};
+use crate::traces::tables_with;
+
+const TOKEN: &str = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
+const EVENTS: &str = "/api/usage/events";
+
+/// Where an erasure is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    /// The event is on disk and projected; the api dies before the account is a tombstone, the worker right after it.
+    BeforeTombstone,
+    /// The account is a tombstone and nothing is projected; the api dies before it answers.
+    BeforeProjection,
+    /// The worker dies while it applies the event.
+    WhileApplying,
+    /// The worker dies while it blanks the user's calls.
+    WhileBlanking,
+    /// Nobody dies.
+    Nowhere,
+}
+
+/// A user, and what is theirs alone.
+struct Person {
+    name: String,
+    id: UserId,
+    /// With a credential of the host's id.
+    user: Client,
+    /// With a credential of our id.
+    by_id: Client,
+    /// Found in the tables as long as they are not erased.
+    personal: Vec<String>,
+    /// Where they come from afterwards.
+    proxied: String,
+    /// Kept from before by somebody who had it.
+    key: Arc<DataKey>,
+}
+
+/// Everything that runs, and who asks.
+struct World {
+    cluster: Cluster,
+    pool: PgPool,
+    ids: IdSource,
+    clock: Clock,
+    service: Client,
+    admin: Client,
+    publisher: Publisher,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_that_is_cut_anywhere_is_finished_and_stays_so() -> Result<()> {
+    let mut world = World::start().await?;
+    let mut erased = Vec::new();
+    for cut in
+        [Cut::BeforeTombstone, Cut::BeforeProjection, Cut::WhileApplying, Cut::WhileBlanking, Cut::Nowhere]
+    {
+        let outcome = world.erase(cut, erased.len()).await;
+        match outcome {
+            Ok(person) => erased.push(person),
+            Err(error) => return Err(error.context(format!("{cut:?}")).context(world.cluster.state().await)),
+        }
+    }
+    for victim in [Victim::Worker, Victim::Api] {
+        world.cluster.kill(victim).await?;
+        world.cluster.revive(victim).await?;
+    }
+    world.cluster.until_ready().await;
+    for person in &erased {
+        world.is_nobody(person).await.with_context(|| format!("{} after a restart", person.name))?;
+    }
+    Ok(())
+}
+
+impl World {
+    async fn start() -> Result<Self> {
+        let (cluster, clock) = (Cluster::start().await?, Clock::system());
+        let ids = IdSource::new(clock.clone());
+        let made = ids.clone();
+        let publisher =
+            Publisher::start(&cluster.log().await?, PublisherConfig::default(), move || made.random_id())
+                .await?;
+        Ok(Self {
+            pool: cluster.pool().await?,
+            service: cluster.settings.client("backend", Role::Service)?,
+            admin: cluster.settings.client("root", Role::Admin)?,
+            cluster,
+            ids,
+            clock,
+            publisher,
+        })
+    }
+
+    /// Makes a user, erases it with this cut, and looks whether it is gone.
+    async fn erase(&mut self, cut: Cut, number: usize) -> Result<Person> {
+        let person = self.person(number).await.context("before")?;
+        let stats = self.stats(&person).await?;
+        for text in &person.personal {
+            anyhow::ensure!(!tables_with(&self.pool, text).await?.is_empty(), "{text} was never there");
+        }
+        self.cut(cut, &person).await?;
+        self.receipt(&person).await.context("its receipt")?;
+        self.is_nobody(&person).await?;
+        anyhow::ensure!(self.stats(&person).await? == stats, "the counts have changed");
+
+        self.arrives_late(&person).await.context("late events")?;
+        self.is_nobody(&person).await.context("after late events")?;
+        let late = self.stats(&person).await?;
+        anyhow::ensure!(
+            late["total"]["used"].as_u64() == stats["total"]["used"].as_u64().map(|used| used + 1)
+        );
+        let rebuilt = self.cluster.command(&["rebuild"]).await?;
+        anyhow::ensure!(rebuilt.errors.contains("no differences"), "{rebuilt:?}");
+        rebuilt.expect_success()?;
+        self.is_nobody(&person).await.context("after a rebuild")?;
+        anyhow::ensure!(without_position(self.stats(&person).await?) == without_position(late));
+        for arguments in [&["verify"][..], &["verify", "--user", &person.id.to_string()]] {
+            self.cluster
+                .command(arguments)
+                .await?
+                .expect_success()
+                .with_context(|| format!("{arguments:?}"))?;
+        }
+        Ok(person)
+    }
+
+    /// A user with names, calls and a token that took the place of another one.
+    async fn person(&self, number: usize) -> Result<Person> {
+        let name = format!("person-{number}-of-the-host");
+        let (email, address, agent) = (
+            format!("p{number}@example.net"),
+            format!("198.51.100.{number}"),
+            format!("agent-of-{number}/1.0"),
+        );
+        let account = json!({"email": email, "name": format!("Person Number {number}")});
+        self.service.put(&format!("/api/users/{name}")).json(&account).send().await?.expect(201)?;
+        let user = self.cluster.settings.client(&name, Role::User)?;
+        let call = |n: u32| {
+            let data = json!({"endpoint": "/api/analyze", "ip_address": address, "user_agent": agent});
+            json!({"id": format!("call {number}.{n}"), "subject": name, "data": data})
+        };
+        let keyed = |request: Request| request.header("Idempotency-Key", &format!("of-{number}"));
+        let calls = json!([call(1), call(2), call(3)]);
+        keyed(self.service.post(EVENTS)).json(&calls).send().await?.expect(202)?;
+        let call = user.get("/api/forward-auth").header("X-Forwarded-Uri", "/api/x");
+        call.header("X-Forwarded-Method", "GET").send().await?.expect(204)?;
+        let token =
+            json!({"token_type": "github", "token": TOKEN, "token_name": format!("of person {number}")});
+        keyed(user.post("/api/tokens")).json(&token).send().await?.expect(201)?;
+        user.post("/api/tokens").json(&token).send().await?.expect(200)?;
+        self.cluster.projected().await?;
+
+        let id: Uuid = sqlx::query_scalar("SELECT user_id FROM public.users WHERE external_id = $1")
+            .bind(&name)
+            .fetch_one(&self.pool)
+            .await?;
+        let id = UserId::new(id);
+        let by_id = self.cluster.settings.client(&id.to_string(), Role::User)?;
+        let wrapped: Vec<String> = sqlx::query_scalar(
+            "SELECT unnest(ARRAY[sealed ->> 'encrypted', sealed ->> 'iv', sealed ->> 'tag'])
+             FROM public.user_data_keys WHERE user_id = $1",
+        )
+        .bind(id.get())
+        .fetch_all(&self.pool)
+        .await?;
+        anyhow::ensure!(wrapped.len() == 3, "{} parts of a data key", wrapped.len());
+        let sealed: String = sqlx::query_scalar(
+            "SELECT encrypted_token ->> 'encrypted' FROM ledger.user_tokens WHERE user_id = $1",
+        )
+        .bind(id.get())
+        .fetch_one(&self.pool)
+        .await?;
+        let key = self.key(id).await?.context("no data key")?;
+        let personal = [name.clone(), email, address, agent, format!("Person Number {number}"), sealed];
+        let personal = personal.into_iter().chain([format!("of person {number}")]).chain(wrapped).collect();
+        let proxied = format!("192.0.2.{number}");
+        Ok(Person { name, id, user, by_id, personal, proxied, key })
+    }
+
+    /// Asks for the erasure and brings about the cut. What died is started again.
+    async fn cut(&mut self, cut: Cut, person: &Person) -> Result<()> {
+        match cut {
+            Cut::BeforeTombstone => {
+                let account = "SELECT FROM public.users WHERE user_id = $1 FOR UPDATE";
+                let lock = self.lock(account, person).await?;
+                let asked = ask(person);
+                // Both are about to: the api, and the worker once the event is projected.
+                self.waiting("SELECT external_id FROM public.users%", 2).await;
+                self.cluster.kill(Victim::Api).await?;
+                anyhow::ensure!(asked.await?.is_err(), "it was answered");
+                self.cluster.kill(Victim::Worker).await?;
+                lock.rollback().await?;
+                self.both_live().await?;
+            }
+            Cut::BeforeProjection => {
+                self.cluster.kill(Victim::Worker).await?;
+                let asked = ask(person);
+                wait_until(BOUND, || async {
+                    let status = sqlx::query_scalar("SELECT status FROM public.users WHERE user_id = $1");
+                    let status = status.bind(person.id.get()).fetch_one(&self.pool).await;
+                    status.is_ok_and(|status: String| status == "erased")
+                })
+                .await;
+                self.cluster.kill(Victim::Api).await?;
+                anyhow::ensure!(asked.await?.is_err(), "it was answered");
+                self.both_live().await?;
+            }
+            Cut::WhileApplying => {
+                let mut lock = self.pool.begin().await?;
+                sqlx::query("LOCK TABLE ledger.erased_users IN SHARE MODE").execute(&mut *lock).await?;
+                self.worker_dies_at("INSERT INTO erased_users%", lock, person).await?;
+            }
+            Cut::WhileBlanking => {
+                let calls =
+                    "SELECT FROM ledger.api_usage WHERE user_id = $1 AND ip_address IS NOT NULL FOR UPDATE";
+                let lock = self.lock(calls, person).await?;
+                self.worker_dies_at("UPDATE api_usage%", lock, person).await?;
+            }
+            Cut::Nowhere => {
+                let receipt = ask(person).await??.expect(200)?.json()?;
+                anyhow::ensure!(receipt["finished"] == true, "{receipt}");
+            }
+        }
+        self.cluster.until_ready().await;
+        Ok(())
+    }
+
+    /// The worker dies where this statement waits for the lock; the api is not disturbed.
+    async fn worker_dies_at(
+        &mut self,
+        statement: &str,
+        lock: Transaction<'static, Postgres>,
+        person: &Person,
+    ) -> Result<()> {
+        let asked = ask(person);
+        self.waiting(statement, 1).await;
+        self.cluster.kill(Victim::Worker).await?;
+        lock.rollback().await?;
+        self.cluster.revive(Victim::Worker).await?;
+        let status = asked.await??.status;
+        anyhow::ensure!([200, 202].contains(&status.as_u16()), "{status}");
+        Ok(())
+    }
+
+    async fn both_live(&mut self) -> Result<()> {
+        self.cluster.revive(Victim::Worker).await?;
+        self.cluster.revive(Victim::Api).await
+    }
+
+    /// Takes a lock that ends with the transaction.
+    async fn lock(&self, statement: &'static str, person: &Person) -> Result<Transaction<'static, Postgres>> {
+        let mut lock = self.pool.begin().await?;
+        sqlx::query(statement).bind(person.id.get()).execute(&mut *lock).await?;
+        Ok(lock)
+    }
+
+    /// Waits until so many statements of this form wait for a lock.
+    async fn waiting(&self, statement: &str, count: i64) {
+        let waiting = async || {
+            let found = sqlx::query_scalar(
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE $1",
+            );
+            found.bind(statement).fetch_one(&self.pool).await.is_ok_and(|found: i64| found >= count)
+        };
+        wait_until(BOUND, waiting).await;
+    }
+
+    /// The erasure is finished without anybody asking; whoever asks then gets one receipt.
+    async fn receipt(&self, person: &Person) -> Result<()> {
+        let done = "SELECT event_id FROM ledger.erased_users JOIN public.users USING (user_id)
+                    WHERE user_id = $1 AND status = 'erased' AND blanked_at IS NOT NULL";
+        let event = async || {
+            sqlx::query_scalar::<_, Uuid>(done).bind(person.id.get()).fetch_optional(&self.pool).await
+        };
+        wait_until(BOUND, async || event().await.is_ok_and(|event| event.is_some())).await;
+        let event = event().await?.context("it is not erased")?;
+        for named in [person.name.clone(), person.id.to_string()] {
+            let receipt =
+                self.admin.post(&format!("/api/users/{named}/erase")).send().await?.expect(200)?.json()?;
+            anyhow::ensure!(
+                receipt["receipt_id"] == event.to_string() && receipt["finished"] == true,
+                "{receipt}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the user is erased in every respect.
+    async fn is_nobody(&self, person: &Person) -> Result<()> {
+        for client in [&person.user, &person.by_id] {
+            // Failed credentials are limited by address.
+            let from = |request: Request| request.header("X-Forwarded-For", &person.proxied);
+            from(client.get("/api/tokens")).send().await?.expect(401)?;
+            from(client.get("/api/forward-auth").header("X-Forwarded-Uri", "/x"))
+                .send()
+                .await?
+                .expect(401)?;
+            from(client.post("/api/users/me/erase")).send().await?.expect(401)?;
+        }
+        let users = "SELECT count(*) FROM public.users";
+        let before: i64 = sqlx::query_scalar(users).fetch_one(&self.pool).await?;
+        for named in [person.name.clone(), person.id.to_string()] {
+            let data = json!({"endpoint": "/x", "ip_address": "203.0.113.9"});
+            let event = json!({"id": "after the end", "subject": named, "data": data});
+            let said = self.service.post(EVENTS).json(&event).send().await?.expect(422)?.json()?;
+            anyhow::ensure!(said["items"][0]["error"]["code"] == "subject_erased", "{said}");
+            let put = self.service.put(&format!("/api/users/{named}")).json(&json!({"email": "new@x"}));
+            anyhow::ensure!(put.send().await?.expect(409)?.code() == "subject_erased");
+            let minted = self.cluster.command(&["token", "--user", &named]).await?;
+            anyhow::ensure!(minted.code == Some(1) && minted.text.is_empty(), "{minted:?}");
+            let export = self.admin.get(&format!("/api/users/{named}/export")).send().await?.expect(200)?;
+            holds_nothing(&export)?;
+        }
+        anyhow::ensure!(sqlx::query_scalar::<_, i64>(users).fetch_one(&self.pool).await? == before);
+        for text in &person.personal {
+            let tables = tables_with(&self.pool, text).await?;
+            anyhow::ensure!(tables.is_empty(), "{text} is in {tables:?}");
+        }
+        anyhow::ensure!(self.key(person.id).await?.is_none(), "there is a data key");
+        let left: i64 = sqlx::query_scalar(
+            "SELECT (SELECT count(*) FROM ledger.api_usage
+                     WHERE user_id = $1 AND (ip_address IS NOT NULL OR user_agent IS NOT NULL))
+                  + (SELECT count(*) FROM ledger.token_audit WHERE user_id = $1
+                     AND (ip_address IS NOT NULL OR user_agent IS NOT NULL OR token_name IS NOT NULL))
+                  + (SELECT count(*) FROM ledger.user_tokens WHERE user_id = $1)",
+        )
+        .bind(person.id.get())
+        .fetch_one(&self.pool)
+        .await?;
+        anyhow::ensure!(left == 0, "{left} rows hold something of the user");
+        Ok(())
+    }
+
+    /// A call and a token that were sealed while there was a key, and come into the log after the end.
+    async fn arrives_late(&self, person: &Person) -> Result<()> {
+        let address: IpAddr = "203.0.113.7".parse()?;
+        let personal = Personal::of_client(Some(address), Some("a late agent".into()));
+        let seal = |id: Uuid| -> Result<_> {
+            let sealed = person.key.seal_personal(&id.to_string(), &personal.to_json(), &OsEntropy)?;
+            Ok(Some(SealedJson::new(sealed.to_json())?))
+        };
+        let (call_id, token_id) = (self.ids.event_id(), self.ids.event_id());
+        let mut call = ApiCalled::new("/api/late", Category::Other);
+        call.personal = seal(call_id)?;
+        let token = SecretText::new(TOKEN.to_owned());
+        let sealed = person.key.seal_token(TokenKind::Github, token_id, &token, &OsEntropy)?;
+        let token = TokenStored {
+            token_id,
+            token_type: "github".into(),
+            sealed: SealedJson::new(sealed.to_json())?,
+            masked: "ghp_…wxyz".into(),
+            fingerprint: person.key.fingerprint(TokenKind::Github, &token).to_string().into(),
+            actor: Actor { kind: ActorKind::User, id: person.id.to_string().into() },
+            personal: seal(token_id)?,
+        };
+        let event = |id, body| {
+            let mut json = Vec::new();
+            events::encode(&Event::by_api(id, person.id, self.clock.now(), body), &mut json);
+            EncodedEvent::from(json)
+        };
+        let late = vec![event(call_id, Body::ApiCalled(call)), event(token_id, Body::TokenStored(token))];
+        self.publisher.publish_all(late).await?;
+        self.cluster.projected().await?;
+        let rows = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM ledger.api_usage WHERE id = $1");
+        anyhow::ensure!(rows.bind(call_id).fetch_one(&self.pool).await? == 1, "the late call is not counted");
+        let links =
+            sqlx::query_scalar::<_, i64>("SELECT count(*) FROM ledger.token_audit WHERE event_id = $1");
+        anyhow::ensure!(links.bind(token_id).fetch_one(&self.pool).await? == 1, "the late token is no link");
+        for text in ["203.0.113.7", "a late agent"] {
+            let tables = tables_with(&self.pool, text).await?;
+            anyhow::ensure!(tables.is_empty(), "{text} is in {tables:?}");
+        }
+        Ok(())
+    }
+
+    async fn key(&self, user: UserId) -> Result<Option<Arc<DataKey>>> {
+        let keys = Keys::start(self.cluster.database_url(), &testkit::keys(), &self.clock).await?;
+        Ok(keys.find(&mut *self.pool.acquire().await?, user).await?)
+    }
+
+    /// What an admin is told of the user's month, but for when it was asked.
+    async fn stats(&self, person: &Person) -> Result<Value> {
+        let path = format!("/api/usage/stats?user_id={}", person.id);
+        Ok(without_position(self.admin.get(&path).send().await?.expect(200)?.json()?))
+    }
+}
+
+fn without_position(mut stats: Value) -> Value {
+    stats["as_of"] = Value::Null;
+    stats
+}
+
+/// The user asks for it.
+fn ask(person: &Person) -> JoinHandle<Result<Answer>> {
+    let request = person.user.post("/api/users/me/erase");
+    tokio::spawn(async move { request.send().await })
+}
+
+/// Whether an export is that of a tombstone.
+fn holds_nothing(export: &Answer) -> Result<()> {
+    let export = export.json()?;
+    let sections = export.as_object().context("no object")?;
+    for (section, held) in sections.iter().filter(|(section, _)| *section != "as_of") {
+        let nothing = match held {
+            Value::Array(held) => held.is_empty(),
+            Value::Object(user) => {
+                let known = ["user_id", "status", "created_at", "updated_at", "erased_at"];
+                user["status"] == "erased"
+                    && user.iter().all(|(name, value)| value.is_null() || known.contains(&name.as_str()))
+            }
+            _ => false,
+        };
+        anyhow::ensure!(nothing, "{section}: {held}");
+    }
+    Ok(())
+}
