@@ -2,6 +2,8 @@
 //! that can be. At the end its bytes are nowhere but with the providers.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -443,8 +445,10 @@ async fn commands(stage: &Stage, data: &DataDir, environment: &BTreeMap<String, 
     let own = environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let variables: Vec<_> = own.chain(given).collect();
     let with_both: Vec<_> = variables.iter().copied().chain(rotated).collect();
+    imported(stage, data, &variables).await?;
     for (arguments, variables) in [
         (&["verify"][..], &variables),
+        (&["verify", "--user", "github-0"], &variables),
         (&["rebuild", "--dry-run"], &variables),
         (&["dead-letters", "list"], &variables),
         (&["config"], &variables),
@@ -456,5 +460,45 @@ async fn commands(stage: &Stage, data: &DataDir, environment: &BTreeMap<String, 
         stage.keep(format!("{arguments:?}"), format!("{}{}", ended.text, ended.errors));
         ended.expect_success().with_context(|| format!("{arguments:?}"))?;
     }
+    Ok(())
+}
+
+/// A file of another program: one line that is taken over, and lines that hold the token where it should not be.
+async fn imported(stage: &Stage, data: &DataDir, variables: &[(&str, &str)]) -> Result<()> {
+    let token = stage.secrets.token("ghp_", Mood::Valid);
+    let key = variables.iter().find(|(name, _)| *name == "ENCRYPTION_KEY").context("no key")?.1;
+    let iv = "000102030405060708090a0b0c0d0e0f";
+    let mut openssl = Command::new("openssl");
+    openssl.args(["enc", "-aes-256-cbc", "-K", key, "-iv", iv]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut openssl = openssl.spawn().context("openssl does not run")?;
+    openssl.stdin.take().context("no pipe")?.write_all(token.as_bytes())?;
+    let encrypted = hex::encode(openssl.wait_with_output()?.stdout);
+    let row = |token_type: &str, encrypted: &str, iv: &str| {
+        json!({"user": "heir", "token_type": token_type, "encrypted": encrypted, "iv": iv}).to_string()
+    };
+    let lines = [
+        row("github", &encrypted, iv),
+        row("github", &token, iv),
+        row("github", &encrypted, &token),
+        row(&token, &encrypted, iv),
+        row("gemini", &encrypted, iv),
+        json!({"user": "heir", "token_type": "github", &token: token}).to_string(),
+        format!("{{\"user\": \"heir\", \"token\": \"{token}\""),
+        token,
+    ];
+    // Not in the directory that is searched.
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), lines.join("\n"))?;
+    let path = file.path().to_str().context("a path")?;
+    let ended = output(data, &["keys", "import-legacy", "--provision", path], variables).await?;
+    stage.keep("keys import-legacy", format!("{}{}", ended.text, ended.errors));
+    anyhow::ensure!(ended.code == Some(1), "{ended:?}");
+    let heir = stage.caller("heir", Role::User);
+    let stored = async || {
+        let tokens = heir.get("/api/tokens").await.and_then(|answer| answer.expect(200));
+        let tokens = tokens.and_then(|tokens| tokens.json()).unwrap_or_default();
+        tokens["items"][0]["token_type"] == "github"
+    };
+    wait_until(BOUND, stored).await;
     Ok(())
 }

@@ -110,6 +110,8 @@ impl World {
     async fn erase(&mut self, cut: Cut, number: usize) -> Result<Person> {
         let person = self.person(number).await.context("before")?;
         let stats = self.stats(&person).await?;
+        let proof = self.cluster.command(&["verify", "--user", &person.name]).await?.expect_success()?;
+        anyhow::ensure!(proof.contains("1 data keys; 1 stored tokens, 1 open"), "{proof}");
         for text in &person.personal {
             anyhow::ensure!(!tables_with(&self.pool, text).await?.is_empty(), "{text} was never there");
         }
@@ -129,6 +131,9 @@ impl World {
         rebuilt.expect_success()?;
         self.is_nobody(&person).await.context("after a rebuild")?;
         anyhow::ensure!(without_position(self.stats(&person).await?) == without_position(late));
+        let proof = self.cluster.command(&["verify", "--user", &person.name]).await?.expect_success()?;
+        let nothing_opens = ", 0 open, 0 data keys, 0 rows with personal fields";
+        anyhow::ensure!(proof.contains("erased ") && proof.contains(nothing_opens), "{proof}");
         for arguments in [&["verify"][..], &["verify", "--user", &person.id.to_string()]] {
             self.cluster
                 .command(arguments)
