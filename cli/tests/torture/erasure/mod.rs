@@ -1,24 +1,27 @@
 //! Users are erased while api or worker die between the steps of it; it is finished all the same, and stays so.
 
-use std::net::IpAddr;
+mod person;
+
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use events::{Actor, ActorKind, ApiCalled, Body, Event, Personal, SealedJson, TokenStored};
+use events::{Body, UserErased};
 use keys::Keys;
-use ledger::{Category, Clock, IdSource, UserId};
-use nats::{EncodedEvent, Publisher, PublisherConfig};
+use ledger::{Clock, IdSource, UserId};
+use nats::{Publisher, PublisherConfig};
 use serde_json::{Value, json};
 use sqlx::{PgPool, Postgres, Transaction};
 use testkit::{Answer, Client, Request, Role, wait_until};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
-use vault::{DataKey, OsEntropy, SecretText, TokenKind};
+use vault::DataKey;
 
 use crate::cluster::{BOUND, Cluster, Victim};
 use crate::traces::tables_with;
+use person::{Person, actor};
 
-const TOKEN: &str = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
+const LATE_ADDRESS: &str = "203.0.113.7";
+const LATE_AGENT: &str = "a late agent";
 const EVENTS: &str = "/api/usage/events";
 
 /// Where an erasure is cut.
@@ -32,24 +35,21 @@ enum Cut {
     WhileApplying,
     /// The worker dies while it blanks the user's calls.
     WhileBlanking,
+    /// The event is in the log, and no api knows of it; in its frame is what comes late.
+    BeforeAnything,
     /// Nobody dies.
     Nowhere,
 }
 
-/// A user, and what is theirs alone.
-struct Person {
-    name: String,
-    id: UserId,
-    /// With a credential of the host's id.
-    user: Client,
-    /// With a credential of our id.
-    by_id: Client,
-    /// Found in the tables as long as they are not erased.
-    personal: Vec<String>,
-    /// Where they come from afterwards.
-    proxied: String,
-    /// Kept from before by somebody who had it.
-    key: Arc<DataKey>,
+impl Cut {
+    const ALL: [Self; 6] = [
+        Self::BeforeTombstone,
+        Self::BeforeProjection,
+        Self::WhileApplying,
+        Self::WhileBlanking,
+        Self::BeforeAnything,
+        Self::Nowhere,
+    ];
 }
 
 /// Everything that runs, and who asks.
@@ -67,9 +67,7 @@ struct World {
 async fn an_erasure_that_is_cut_anywhere_is_finished_and_stays_so() -> Result<()> {
     let mut world = World::start().await?;
     let mut erased = Vec::new();
-    for cut in
-        [Cut::BeforeTombstone, Cut::BeforeProjection, Cut::WhileApplying, Cut::WhileBlanking, Cut::Nowhere]
-    {
+    for cut in Cut::ALL {
         let outcome = world.erase(cut, erased.len()).await;
         match outcome {
             Ok(person) => erased.push(person),
@@ -122,6 +120,10 @@ impl World {
 
         self.arrives_late(&person).await.context("late events")?;
         self.is_nobody(&person).await.context("after late events")?;
+        if cut == Cut::BeforeAnything {
+            self.comes_back(&person).await.context("a data key that came back")?;
+            self.is_nobody(&person).await.context("after a data key came back")?;
+        }
         let late = self.stats(&person).await?;
         anyhow::ensure!(
             late["total"]["used"].as_u64() == stats["total"]["used"].as_u64().map(|used| used + 1)
@@ -142,59 +144,6 @@ impl World {
                 .with_context(|| format!("{arguments:?}"))?;
         }
         Ok(person)
-    }
-
-    /// A user with names, calls and a token that took the place of another one.
-    async fn person(&self, number: usize) -> Result<Person> {
-        let name = format!("person-{number}-of-the-host");
-        let (email, address, agent) = (
-            format!("p{number}@example.net"),
-            format!("198.51.100.{number}"),
-            format!("agent-of-{number}/1.0"),
-        );
-        let account = json!({"email": email, "name": format!("Person Number {number}")});
-        self.service.put(&format!("/api/users/{name}")).json(&account).send().await?.expect(201)?;
-        let user = self.cluster.settings.client(&name, Role::User)?;
-        let call = |n: u32| {
-            let data = json!({"endpoint": "/api/analyze", "ip_address": address, "user_agent": agent});
-            json!({"id": format!("call {number}.{n}"), "subject": name, "data": data})
-        };
-        let keyed = |request: Request| request.header("Idempotency-Key", &format!("of-{number}"));
-        let calls = json!([call(1), call(2), call(3)]);
-        keyed(self.service.post(EVENTS)).json(&calls).send().await?.expect(202)?;
-        let call = user.get("/api/forward-auth").header("X-Forwarded-Uri", "/api/x");
-        call.header("X-Forwarded-Method", "GET").send().await?.expect(204)?;
-        let token =
-            json!({"token_type": "github", "token": TOKEN, "token_name": format!("of person {number}")});
-        keyed(user.post("/api/tokens")).json(&token).send().await?.expect(201)?;
-        user.post("/api/tokens").json(&token).send().await?.expect(200)?;
-        self.cluster.projected().await?;
-
-        let id: Uuid = sqlx::query_scalar("SELECT user_id FROM public.users WHERE external_id = $1")
-            .bind(&name)
-            .fetch_one(&self.pool)
-            .await?;
-        let id = UserId::new(id);
-        let by_id = self.cluster.settings.client(&id.to_string(), Role::User)?;
-        let wrapped: Vec<String> = sqlx::query_scalar(
-            "SELECT unnest(ARRAY[sealed ->> 'encrypted', sealed ->> 'iv', sealed ->> 'tag'])
-             FROM public.user_data_keys WHERE user_id = $1",
-        )
-        .bind(id.get())
-        .fetch_all(&self.pool)
-        .await?;
-        anyhow::ensure!(wrapped.len() == 3, "{} parts of a data key", wrapped.len());
-        let sealed: String = sqlx::query_scalar(
-            "SELECT encrypted_token ->> 'encrypted' FROM ledger.user_tokens WHERE user_id = $1",
-        )
-        .bind(id.get())
-        .fetch_one(&self.pool)
-        .await?;
-        let key = self.key(id).await?.context("no data key")?;
-        let personal = [name.clone(), email, address, agent, format!("Person Number {number}"), sealed];
-        let personal = personal.into_iter().chain([format!("of person {number}")]).chain(wrapped).collect();
-        let proxied = format!("192.0.2.{number}");
-        Ok(Person { name, id, user, by_id, personal, proxied, key })
     }
 
     /// Asks for the erasure and brings about the cut. What died is started again.
@@ -235,6 +184,12 @@ impl World {
                     "SELECT FROM ledger.api_usage WHERE user_id = $1 AND ip_address IS NOT NULL FOR UPDATE";
                 let lock = self.lock(calls, person).await?;
                 self.worker_dies_at("UPDATE api_usage%", lock, person).await?;
+            }
+            Cut::BeforeAnything => {
+                let end = Body::UserErased(UserErased { actor: actor(person) });
+                let mut frame = vec![self.event(self.ids.event_id(), person, end)];
+                frame.extend(self.late(person, false)?.events);
+                self.publisher.publish_all(frame).await?;
             }
             Cut::Nowhere => {
                 let receipt = ask(person).await??.expect(200)?.json()?;
@@ -333,11 +288,19 @@ impl World {
             holds_nothing(&export)?;
         }
         anyhow::ensure!(sqlx::query_scalar::<_, i64>(users).fetch_one(&self.pool).await? == before);
-        for text in &person.personal {
+        let personal: Vec<&str> = person.personal.iter().map(String::as_str).collect();
+        self.holds_nothing_of(person, &personal).await?;
+        self.holds_nothing_of(person, &[LATE_ADDRESS, LATE_AGENT]).await?;
+        anyhow::ensure!(self.key(person.id).await?.is_none(), "there is a data key");
+        Ok(())
+    }
+
+    /// Whether none of the texts is in any table, and no row of the user has any personal field.
+    async fn holds_nothing_of(&self, person: &Person, texts: &[&str]) -> Result<()> {
+        for text in texts {
             let tables = tables_with(&self.pool, text).await?;
             anyhow::ensure!(tables.is_empty(), "{text} is in {tables:?}");
         }
-        anyhow::ensure!(self.key(person.id).await?.is_none(), "there is a data key");
         let left: i64 = sqlx::query_scalar(
             "SELECT (SELECT count(*) FROM ledger.api_usage
                      WHERE user_id = $1 AND (ip_address IS NOT NULL OR user_agent IS NOT NULL))
@@ -352,45 +315,47 @@ impl World {
         Ok(())
     }
 
-    /// A call and a token that were sealed while there was a key, and come into the log after the end.
+    /// What was sealed while there was a key comes into the log after the end.
     async fn arrives_late(&self, person: &Person) -> Result<()> {
-        let address: IpAddr = "203.0.113.7".parse()?;
-        let personal = Personal::of_client(Some(address), Some("a late agent".into()));
-        let seal = |id: Uuid| -> Result<_> {
-            let sealed = person.key.seal_personal(&id.to_string(), &personal.to_json(), &OsEntropy)?;
-            Ok(Some(SealedJson::new(sealed.to_json())?))
-        };
-        let (call_id, token_id) = (self.ids.event_id(), self.ids.event_id());
-        let mut call = ApiCalled::new("/api/late", Category::Other);
-        call.personal = seal(call_id)?;
-        let token = SecretText::new(TOKEN.to_owned());
-        let sealed = person.key.seal_token(TokenKind::Github, token_id, &token, &OsEntropy)?;
-        let token = TokenStored {
-            token_id,
-            token_type: "github".into(),
-            sealed: SealedJson::new(sealed.to_json())?,
-            masked: "ghp_…wxyz".into(),
-            fingerprint: person.key.fingerprint(TokenKind::Github, &token).to_string().into(),
-            actor: Actor { kind: ActorKind::User, id: person.id.to_string().into() },
-            personal: seal(token_id)?,
-        };
-        let event = |id, body| {
-            let mut json = Vec::new();
-            events::encode(&Event::by_api(id, person.id, self.clock.now(), body), &mut json);
-            EncodedEvent::from(json)
-        };
-        let late = vec![event(call_id, Body::ApiCalled(call)), event(token_id, Body::TokenStored(token))];
-        self.publisher.publish_all(late).await?;
+        let late = self.late(person, true)?;
+        self.publisher.publish_all(late.events).await?;
         self.cluster.projected().await?;
         let rows = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM ledger.api_usage WHERE id = $1");
-        anyhow::ensure!(rows.bind(call_id).fetch_one(&self.pool).await? == 1, "the late call is not counted");
+        anyhow::ensure!(
+            rows.bind(late.call).fetch_one(&self.pool).await? == 1,
+            "the late call is not counted"
+        );
         let links =
             sqlx::query_scalar::<_, i64>("SELECT count(*) FROM ledger.token_audit WHERE event_id = $1");
-        anyhow::ensure!(links.bind(token_id).fetch_one(&self.pool).await? == 1, "the late token is no link");
-        for text in ["203.0.113.7", "a late agent"] {
-            let tables = tables_with(&self.pool, text).await?;
-            anyhow::ensure!(tables.is_empty(), "{text} is in {tables:?}");
-        }
+        anyhow::ensure!(
+            links.bind(late.token).fetch_one(&self.pool).await? == 1,
+            "the late token is no link"
+        );
+        Ok(())
+    }
+
+    /// The data key is there again, as with a backup that was restored: it is destroyed again, and until then opens
+    /// nothing for a row.
+    async fn comes_back(&mut self, person: &Person) -> Result<()> {
+        self.cluster.kill(Victim::Worker).await?;
+        let insert = "INSERT INTO public.user_data_keys (user_id, dek_id, kid, sealed, created_at)
+                      SELECT $1, sealed ->> 'dek', sealed ->> 'kid', sealed, now() FROM (SELECT $2::json) AS given (sealed)";
+        sqlx::query(insert).bind(person.id.get()).bind(&person.wrapped).execute(&self.pool).await?;
+        // Whoever destroys it waits for this.
+        let account = "SELECT FROM public.users WHERE user_id = $1 FOR UPDATE";
+        let lock = self.lock(account, person).await?;
+        self.publisher.publish_all(self.late(person, false)?.events).await?;
+        self.cluster.revive(Victim::Worker).await?;
+        self.cluster.projected().await?;
+        anyhow::ensure!(self.key(person.id).await?.is_some(), "the data key was not there");
+        self.holds_nothing_of(person, &[LATE_ADDRESS, LATE_AGENT]).await?;
+        self.cluster
+            .command(&["rebuild", "--dry-run"])
+            .await?
+            .expect_success()
+            .context("rebuild --dry-run")?;
+        lock.rollback().await?;
+        wait_until(BOUND, async || self.key(person.id).await.is_ok_and(|key| key.is_none())).await;
         Ok(())
     }
 

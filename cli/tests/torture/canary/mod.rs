@@ -1,6 +1,8 @@
 //! One token that is stored, tested, replaced, deleted and put wherever it does not belong, while everything is logged
 //! that can be. At the end its bytes are nowhere but with the providers.
 
+mod stage;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -8,120 +10,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use ledger::{Clock, IdSource};
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
-use rand::distr::{Alphanumeric, SampleString as _};
-use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use testkit::{Answer, Client, Request, Role, Token, wait_until};
+use testkit::{Client, Role, wait_until};
 use tokio::task::JoinSet;
 
 use crate::program::{DataDir, Program, output};
 use crate::providers::{Mood, Providers};
 use crate::traces::Needles;
+use stage::{Caller, Secrets, Stage};
 
 const BOUND: Duration = Duration::from_mins(1);
-const SECRET_CHARACTERS: usize = 36;
-/// Ends the secret, so that a mask shows nothing of it.
-const TAIL: &str = "tail";
 const KINDS: [(&str, &str); 4] =
     [("github", "ghp_"), ("openai", "sk-proj-"), ("anthropic", "sk-ant-api03-"), ("gemini", "AIza")];
 /// The moods of a provider that one user meets: at most 10 tests a minute.
 const MOODS_A_USER: usize = 4;
 const K2: &str = "2222222222222222222222222222222222222222222222222222222222222222";
-
-/// What is looked for.
-struct Secrets {
-    secret: String,
-    /// Another one, of digits.
-    number: u64,
-    /// Not a secret: it is in the log and in the tables.
-    control: String,
-}
-
-/// A running `dev` at the level trace, and all that it answered.
-struct Stage {
-    secrets: Secrets,
-    client: Client,
-    jwt_secret: String,
-    pool: PgPool,
-    /// With what was asked.
-    answers: Mutex<Vec<(String, Vec<u8>)>>,
-}
-
-/// Somebody who calls.
-struct Caller<'a> {
-    stage: &'a Stage,
-    client: Client,
-}
-
-impl Secrets {
-    fn new() -> Self {
-        let seed = IdSource::new(Clock::system()).random_id().as_u64_pair().1;
-        let mut rng = SmallRng::seed_from_u64(seed);
-        Self {
-            secret: Alphanumeric.sample_string(&mut rng, SECRET_CHARACTERS),
-            number: rng.random_range(1_000_000_000_000_000_000..9_000_000_000_000_000_000),
-            control: Alphanumeric.sample_string(&mut rng, SECRET_CHARACTERS),
-        }
-    }
-
-    /// A token of the kind with this prefix.
-    fn token(&self, prefix: &str, mood: Mood) -> String {
-        format!("{prefix}{}{}{TAIL}", self.secret, mood.letter())
-    }
-
-    fn needles(&self) -> [Needles; 2] {
-        [Needles::of(&self.secret), Needles::of(&self.number.to_string())]
-    }
-}
-
-impl Stage {
-    fn caller(&self, user: &str, role: Role) -> Caller<'_> {
-        let token = Token::new(&Clock::system(), user, role).secret(&self.jwt_secret).mint();
-        Caller { stage: self, client: self.client.with_token(token) }
-    }
-
-    fn keep(&self, asked: impl Into<String>, answer: impl Into<Vec<u8>>) {
-        self.answers.lock().push((asked.into(), answer.into()));
-    }
-}
-
-impl Caller<'_> {
-    /// Sends it and keeps all of the answer.
-    async fn send(&self, request: Request) -> Result<Answer> {
-        let asked = format!("{request:?}");
-        let answer = request.send().await?;
-        let head = format!("{} {:?}\n", answer.status, answer.headers);
-        self.stage.keep(asked, [head.as_bytes(), &answer.body].concat());
-        Ok(answer)
-    }
-
-    async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
-        self.send(self.client.post(path).json(body)).await
-    }
-
-    async fn get(&self, path: &str) -> Result<Answer> {
-        self.send(self.client.get(path)).await
-    }
-
-    /// A refusal; which one is others' concern.
-    async fn refused(&self, what: &str, request: Request) -> Result<()> {
-        let answer = self.send(request).await.with_context(|| what.to_owned())?;
-        anyhow::ensure!(answer.status.is_client_error(), "{what}: {} {}", answer.status, answer.text());
-        Ok(())
-    }
-
-    /// Stores a token and answers its id.
-    async fn store(&self, kind: &str, token: &str) -> Result<String> {
-        let answer = self.post("/api/tokens", &json!({"token_type": kind, "token": token})).await?;
-        anyhow::ensure!(answer.status.is_success(), "{} {}", answer.status, answer.text());
-        Ok(answer.json()?["id"].as_str().context("no id")?.to_owned())
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_is_nowhere_but_with_its_provider() -> Result<()> {
