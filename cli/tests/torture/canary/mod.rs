@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use parking_lot::Mutex;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -69,6 +70,8 @@ async fn a_token_is_nowhere_but_with_its_provider() -> Result<()> {
     while let Some(tested) = tests.join_next().await {
         tested??;
     }
+    without_tables(&stage).await?;
+    without_a_log(&stage, &data).await?;
     exported_and_erased(&stage).await?;
     commands(&stage, &data, &environment).await?;
     let metered = Client::new(format!("http://{metrics}"))?.get("/metrics").send().await?.expect(200)?;
@@ -322,6 +325,62 @@ async fn altered(stage: &Stage) -> Result<()> {
         let answer = caller.send(caller.client.post(&format!("/api/tokens/{id}/test"))).await?.expect(409)?;
         assert_eq!(answer.code(), "token_unreadable");
     }
+    Ok(())
+}
+
+/// The database refuses what a request needs.
+async fn without_tables(stage: &Stage) -> Result<()> {
+    let caller = stage.caller("frank", Role::User);
+    let token = json!({"token_type": "github", "token": stage.secrets.token("ghp_", Mood::Valid)});
+    let id = caller.store("github", &stage.secrets.token("ghp_", Mood::Valid)).await?;
+    // Each user is new, so that no key is at hand.
+    for (table, user) in [("public.user_data_keys", "grace"), ("public.idempotency_keys", "heidi")] {
+        let caller = stage.caller(user, Role::User);
+        let table = Away::take(stage, table).await?;
+        let request = caller.client.post("/api/tokens").header("Idempotency-Key", user).json(&token);
+        let answer = caller.send(request).await?;
+        assert!(answer.status.is_server_error(), "{}", answer.text());
+        table.give_back(stage).await?;
+    }
+    let table = Away::take(stage, "ledger.user_tokens").await?;
+    let answer = caller.send(caller.client.post(&format!("/api/tokens/{id}/test"))).await?;
+    assert!(answer.status.is_server_error(), "{}", answer.text());
+    caller.post("/api/tokens", &token).await?.expect(202)?;
+    table.give_back(stage).await?;
+    wait_until(BOUND, async || {
+        caller.get(&format!("/api/tokens/{id}")).await.is_ok_and(|it| it.status == 404)
+    })
+    .await;
+    Ok(())
+}
+
+/// A table that is not where it belongs.
+struct Away(&'static str);
+
+impl Away {
+    async fn take(stage: &Stage, table: &'static str) -> Result<Self> {
+        let away = format!("ALTER TABLE {table} RENAME TO taken_away");
+        sqlx::query(&away).execute(&stage.pool).await?;
+        Ok(Self(table))
+    }
+
+    async fn give_back(self, stage: &Stage) -> Result<()> {
+        let (schema, name) = self.0.split_once('.').context("a table without a schema")?;
+        let back = format!("ALTER TABLE {schema}.taken_away RENAME TO {name}");
+        sqlx::query(&back).execute(&stage.pool).await?;
+        Ok(())
+    }
+}
+
+/// The log's server dies while tokens are stored, and comes back.
+async fn without_a_log(stage: &Stage, data: &DataDir) -> Result<()> {
+    let caller = stage.caller("frank", Role::User);
+    let token = json!({"token_type": "openai", "token": stage.secrets.token("sk-proj-", Mood::Valid)});
+    let pid = std::fs::read_to_string(data.path().join("nats.pid"))?;
+    kill(Pid::from_raw(pid.trim().parse()?), Signal::SIGKILL)?;
+    let stored =
+        async || caller.post("/api/tokens", &token).await.is_ok_and(|answer| answer.status.is_success());
+    wait_until(BOUND, stored).await;
     Ok(())
 }
 
