@@ -91,8 +91,9 @@ pub async fn unfinished(conn: &mut PgConnection, limit: u32) -> Result<Vec<Unfin
 }
 
 /// Makes the account a tombstone, destroys the data keys and whatever answers were kept for the user, and announces it
-/// when the caller's transaction commits. Answers how many data keys there were. `external_id_hash` is that of the
-/// account's external id, if it has one.
+/// when the caller's transaction commits. Answers how many data keys there were. `external_id_hash` is for an account
+/// whose external id was stored without its hash: the stored one counts, for the id may have changed since the caller
+/// read it.
 pub async fn bury(
     conn: &mut PgConnection,
     user: UserId,
@@ -107,7 +108,9 @@ pub async fn bury(
             .flatten();
     sqlx::query!(
         "UPDATE public.users SET
-             external_id_hash = COALESCE($2, external_id_hash), external_id = NULL, email = NULL, name = NULL,
+             external_id_hash = CASE WHEN external_id IS NULL THEN external_id_hash
+                                     ELSE COALESCE(external_id_hash, $2) END,
+             external_id = NULL, email = NULL, name = NULL,
              erased_at = COALESCE(erased_at, $3), updated_at = GREATEST(updated_at, $3), status = 'erased'
          WHERE user_id = $1",
         user.get(),
