@@ -7,10 +7,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use events::{Body, UserErased};
 use keys::Keys;
-use ledger::{Clock, IdSource, UserId};
+use ledger::{Clock, ExternalId, IdSource, UserId};
 use nats::{Publisher, PublisherConfig};
 use serde_json::{Value, json};
 use sqlx::{PgPool, Postgres, Transaction};
+use store::users::{Change, UserChange};
 use testkit::{Answer, Client, Request, Role, wait_until};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -35,6 +36,8 @@ enum Cut {
     WhileApplying,
     /// The worker dies while it blanks the user's calls.
     WhileBlanking,
+    /// Nobody dies; the host gives the account another id while api and worker are about to make it a tombstone.
+    Renamed,
     /// The event is in the log, and no api knows of it; in its frame is what comes late.
     BeforeAnything,
     /// Nobody dies.
@@ -42,11 +45,12 @@ enum Cut {
 }
 
 impl Cut {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::BeforeTombstone,
         Self::BeforeProjection,
         Self::WhileApplying,
         Self::WhileBlanking,
+        Self::Renamed,
         Self::BeforeAnything,
         Self::Nowhere,
     ];
@@ -106,14 +110,14 @@ impl World {
 
     /// Makes a user, erases it with this cut, and looks whether it is gone.
     async fn erase(&mut self, cut: Cut, number: usize) -> Result<Person> {
-        let person = self.person(number).await.context("before")?;
+        let mut person = self.person(number).await.context("before")?;
         let stats = self.stats(&person).await?;
         let proof = self.cluster.command(&["verify", "--user", &person.name]).await?.expect_success()?;
         anyhow::ensure!(proof.contains("1 data keys; 1 stored tokens, 1 open"), "{proof}");
         for text in &person.personal {
             anyhow::ensure!(!tables_with(&self.pool, text).await?.is_empty(), "{text} was never there");
         }
-        self.cut(cut, &person).await?;
+        self.cut(cut, &mut person).await?;
         self.receipt(&person).await.context("its receipt")?;
         self.is_nobody(&person).await?;
         anyhow::ensure!(self.stats(&person).await? == stats, "the counts have changed");
@@ -147,7 +151,7 @@ impl World {
     }
 
     /// Asks for the erasure and brings about the cut. What died is started again.
-    async fn cut(&mut self, cut: Cut, person: &Person) -> Result<()> {
+    async fn cut(&mut self, cut: Cut, person: &mut Person) -> Result<()> {
         match cut {
             Cut::BeforeTombstone => {
                 let account = "SELECT FROM public.users WHERE user_id = $1 FOR UPDATE";
@@ -185,6 +189,15 @@ impl World {
                 let lock = self.lock(calls, person).await?;
                 self.worker_dies_at("UPDATE api_usage%", lock, person).await?;
             }
+            Cut::Renamed => {
+                let account = "SELECT FROM public.users WHERE user_id = $1 FOR UPDATE";
+                let lock = self.lock(account, person).await?;
+                let asked = ask(person);
+                self.waiting("SELECT external_id FROM public.users%", 2).await;
+                self.rename(lock, person).await?;
+                let status = asked.await??.status;
+                anyhow::ensure!([200, 202].contains(&status.as_u16()), "{status}");
+            }
             Cut::BeforeAnything => {
                 let end = Body::UserErased(UserErased { actor: actor(person) });
                 let mut frame = vec![self.event(self.ids.event_id(), person, end)];
@@ -197,6 +210,20 @@ impl World {
             }
         }
         self.cluster.until_ready().await;
+        Ok(())
+    }
+
+    /// Gives the account another external id, as `PUT /api/users/{user}` does, and ends the transaction.
+    async fn rename(&self, mut tx: Transaction<'static, Postgres>, person: &mut Person) -> Result<()> {
+        let name = format!("{}-renamed", person.name);
+        let keys = Keys::start(self.cluster.database_url(), &testkit::keys(), &self.clock).await?;
+        let hashed = keys.hash_external_id(&mut tx, ExternalId::new(name.clone())?).await?;
+        let change = UserChange { external_id: Change::Set(hashed), ..UserChange::default() };
+        store::users::update(&mut tx, person.id, &change, self.clock.now()).await?.context("no account")?;
+        tx.commit().await?;
+        person.user = self.cluster.settings.client(&name, Role::User)?;
+        person.personal.push(name.clone());
+        person.name = name;
         Ok(())
     }
 
