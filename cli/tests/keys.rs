@@ -13,7 +13,7 @@ use program::{DataDir, Output, Program, output};
 use serde_json::json;
 use sqlx::Connection as _;
 use store::users::NewUser;
-use testkit::{Client, Env, JWT_SECRET, Role, wait_until};
+use testkit::{Answer, Client, Env, JWT_SECRET, Role, wait_until};
 
 const BOUND: Duration = Duration::from_mins(1);
 const K1: &str = "1111111111111111111111111111111111111111111111111111111111111111";
@@ -58,6 +58,8 @@ impl Ledger {
             ("JWT_SECRET", JWT_SECRET),
             ("LISTEN_ADDR", &self.address),
             ("AUTO_PROVISION", "true"),
+            // Nobody there.
+            ("GITHUB_API_URL", "http://127.0.0.1:1"),
         ];
         [&others, keys].concat()
     }
@@ -111,7 +113,7 @@ impl Ledger {
 
 impl Running {
     /// Reports a call of this user from this address.
-    async fn report(&self, user: &str, address: &str) -> Result<testkit::Answer> {
+    async fn report(&self, user: &str, address: &str) -> Result<Answer> {
         let data = json!({"endpoint": "/api/analyze", "ip_address": address});
         let event = json!({"id": format!("{user} {address}"), "subject": user, "data": data});
         self.service.post("/api/usage/events").json(&event).send().await
@@ -220,6 +222,89 @@ async fn a_rotation_loses_no_address_and_what_is_left_under_the_old_key_is_named
     let line = status.lines().find(|line| line.starts_with("k1 ")).context("k1 is not listed")?;
     assert!(line.trim_end().ends_with("1  no"), "{status}");
     running.stop().await
+}
+
+#[tokio::test]
+async fn tokens_are_stored_and_opened_all_the_while_a_rotation_runs() -> Result<()> {
+    let ledger = Ledger::start().await?;
+    let mut users = ledger.users_with_keys(1_200).await?;
+    users.sort_unstable();
+    let running = ledger.processes(FIRST).await?;
+    // At either end of the rotation.
+    let early = [users[0], users[1_199]];
+    let before = store_and_open(&ledger, &running, &early).await?;
+    running.stop().await?;
+
+    let running = ledger.processes(BOTH).await?;
+    // The rotation comes as far as the page of this row.
+    let mut conn = store::connect(ledger.env.database_url(), store::Schema::Live).await?;
+    let mut lock = conn.begin().await?;
+    let row = sqlx::query("SELECT 1 FROM public.user_data_keys WHERE user_id = $1 FOR UPDATE");
+    row.bind(users[800].get()).execute(&mut *lock).await?;
+    let mut rotation = Program::start(&ledger.dir, &["keys", "rotate"], &ledger.variables(BOTH))?;
+    wait_until(BOUND, async || ledger.data_keys_under("k2").await.is_ok_and(|moved| moved > 0)).await;
+    let every_tenth = |first: usize| users.iter().skip(first).step_by(10).copied().collect::<Vec<UserId>>();
+    store_and_open(&ledger, &running, &every_tenth(2)).await?;
+    assert!(ledger.data_keys_under("k1").await? > 0 && ledger.data_keys_under("k2").await? > 0);
+    lock.rollback().await?;
+    let others = every_tenth(5);
+    let (ended, stored) = tokio::join!(rotation.wait(), store_and_open(&ledger, &running, &others));
+    assert_eq!((ended?.code(), stored?.len()), (Some(0), others.len()));
+    assert_eq!((ledger.data_keys_under("k1").await?, ledger.data_keys_under("k2").await?), (0, 1_200));
+    running.stop().await?;
+
+    // The old key is dropped; a row comes back under it, as from a backup.
+    let back = "UPDATE public.user_data_keys SET kid = 'k1', sealed = jsonb_set(sealed::jsonb, '{kid}', '\"k1\"')::json
+                WHERE user_id = $1";
+    assert_eq!(sqlx::query(back).bind(early[1].get()).execute(ledger.env.pool()).await?.rows_affected(), 1);
+    let running = ledger.processes(SECOND).await?;
+    open(&ledger, &running, early[0], &before[0]).await?.expect(200)?;
+    let stored = stored_token(&ledger, &running, early[1]).await?;
+    let opened = open(&ledger, &running, early[1], &before[1]).await?;
+    for refused in [stored, opened] {
+        let refused = refused.expect(503)?.json()?;
+        assert_eq!(refused["code"], "encryption_key_missing");
+        assert_eq!(refused["detail"], "The encryption key k1 is not configured.");
+    }
+    let audited =
+        sqlx::query_scalar("SELECT count(*) FROM token_audit WHERE user_id = $1 AND action = 'used'");
+    let used: i64 = audited.bind(early[1].get()).fetch_one(ledger.env.pool()).await?;
+    assert_eq!(used, 1, "a use that could not be");
+    running.stop().await
+}
+
+/// Each of the users stores a token and has it tested, some at a time; answers the tokens' ids.
+async fn store_and_open(ledger: &Ledger, running: &Running, users: &[UserId]) -> Result<Vec<String>> {
+    let one = async |user: UserId| {
+        let stored = stored_token(ledger, running, user).await?.expect(201)?.json()?;
+        let id = stored["id"].as_str().context("no id")?.to_owned();
+        // The provider is away, which is found out with the opened token alone.
+        let tested = open(ledger, running, user, &id).await?.expect(200)?.json()?;
+        anyhow::ensure!(tested["reason"] == "unreachable", "{tested}");
+        anyhow::Ok(id)
+    };
+    let mut ids = Vec::with_capacity(users.len());
+    for users in users.chunks(2) {
+        match *users {
+            [first, second] => {
+                let (first, second) = tokio::try_join!(one(first), one(second))?;
+                ids.extend([first, second]);
+            }
+            _ => ids.push(one(users[0]).await?),
+        }
+    }
+    Ok(ids)
+}
+
+async fn stored_token(ledger: &Ledger, running: &Running, user: UserId) -> Result<Answer> {
+    let client = running.service.with_token(ledger.env.token(&user.to_string(), Role::User));
+    let token = json!({"token_type": "github", "token": "ghp_0123456789abcdefghijklmnopqrstuvwxyz"});
+    client.post("/api/tokens").json(&token).send().await
+}
+
+async fn open(ledger: &Ledger, running: &Running, user: UserId, id: &str) -> Result<Answer> {
+    let client = running.service.with_token(ledger.env.token(&user.to_string(), Role::User));
+    client.post(&format!("/api/tokens/{id}/test")).send().await
 }
 
 /// Killed like that it can say nothing; the table says what is left.

@@ -127,7 +127,7 @@ pub async fn unhashed_external_id(conn: &mut PgConnection, user: UserId) -> Resu
 
 /// Makes the account a tombstone, also where there is none, destroys the data keys and the answers that were kept for the
 /// user, and announces it when the caller's transaction commits. Answers how many data keys there were.
-/// `external_id_hash` is that of [`unhashed_external_id`].
+/// `external_id_hash` is that of [`unhashed_external_id`]; one that is stored by now counts, for the id may have changed.
 pub async fn bury(
     conn: &mut PgConnection,
     user: UserId,
@@ -140,7 +140,9 @@ pub async fn bury(
         "INSERT INTO public.users AS u (user_id, status, erased_at, created_at, updated_at)
          VALUES ($1, 'erased', $3, $3, $3)
          ON CONFLICT (user_id) DO UPDATE SET
-             external_id_hash = COALESCE(u.external_id_hash, $2), external_id = NULL, email = NULL, name = NULL,
+             external_id_hash = CASE WHEN u.external_id IS NULL THEN u.external_id_hash
+                                     ELSE COALESCE(u.external_id_hash, $2) END,
+             external_id = NULL, email = NULL, name = NULL,
              erased_at = COALESCE(u.erased_at, $3), updated_at = GREATEST(u.updated_at, $3), status = 'erased'",
         user.get(),
         external_id_hash.map(<[u8; 32]>::as_slice),

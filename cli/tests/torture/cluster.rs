@@ -55,6 +55,7 @@ impl Settings {
             ("JWT_SECRET", testkit::JWT_SECRET),
             ("ENCRYPTION_KEY", testkit::ENCRYPTION_KEY),
             ("AUTO_PROVISION", "true"),
+            ("TRUSTED_PROXIES", "127.0.0.1/32"),
         ];
         let variables = variables.map(|(name, value)| (name, value.to_owned())).to_vec();
         Ok(Self { address, variables })
@@ -105,8 +106,13 @@ impl Cluster {
         let mut cluster = Self { settings, dir, api: None, worker: None, database, servers };
         cluster.revive(Victim::Worker).await?;
         cluster.revive(Victim::Api).await?;
-        wait_until(BOUND, || async { cluster.ready().await.is_some_and(|status| status == 200) }).await;
+        cluster.until_ready().await;
         Ok(cluster)
+    }
+
+    /// Waits until the api takes calls.
+    pub(crate) async fn until_ready(&self) {
+        wait_until(BOUND, || async { self.ready().await.is_some_and(|status| status == 200) }).await;
     }
 
     /// The status that `/readyz` answers; none while nobody answers.
@@ -178,9 +184,14 @@ impl Cluster {
         Ok(())
     }
 
+    /// The log, for a test that writes into it.
+    pub(crate) async fn log(&self) -> Result<nats::Log> {
+        Ok(nats::connect(&nats::Connection::new(self.servers.nats.url(), STREAM.parse()?)).await?)
+    }
+
     /// Waits until every frame of the log is projected.
     pub(crate) async fn projected(&self) -> Result<()> {
-        let log = nats::connect(&nats::Connection::new(self.servers.nats.url(), STREAM.parse()?)).await?;
+        let log = self.log().await?;
         let pool = self.pool().await?;
         wait_until(BOUND, || async {
             let last = log.state().await.map(|state| state.last_seq);
@@ -206,6 +217,10 @@ impl Cluster {
             format!("{name}:\n{}", lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"))
         });
         format!("{ready:?}\n{}", logs.join("\n"))
+    }
+
+    pub(crate) fn database_url(&self) -> &str {
+        self.database.url()
     }
 
     pub(crate) async fn pool(&self) -> Result<PgPool> {

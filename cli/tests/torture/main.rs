@@ -6,6 +6,7 @@ mod program;
 mod book;
 mod canary;
 mod cluster;
+mod erasure;
 mod full;
 mod kills;
 mod load;

@@ -71,6 +71,12 @@ impl Needles {
     }
 }
 
+/// The tables that hold this text in any row.
+pub(crate) async fn tables_with(pool: &PgPool, text: &str) -> Result<Vec<String>> {
+    let texts = table_texts(pool).await?.into_iter();
+    Ok(texts.filter(|(_, rows)| rows.contains(text)).map(|(table, _)| table).collect())
+}
+
 /// Every table of the ledger with all its rows as text. Bytes are hexadecimal digits in it.
 async fn table_texts(pool: &PgPool) -> Result<Vec<(String, String)>> {
     let tables: Vec<String> = sqlx::query_scalar(

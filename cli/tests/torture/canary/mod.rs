@@ -1,125 +1,35 @@
 //! One token that is stored, tested, replaced, deleted and put wherever it does not belong, while everything is logged
 //! that can be. At the end its bytes are nowhere but with the providers.
 
+mod stage;
+
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use ledger::{Clock, IdSource};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use parking_lot::Mutex;
-use rand::distr::{Alphanumeric, SampleString as _};
-use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use testkit::{Answer, Client, Request, Role, Token, wait_until};
+use testkit::{Client, Role, wait_until};
 use tokio::task::JoinSet;
 
 use crate::program::{DataDir, Program, output};
 use crate::providers::{Mood, Providers};
 use crate::traces::Needles;
+use stage::{Caller, Secrets, Stage};
 
 const BOUND: Duration = Duration::from_mins(1);
-const SECRET_CHARACTERS: usize = 36;
-/// Ends the secret, so that a mask shows nothing of it.
-const TAIL: &str = "tail";
 const KINDS: [(&str, &str); 4] =
     [("github", "ghp_"), ("openai", "sk-proj-"), ("anthropic", "sk-ant-api03-"), ("gemini", "AIza")];
 /// The moods of a provider that one user meets: at most 10 tests a minute.
 const MOODS_A_USER: usize = 4;
 const K2: &str = "2222222222222222222222222222222222222222222222222222222222222222";
-
-/// What is looked for.
-struct Secrets {
-    secret: String,
-    /// Another one, of digits.
-    number: u64,
-    /// Not a secret: it is in the log and in the tables.
-    control: String,
-}
-
-/// A running `dev` at the level trace, and all that it answered.
-struct Stage {
-    secrets: Secrets,
-    client: Client,
-    jwt_secret: String,
-    pool: PgPool,
-    /// With what was asked.
-    answers: Mutex<Vec<(String, Vec<u8>)>>,
-}
-
-/// Somebody who calls.
-struct Caller<'a> {
-    stage: &'a Stage,
-    client: Client,
-}
-
-impl Secrets {
-    fn new() -> Self {
-        let seed = IdSource::new(Clock::system()).random_id().as_u64_pair().1;
-        let mut rng = SmallRng::seed_from_u64(seed);
-        Self {
-            secret: Alphanumeric.sample_string(&mut rng, SECRET_CHARACTERS),
-            number: rng.random_range(1_000_000_000_000_000_000..9_000_000_000_000_000_000),
-            control: Alphanumeric.sample_string(&mut rng, SECRET_CHARACTERS),
-        }
-    }
-
-    /// A token of the kind with this prefix.
-    fn token(&self, prefix: &str, mood: Mood) -> String {
-        format!("{prefix}{}{}{TAIL}", self.secret, mood.letter())
-    }
-
-    fn needles(&self) -> [Needles; 2] {
-        [Needles::of(&self.secret), Needles::of(&self.number.to_string())]
-    }
-}
-
-impl Stage {
-    fn caller(&self, user: &str, role: Role) -> Caller<'_> {
-        let token = Token::new(&Clock::system(), user, role).secret(&self.jwt_secret).mint();
-        Caller { stage: self, client: self.client.with_token(token) }
-    }
-
-    fn keep(&self, asked: impl Into<String>, answer: impl Into<Vec<u8>>) {
-        self.answers.lock().push((asked.into(), answer.into()));
-    }
-}
-
-impl Caller<'_> {
-    /// Sends it and keeps all of the answer.
-    async fn send(&self, request: Request) -> Result<Answer> {
-        let asked = format!("{request:?}");
-        let answer = request.send().await?;
-        let head = format!("{} {:?}\n", answer.status, answer.headers);
-        self.stage.keep(asked, [head.as_bytes(), &answer.body].concat());
-        Ok(answer)
-    }
-
-    async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
-        self.send(self.client.post(path).json(body)).await
-    }
-
-    async fn get(&self, path: &str) -> Result<Answer> {
-        self.send(self.client.get(path)).await
-    }
-
-    /// A refusal; which one is others' concern.
-    async fn refused(&self, what: &str, request: Request) -> Result<()> {
-        let answer = self.send(request).await.with_context(|| what.to_owned())?;
-        anyhow::ensure!(answer.status.is_client_error(), "{what}: {} {}", answer.status, answer.text());
-        Ok(())
-    }
-
-    /// Stores a token and answers its id.
-    async fn store(&self, kind: &str, token: &str) -> Result<String> {
-        let answer = self.post("/api/tokens", &json!({"token_type": kind, "token": token})).await?;
-        anyhow::ensure!(answer.status.is_success(), "{} {}", answer.status, answer.text());
-        Ok(answer.json()?["id"].as_str().context("no id")?.to_owned())
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_is_nowhere_but_with_its_provider() -> Result<()> {
@@ -160,6 +70,8 @@ async fn a_token_is_nowhere_but_with_its_provider() -> Result<()> {
     while let Some(tested) = tests.join_next().await {
         tested??;
     }
+    without_tables(&stage).await?;
+    without_a_log(&stage, &data).await?;
     exported_and_erased(&stage).await?;
     commands(&stage, &data, &environment).await?;
     let metered = Client::new(format!("http://{metrics}"))?.get("/metrics").send().await?.expect(200)?;
@@ -416,6 +328,62 @@ async fn altered(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// The database refuses what a request needs.
+async fn without_tables(stage: &Stage) -> Result<()> {
+    let caller = stage.caller("frank", Role::User);
+    let token = json!({"token_type": "github", "token": stage.secrets.token("ghp_", Mood::Valid)});
+    let id = caller.store("github", &stage.secrets.token("ghp_", Mood::Valid)).await?;
+    // Each user is new, so that no key is at hand.
+    for (table, user) in [("public.user_data_keys", "grace"), ("public.idempotency_keys", "heidi")] {
+        let caller = stage.caller(user, Role::User);
+        let table = Away::take(stage, table).await?;
+        let request = caller.client.post("/api/tokens").header("Idempotency-Key", user).json(&token);
+        let answer = caller.send(request).await?;
+        assert!(answer.status.is_server_error(), "{}", answer.text());
+        table.give_back(stage).await?;
+    }
+    let table = Away::take(stage, "ledger.user_tokens").await?;
+    let answer = caller.send(caller.client.post(&format!("/api/tokens/{id}/test"))).await?;
+    assert!(answer.status.is_server_error(), "{}", answer.text());
+    caller.post("/api/tokens", &token).await?.expect(202)?;
+    table.give_back(stage).await?;
+    wait_until(BOUND, async || {
+        caller.get(&format!("/api/tokens/{id}")).await.is_ok_and(|it| it.status == 404)
+    })
+    .await;
+    Ok(())
+}
+
+/// A table that is not where it belongs.
+struct Away(&'static str);
+
+impl Away {
+    async fn take(stage: &Stage, table: &'static str) -> Result<Self> {
+        let away = format!("ALTER TABLE {table} RENAME TO taken_away");
+        sqlx::query(&away).execute(&stage.pool).await?;
+        Ok(Self(table))
+    }
+
+    async fn give_back(self, stage: &Stage) -> Result<()> {
+        let (schema, name) = self.0.split_once('.').context("a table without a schema")?;
+        let back = format!("ALTER TABLE {schema}.taken_away RENAME TO {name}");
+        sqlx::query(&back).execute(&stage.pool).await?;
+        Ok(())
+    }
+}
+
+/// The log's server dies while tokens are stored, and comes back.
+async fn without_a_log(stage: &Stage, data: &DataDir) -> Result<()> {
+    let caller = stage.caller("frank", Role::User);
+    let token = json!({"token_type": "openai", "token": stage.secrets.token("sk-proj-", Mood::Valid)});
+    let pid = std::fs::read_to_string(data.path().join("nats.pid"))?;
+    kill(Pid::from_raw(pid.trim().parse()?), Signal::SIGKILL)?;
+    let stored =
+        async || caller.post("/api/tokens", &token).await.is_ok_and(|answer| answer.status.is_success());
+    wait_until(BOUND, stored).await;
+    Ok(())
+}
+
 /// One erases itself, an admin another one; the rest keep their tokens.
 async fn exported_and_erased(stage: &Stage) -> Result<()> {
     let (alice, admin) = (stage.caller("alice", Role::User), stage.caller("root", Role::Admin));
@@ -443,8 +411,10 @@ async fn commands(stage: &Stage, data: &DataDir, environment: &BTreeMap<String, 
     let own = environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let variables: Vec<_> = own.chain(given).collect();
     let with_both: Vec<_> = variables.iter().copied().chain(rotated).collect();
+    imported(stage, data, &variables).await?;
     for (arguments, variables) in [
         (&["verify"][..], &variables),
+        (&["verify", "--user", "github-0"], &variables),
         (&["rebuild", "--dry-run"], &variables),
         (&["dead-letters", "list"], &variables),
         (&["config"], &variables),
@@ -456,5 +426,45 @@ async fn commands(stage: &Stage, data: &DataDir, environment: &BTreeMap<String, 
         stage.keep(format!("{arguments:?}"), format!("{}{}", ended.text, ended.errors));
         ended.expect_success().with_context(|| format!("{arguments:?}"))?;
     }
+    Ok(())
+}
+
+/// A file of another program: one line that is taken over, and lines that hold the token where it should not be.
+async fn imported(stage: &Stage, data: &DataDir, variables: &[(&str, &str)]) -> Result<()> {
+    let token = stage.secrets.token("ghp_", Mood::Valid);
+    let key = variables.iter().find(|(name, _)| *name == "ENCRYPTION_KEY").context("no key")?.1;
+    let iv = "000102030405060708090a0b0c0d0e0f";
+    let mut openssl = Command::new("openssl");
+    openssl.args(["enc", "-aes-256-cbc", "-K", key, "-iv", iv]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut openssl = openssl.spawn().context("openssl does not run")?;
+    openssl.stdin.take().context("no pipe")?.write_all(token.as_bytes())?;
+    let encrypted = hex::encode(openssl.wait_with_output()?.stdout);
+    let row = |token_type: &str, encrypted: &str, iv: &str| {
+        json!({"user": "heir", "token_type": token_type, "encrypted": encrypted, "iv": iv}).to_string()
+    };
+    let lines = [
+        row("github", &encrypted, iv),
+        row("github", &token, iv),
+        row("github", &encrypted, &token),
+        row(&token, &encrypted, iv),
+        row("gemini", &encrypted, iv),
+        json!({"user": "heir", "token_type": "github", &token: token}).to_string(),
+        format!("{{\"user\": \"heir\", \"token\": \"{token}\""),
+        token,
+    ];
+    // Not in the directory that is searched.
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), lines.join("\n"))?;
+    let path = file.path().to_str().context("a path")?;
+    let ended = output(data, &["keys", "import-legacy", "--provision", path], variables).await?;
+    stage.keep("keys import-legacy", format!("{}{}", ended.text, ended.errors));
+    anyhow::ensure!(ended.code == Some(1), "{ended:?}");
+    let heir = stage.caller("heir", Role::User);
+    let stored = async || {
+        let tokens = heir.get("/api/tokens").await.and_then(|answer| answer.expect(200));
+        let tokens = tokens.and_then(|tokens| tokens.json()).unwrap_or_default();
+        tokens["items"][0]["token_type"] == "github"
+    };
+    wait_until(BOUND, stored).await;
     Ok(())
 }
