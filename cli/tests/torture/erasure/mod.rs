@@ -158,7 +158,7 @@ impl World {
                 let lock = self.lock(account, person).await?;
                 let asked = ask(person);
                 // Both are about to: the api, and the worker once the event is projected.
-                self.waiting("SELECT external_id FROM public.users%", 2).await;
+                self.waiting("INSERT INTO public.users AS u%", 2).await;
                 self.cluster.kill(Victim::Api).await?;
                 anyhow::ensure!(asked.await?.is_err(), "it was answered");
                 self.cluster.kill(Victim::Worker).await?;
@@ -187,13 +187,13 @@ impl World {
                 let calls =
                     "SELECT FROM ledger.api_usage WHERE user_id = $1 AND ip_address IS NOT NULL FOR UPDATE";
                 let lock = self.lock(calls, person).await?;
-                self.worker_dies_at("UPDATE api_usage%", lock, person).await?;
+                self.worker_dies_at("UPDATE ledger.api_usage%", lock, person).await?;
             }
             Cut::Renamed => {
                 let account = "SELECT FROM public.users WHERE user_id = $1 FOR UPDATE";
                 let lock = self.lock(account, person).await?;
                 let asked = ask(person);
-                self.waiting("SELECT external_id FROM public.users%", 2).await;
+                self.waiting("INSERT INTO public.users AS u%", 2).await;
                 self.rename(lock, person).await?;
                 let status = asked.await??.status;
                 anyhow::ensure!([200, 202].contains(&status.as_u16()), "{status}");
@@ -217,7 +217,7 @@ impl World {
     async fn rename(&self, mut tx: Transaction<'static, Postgres>, person: &mut Person) -> Result<()> {
         let name = format!("{}-renamed", person.name);
         let keys = Keys::start(self.cluster.database_url(), &testkit::keys(), &self.clock).await?;
-        let hashed = keys.hash_external_id(&mut tx, ExternalId::new(name.clone())?).await?;
+        let hashed = keys.hash_external_id(ExternalId::new(name.clone())?).await?;
         let change = UserChange { external_id: Change::Set(hashed), ..UserChange::default() };
         store::users::update(&mut tx, person.id, &change, self.clock.now()).await?.context("no account")?;
         tx.commit().await?;
