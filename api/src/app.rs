@@ -1,7 +1,6 @@
 //! One api process, composed in a line: configuration in, a router and its background work out.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,12 +11,12 @@ use nats::{Log, Publisher, PublisherConfig};
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
 use crate::config::{ApiConfig, LogSettings};
+use crate::exports::Exports;
 use crate::health::Health;
 use crate::idempotency::Idempotency;
 use crate::ingest::Ingest;
@@ -36,8 +35,6 @@ use crate::watermark::{self, Watermark};
 
 /// How long connections to PostgreSQL are given to end.
 const GOODBYE: Duration = Duration::from_secs(5);
-/// Exports that are written at once: each keeps a connection to PostgreSQL and an old snapshot for as long as it takes.
-const EXPORTS_AT_ONCE: usize = 4;
 
 /// Why the api could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -189,7 +186,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         throttle: Throttle::new(throttle::READS),
         token_tests: Throttle::new(throttle::TOKEN_TESTS),
         providers: Providers::new(config.providers.clone())?,
-        exports: Arc::new(Semaphore::new(EXPORTS_AT_ONCE)),
+        exports: Exports::default(),
         positions: Positions::of(config.log.connection.stream.as_str(), stream.created),
         plan_turns: PlanTurns::new(stream.last_seq),
         idempotency: Idempotency::new(pool.clone(), clock.clone(), tasks.clone()),

@@ -13,6 +13,7 @@ pub mod app;
 pub mod auth;
 pub mod client;
 pub mod config;
+pub mod exports;
 pub mod extract;
 pub mod health;
 pub mod idempotency;

@@ -7,12 +7,12 @@ use keys::Keys;
 use ledger::{Clock, IdSource};
 use nats::{Log, Publisher};
 use sqlx::PgPool;
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
 use crate::client::TrustedProxies;
 use crate::config::ApiConfig;
+use crate::exports::Exports;
 use crate::health::Health;
 use crate::idempotency::Idempotency;
 use crate::ingest::Ingest;
@@ -71,8 +71,8 @@ pub struct Parts {
     pub token_tests: Throttle,
     /// Asks third parties whether a token works.
     pub providers: Providers,
-    /// Exports that may be under way at once.
-    pub exports: Arc<Semaphore>,
+    /// Exports that are under way.
+    pub exports: Exports,
     /// The ledger's clock.
     pub clock: Clock,
     /// Ids of events.
@@ -187,8 +187,8 @@ impl AppState {
         &self.0.providers
     }
 
-    /// Exports that may be under way at once.
-    pub fn exports(&self) -> &Arc<Semaphore> {
+    /// Exports that are under way.
+    pub fn exports(&self) -> &Exports {
         &self.0.exports
     }
 

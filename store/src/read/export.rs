@@ -1,166 +1,290 @@
 //! All that is held about one user, without secrets, as JSON objects.
+//!
+//! What is short is read at once ([`Short`]). The rest has no bound and is read by pages ([`Long`]), each a short
+//! statement of its own, so that a slow reader holds neither a connection nor a snapshot. A page takes only rows that the
+//! log had up to a given sequence: whatever is projected meanwhile does not show, and all pages are of one position.
 
-use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
+use chrono::{DateTime, Utc};
 use ledger::UserId;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::Error;
+use crate::position::seq_to_column;
 
-/// A part of an export.
+/// Rows of a page: at most 4 MiB or so, since an endpoint has 2 KiB and a user agent 1 KiB at most.
+const PAGE_ROWS: i64 = 1_000;
+
+/// A part of an export with few rows: not many a month.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Section {
-    /// The account itself: one object.
+pub enum Short {
+    /// The account itself: one object. The only part that holds something of a user who was erased.
     User,
-    /// Decided changes of plan.
-    PlanChanges,
     /// Units a month.
     Months,
     /// Closed months as issued.
     Statements,
     /// What later statements list for months that were closed already.
     Adjustments,
-    /// Refused calls.
-    Rejections,
     /// Thresholds of limits that were crossed.
     Thresholds,
     /// Stored tokens: what may be told of them.
     Tokens,
-    /// What was done with tokens.
-    TokenAudit,
-    /// Every recorded call.
-    Calls,
 }
 
-impl Section {
-    /// All sections, in the order in which they are written. Of a user who was erased only the first holds something.
-    pub const ALL: [Self; 10] = [
-        Self::User,
-        Self::PlanChanges,
-        Self::Months,
-        Self::Statements,
-        Self::Adjustments,
-        Self::Rejections,
-        Self::Thresholds,
-        Self::Tokens,
-        Self::TokenAudit,
-        Self::Calls,
-    ];
+/// A part of an export that grows with what a user does, and where in it the next page begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Long {
+    /// Decided changes of plan.
+    PlanChanges(Entry),
+    /// Refused calls.
+    Rejections(Entry),
+    /// What was done with tokens.
+    TokenAudit(Entry),
+    /// Every recorded call.
+    Calls(Call),
+}
 
-    /// The section's name in the export.
+/// The place behind a row that is known by its position in the log. By default it is before all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    seq: i64,
+    idx: i32,
+}
+
+/// The place behind a call. By default it is before all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Call {
+    created_at: Option<DateTime<Utc>>,
+    id: Uuid,
+}
+
+/// Some objects of a part, each as JSON, the oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The objects.
+    pub objects: Vec<String>,
+    /// Where the next page begins; none when this was the last.
+    pub next: Option<Long>,
+}
+
+/// What became of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is there.
+    Living,
+    /// The log says that it is erased, and the account does not know it yet.
+    Ending,
+    /// It is a tombstone, or was never there.
+    Erased,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self { seq: -1, idx: -1 }
+    }
+}
+
+impl Short {
+    /// All of them, in the order in which they are written.
+    pub const ALL: [Self; 6] =
+        [Self::User, Self::Months, Self::Statements, Self::Adjustments, Self::Thresholds, Self::Tokens];
+
+    /// The part's name in the export.
     pub const fn name(self) -> &'static str {
         match self {
             Self::User => "user",
-            Self::PlanChanges => "plan_changes",
             Self::Months => "months",
             Self::Statements => "statements",
             Self::Adjustments => "adjustments",
-            Self::Rejections => "rejections",
             Self::Thresholds => "thresholds",
             Self::Tokens => "tokens",
-            Self::TokenAudit => "token_audit",
-            Self::Calls => "calls",
+        }
+    }
+
+    /// The part's objects about `owner`, each as JSON, the oldest first.
+    pub async fn read(self, conn: &mut PgConnection, owner: UserId) -> Result<Vec<String>, Error> {
+        match self {
+            Self::User => user(conn, owner).await,
+            Self::Months => months(conn, owner).await,
+            Self::Statements => statements(conn, owner).await,
+            Self::Adjustments => adjustments(conn, owner).await,
+            Self::Thresholds => thresholds(conn, owner).await,
+            Self::Tokens => tokens(conn, owner).await,
         }
     }
 }
 
-/// The section's objects about `owner`, each as JSON, the oldest first. Read while they are sent: the memory that they
-/// take does not grow with their number.
-pub fn objects(conn: &mut PgConnection, owner: UserId, section: Section) -> Objects<'_> {
-    match section {
-        Section::User => user(conn, owner),
-        Section::PlanChanges => plan_changes(conn, owner),
-        Section::Months => months(conn, owner),
-        Section::Statements => statements(conn, owner),
-        Section::Adjustments => adjustments(conn, owner),
-        Section::Rejections => rejections(conn, owner),
-        Section::Thresholds => thresholds(conn, owner),
-        Section::Tokens => tokens(conn, owner),
-        Section::TokenAudit => token_audit(conn, owner),
-        Section::Calls => calls(conn, owner),
+impl Long {
+    /// The first page of each, in the order in which they are written.
+    pub fn all() -> [Self; 4] {
+        let entry = Entry::default();
+        let calls = Self::Calls(Call::default());
+        [Self::PlanChanges(entry), Self::Rejections(entry), Self::TokenAudit(entry), calls]
+    }
+
+    /// The part's name in the export.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PlanChanges(_) => "plan_changes",
+            Self::Rejections(_) => "rejections",
+            Self::TokenAudit(_) => "token_audit",
+            Self::Calls(_) => "calls",
+        }
+    }
+
+    /// This page of what the log had about `owner` up to `seq`.
+    pub async fn read(self, conn: &mut PgConnection, owner: UserId, seq: u64) -> Result<Page, Error> {
+        match self {
+            Self::PlanChanges(after) => plan_changes(conn, owner, seq, after).await,
+            Self::Rejections(after) => rejections(conn, owner, seq, after).await,
+            Self::TokenAudit(after) => token_audit(conn, owner, seq, after).await,
+            Self::Calls(after) => calls(conn, owner, seq, after).await,
+        }
     }
 }
 
-/// JSON objects of a section.
-pub type Objects<'c> = BoxStream<'c, Result<String, Error>>;
+/// What became of the account of `owner`.
+pub async fn standing(conn: &mut PgConnection, owner: UserId) -> Result<Standing, Error> {
+    let row = sqlx::query!(
+        r#"SELECT COALESCE((SELECT status = 'erased' FROM public.users WHERE user_id = $1), TRUE) AS "is_buried!",
+                  EXISTS (SELECT FROM erased_users WHERE user_id = $1) AS "is_ended!""#,
+        owner.get()
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(match (row.is_buried, row.is_ended) {
+        (true, _) => Standing::Erased,
+        (false, true) => Standing::Ending,
+        (false, false) => Standing::Living,
+    })
+}
 
-/// A section's query. The columns are named one by one: a new one is exported when somebody has decided that it holds no
-/// secret.
-macro_rules! section {
+/// Whether there may be a page after one of so many rows.
+fn is_full(rows: usize) -> bool {
+    i64::try_from(rows).is_ok_and(|rows| rows >= PAGE_ROWS)
+}
+
+/// A short part's query. The columns are named one by one: a new one is exported when somebody has decided that it holds
+/// no secret.
+macro_rules! short {
     ($name:ident, $query:literal) => {
-        fn $name(conn: &mut PgConnection, owner: UserId) -> Objects<'_> {
-            let rows = sqlx::query_scalar!($query, owner.get()).fetch(conn);
-            rows.map(|row| row.map(Option::unwrap_or_default).map_err(Error::from)).boxed()
+        async fn $name(conn: &mut PgConnection, owner: UserId) -> Result<Vec<String>, Error> {
+            let rows = sqlx::query_scalar!($query, owner.get()).fetch_all(conn).await?;
+            Ok(rows.into_iter().map(Option::unwrap_or_default).collect())
         }
     };
 }
 
-section!(
+/// The query of a page of rows that are known by their position in the log.
+macro_rules! by_position {
+    ($name:ident, $part:ident, $query:literal) => {
+        async fn $name(
+            conn: &mut PgConnection,
+            owner: UserId,
+            seq: u64,
+            after: Entry,
+        ) -> Result<Page, Error> {
+            let rows = sqlx::query!($query, owner.get(), seq_to_column(seq), after.seq, after.idx, PAGE_ROWS)
+                .fetch_all(conn)
+                .await?;
+            let last = rows.last().filter(|_| is_full(rows.len()));
+            let next = last.map(|row| Long::$part(Entry { seq: row.log_seq, idx: row.log_idx }));
+            Ok(Page { objects: rows.into_iter().map(|row| row.object).collect(), next })
+        }
+    };
+}
+
+short!(
     user,
     "SELECT json_build_object('user_id', user_id, 'external_id', external_id, 'email', email, 'name', name,
          'status', status, 'created_at', created_at, 'updated_at', updated_at, 'erased_at', erased_at)::text
      FROM public.users WHERE user_id = $1"
 );
-section!(
-    plan_changes,
-    "SELECT json_build_object('plan_name', plan_name, 'monthly_api_limit', monthly_api_limit,
-         'analyze_limit', analyze_limit, 'price_monthly', price_monthly::text, 'currency', currency,
-         'effective_at', effective_at, 'changed_at', changed_at, 'reason', reason,
-         'source_event_id', source_event_id)::text
-     FROM subscriptions WHERE user_id = $1 ORDER BY log_seq, log_idx"
-);
-section!(
+short!(
     months,
     "SELECT json_build_object('month', month_year, 'total_calls', total_calls, 'analyze_calls', analyze_calls,
          'auth_calls', auth_calls, 'other_calls', other_calls, 'avg_response_time_ms', avg_response_time_ms,
          'last_updated', last_updated)::text
      FROM monthly_usage_summary WHERE user_id = $1 ORDER BY month_year"
 );
-section!(
+short!(
     statements,
     "SELECT json_build_object('month', month_year, 'plan_name', plan_name, 'price_monthly', price_monthly::text,
          'currency', currency, 'analyze_calls', analyze_calls, 'auth_calls', auth_calls,
          'other_calls', other_calls, 'issued_at', issued_at)::text
      FROM statements WHERE user_id = $1 ORDER BY month_year"
 );
-section!(
+short!(
     adjustments,
     "SELECT json_build_object('listed_in', listed_in, 'of_month', of_month, 'analyze_units', analyze_units,
          'auth_units', auth_units, 'other_units', other_units)::text
      FROM statement_adjustments WHERE user_id = $1 ORDER BY listed_in, of_month"
 );
-section!(
-    rejections,
-    "SELECT json_build_object('meter', meter, 'month', month_year, 'window_start', window_start, 'count', count,
-         'shadow', shadow)::text
-     FROM limit_rejections WHERE user_id = $1 ORDER BY log_seq, log_idx"
-);
-section!(
+short!(
     thresholds,
     "SELECT json_build_object('month', month_year, 'meter', meter, 'threshold_percent', threshold_percent,
          'crossed_at', crossed_at)::text
      FROM limit_thresholds WHERE user_id = $1 ORDER BY month_year, meter, threshold_percent"
 );
-section!(
+short!(
     tokens,
     "SELECT json_build_object('id', id, 'token_type', token_type, 'token_name', token_name, 'masked', masked,
          'fingerprint', fingerprint, 'last_used', last_used, 'created_at', created_at,
          'updated_at', updated_at)::text
      FROM user_tokens WHERE user_id = $1 ORDER BY created_at, id"
 );
-section!(
+by_position!(
+    plan_changes,
+    PlanChanges,
+    r#"SELECT json_build_object('plan_name', plan_name, 'monthly_api_limit', monthly_api_limit,
+         'analyze_limit', analyze_limit, 'price_monthly', price_monthly::text, 'currency', currency,
+         'effective_at', effective_at, 'changed_at', changed_at, 'reason', reason,
+         'source_event_id', source_event_id)::text AS "object!", log_seq, log_idx
+     FROM subscriptions WHERE user_id = $1 AND log_seq <= $2 AND (log_seq, log_idx) > ($3, $4)
+     ORDER BY log_seq, log_idx LIMIT $5"#
+);
+by_position!(
+    rejections,
+    Rejections,
+    r#"SELECT json_build_object('meter', meter, 'month', month_year, 'window_start', window_start, 'count', count,
+         'shadow', shadow)::text AS "object!", log_seq, log_idx
+     FROM limit_rejections WHERE user_id = $1 AND log_seq <= $2 AND (log_seq, log_idx) > ($3, $4)
+     ORDER BY log_seq, log_idx LIMIT $5"#
+);
+by_position!(
     token_audit,
-    "SELECT json_build_object('event_id', event_id, 'action', action, 'token_id', token_id,
+    TokenAudit,
+    r#"SELECT json_build_object('event_id', event_id, 'action', action, 'token_id', token_id,
          'token_type', token_type, 'token_name', token_name, 'replaced_id', replaced_id, 'purpose', purpose,
          'fingerprint', fingerprint, 'actor_kind', actor_kind, 'actor_id', actor_id, 'ip_address', ip_address,
-         'user_agent', user_agent, 'created_at', created_at, 'hash', encode(hash, 'hex'))::text
-     FROM token_audit WHERE user_id = $1 ORDER BY log_seq, log_idx"
+         'user_agent', user_agent, 'created_at', created_at, 'hash', encode(hash, 'hex'))::text AS "object!", log_seq, log_idx
+     FROM token_audit WHERE user_id = $1 AND log_seq <= $2 AND (log_seq, log_idx) > ($3, $4)
+     ORDER BY log_seq, log_idx LIMIT $5"#
 );
-section!(
-    calls,
-    "SELECT json_build_object('id', id, 'created_at', created_at, 'month', month_year, 'endpoint', endpoint,
-         'method', method, 'category', category, 'counted', counted, 'units', units,
-         'status_code', status_code, 'response_time_ms', response_time_ms, 'request_size', request_size,
-         'response_size', response_size, 'ip_address', ip_address, 'user_agent', user_agent)::text
-     FROM api_usage WHERE user_id = $1 ORDER BY created_at, id"
-);
+
+/// The comparison of times alone lets the index skip what was read already, and months that are past.
+async fn calls(conn: &mut PgConnection, owner: UserId, seq: u64, after: Call) -> Result<Page, Error> {
+    let rows = sqlx::query!(
+        r#"SELECT json_build_object('id', id, 'created_at', created_at, 'month', month_year, 'endpoint', endpoint,
+               'method', method, 'category', category, 'counted', counted, 'units', units,
+               'status_code', status_code, 'response_time_ms', response_time_ms, 'request_size', request_size,
+               'response_size', response_size, 'ip_address', ip_address, 'user_agent', user_agent)::text AS "object!",
+               created_at, id
+           FROM api_usage
+           WHERE user_id = $1 AND log_seq <= $2
+             AND created_at >= COALESCE($3::timestamptz, '-infinity')
+             AND (created_at, id) > (COALESCE($3::timestamptz, '-infinity'), $4::uuid)
+           ORDER BY created_at, id LIMIT $5"#,
+        owner.get(),
+        seq_to_column(seq),
+        after.created_at,
+        after.id,
+        PAGE_ROWS
+    )
+    .fetch_all(conn)
+    .await?;
+    let last = rows.last().filter(|_| is_full(rows.len()));
+    let next = last.map(|row| Long::Calls(Call { created_at: Some(row.created_at), id: row.id }));
+    Ok(Page { objects: rows.into_iter().map(|row| row.object).collect(), next })
+}

@@ -1,11 +1,19 @@
 //! All that is held about a user, without secrets.
 
-use anyhow::Result;
-use serde_json::json;
-use testkit::Role;
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use testkit::{Role, wait_until};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 use super::{GITHUB, store, token};
-use crate::world::World;
+use crate::world::{PATIENCE, World};
+
+/// More than a few pages.
+const CALLS: usize = 5_000;
 
 #[tokio::test]
 async fn an_export_holds_everything_of_one_user_and_no_secret() -> Result<()> {
@@ -40,24 +48,123 @@ async fn an_export_holds_everything_of_one_user_and_no_secret() -> Result<()> {
     Ok(())
 }
 
-/// More than is kept in memory at once, each of it exactly once.
-#[tokio::test]
-async fn a_large_export_is_whole() -> Result<()> {
-    let world = World::start().await?;
+/// Calls with long names, so that no socket's buffer holds an export of all of them.
+async fn report(world: &World, subject: &str) -> Result<()> {
     let service = world.service()?;
-    for batch in 0..5 {
-        let events: Vec<_> = (0..1_000)
-            .map(|n| json!({"id": format!("{batch}-{n}"), "subject": "alice", "data": {"endpoint": format!("/{batch}/{n}")}}))
+    let filling = "x".repeat(900);
+    for batch in 0..CALLS / 500 {
+        let events: Vec<_> = (0..500)
+            .map(|n| {
+                let endpoint = format!("/{batch}/{n}/{filling}");
+                json!({"id": format!("{batch}-{n}"), "subject": subject, "data": {"endpoint": endpoint}})
+            })
             .collect();
         service.post("/api/usage/events").json(&events).send().await?.expect(202)?;
     }
+    world.wait_until_projected().await
+}
+
+/// Each call exactly once, beside those of our own routes.
+fn whole(export: &Value) -> Result<()> {
+    let calls = export["calls"].as_array().context("no calls")?.iter();
+    let endpoints: Vec<&str> = calls.filter_map(|call| call["endpoint"].as_str()).collect();
+    let reported: Vec<_> = endpoints.into_iter().filter(|endpoint| !endpoint.starts_with("/api/")).collect();
+    let different: BTreeSet<&str> = reported.iter().copied().collect();
+    ensure!((reported.len(), different.len()) == (CALLS, CALLS), "{} of {}", different.len(), reported.len());
+    Ok(())
+}
+
+/// An export that is asked for and read as slowly as a test likes.
+struct SlowReader(TcpStream);
+
+impl SlowReader {
+    /// Reads no more than the beginning.
+    async fn start(world: &World, caller: &str, role: Role, user: &str) -> Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(4_096)?;
+        let address = world.api.url.trim_start_matches("http://").parse()?;
+        let mut stream = socket.connect(address).await?;
+        let token = world.env.token(caller, role);
+        let head = format!(
+            "GET /api/users/{user}/export HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\n\
+             Connection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await?;
+        let mut begin = [0; 15];
+        timeout(PATIENCE, stream.read_exact(&mut begin)).await??;
+        ensure!(begin == *b"HTTP/1.1 200 OK", "{}", String::from_utf8_lossy(&begin));
+        Ok(Self(stream))
+    }
+
+    /// Reads the rest: the body, if it is whole.
+    async fn rest(mut self) -> Result<Option<Value>> {
+        let mut bytes = Vec::new();
+        // A connection that is cut has an end like any other here.
+        let _ = timeout(PATIENCE, self.0.read_to_end(&mut bytes)).await?;
+        let text = String::from_utf8(bytes)?;
+        let (_, mut chunks) = text.split_once("\r\n\r\n").context("no body")?;
+        let mut body = String::new();
+        while let Some((length, rest)) = chunks.split_once("\r\n") {
+            let length = usize::from_str_radix(length, 16)?;
+            if length == 0 {
+                return Ok(Some(serde_json::from_str(&body)?));
+            }
+            let Some(chunk) = rest.get(..length) else { break };
+            body.push_str(chunk);
+            chunks = rest.get(length + 2..).unwrap_or_default();
+        }
+        Ok(None)
+    }
+}
+
+#[tokio::test]
+async fn stalled_readers_hold_nothing_and_get_one_position() -> Result<()> {
+    let world = World::with(&[("DATABASE_CONNECTIONS", "2")]).await?;
+    report(&world, "alice").await?;
+    whole(&world.user("alice")?.get("/api/users/me/export").send().await?.expect(200)?.json()?)?;
+    let mut readers = Vec::new();
+    for admin in ["one", "two", "three", "four"] {
+        readers.push(SlowReader::start(&world, admin, Role::Admin, "alice").await?);
+    }
+    assert_eq!(world.api.state.exports().under_way(), 4);
+    // A second one of a caller, and everybody else's requests.
+    let again = world.client("one", Role::Admin)?.get("/api/users/alice/export").send().await?.expect(429)?;
+    assert_eq!(again.code(), "rate_limited");
+    let bob = world.user("bob")?;
+    for _ in 0..5 {
+        bob.get("/api/usage/stats").send().await?.expect(200)?;
+    }
+    let open = "SELECT count(*)::text FROM pg_stat_activity
+                WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
+    wait_until(PATIENCE, || async { world.text(open).await.is_ok_and(|open| open == "0") }).await;
+    // What comes later is not in it, wherever the reader is.
+    let late = json!({"id": "late", "subject": "alice", "data": {"endpoint": "/late"}});
+    world.service()?.post("/api/usage/events").json(&late).send().await?.expect(202)?;
     world.wait_until_projected().await?;
-    let export = world.user("alice")?.get("/api/users/me/export").send().await?.expect(200)?.json()?;
-    let mut endpoints: Vec<&str> =
-        export["calls"].as_array().unwrap().iter().filter_map(|call| call["endpoint"].as_str()).collect();
-    assert_eq!(endpoints.len(), 5_000);
-    endpoints.sort_unstable();
-    endpoints.dedup();
-    assert_eq!(endpoints.len(), 5_000);
+    for reader in readers {
+        whole(&reader.rest().await?.context("it broke off")?)?;
+    }
+    wait_until(PATIENCE, || async { world.api.state.exports().under_way() == 0 }).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_export_ends_with_its_reader_or_its_user() -> Result<()> {
+    let world = World::start().await?;
+    report(&world, "alice").await?;
+    let exports = world.api.state.exports();
+    let reader = SlowReader::start(&world, "alice", Role::User, "me").await?;
+    assert_eq!(exports.under_way(), 1);
+    drop(reader);
+    wait_until(PATIENCE, || async { exports.under_way() == 0 }).await;
+
+    let reader = SlowReader::start(&world, "boss", Role::Admin, "alice").await?;
+    world.user("alice")?.post("/api/users/me/erase").send().await?.expect(200)?;
+    assert_eq!(reader.rest().await?, None, "somebody who is no more is exported");
+    wait_until(PATIENCE, || async { exports.under_way() == 0 }).await;
+    let boss = world.client("boss", Role::Admin)?;
+    let user = world.text("SELECT user_id::text FROM public.users WHERE status = 'erased'").await?;
+    let export = boss.get(&format!("/api/users/{user}/export")).send().await?.expect(200)?.json()?;
+    assert_eq!((&export["calls"], &export["user"]["status"]), (&json!([]), &"erased".into()));
     Ok(())
 }
