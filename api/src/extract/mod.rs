@@ -12,7 +12,7 @@ mod text;
 pub use json::{Json, MAX_BODY_BYTES, MAX_INGEST_BYTES, parse_json, read_body};
 pub(crate) use json::{item_error, require_json};
 pub use path::Path;
-pub use query::Query;
+pub use query::{NoQuery, Query};
 pub(crate) use secret::{SecretFields, SecretJson};
 pub use text::Text;
 

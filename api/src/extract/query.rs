@@ -1,6 +1,7 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{field_error, printable};
@@ -40,6 +41,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     }
 }
 
+/// No parameters at all, for a path where one would be passed over in silence that decides what happens elsewhere.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoQuery {}
+
 /// Whether it looks like a parameter that was mistyped. Anything else may be a secret in the wrong place, which an
 /// error does not repeat.
 fn is_a_name(text: &str) -> bool {
@@ -49,7 +55,6 @@ fn is_a_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use axum::http::Request;
-    use serde::Deserialize;
 
     use super::*;
 
@@ -60,6 +65,20 @@ mod tests {
         limit: Option<u32>,
         #[expect(dead_code, reason = "likewise")]
         cursor: Option<String>,
+    }
+
+    #[tokio::test]
+    async fn where_there_is_no_parameter_each_is_refused() {
+        for (query, fits) in [("", true), ("?", true), ("?user_id=bob", false), ("?x", false), ("?&=", false)]
+        {
+            let uri = format!("/{query}");
+            let (mut parts, ()) = Request::builder().uri(uri).body(()).unwrap().into_parts();
+            let read = Query::<NoQuery>::from_request_parts(&mut parts, &()).await;
+            assert_eq!(
+                read.map(drop).map_err(|refused| refused.status().as_u16()).err(),
+                (!fits).then_some(422)
+            );
+        }
     }
 
     #[tokio::test]

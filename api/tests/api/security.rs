@@ -68,7 +68,7 @@ const ROWS: &[Row] = &[
         path: "/api/tokens",
         request: "/api/tokens",
         body: Some(r#"{"token_type": "github", "token": "ghp_abcdefghijklmnopqrstuvwxyz0123456789"}"#),
-        access: Access::OwnOrAdmin,
+        access: Access::OwnOnly,
         of_another: None,
     },
     Row {

@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 use vault::{Fingerprint, OsEntropy, SecretText, TokenKind};
 
 use super::{Client, Kind, TokenBody, Warning, check, must_be, seal_personal};
-use crate::auth::UserOrAdmin;
-use crate::extract::{Json, SecretFields, SecretJson, Text};
+use crate::auth::UserOnly;
+use crate::extract::{Json, NoQuery, Query, SecretFields, SecretJson, Text};
 use crate::idempotency::{Attempt, KeyedRequest};
 use crate::position::LedgerSeq;
 use crate::problem::{Problem, ProblemBody};
@@ -56,7 +56,8 @@ struct NewToken {
 
 /// Stores a token
 ///
-/// A second one of a type takes the place of the first. It is sealed before it is recorded, and no endpoint returns it.
+/// Into the caller's own vault, whose role must be user. A second one of a type takes the place of the first. It is
+/// sealed before it is recorded, and no endpoint returns it.
 #[utoipa::path(
     post, path = "/api/tokens", tag = "tokens",
     request_body = StoreRequest,
@@ -64,14 +65,17 @@ struct NewToken {
         (status = 201, description = "Stored", body = TokenBody),
         (status = 200, description = "Stored in the place of another one of its type, whose id is gone", body = TokenBody),
         (status = 202, description = "Recorded, not projected yet", body = TokenBody),
+        (status = 403, description = "Only a user stores tokens, and only its own", body = ProblemBody),
         (status = 413, description = "The body is larger than 16 KiB", body = ProblemBody),
-        (status = 422, description = "A field is wrong, or the token is one of another type", body = ProblemBody),
+        (status = 422, description = "A field is wrong, the token is one of another type, or there is a parameter", body = ProblemBody),
         (status = 503, description = "It cannot be sealed or recorded now", body = ProblemBody),
     )
 )]
 async fn store(
-    caller: UserOrAdmin,
+    caller: UserOnly,
     State(state): State<AppState>,
+    // A `?user_id=` that changes nothing would put the token into another vault than was meant.
+    Query(NoQuery {}): Query<NoQuery>,
     SecretJson { body, parts }: SecretJson<StoreRequest>,
 ) -> Result<Response, Problem> {
     let StoreRequest { token_type: Kind(kind), token, token_name } = body;

@@ -18,7 +18,7 @@ use vault::{Sealed, SecretText, TokenKind};
 
 use super::{Client, Kind, check, must_be, seal_personal, token_id};
 use crate::auth::UserOnly;
-use crate::extract::{Json, Path, SecretFields, SecretJson};
+use crate::extract::{Json, NoQuery, Path, Query, SecretFields, SecretJson};
 use crate::position::LedgerSeq;
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::providers::TokenTest;
@@ -58,6 +58,7 @@ impl SecretFields for TestRequest {
         (status = 200, description = "What the provider says", body = TokenTest),
         (status = 404, description = "There is none, or it is another user's", body = ProblemBody),
         (status = 409, description = "The stored token cannot be opened: it is not as it was stored", body = ProblemBody),
+        (status = 422, description = "There is a parameter", body = ProblemBody),
         (status = 429, description = "More than 10 tests a minute", body = ProblemBody),
         (status = 503, description = "The use cannot be recorded now, so there is none", body = ProblemBody),
     )
@@ -66,6 +67,7 @@ async fn test_stored(
     caller: UserOnly,
     State(state): State<AppState>,
     Path(id): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
     parts: Parts,
 ) -> Result<Response, Problem> {
     let id = token_id(&id)?;
@@ -94,13 +96,14 @@ async fn test_stored(
     responses(
         (status = 200, description = "What the provider says", body = TokenTest),
         (status = 413, description = "The body is larger than 16 KiB", body = ProblemBody),
-        (status = 422, description = "A field is wrong, or the token is one of another type", body = ProblemBody),
+        (status = 422, description = "A field is wrong, the token is one of another type, or there is a parameter", body = ProblemBody),
         (status = 429, description = "More than 10 tests a minute", body = ProblemBody),
     )
 )]
 async fn test_given(
     caller: UserOnly,
     State(state): State<AppState>,
+    Query(NoQuery {}): Query<NoQuery>,
     SecretJson { body, .. }: SecretJson<TestRequest>,
 ) -> Result<Json<TokenTest>, Problem> {
     let TestRequest { token_type: Kind(kind), token } = body;

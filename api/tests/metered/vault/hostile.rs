@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use testkit::Role;
 
-use super::{GITHUB, actions, store, token};
+use super::{GITHUB, OPENAI, actions, id, store, token};
 use crate::world::World;
 
 /// A token in the wrong place.
@@ -93,16 +94,24 @@ async fn a_token_in_the_path_or_the_query_is_not_repeated() -> Result<()> {
     Ok(())
 }
 
-/// Names that do not print are no names; another user's id changes nothing.
+/// A token lands in the vault that was meant, or in none.
 #[tokio::test]
 async fn a_store_is_always_one_s_own() -> Result<()> {
     let world = World::start().await?;
     let (alice, bob) = (world.user("alice")?, world.user("bob")?);
-    store(&bob, &token("github", GITHUB)).await?.expect(201)?;
-    let refused =
-        alice.post("/api/tokens?user_id=bob").json(&token("openai", "sk-0123456789abcdef")).send().await?;
-    assert!(refused.status == 201 || refused.status == 422, "{}", refused.text());
-    assert_eq!(actions(&bob, "/api/tokens/audit").await?, ["stored"]);
+    let stored = id(&store(&bob, &token("github", GITHUB)).await?.expect(201)?)?;
+    let body = token("openai", OPENAI);
+    for query in ["user_id=bob", "user_id=alice", "user_id=", "x"] {
+        for path in ["/api/tokens", "/api/tokens/test", &format!("/api/tokens/{stored}/test")] {
+            let refused = alice.post(&format!("{path}?{query}")).json(&body).send().await?.expect(422)?;
+            assert_eq!(refused.json()?["errors"][0]["code"], "unknown_field", "{path}?{query}");
+        }
+    }
+    for role in [Role::Admin, Role::Service] {
+        store(&world.client("boss", role)?, &body).await?.expect(403)?;
+    }
+    world.wait_until_projected().await?;
+    assert_eq!(world.text("SELECT string_agg(action, ' ') FROM token_audit").await?, "stored");
     Ok(())
 }
 
