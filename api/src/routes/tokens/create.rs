@@ -120,7 +120,7 @@ async fn record_token(
         masked: Cow::Borrowed(&masked),
         fingerprint: Cow::Owned(new.fingerprint.to_string()),
         actor: actor(&client.principal),
-        personal: seal_personal(&key, id, client, new.name.as_deref())?,
+        personal: seal_personal(state, owner, id, client, new.name.as_deref()).await?,
     });
     let seq = record(state, &Event::by_api(id, owner, attempt.at, body)).await?;
     let status = outcome(state, client, attempt, seq).await?;

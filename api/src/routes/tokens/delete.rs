@@ -43,12 +43,11 @@ async fn delete(
     let keys = state.idempotency().clone();
     keys.to_its_end(async move {
         let event_id = state.ids().event_id();
-        let key = state.sealer().key(owner).await?;
         let body = Body::TokenDeleted(TokenDeleted {
             token_id: id,
             token_type: Cow::Owned(token.token_type),
             actor: actor(&client.principal),
-            personal: seal_personal(&key, event_id, &client, None)?,
+            personal: seal_personal(&state, owner, event_id, &client, None).await?,
         });
         let seq = record(&state, &Event::by_api(event_id, owner, state.clock().now(), body)).await?;
         let projected = state.watermark().wait_for(seq, PROJECTED_WITHIN).await;

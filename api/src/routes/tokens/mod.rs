@@ -18,7 +18,7 @@ use store::read::tokens::Token;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
-use vault::{DataKey, SecretText, TokenKind, TokenNote, TokenRefused};
+use vault::{SecretText, TokenKind, TokenNote, TokenRefused};
 
 use crate::auth::Principal;
 use crate::client::user_agent;
@@ -126,18 +126,25 @@ fn check(kind: TokenKind, token: &SecretText) -> Result<Vec<Warning>, Problem> {
     Ok(kind.check(token).map_err(refused)?.map(Warning::from).into_iter().collect())
 }
 
-/// What is known of the caller and what the user calls the token, sealed for the event of this id.
-fn seal_personal(
-    key: &DataKey,
+/// What is known of the caller and what the user calls the token, sealed for the event of this id in the owner's chain.
+/// An admin is named there as the actor and no more: the address of one person is not kept with another's data, where
+/// that one reads it and only that one's erasure ends it.
+async fn seal_personal(
+    state: &AppState,
+    owner: UserId,
     event_id: Uuid,
     client: &Client,
     token_name: Option<&str>,
 ) -> Result<Option<SealedJson<'static>>, Problem> {
+    if client.principal.user_id != owner {
+        return Ok(None);
+    }
+    let key = state.sealer().key(owner).await?;
     let personal = Personal {
         token_name: token_name.map(Into::into),
         ..Personal::of_client(Some(client.principal.address), client.user_agent.as_deref().map(Into::into))
     };
-    personal::seal(key, &event_id.to_string(), &personal)
+    personal::seal(&key, &event_id.to_string(), &personal)
 }
 
 /// Who asks, and with what.

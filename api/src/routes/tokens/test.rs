@@ -116,13 +116,12 @@ async fn test_given(
 async fn record_use(state: &AppState, client: &Client, id: Uuid, token_type: &str) -> Result<u64, Problem> {
     let owner = client.principal.user_id;
     let event_id = state.ids().event_id();
-    let key = state.sealer().key(owner).await?;
     let body = Body::TokenUsed(TokenUsed {
         token_id: id,
         token_type: Cow::Borrowed(token_type),
         purpose: Cow::Borrowed(PURPOSE),
         actor: actor(&client.principal),
-        personal: seal_personal(&key, event_id, client, None)?,
+        personal: seal_personal(state, owner, event_id, client, None).await?,
     });
     let seq = record(state, &Event::by_api(event_id, owner, state.clock().now(), body)).await?;
     metrics::counter!("token_uses_total", "type" => token_type.to_owned()).increment(1);

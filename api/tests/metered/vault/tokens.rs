@@ -85,11 +85,17 @@ async fn the_audit_tells_who_when_and_from_where() -> Result<()> {
     let boss = world.client("boss", Role::Admin)?;
     let path = format!("/api/tokens/{}?user_id=alice", id(&stored)?);
     boss.get(&path).send().await?.expect(200)?;
-    boss.request("DELETE".parse()?, &path).send().await?.expect(204)?;
+    let request = boss.request("DELETE".parse()?, &path).header("user-agent", "admin/1.0");
+    request.send().await?.expect(204)?;
     let audit = alice.get("/api/tokens/audit?limit=1").send().await?.expect(200)?.json()?;
     let deleted = &audit["items"][0];
     assert_eq!(deleted["actor"]["kind"], "admin");
     assert_eq!(deleted["actor"]["id"], world.user_id("boss").await?.to_string());
+    assert_eq!(
+        (&deleted["ip_address"], &deleted["user_agent"]),
+        (&Value::Null, &Value::Null),
+        "the admin's address is not the user's to read"
+    );
     let cursor = audit["next_cursor"].as_str().unwrap();
     let audit = alice.get(&format!("/api/tokens/audit?cursor={cursor}")).send().await?.expect(200)?.json()?;
     let stored_entry = &audit["items"][0];
