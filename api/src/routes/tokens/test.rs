@@ -9,7 +9,6 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use events::{Body, Event, TokenUsed};
 use serde::Deserialize;
-use store::read::tokens::SealedToken;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -50,7 +49,9 @@ impl SecretFields for TestRequest {
 
 /// Asks whether a stored token works
 ///
-/// The use is on disk in the audit before the token is opened. At most 10 tests a minute a user.
+/// The use is on disk in the audit before the token is read and opened. One that was deleted or replaced in between is
+/// not used any more: the answer is 404, and the audit names a use that came to nothing. At most 10 tests a minute a
+/// user.
 #[utoipa::path(
     post, path = "/api/tokens/{id}/test", tag = "tokens",
     params(("id" = Uuid, Path)),
@@ -72,15 +73,15 @@ async fn test_stored(
 ) -> Result<Response, Problem> {
     let id = token_id(&id)?;
     let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
-    let stored = store::read::tokens::sealed(&mut conn, caller.user_id, id).await?;
+    let known = store::read::tokens::get(&mut conn, caller.user_id, id).await?;
     drop(conn);
-    let stored = stored.ok_or_else(Problem::not_found)?;
+    let known = known.ok_or_else(Problem::not_found)?;
     state.token_tests().check(caller.user_id)?;
     let client = Client::of(*caller, &parts);
     let keys = state.idempotency().clone();
     keys.to_its_end(async move {
-        let seq = record_use(&state, &client, id, &stored.token_type).await?;
-        let (kind, token) = open(&state, &client, id, &stored).await?;
+        let seq = record_use(&state, &client, id, &known.token_type).await?;
+        let (kind, token) = open(&state, &client, id).await?;
         let answer = state.providers().test(kind, &token).await;
         Ok((StatusCode::OK, LedgerSeq::at(&state, seq), Json(answer)).into_response())
     })
@@ -128,14 +129,14 @@ async fn record_use(state: &AppState, client: &Client, id: Uuid, token_type: &st
     Ok(seq)
 }
 
-/// Opens a stored token. Whatever is wrong with it, the answer is the same.
-async fn open(
-    state: &AppState,
-    client: &Client,
-    id: Uuid,
-    stored: &SealedToken,
-) -> Result<(TokenKind, SecretText), Problem> {
-    let key = state.sealer().key(client.principal.user_id).await?;
+/// Opens a stored token, as it is now: after a deletion was answered nobody uses it. Whatever is wrong with it, the
+/// answer is the same.
+async fn open(state: &AppState, client: &Client, id: Uuid) -> Result<(TokenKind, SecretText), Problem> {
+    let owner = client.principal.user_id;
+    let key = state.sealer().key(owner).await?;
+    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
+    let stored = store::read::tokens::sealed(&mut conn, owner, id).await?.ok_or_else(Problem::not_found)?;
+    drop(conn);
     let began = Instant::now();
     let opened = stored.token_type.parse().ok().and_then(|kind: TokenKind| {
         let sealed = Sealed::from_json(&stored.sealed).ok()?;

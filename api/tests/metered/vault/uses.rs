@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use serde_json::Value;
-use testkit::{Client, Role};
+use testkit::{Client, Role, wait_until};
 
 use super::{GITHUB, OPENAI, OTHER_GITHUB, Provider, actions, id, store, token};
-use crate::world::World;
+use crate::world::{PATIENCE, World};
 
 async fn test(client: &Client, id: &str) -> Result<testkit::Answer> {
     client.post(&format!("/api/tokens/{id}/test")).send().await
@@ -113,6 +113,32 @@ async fn whatever_was_done_to_a_row_the_answer_is_the_same() -> Result<()> {
     assert_eq!(bodies.len(), 1, "{bodies:?}");
     assert!(bodies.iter().all(|body| body.contains("token_unreadable")));
     assert!(provider.seen.lock().is_empty(), "nothing was sent to the provider");
+    Ok(())
+}
+
+/// What was deleted before the use is on disk is not used: neither opened, nor sent to anybody.
+#[tokio::test]
+async fn a_token_that_is_deleted_meanwhile_is_not_used() -> Result<()> {
+    let provider = Provider::answering(200).await?;
+    let world = World::with_provider(&provider).await?;
+    let stored = id(&store(&world.user("alice")?, &token("github", GITHUB)).await?.expect(201)?)?;
+    // A new process has no data key at hand. What reads one waits for the test.
+    let world = world.restart_api(&[("GITHUB_API_URL", &provider.url)]).await?;
+    world.wait_until_open().await;
+    let alice = world.user("alice")?;
+    let mut held = world.env.pool().begin().await?;
+    sqlx::query("LOCK TABLE public.user_data_keys IN ACCESS EXCLUSIVE MODE").execute(&mut *held).await?;
+    let (client, path) = (alice.clone(), stored.clone());
+    let testing = tokio::spawn(async move { test(&client, &path).await });
+    let waiting = "SELECT count(*)::text FROM pg_locks
+                   WHERE NOT granted AND relation = 'public.user_data_keys'::regclass";
+    wait_until(PATIENCE, || async { world.text(waiting).await.is_ok_and(|waiting| waiting == "1") }).await;
+    world.tamper(&format!("DELETE FROM user_tokens WHERE id = '{stored}'")).await?;
+    held.commit().await?;
+    testing.await??.expect(404)?;
+    assert!(provider.seen.lock().is_empty(), "a deleted token was used");
+    world.wait_until_projected().await?;
+    assert_eq!(actions(&alice, "/api/tokens/audit").await?, ["used", "stored"]);
     Ok(())
 }
 
