@@ -185,6 +185,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         users: users.clone(),
         throttle: Throttle::new(throttle::READS),
         token_tests: Throttle::new(throttle::TOKEN_TESTS),
+        token_changes: Throttle::new(throttle::TOKEN_CHANGES),
         providers: Providers::new(config.providers.clone())?,
         exports: Exports::default(),
         positions: Positions::of(config.log.connection.stream.as_str(), stream.created),

@@ -69,6 +69,8 @@ pub struct Parts {
     pub throttle: Throttle,
     /// Ten questions a minute per user whether a token works.
     pub token_tests: Throttle,
+    /// Ten tokens stored or deleted a minute per principal.
+    pub token_changes: Throttle,
     /// Asks third parties whether a token works.
     pub providers: Providers,
     /// Exports that are under way.
@@ -180,6 +182,11 @@ impl AppState {
     /// Ten questions a minute per user whether a token works.
     pub fn token_tests(&self) -> &Throttle {
         &self.0.token_tests
+    }
+
+    /// Ten tokens stored or deleted a minute per principal.
+    pub fn token_changes(&self) -> &Throttle {
+        &self.0.token_changes
     }
 
     /// Asks third parties whether a token works.

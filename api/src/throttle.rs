@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use crate::problem::Problem;
 
-/// Requests on history, calls and exports in a second.
+/// Requests on history, calls, exports and audits in a second.
 pub const READS: Pace = Pace { requests: 10, period: Duration::from_secs(1), name: "a second" };
 /// Questions whether a token works in a minute.
 pub const TOKEN_TESTS: Pace = Pace { requests: 10, period: Duration::from_mins(1), name: "a minute" };
+/// Tokens stored and deleted in a minute: each is a row of the log and of the audit for ever.
+pub const TOKEN_CHANGES: Pace = Pace { requests: 10, period: Duration::from_mins(1), name: "a minute" };
 /// Principals remembered at once. A forgotten one starts with a full allowance.
 const PRINCIPALS: usize = 20_000;
 

@@ -81,7 +81,10 @@ struct AuditActor {
 #[utoipa::path(
     get, path = "/api/tokens/audit", tag = "tokens",
     params(AuditQuery),
-    responses((status = 200, body = Audit))
+    responses(
+        (status = 200, body = Audit),
+        (status = 429, description = "More than 10 reads a second", body = ProblemBody),
+    )
 )]
 async fn audit(
     caller: UserOrAdmin,
@@ -89,6 +92,7 @@ async fn audit(
     State(state): State<AppState>,
     Query(query): Query<AuditQuery>,
 ) -> Result<Json<Audit>, Problem> {
+    state.throttle().check(caller.user_id)?;
     let owner = owner(&state, &caller, &OwnerQuery { user_id: query.user_id.clone() }).await?;
     page(&state, owner, None, &query).await.map(Json)
 }
@@ -102,6 +106,7 @@ async fn audit(
     responses(
         (status = 200, body = Audit),
         (status = 404, description = "There never was such a token, or it is another user's", body = ProblemBody),
+        (status = 429, description = "More than 10 reads a second", body = ProblemBody),
     )
 )]
 async fn token_audit(
@@ -111,6 +116,7 @@ async fn token_audit(
     Path(id): Path<String>,
     Query(query): Query<AuditQuery>,
 ) -> Result<Json<Audit>, Problem> {
+    state.throttle().check(caller.user_id)?;
     let id = token_id(&id)?;
     let owner = owner(&state, &caller, &OwnerQuery { user_id: query.user_id.clone() }).await?;
     let audit = page(&state, owner, Some(id), &query).await?;

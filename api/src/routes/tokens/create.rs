@@ -57,7 +57,7 @@ struct NewToken {
 /// Stores a token
 ///
 /// Into the caller's own vault, whose role must be user. A second one of a type takes the place of the first. It is
-/// sealed before it is recorded, and no endpoint returns it.
+/// sealed before it is recorded, and no endpoint returns it. At most 10 tokens stored and deleted a minute.
 #[utoipa::path(
     post, path = "/api/tokens", tag = "tokens",
     request_body = StoreRequest,
@@ -68,6 +68,7 @@ struct NewToken {
         (status = 403, description = "Only a user stores tokens, and only its own", body = ProblemBody),
         (status = 413, description = "The body is larger than 16 KiB", body = ProblemBody),
         (status = 422, description = "A field is wrong, the token is one of another type, or there is a parameter", body = ProblemBody),
+        (status = 429, description = "More than 10 tokens stored and deleted a minute", body = ProblemBody),
         (status = 503, description = "It cannot be sealed or recorded now", body = ProblemBody),
     )
 )]
@@ -80,6 +81,7 @@ async fn store(
 ) -> Result<Response, Problem> {
     let StoreRequest { token_type: Kind(kind), token, token_name } = body;
     let warnings = check(kind, &token)?;
+    state.token_changes().check(caller.user_id)?;
     let key = state.sealer().key(caller.user_id).await?;
     let fingerprint = key.fingerprint(kind, &token);
     let name = token_name.map(Text::into_string);

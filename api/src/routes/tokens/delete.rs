@@ -19,6 +19,8 @@ use crate::record::{PROJECTED_WITHIN, actor, record};
 use crate::state::AppState;
 
 /// Deletes a stored token
+///
+/// At most 10 tokens stored and deleted a minute.
 #[utoipa::path(
     delete, path = "/api/tokens/{id}", tag = "tokens",
     params(("id" = Uuid, Path), OwnerQuery),
@@ -26,6 +28,7 @@ use crate::state::AppState;
         (status = 204, description = "It is gone"),
         (status = 202, description = "Recorded, not projected yet"),
         (status = 404, description = "There is none, or it is another user's", body = ProblemBody),
+        (status = 429, description = "More than 10 tokens stored and deleted a minute", body = ProblemBody),
     )
 )]
 async fn delete(
@@ -39,6 +42,7 @@ async fn delete(
     let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
     let token = store::read::tokens::get(&mut conn, owner, id).await?.ok_or_else(Problem::not_found)?;
     drop(conn);
+    state.token_changes().check(caller.user_id)?;
     let client = Client::of(*caller, &parts);
     let keys = state.idempotency().clone();
     keys.to_its_end(async move {

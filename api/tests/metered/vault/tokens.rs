@@ -189,15 +189,57 @@ async fn another_s_token_is_not_there() -> Result<()> {
 #[tokio::test]
 async fn nothing_sealed_is_ever_the_same_twice() -> Result<()> {
     let world = World::start().await?;
-    let alice = world.user("alice")?;
     let mut seen = std::collections::HashSet::new();
-    for _ in 0..20 {
-        store(&alice, &token("github", GITHUB)).await?;
-        let sealed = world.text("SELECT encrypted_token::text FROM user_tokens").await?;
-        let sealed: Value = serde_json::from_str(&sealed)?;
-        for part in ["iv", "encrypted", "tag"] {
-            assert!(seen.insert(sealed[part].to_string()), "{part} again");
+    for user in ["alice", "bob", "carol", "dave"] {
+        let client = world.user(user)?;
+        for _ in 0..5 {
+            let stored = id(&store(&client, &token("github", GITHUB)).await?)?;
+            let row = format!("SELECT encrypted_token::text FROM user_tokens WHERE id = '{stored}'");
+            let sealed: Value = serde_json::from_str(&world.text(&row).await?)?;
+            for part in ["iv", "encrypted", "tag"] {
+                assert!(seen.insert(sealed[part].to_string()), "{part} again");
+            }
         }
+    }
+    Ok(())
+}
+
+/// A store and a deletion stay in the log for ever: nobody fills it with them.
+#[tokio::test]
+async fn the_eleventh_change_of_a_minute_waits() -> Result<()> {
+    let world = World::start().await?;
+    let alice = world.user("alice")?;
+    for _ in 0..4 {
+        let stored = id(&store(&alice, &token("github", GITHUB)).await?.expect(201)?)?;
+        alice.request("DELETE".parse()?, &format!("/api/tokens/{stored}")).send().await?.expect(204)?;
+    }
+    // What is refused changes nothing, and what is not there cannot be deleted.
+    store(&alice, &token("github", "")).await?.expect(422)?;
+    let nothing = "/api/tokens/0198e9a6-58a5-7cc3-9f0b-0123456789ab";
+    alice.request("DELETE".parse()?, nothing).send().await?.expect(404)?;
+    store(&alice, &token("github", GITHUB)).await?.expect(201)?;
+    let stored = id(&store(&alice, &token("github", GITHUB)).await?.expect(200)?)?;
+    let refused = store(&alice, &token("github", GITHUB)).await?.expect(429)?;
+    assert_eq!(refused.code(), "rate_limited");
+    assert!(refused.header("retry-after").is_some());
+    alice.request("DELETE".parse()?, &format!("/api/tokens/{stored}")).send().await?.expect(429)?;
+    assert_eq!(world.text("SELECT count(*)::text FROM token_audit").await?, "10");
+    store(&world.user("bob")?, &token("github", GITHUB)).await?.expect(201)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_audit_is_read_as_often_as_other_lists() -> Result<()> {
+    let world = World::start().await?;
+    for (user, of_token) in [("alice", false), ("bob", true)] {
+        let client = world.user(user)?;
+        let stored = id(&store(&client, &token("github", GITHUB)).await?.expect(201)?)?;
+        let path =
+            if of_token { format!("/api/tokens/{stored}/audit") } else { "/api/tokens/audit".to_owned() };
+        let asked = (0..40).map(|_| client.get(&path).send());
+        let answers = futures_util::future::try_join_all(asked).await?;
+        let refused = answers.iter().filter(|answer| answer.status == 429).count();
+        assert!(refused > 0 && refused < 40, "{refused} of 40 on {path}");
     }
     Ok(())
 }
