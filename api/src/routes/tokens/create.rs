@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use vault::{Fingerprint, OsEntropy, SecretText, TokenKind};
 
-use super::{Client, Kind, TokenBody, Warning, check, must_be, seal_personal};
+use super::{Client, Kind, TokenBody, Warning, check, check_name, must_be, seal_personal};
 use crate::auth::UserOnly;
 use crate::extract::{Json, NoQuery, Query, SecretFields, SecretJson, Text};
 use crate::idempotency::{Attempt, KeyedRequest};
@@ -32,7 +32,7 @@ struct StoreRequest {
     /// The token, at most 4 KiB, without white space and control characters.
     #[schema(value_type = String, max_length = 4096, format = Password)]
     token: SecretText,
-    /// What the user calls it.
+    /// What the user calls it; not the token, for it is shown.
     #[schema(value_type = Option<String>, max_length = 255)]
     token_name: Option<Text<255>>,
 }
@@ -81,10 +81,11 @@ async fn store(
 ) -> Result<Response, Problem> {
     let StoreRequest { token_type: Kind(kind), token, token_name } = body;
     let warnings = check(kind, &token)?;
+    let name = token_name.map(Text::into_string);
+    check_name(name.as_deref().unwrap_or_default(), &token)?;
     state.token_changes().check(caller.user_id)?;
     let key = state.sealer().key(caller.user_id).await?;
     let fingerprint = key.fingerprint(kind, &token);
-    let name = token_name.map(Text::into_string);
     // What a request is recognised by is kept for a day: not a hash of the token, which could be guessed at.
     let told = format!("{kind}\0{fingerprint}\0{}", name.as_deref().unwrap_or_default());
     let request = KeyedRequest::of(&parts, told.as_bytes())?;

@@ -126,6 +126,15 @@ fn check(kind: TokenKind, token: &SecretText) -> Result<Vec<Warning>, Problem> {
     Ok(kind.check(token).map_err(refused)?.map(Warning::from).into_iter().collect())
 }
 
+/// The name is kept and shown in the clear, so the token is no part of it.
+fn check_name(name: &str, token: &SecretText) -> Result<(), Problem> {
+    if name.contains(token.expose()) {
+        let detail = "the name holds the token, which would be shown with it";
+        return Err(FieldError::at("/token_name", "contains_token", detail).into());
+    }
+    Ok(())
+}
+
 /// What is known of the caller and what the user calls the token, sealed for the event of this id in the owner's chain.
 /// An admin is named there as the actor and no more: the address of one person is not kept with another's data, where
 /// that one reads it and only that one's erasure ends it.

@@ -41,6 +41,16 @@ async fn what_is_wrong_is_told_and_never_repeated() -> Result<()> {
             "/token_name",
             "invalid",
         ),
+        (
+            json!({"token_type": "github", "token": SECRET, "token_name": SECRET}),
+            "/token_name",
+            "contains_token",
+        ),
+        (
+            json!({"token_type": "github", "token": SECRET, "token_name": format!("mine: {SECRET}!")}),
+            "/token_name",
+            "contains_token",
+        ),
         (json!({"token_type": "github", "token": SECRET, "user_id": "bob"}), "", "unknown_field"),
         (json!({"token_type": "github", "token": SECRET, SECRET: 1}), "", "unknown_field"),
         (json!({SECRET: SECRET}), "", "unknown_field"),
