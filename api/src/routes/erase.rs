@@ -97,11 +97,9 @@ fn must_be_fresh(caller: &Principal, now_s: i64) -> Result<(), Problem> {
 
 /// The user's erasure, if there was one.
 async fn earlier(state: &AppState, user: UserId) -> Result<Option<Erasure>, Problem> {
-    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
-    if let Some(erasure) = erasure::find(&mut conn, user).await? {
+    if let Some(erasure) = recorded(state, user).await? {
         return Ok(Some(erasure));
     }
-    drop(conn);
     let account = state.users().find(&UserRef::Id(user)).await?;
     match account.map(|account| account.status) {
         Some(AccountStatus::Erased) => {
@@ -141,6 +139,9 @@ async fn receipt(state: &AppState, user: UserId, erasure: Erasure) -> Result<Res
         tracing::warn!(user_id = %user, error = %Chain(&error), "whether an erasure is finished is not known");
         false
     });
+    // Without the database this one's own event stands, which is on disk in the log all the same.
+    let erasure = recorded(state, user).await.ok().flatten().unwrap_or(erasure);
+    let seq = erasure.position.seq;
     let receipt = Receipt {
         event_id: erasure.event_id,
         user_id: user.get(),
@@ -150,6 +151,12 @@ async fn receipt(state: &AppState, user: UserId, erasure: Erasure) -> Result<Res
     };
     let status = if finished { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, LedgerSeq::at(state, seq), Json(receipt)).into_response())
+}
+
+/// The erasure as it is projected. Of several at once the log's first is the one that everybody is told of.
+async fn recorded(state: &AppState, user: UserId) -> Result<Option<Erasure>, Problem> {
+    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
+    Ok(erasure::find(&mut conn, user).await?)
 }
 
 /// Waits a little until everything is done.
