@@ -1,5 +1,7 @@
+use std::net::IpAddr;
+
 use axum::http::Uri;
-use url::Url;
+use url::{Host, Url};
 use vault::TokenKind;
 
 use crate::config::ConfigError;
@@ -19,7 +21,7 @@ pub struct ProviderUrls {
 
 impl ProviderUrls {
     /// Reads the variables; `get` answers a variable's value, if it is set. A path stays, for those who go through a
-    /// proxy of their own.
+    /// proxy of their own, which may be asked by plain http where it is near: see [`is_near`].
     pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let defaults = Self::default();
         Ok(Self {
@@ -65,11 +67,31 @@ fn base(
     default: Url,
 ) -> Result<Url, ConfigError> {
     let Some(text) = get(variable).filter(|text| !text.trim().is_empty()) else { return Ok(default) };
+    let refused = |reason: &str| ConfigError::Invalid { variable, reason: reason.into() };
     let url = Url::parse(text.trim()).ok().filter(is_base);
-    url.ok_or(ConfigError::Invalid {
-        variable,
-        reason: "it must be an http or https URL without user, query and fragment".into(),
-    })
+    let url =
+        url.ok_or_else(|| refused("it must be an http or https URL without user, query and fragment"))?;
+    if url.scheme() == "http" && !url.host().is_some_and(is_near) {
+        return Err(refused(
+            "http sends users' tokens in the clear; it is taken for localhost, private addresses and names without a \
+             dot alone, use https",
+        ));
+    }
+    Ok(url)
+}
+
+/// Whether the host is this machine or in a network of one's own: a proxy at our side, by an address that is not routed
+/// (RFC 1918, RFC 4193) or by a name of one label, which only such a network resolves.
+fn is_near(host: Host<&str>) -> bool {
+    let address = match host {
+        Host::Domain(name) => return !name.contains('.') || name.ends_with(".localhost"),
+        Host::Ipv4(address) => IpAddr::V4(address),
+        Host::Ipv6(address) => address.to_canonical(),
+    };
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local(),
+    }
 }
 
 fn is_base(url: &Url) -> bool {
@@ -116,6 +138,25 @@ mod tests {
             "https://generativelanguage.googleapis.com/v1/models",
         ];
         assert_eq!(addresses(&urls), expected);
+    }
+
+    #[test]
+    fn in_the_clear_it_is_only_for_who_is_near() {
+        let near =
+            ["localhost", "ai.localhost", "proxy:8080", "127.0.0.1", "127.1", "10.0.0.7", "172.16.0.1"];
+        let near = near.into_iter().chain(["192.168.1.1", "[::1]", "[fd00::1]", "[::ffff:10.0.0.7]"]);
+        for host in near {
+            read("GITHUB_API_URL", &format!("http://{host}/api")).unwrap();
+        }
+        let far =
+            ["api.github.com", "127.0.0.1.example.org", "localhost.example", "com.", "8.8.8.8", "0.0.0.0"];
+        let far =
+            far.into_iter().chain(["172.32.0.1", "169.254.169.254", "[2001:db8::1]", "[::ffff:8.8.8.8]"]);
+        for host in far {
+            let error = read("GITHUB_API_URL", &format!("http://{host}")).unwrap_err().to_string();
+            assert!(error.starts_with("GITHUB_API_URL cannot be used: http sends users' tokens"), "{error}");
+            read("GITHUB_API_URL", &format!("https://{host}")).unwrap();
+        }
     }
 
     #[test]
