@@ -14,6 +14,7 @@
 //!
 //! The event's id and time are stored with the key before the work begins. A request that dies half-way, or is
 //! answered 5xx or 429, is run again by the next one with its key, with the same id and time; a final answer is kept.
+//! Work whose answer says less than a later try will know marks it as [`Provisional`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,6 +85,11 @@ pub struct Attempt {
     /// Until then an earlier try may still put the event in the log. Not before this time is its absence a proof.
     pub earlier_until: DateTime<Utc>,
 }
+
+/// In a response's extensions: the answer is not final, whatever its status. The next try with the key does the work
+/// again, which must come to the same event and the same outcome; so it is not for work that decides anew each time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Provisional;
 
 impl Attempt {
     /// The id is of the event's very instant: a recorded call is found again by the millisecond in its id.
@@ -325,7 +331,11 @@ fn in_use(seconds: i64) -> Problem {
 }
 
 /// Whether an answer will be the same however often the request is sent.
-fn is_final(status: StatusCode) -> bool {
+fn is_final(response: &Response) -> bool {
+    if response.extensions().get::<Provisional>().is_some() {
+        return false;
+    }
+    let status = response.status();
     status.is_success()
         || (status.is_client_error()
             && status != StatusCode::TOO_MANY_REQUESTS
@@ -334,7 +344,7 @@ fn is_final(status: StatusCode) -> bool {
 
 /// What to keep of the response, if it is final, and the response itself.
 async fn final_answer(response: Response) -> Result<(Option<Answer>, Response), axum::Error> {
-    if !is_final(response.status()) {
+    if !is_final(&response) {
         return Ok((None, response));
     }
     let (parts, body) = response.into_parts();

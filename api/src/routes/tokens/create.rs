@@ -16,7 +16,7 @@ use vault::{Fingerprint, OsEntropy, SecretText, TokenKind};
 use super::{Client, Kind, TokenBody, Warning, check, check_name, must_be, seal_personal};
 use crate::auth::UserOnly;
 use crate::extract::{Json, NoQuery, Query, SecretFields, SecretJson, Text};
-use crate::idempotency::{Attempt, KeyedRequest};
+use crate::idempotency::{Attempt, KeyedRequest, Provisional};
 use crate::position::LedgerSeq;
 use crate::problem::{Problem, ProblemBody};
 use crate::record::{PROJECTED_WITHIN, actor, record};
@@ -64,7 +64,7 @@ struct NewToken {
     responses(
         (status = 201, description = "Stored", body = TokenBody),
         (status = 200, description = "Stored in the place of another one of its type, whose id is gone", body = TokenBody),
-        (status = 202, description = "Recorded, not projected yet", body = TokenBody),
+        (status = 202, description = "Recorded, not projected yet; a retry with the same Idempotency-Key tells the outcome", body = TokenBody),
         (status = 403, description = "Only a user stores tokens, and only its own", body = ProblemBody),
         (status = 413, description = "The body is larger than 16 KiB", body = ProblemBody),
         (status = 422, description = "A field is wrong, the token is one of another type, or there is a parameter", body = ProblemBody),
@@ -138,7 +138,12 @@ async fn record_token(
         updated_at: attempt.at,
         last_used: None,
     };
-    Ok((status, LedgerSeq::at(state, seq), Json(stored)).into_response())
+    let mut response = (status, LedgerSeq::at(state, seq), Json(stored)).into_response();
+    if status == StatusCode::ACCEPTED {
+        // Whether another token was there is not known yet. A retry will know; its event is the same, which is applied once.
+        response.extensions_mut().insert(Provisional);
+    }
+    Ok(response)
 }
 
 /// Whether another token was there, which the log's order decides.

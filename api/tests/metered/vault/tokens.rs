@@ -163,6 +163,27 @@ async fn a_retried_request_stores_once_and_its_key_says_nothing_of_the_token() -
 }
 
 #[tokio::test]
+async fn what_was_not_projected_yet_is_not_what_a_retry_hears() -> Result<()> {
+    let mut world = World::start().await?;
+    let alice = world.user("alice")?;
+    let send = || {
+        let request = alice.post("/api/tokens").header("idempotency-key", "once");
+        async move { request.json(&token("github", GITHUB)).send().await }
+    };
+    world.stop_worker().await?;
+    let stored = id(&send().await?.expect(202)?)?;
+    assert_eq!(send().await?.expect(202)?.header("idempotency-replayed"), None);
+    world.start_worker();
+    world.wait_until_projected().await?;
+    let created = send().await?.expect(201)?;
+    assert_eq!((id(&created)?, created.header("idempotency-replayed")), (stored.clone(), None));
+    let again = send().await?.expect(201)?;
+    assert_eq!((again.header("idempotency-replayed"), again.json()?), (Some("true"), created.json()?));
+    assert_eq!(actions(&alice, "/api/tokens/audit").await?, ["stored"]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn another_s_token_is_not_there() -> Result<()> {
     let world = World::start().await?;
     let (alice, bob) = (world.user("alice")?, world.user("bob")?);
