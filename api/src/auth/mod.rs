@@ -1,8 +1,8 @@
 //! Who is calling: bearer tokens, the principals they name, and what a handler's signature says about who may call it.
 //!
 //! A handler takes [`User`], [`UserOrAdmin`], [`UserOnly`] or [`ServiceOrAdmin`]; a request that does not qualify never
-//! reaches it. What only an admin may do, a user may do for itself where a setting says so: such a handler takes [`User`]
-//! and asks for the role. Every way in which a credential can be wrong gives the same 401.
+//! reaches it. What only an admin may do, a user may do for itself where a setting says so: such a handler takes
+//! [`User`] and asks for the role. Every way in which a credential can be wrong gives the same 401.
 
 mod failures;
 mod principal;

@@ -71,7 +71,7 @@ fn base(
     let url = Url::parse(text.trim()).ok().filter(is_base);
     let url =
         url.ok_or_else(|| refused("it must be an http or https URL without user, query and fragment"))?;
-    if url.scheme() == "http" && !url.host().is_some_and(is_near) {
+    if url.scheme() == "http" && !url.host().as_ref().is_some_and(is_near) {
         return Err(refused(
             "http sends users' tokens in the clear; it is taken for localhost, private addresses and names without a \
              dot alone, use https",
@@ -82,10 +82,10 @@ fn base(
 
 /// Whether the host is this machine or in a network of one's own: a proxy at our side, by an address that is not routed
 /// (RFC 1918, RFC 4193) or by a name of one label, which only such a network resolves.
-fn is_near(host: Host<&str>) -> bool {
+fn is_near(host: &Host<&str>) -> bool {
     let address = match host {
         Host::Domain(name) => return !name.contains('.') || name.ends_with(".localhost"),
-        Host::Ipv4(address) => IpAddr::V4(address),
+        Host::Ipv4(address) => IpAddr::V4(*address),
         Host::Ipv6(address) => address.to_canonical(),
     };
     match address {

@@ -1,8 +1,8 @@
 //! All that is held about one user, without secrets, as JSON objects.
 //!
 //! What is short is read at once ([`Short`]). The rest has no bound and is read by pages ([`Long`]), each a short
-//! statement of its own, so that a slow reader holds neither a connection nor a snapshot. A page takes only rows that the
-//! log had up to a given sequence: whatever is projected meanwhile does not show, and all pages are of one position.
+//! statement of its own, so that a slow reader holds neither a connection nor a snapshot. A page takes only rows that
+//! the log had up to a given sequence: whatever is projected meanwhile does not show, and all pages are of one position.
 
 use chrono::{DateTime, Utc};
 use ledger::UserId;
@@ -165,8 +165,8 @@ fn is_full(rows: usize) -> bool {
     i64::try_from(rows).is_ok_and(|rows| rows >= PAGE_ROWS)
 }
 
-/// A short part's query. The columns are named one by one: a new one is exported when somebody has decided that it holds
-/// no secret.
+/// A short part's query. The columns are named one by one: a new one is exported when somebody has decided that it
+/// holds no secret.
 macro_rules! short {
     ($name:ident, $query:literal) => {
         async fn $name(conn: &mut PgConnection, owner: UserId) -> Result<Vec<String>, Error> {
@@ -258,7 +258,8 @@ by_position!(
     r#"SELECT json_build_object('event_id', event_id, 'action', action, 'token_id', token_id,
          'token_type', token_type, 'token_name', token_name, 'replaced_id', replaced_id, 'purpose', purpose,
          'fingerprint', fingerprint, 'actor_kind', actor_kind, 'actor_id', actor_id, 'ip_address', ip_address,
-         'user_agent', user_agent, 'created_at', created_at, 'hash', encode(hash, 'hex'))::text AS "object!", log_seq, log_idx
+         'user_agent', user_agent, 'created_at', created_at, 'hash', encode(hash, 'hex'))::text AS "object!",
+         log_seq, log_idx
      FROM token_audit WHERE user_id = $1 AND log_seq <= $2 AND (log_seq, log_idx) > ($3, $4)
      ORDER BY log_seq, log_idx LIMIT $5"#
 );

@@ -64,10 +64,10 @@ struct NewToken {
     responses(
         (status = 201, description = "Stored", body = TokenBody),
         (status = 200, description = "Stored in the place of another one of its type, whose id is gone", body = TokenBody),
-        (status = 202, description = "Recorded, not projected yet; a retry with the same Idempotency-Key tells the outcome", body = TokenBody),
+        (status = 202, description = "Recorded, not projected yet; a retry with the same key tells more", body = TokenBody),
         (status = 403, description = "Only a user stores tokens, and only its own", body = ProblemBody),
         (status = 413, description = "The body is larger than 16 KiB", body = ProblemBody),
-        (status = 422, description = "A field is wrong, the token is one of another type, or there is a parameter", body = ProblemBody),
+        (status = 422, description = "A field or a parameter is wrong, or the token is one of another type", body = ProblemBody),
         (status = 429, description = "More than 10 tokens stored and deleted a minute", body = ProblemBody),
         (status = 503, description = "It cannot be sealed or recorded now", body = ProblemBody),
     )
@@ -140,7 +140,8 @@ async fn record_token(
     };
     let mut response = (status, LedgerSeq::at(state, seq), Json(stored)).into_response();
     if status == StatusCode::ACCEPTED {
-        // Whether another token was there is not known yet. A retry will know; its event is the same, which is applied once.
+        // Whether another token was there is not known yet. A retry will know: its event has the same id and is applied
+        // once.
         response.extensions_mut().insert(Provisional);
     }
     Ok(response)

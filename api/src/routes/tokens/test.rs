@@ -97,7 +97,7 @@ async fn test_stored(
     responses(
         (status = 200, description = "What the provider says", body = TokenTest),
         (status = 413, description = "The body is larger than 16 KiB", body = ProblemBody),
-        (status = 422, description = "A field is wrong, the token is one of another type, or there is a parameter", body = ProblemBody),
+        (status = 422, description = "A field or a parameter is wrong, or the token is one of another type", body = ProblemBody),
         (status = 429, description = "More than 10 tests a minute", body = ProblemBody),
     )
 )]
