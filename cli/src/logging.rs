@@ -44,3 +44,45 @@ fn may_be_logged(line: &Metadata<'_>) -> bool {
     };
     *line.level() <= Level::INFO || !CAPPED.into_iter().any(of)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn others_code_says_no_more_than_info_whatever_is_asked_for() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+        let filter = EnvFilter::new("trace,hyper=trace").and(filter_fn(may_be_logged));
+        tracing::subscriber::with_default(
+            tracing_subscriber::registry().with(layer.with_filter(filter)),
+            || {
+                tracing::trace!(target: "hyper::proto::h1", "hidden one");
+                tracing::debug!(target: "sqlx", "hidden two");
+                tracing::info!(target: "sqlx::query", "shown one");
+                tracing::trace!(target: "api::routes", "shown two");
+                tracing::trace!(target: "hyperspace", "shown three");
+            },
+        );
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(!text.contains("hidden"), "{text}");
+        assert_eq!(text.matches("shown").count(), 3, "{text}");
+    }
+}
