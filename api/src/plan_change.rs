@@ -133,7 +133,7 @@ impl PlanTurns {
 struct Before {
     plans: PlanState,
     sold: Vec<SoldPlan>,
-    /// Sequence of the change that the same foreign event caused already.
+    /// Sequence of the change that the same request, or the same foreign event, caused already.
     known: Option<u64>,
 }
 
@@ -178,7 +178,8 @@ async fn read(state: &AppState, request: &PlanRequest, now: DateTime<Utc>) -> Re
     let (mut conn, _) = snapshot(state).await?;
     let known = match &request.source_event_id {
         Some(id) => store::read::plans::by_source_event(&mut conn, request.user, id).await?,
-        None => None,
+        // Of a request that is tried again the first try may have been decided, and others after it.
+        None => store::claims::seq_of(&mut conn, request.event_id).await?,
     };
     let plans = store::read::plans::state(&mut conn, request.user, now).await?;
     Ok(Before { plans, sold: store::read::plans::sold(&mut conn).await?, known })

@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::position::seq_to_column;
+use crate::position::{seq_from_column, seq_to_column};
 use crate::{Error, usage_rows};
 
 /// An id and the sequence of the frame that brings it.
@@ -40,6 +40,14 @@ pub async fn insert_new(conn: &mut PgConnection, claims: &[Claim]) -> Result<Vec
     .fetch_all(conn)
     .await?;
     Ok(claimed)
+}
+
+/// The sequence of the frame that brought the event of this id, one of our own, if it is projected.
+pub async fn seq_of(conn: &mut PgConnection, id: Uuid) -> Result<Option<u64>, Error> {
+    let seq = sqlx::query_scalar!("SELECT log_seq FROM event_claims WHERE id = $1", id)
+        .fetch_optional(conn)
+        .await?;
+    Ok(seq.map(seq_from_column))
 }
 
 /// Those of the ids that are claimed. There is no owner to ask for: an id is derived from its owner, its source and the

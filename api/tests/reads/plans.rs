@@ -222,6 +222,28 @@ async fn without_a_worker_the_answer_is_202_and_holds_once_projected() {
     assert_eq!(world.upgrade("free").await.1["pending"]["plan"], json!("free"));
 }
 
+/// The first try was decided and its answer lost; what was decided since stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_tried_again_does_not_undo_a_later_change() {
+    let world = World::with(SELF_UPGRADE, false).await;
+    let _worker = world.start_worker();
+    let user = world.user.to_string();
+    let headers = [("idempotency-key", "order-2")];
+    let send = async || {
+        let body = json!({"plan": "pro"});
+        world.send_json((&user, Role::User), "POST", "/api/usage/upgrade", &headers, &body).await
+    };
+    assert_eq!(send().await.0, 200);
+    let lost = "UPDATE public.idempotency_keys SET status_code = NULL, headers = NULL, response = NULL,
+                locked_until = created_at";
+    sqlx::query(lost).execute(world.pool()).await.unwrap();
+    assert_eq!(world.put_plan(json!({"plan": "enterprise", "effective": "now"})).await.0, 200);
+    let (status, _, answer) = send().await;
+    assert_eq!((status, &answer["plan"], &answer["pending"]), (200, &json!("enterprise"), &Value::Null));
+    assert_eq!(world.plan().await, (json!("enterprise"), Value::Null));
+    assert_eq!(world.plan_changes().await, 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_gives_the_first_answer_again() {
     let world = World::with(SELF_UPGRADE, false).await;
