@@ -14,6 +14,20 @@ const SEAL_BYTES: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PageLimit(pub(crate) u32);
 
+impl PageLimit {
+    /// How many to read: one more than a page has tells whether another one follows.
+    pub(crate) fn to_read(self) -> u32 {
+        self.0 + 1
+    }
+
+    /// Cuts off what is beyond the page; the last item on it, if another page follows.
+    pub(crate) fn cut<T>(self, items: &mut Vec<T>) -> Option<&T> {
+        let follows = items.len() > self.0 as usize;
+        items.truncate(self.0 as usize);
+        items.last().filter(|_| follows)
+    }
+}
+
 impl Default for PageLimit {
     fn default() -> Self {
         Self(50)

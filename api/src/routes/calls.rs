@@ -141,7 +141,7 @@ async fn calls(
         Some(place) => place.range,
         None => time_range(query.from, query.to, state.clock().now())?,
     };
-    let PageLimit(limit) = query.limit;
+    let limit = query.limit;
     let mut filter = query.into_filter(range);
 
     let (mut conn, as_of) = snapshot(&state).await?;
@@ -150,12 +150,11 @@ async fn calls(
     }
     let totals = store::read::calls::totals(&mut conn, owner, &filter).await?;
     let after = place.map(|place| place.after);
-    let mut found = store::read::calls::page(&mut conn, owner, &filter, after.as_ref(), limit + 1).await?;
+    let mut found =
+        store::read::calls::page(&mut conn, owner, &filter, after.as_ref(), limit.to_read()).await?;
     drop(conn);
 
-    let more = found.len() > limit as usize;
-    found.truncate(limit as usize);
-    let next_cursor = found.last().filter(|_| more).map(|last| {
+    let next_cursor = limit.cut(&mut found).map(|last| {
         let after = After { created_at: last.created_at, id: last.id };
         Place { range, after }.seal(&scope)
     });

@@ -120,7 +120,6 @@ async fn begin(state: &AppState, caller: Principal, user: UserId) -> Result<Resp
         let cause = problem.cause().unwrap_or_default();
         tracing::warn!(user_id = %user, cause, "an erasure is finished by the worker");
     }
-    state.keys().forget(&[user]);
     state.users().forget(&[user]);
     let position = store::Position { seq, idx: 0 };
     receipt(state, user, Erasure { event_id, erased_at: at, position }).await

@@ -123,13 +123,9 @@ async fn statements(
     let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
     let scope = CursorScope::new(&[b"statements", owner.get().as_bytes()]);
     let before = query.cursor.as_deref().map(|cursor| open(&scope, cursor)).transpose()?;
-    let PageLimit(limit) = query.limit;
-
     let (mut conn, as_of) = snapshot(&state).await?;
-    let mut found = store::read::statements::list(&mut conn, owner, before, limit + 1).await?;
-    let more = found.len() > limit as usize;
-    found.truncate(limit as usize);
-    let next_cursor = found.last().filter(|_| more).map(|last| scope.seal(last.month_year.as_bytes()));
+    let mut found = store::read::statements::list(&mut conn, owner, before, query.limit.to_read()).await?;
+    let next_cursor = query.limit.cut(&mut found).map(|last| scope.seal(last.month_year.as_bytes()));
     let items = with_adjustments(&mut conn, owner, found).await?;
     Ok(Json(Statements { items, next_cursor, as_of }))
 }

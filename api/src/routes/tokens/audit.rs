@@ -3,36 +3,22 @@
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use ledger::UserId;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use store::Position;
 use store::read::token_audit::Entry;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::{OwnerQuery, owner, token_id};
+use super::{ListQuery, token_id};
 use crate::auth::UserOrAdmin;
 use crate::extract::{Json, Path, Query};
-use crate::list::{CursorScope, PageLimit};
+use crate::list::CursorScope;
 use crate::position::{AsOf, MinSeq, Positions};
 use crate::problem::{Problem, ProblemBody};
 use crate::snapshot::snapshot;
 use crate::state::AppState;
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct AuditQuery {
-    /// Whose tokens; role admin only.
-    user_id: Option<String>,
-    /// Entries a page, 1 to 500; 50 unless given.
-    #[serde(default)]
-    #[param(value_type = Option<u32>)]
-    limit: PageLimit,
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-}
 
 /// A page of the audit, the newest first.
 #[derive(Debug, Serialize, ToSchema)]
@@ -80,7 +66,7 @@ struct AuditActor {
 /// What was done with tokens
 #[utoipa::path(
     get, path = "/api/tokens/audit", tag = "tokens",
-    params(AuditQuery),
+    params(ListQuery),
     responses(
         (status = 200, body = Audit),
         (status = 429, description = "More than 10 reads a second", body = ProblemBody),
@@ -90,10 +76,10 @@ async fn audit(
     caller: UserOrAdmin,
     _seen: MinSeq,
     State(state): State<AppState>,
-    Query(query): Query<AuditQuery>,
+    Query(query): Query<ListQuery>,
 ) -> Result<Json<Audit>, Problem> {
     state.throttle().check(caller.user_id)?;
-    let owner = owner(&state, &caller, &OwnerQuery { user_id: query.user_id.clone() }).await?;
+    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
     page(&state, owner, None, &query).await.map(Json)
 }
 
@@ -102,7 +88,7 @@ async fn audit(
 /// A token that was replaced or deleted keeps its audit.
 #[utoipa::path(
     get, path = "/api/tokens/{id}/audit", tag = "tokens",
-    params(("id" = Uuid, Path), AuditQuery),
+    params(("id" = Uuid, Path), ListQuery),
     responses(
         (status = 200, body = Audit),
         (status = 404, description = "There never was such a token, or it is another user's", body = ProblemBody),
@@ -114,11 +100,11 @@ async fn token_audit(
     _seen: MinSeq,
     State(state): State<AppState>,
     Path(id): Path<String>,
-    Query(query): Query<AuditQuery>,
+    Query(query): Query<ListQuery>,
 ) -> Result<Json<Audit>, Problem> {
     state.throttle().check(caller.user_id)?;
     let id = token_id(&id)?;
-    let owner = owner(&state, &caller, &OwnerQuery { user_id: query.user_id.clone() }).await?;
+    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
     let audit = page(&state, owner, Some(id), &query).await?;
     if audit.items.is_empty() && query.cursor.is_none() {
         return Err(Problem::not_found());
@@ -130,18 +116,16 @@ async fn page(
     state: &AppState,
     owner: UserId,
     token: Option<Uuid>,
-    query: &AuditQuery,
+    query: &ListQuery,
 ) -> Result<Audit, Problem> {
     let of_token = token.map(Uuid::into_bytes).unwrap_or_default();
     let scope = CursorScope::new(&[b"token_audit", owner.get().as_bytes(), &of_token]);
     let before = query.cursor.as_deref().map(|cursor| place(&scope, cursor)).transpose()?;
-    let PageLimit(limit) = query.limit;
     let (mut conn, as_of) = snapshot(state).await?;
-    let mut entries = store::read::token_audit::page(&mut conn, owner, token, before, limit + 1).await?;
+    let mut entries =
+        store::read::token_audit::page(&mut conn, owner, token, before, query.limit.to_read()).await?;
     drop(conn);
-    let more = entries.len() > limit as usize;
-    entries.truncate(limit as usize);
-    let next_cursor = entries.last().filter(|_| more).map(|last| {
+    let next_cursor = query.limit.cut(&mut entries).map(|last| {
         let Position { seq, idx } = last.position;
         scope.seal(&[&seq.to_be_bytes()[..], &idx.to_be_bytes()[..]].concat())
     });

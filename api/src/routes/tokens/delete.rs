@@ -10,7 +10,7 @@ use events::{Body, Event, TokenDeleted};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Client, OwnerQuery, owner, seal_personal, token_id};
+use super::{Client, OwnerQuery, seal_personal, token_id};
 use crate::auth::UserOrAdmin;
 use crate::extract::{Path, Query};
 use crate::position::LedgerSeq;
@@ -38,7 +38,7 @@ async fn delete(
     Query(query): Query<OwnerQuery>,
     parts: Parts,
 ) -> Result<Response, Problem> {
-    let (owner, id) = (owner(&state, &caller, &query).await?, token_id(&id)?);
+    let (owner, id) = (state.users().resolve(&caller, query.user_id.as_deref()).await?, token_id(&id)?);
     let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
     let token = store::read::tokens::get(&mut conn, owner, id).await?.ok_or_else(Problem::not_found)?;
     drop(conn);

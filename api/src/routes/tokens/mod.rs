@@ -22,6 +22,7 @@ use vault::{SecretText, TokenKind, TokenNote, TokenRefused};
 
 use crate::auth::Principal;
 use crate::client::user_agent;
+use crate::list::PageLimit;
 use crate::personal;
 use crate::problem::{FieldError, Problem};
 use crate::state::AppState;
@@ -63,6 +64,21 @@ struct Warning {
 struct OwnerQuery {
     /// Whose token; role admin only.
     user_id: Option<String>,
+}
+
+/// Whose list, and which page of it.
+#[derive(Debug, DeriveDeserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ListQuery {
+    /// Whose tokens; role admin only.
+    user_id: Option<String>,
+    /// Items a page, 1 to 500; 50 unless given.
+    #[serde(default)]
+    #[param(value_type = Option<u32>)]
+    limit: PageLimit,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
 }
 
 impl From<Token> for TokenBody {
@@ -167,11 +183,6 @@ impl Client {
     fn of(principal: Principal, parts: &Parts) -> Self {
         Self { principal, user_agent: user_agent(&parts.headers).map(std::borrow::Cow::into_owned) }
     }
-}
-
-/// The caller's own tokens or, for an admin, those of the user that is named.
-async fn owner(state: &AppState, caller: &Principal, query: &OwnerQuery) -> Result<UserId, Problem> {
-    state.users().resolve(caller, query.user_id.as_deref()).await
 }
 
 /// The id in a path. Whatever is none names nothing, and is repeated nowhere.

@@ -1,33 +1,19 @@
 //! `GET /api/tokens`, `GET /api/tokens/{id}`: what may be told of stored tokens.
 
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Serialize;
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{OwnerQuery, TokenBody, owner, token_id};
+use super::{ListQuery, OwnerQuery, TokenBody, token_id};
 use crate::auth::UserOrAdmin;
 use crate::extract::{Json, Path, Query};
-use crate::list::{CursorScope, PageLimit};
+use crate::list::CursorScope;
 use crate::position::{AsOf, MinSeq};
 use crate::problem::{Problem, ProblemBody};
 use crate::snapshot::snapshot;
 use crate::state::AppState;
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct TokensQuery {
-    /// Whose tokens; role admin only.
-    user_id: Option<String>,
-    /// Tokens a page, 1 to 500; 50 unless given.
-    #[serde(default)]
-    #[param(value_type = Option<u32>)]
-    limit: PageLimit,
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-}
 
 /// The stored tokens, the newest first: at most one of each type.
 #[derive(Debug, Serialize, ToSchema)]
@@ -41,16 +27,16 @@ struct Tokens {
 /// The stored tokens
 #[utoipa::path(
     get, path = "/api/tokens", tag = "tokens",
-    params(TokensQuery),
+    params(ListQuery),
     responses((status = 200, body = Tokens))
 )]
 async fn list(
     caller: UserOrAdmin,
     _seen: MinSeq,
     State(state): State<AppState>,
-    Query(query): Query<TokensQuery>,
+    Query(query): Query<ListQuery>,
 ) -> Result<Json<Tokens>, Problem> {
-    let owner = owner(&state, &caller, &OwnerQuery { user_id: query.user_id }).await?;
+    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
     let scope = CursorScope::new(&[b"tokens", owner.get().as_bytes()]);
     let after = query.cursor.as_deref().map(|cursor| scope.open(cursor)).transpose()?;
     let (mut conn, as_of) = snapshot(&state).await?;
@@ -60,10 +46,7 @@ async fn list(
     if let Some(shown) = after {
         items.retain(|token| place(token) < shown);
     }
-    let PageLimit(limit) = query.limit;
-    let more = items.len() > limit as usize;
-    items.truncate(limit as usize);
-    let next_cursor = items.last().filter(|_| more).map(|last| scope.seal(&place(last)));
+    let next_cursor = query.limit.cut(&mut items).map(|last| scope.seal(&place(last)));
     Ok(Json(Tokens { items, next_cursor, as_of }))
 }
 
@@ -89,7 +72,7 @@ async fn get(
     Path(id): Path<String>,
     Query(query): Query<OwnerQuery>,
 ) -> Result<Json<TokenBody>, Problem> {
-    let (owner, id) = (owner(&state, &caller, &query).await?, token_id(&id)?);
+    let (owner, id) = (state.users().resolve(&caller, query.user_id.as_deref()).await?, token_id(&id)?);
     let (mut conn, _) = snapshot(&state).await?;
     let token = store::read::tokens::get(&mut conn, owner, id).await?;
     token.map(|token| Json(token.into())).ok_or_else(Problem::not_found)
