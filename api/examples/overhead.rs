@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use api::auth::{Mint, Role, User, mint};
-use api::middleware::{Envelope, envelope};
+use api::http::envelope::{Envelope, envelope};
 use api::{ApiConfig, AppState};
 use axum::Router;
 use axum::body::Body;

@@ -15,23 +15,23 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
+use crate::auth::accounts::Users;
 use crate::config::{ApiConfig, LogSettings};
-use crate::exports::Exports;
-use crate::health::Health;
-use crate::idempotency::Idempotency;
+use crate::facts::position::Positions;
+use crate::facts::watermark::{self, Watermark};
+use crate::http::idempotency::Idempotency;
+use crate::http::throttle::{self, Throttle};
 use crate::ingest::Ingest;
 use crate::limits::{self, Limits, LimitsParts};
-use crate::metrics_server;
-use crate::personal::Sealer;
-use crate::plan_change::PlanTurns;
-use crate::position::Positions;
+use crate::metering::complete::Outcomes;
+use crate::metering::sealer::Sealer;
+use crate::operations::health::Health;
+use crate::operations::metrics;
+use crate::plans::change::PlanTurns;
 use crate::providers::{Providers, ProvidersError};
 use crate::router::router;
-use crate::routes::outcome::Outcomes;
 use crate::state::{AppState, Parts};
-use crate::throttle::{self, Throttle};
-use crate::users::Users;
-use crate::watermark::{self, Watermark};
+use crate::users::export_turns::Exports;
 
 /// How long connections to PostgreSQL are given to end.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -103,11 +103,11 @@ impl AppHandle {
 /// acknowledged before, so there is nothing to lose.
 pub async fn run(config: ApiConfig, shutdown: CancellationToken) -> Result<(), ApiError> {
     let (listen_addr, metrics_addr, drain) = (config.listen_addr, config.metrics_addr, config.drain_timeout);
-    let recorder = metrics_server::install();
+    let recorder = metrics::install();
     let (app, handle) = build(config).await?;
     let listener = listen(listen_addr).await?;
     if let (Some(address), Some(recorder)) = (metrics_addr, recorder) {
-        let serving = metrics_server::serve(address, recorder, handle.shutdown.clone()).await?;
+        let serving = metrics::serve(address, recorder, handle.shutdown.clone()).await?;
         handle.tasks.spawn(serving);
     }
     tracing::info!(address = %listen_addr, "the api is listening");

@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::auth::JwtSettings;
-use crate::client::TrustedProxies;
+use crate::http::client::TrustedProxies;
 use crate::providers::ProviderUrls;
 
 /// Fewer bytes of secret than HS256's hash has would make the secret the weakest part (RFC 7518 §3.2).

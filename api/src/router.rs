@@ -10,47 +10,47 @@ use url::Url;
 use utoipa::openapi::{OpenApi, Server};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::middleware::{Envelope, envelope, track};
-use crate::problem::{Code, Problem};
-use crate::routes;
+use crate::http::envelope::{Envelope, envelope};
+use crate::http::problem::{Code, Problem};
+use crate::metering::own_calls::track;
 use crate::state::AppState;
 
 /// Our own endpoints: their authenticated calls are recorded, uncounted.
 fn recorded() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
-        .merge(routes::users::router())
-        .merge(routes::user_plan::router())
-        .merge(routes::stats::router())
-        .merge(routes::history::router())
-        .merge(routes::calls::router())
-        .merge(routes::statements::router())
-        .merge(routes::upgrade::router())
-        .merge(routes::reset::router())
-        .merge(routes::outcome::router())
-        .merge(routes::tokens::router())
-        .merge(routes::erase::router())
-        .merge(routes::export::router())
+        .merge(crate::users::put::router())
+        .merge(crate::plans::put::router())
+        .merge(crate::usage::stats::router())
+        .merge(crate::usage::history::router())
+        .merge(crate::usage::calls::router())
+        .merge(crate::usage::statements::router())
+        .merge(crate::plans::upgrade::router())
+        .merge(crate::usage::reset::router())
+        .merge(crate::metering::complete::router())
+        .merge(crate::tokens::router())
+        .merge(crate::users::erase::router())
+        .merge(crate::users::export::router())
 }
 
 /// Endpoints whose calls are not recorded as calls: what is open to all, and ingest and check, which record others.
 fn unrecorded() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
-        .merge(routes::plans::router())
-        .merge(routes::events::router())
-        .merge(routes::openmeter_events::router())
-        .merge(routes::check::router())
-        .merge(routes::healthz::router())
-        .merge(routes::readyz::router())
+        .merge(crate::plans::list::router())
+        .merge(crate::ingest::route::router())
+        .merge(crate::ingest::openmeter::router())
+        .merge(crate::metering::check::router())
+        .merge(crate::operations::healthz::router())
+        .merge(crate::operations::readyz::router())
 }
 
 /// Endpoints that proxies ask, never browsers: no CORS, nothing but the envelope on their way.
 fn for_proxies() -> OpenApiRouter<AppState> {
-    routes::forward_auth::router()
+    crate::metering::forward_auth::router()
 }
 
 /// The OpenAPI document of all endpoints.
 pub fn document() -> OpenApi {
-    let all = OpenApiRouter::with_openapi(crate::openapi::base());
+    let all = OpenApiRouter::with_openapi(crate::http::openapi::base());
     all.merge(recorded()).merge(unrecorded()).merge(for_proxies()).into_openapi()
 }
 
@@ -66,7 +66,7 @@ pub fn router(state: AppState) -> Router {
     let recorded = Router::from(recorded()).route_layer(from_fn_with_state(state.clone(), track));
     let browsers = recorded
         .merge(Router::from(unrecorded()))
-        .merge(routes::docs::router(served_document(state.config().public_url.as_ref())))
+        .merge(crate::http::docs::router(served_document(state.config().public_url.as_ref())))
         .method_not_allowed_fallback(async || method_not_allowed());
     let browsers = match cors(&state.config().cors_allowed_origins) {
         Some(cors) => browsers.layer(cors),
@@ -113,8 +113,8 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
         header::AUTHORIZATION,
         header::CONTENT_TYPE,
         header::ACCEPT,
-        crate::idempotency::IDEMPOTENCY_KEY,
-        crate::position::LEDGER_MIN_SEQ,
+        crate::http::idempotency::IDEMPOTENCY_KEY,
+        crate::facts::position::LEDGER_MIN_SEQ,
         header::HeaderName::from_static("x-request-id"),
     ];
     Some(

@@ -10,21 +10,21 @@ use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
-use crate::client::TrustedProxies;
+use crate::auth::accounts::Users;
 use crate::config::ApiConfig;
-use crate::exports::Exports;
-use crate::health::Health;
-use crate::idempotency::Idempotency;
+use crate::facts::position::Positions;
+use crate::facts::watermark::Watermark;
+use crate::http::client::TrustedProxies;
+use crate::http::idempotency::Idempotency;
+use crate::http::throttle::Throttle;
 use crate::ingest::Ingest;
 use crate::limits::Limits;
-use crate::personal::Sealer;
-use crate::plan_change::PlanTurns;
-use crate::position::Positions;
+use crate::metering::complete::Outcomes;
+use crate::metering::sealer::Sealer;
+use crate::operations::health::Health;
+use crate::plans::change::PlanTurns;
 use crate::providers::Providers;
-use crate::routes::outcome::Outcomes;
-use crate::throttle::Throttle;
-use crate::users::Users;
-use crate::watermark::Watermark;
+use crate::users::export_turns::Exports;
 
 /// The router's state: one pointer, so that a request costs one reference count. A handler takes the part it needs,
 /// such as `State(users): State<Users>`.

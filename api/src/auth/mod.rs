@@ -4,6 +4,7 @@
 //! reaches it. What only an admin may do, a user may do for itself where a setting says so: such a handler takes
 //! [`User`] and asks for the role. Every way in which a credential can be wrong gives the same 401.
 
+pub mod accounts;
 mod failures;
 mod principal;
 mod token;
@@ -20,7 +21,7 @@ use ledger::Clock;
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
 
-use crate::problem::Problem;
+use crate::http::problem::Problem;
 use failures::Failures;
 use token::{Reason, Verified, Verifier};
 

@@ -8,8 +8,8 @@ use ledger::UserId;
 use store::users::AccountStatus;
 
 use super::Role;
-use crate::client::client_address;
-use crate::problem::{Code, Problem};
+use crate::http::client::client_address;
+use crate::http::problem::{Code, Problem};
 use crate::state::AppState;
 
 /// An authenticated caller whose account exists and is not suspended.
@@ -26,7 +26,7 @@ pub struct Principal {
 }
 
 /// Any authenticated principal: put it first in a handler that everybody with an account may call. What it may see is
-/// decided by [`crate::users::Users::resolve`].
+/// decided by [`crate::auth::accounts::Users::resolve`].
 #[derive(Clone, Copy, Debug)]
 pub struct User(pub Principal);
 

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use vault::DataKey;
 
 use super::parse::{Draft, EndpointDraft};
-use crate::personal;
-use crate::problem::{FieldError, Problem};
+use crate::http::problem::{FieldError, Problem};
+use crate::metering::sealer;
 
 /// How far ahead of our clock a client's may be.
 const MAX_AHEAD: TimeDelta = TimeDelta::minutes(5);
@@ -206,7 +206,7 @@ impl Call<'_> {
             let key = key.ok_or_else(Problem::unauthorized)?;
             let agent = self.user_agent.as_deref().map(Cow::Borrowed);
             let personal = Personal::of_client(self.ip_address, agent);
-            call.personal = personal::seal(key, &self.id, &personal)?;
+            call.personal = sealer::seal(key, &self.id, &personal)?;
         }
         call.request_size = self.request_size;
         call.response_size = self.response_size;

@@ -6,9 +6,11 @@
 //! duplicate only when the event that it repeats is on disk.
 
 mod call;
+pub(crate) mod openmeter;
 mod parse;
 mod receipt;
 mod recent;
+pub(crate) mod route;
 
 pub use call::{Reporter, TimeWindow};
 pub use parse::{
@@ -30,11 +32,11 @@ use sqlx::PgPool;
 use store::users::{Account, AccountStatus};
 use uuid::Uuid;
 
+use crate::auth::accounts::Users;
+use crate::http::problem::{Chain, FieldError, Problem};
 use crate::limits::Limits;
-use crate::metered;
-use crate::personal::Sealer;
-use crate::problem::{Chain, FieldError, Problem};
-use crate::users::Users;
+use crate::metering::call as metered_call;
+use crate::metering::sealer::Sealer;
 use call::Call;
 use recent::Recent;
 
@@ -268,7 +270,7 @@ impl Inner {
         receipt.set_seq(last_seq);
         for (item, classified) in fresh.iter().zip(&classes) {
             receipt.accept(item.index);
-            metered::count(classified.category, classified.counted, 1);
+            metered_call::count(classified.category, classified.counted, 1);
         }
         self.recent.insert(fresh.iter().map(|item| item.claim));
         self.report(&fresh, &classes, &positions);

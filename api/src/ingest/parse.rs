@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::extract::item_error;
-use crate::problem::FieldError;
+use crate::http::extract::item_error;
+use crate::http::problem::FieldError;
 
 /// Items in one request.
 pub const MAX_ITEMS: usize = 1_000;

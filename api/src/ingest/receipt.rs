@@ -5,8 +5,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use vault::DataKeyError;
 
-use crate::personal;
-use crate::problem::{FieldError, Problem};
+use crate::http::problem::{FieldError, Problem};
+use crate::metering::sealer;
 
 /// The result of a request, in the order of its items.
 #[derive(Debug, Default)]
@@ -66,7 +66,7 @@ impl Receipt {
 
     /// Rejects an item that nothing is wrong with: its user's data key does not open.
     pub(super) fn reject_keyless(&mut self, index: usize, error: &DataKeyError) {
-        self.reject(index, personal::item_error(error));
+        self.reject(index, sealer::item_error(error));
         self.fault.get_or_insert_with(|| KeysError::from(error.clone()).into());
     }
 

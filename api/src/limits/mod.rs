@@ -37,8 +37,8 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::config::{Enforcement, LimitFailureMode};
-use crate::problem::Problem;
-use crate::watermark::Watermark;
+use crate::facts::watermark::Watermark;
+use crate::http::problem::Problem;
 use admission::Hold;
 use gate::{ApiLock, Gate};
 use reader::Reader;

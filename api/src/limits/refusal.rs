@@ -10,7 +10,7 @@ use url::Url;
 
 use super::headers::{append_usage_headers, seconds_until};
 use super::{Ask, Standing, next_plan_up, violated};
-use crate::problem::{Code, Problem, QUOTA_EXCEEDED};
+use crate::http::problem::{Code, Problem, QUOTA_EXCEEDED};
 
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 

@@ -59,7 +59,7 @@ async fn one_bad_item_in_a_thousand() -> Result<()> {
 
 /// `ledger_calls_total` of this process, of counted calls of category auth.
 fn auth_calls_total() -> Result<u64> {
-    let metrics = api::metrics_server::install().context("another recorder")?.render();
+    let metrics = api::operations::metrics::install().context("another recorder")?.render();
     let wanted = r#"ledger_calls_total{category="auth",counted="true"} "#;
     let value = metrics.lines().find_map(|line| line.strip_prefix(wanted));
     Ok(value.map_or(Ok(0), str::parse)?)

@@ -49,7 +49,7 @@ impl World {
     /// Nothing is projected. The log is empty, so the api decides all the same.
     pub(crate) async fn without_worker(settings: &[(&str, &str)]) -> Result<Self> {
         // As in a real process before anything counts: counters that were looked up earlier count nowhere.
-        api::metrics_server::install();
+        api::operations::metrics::install();
         let env = Env::start().await?;
         let api = Api::start(&env, settings).await?;
         let world = Self { env, api, worker: None };

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use api::problem::FieldError;
+use api::http::problem::FieldError;
 use chrono::{DateTime, Utc};
 use ledger::UserRef;
 

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use api::auth::accounts::Users;
+use api::http::problem::Problem;
 use api::ingest::{CallDraft, Draft, EndpointDraft, Ingest, Item, Receipt, Reporter, TimeWindow};
-use api::personal::Sealer;
-use api::problem::Problem;
-use api::users::Users;
+use api::metering::sealer::Sealer;
 use events::{ActorKind, SOURCE_IMPORT};
 use keys::{KeyConfig, Keys};
 use ledger::{Clock, IdSource, Rules, UserId, UserRef};
@@ -199,7 +199,7 @@ impl Sink {
 }
 
 /// Says of every call whether it would be accepted, without writing anything or asking anybody.
-pub(crate) fn check(numbered: &Numbered, clock: &Clock) -> Result<(), api::problem::FieldError> {
+pub(crate) fn check(numbered: &Numbered, clock: &Clock) -> Result<(), api::http::problem::FieldError> {
     api::ingest::check(draft(numbered), &reporter(), clock.now())
 }
 

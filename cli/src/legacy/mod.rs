@@ -12,7 +12,7 @@ use std::io::BufRead;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use api::users::Users;
+use api::auth::accounts::Users;
 use events::{
     Actor, ActorKind, Body, Event, Personal, SOURCE_IMPORT, SealedJson, TokenStored as TokenStoredBody,
 };

@@ -1,0 +1,236 @@
+//! How far the projections are, kept up to date by one LISTEN connection and a poll each second.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use keys::Keys;
+use ledger::UserId;
+use parking_lot::Mutex;
+use sqlx::PgPool;
+use sqlx::postgres::{PgListener, PgNotification};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::accounts::Users;
+use crate::http::problem::Chain;
+
+/// A missed notification is made up for after this time.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// A connection that does not answer for so long is given up. What was announced meanwhile, a suspended account above
+/// all, is unknown here for this time and `POLL_INTERVAL` at most.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// A database that stays away is reported this often.
+const REPORT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Sequence of the last projected frame; 0 before the first, and before the first look at the database. It only rises,
+/// unless an operator rewound the projections. Cheap to clone.
+#[derive(Clone)]
+pub struct Watermark(Arc<Inner>);
+
+struct Inner {
+    projected: watch::Sender<u64>,
+    /// The sequence announced last.
+    announced: AtomicU64,
+    /// How often the sequence was seen to fall.
+    rewinds: watch::Sender<u64>,
+    /// The log's last sequence, when it was asked last.
+    log_seq: AtomicU64,
+    /// When the projections were last seen to have caught up.
+    caught_up: Mutex<Instant>,
+}
+
+impl Default for Watermark {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            projected: watch::channel(0).0,
+            announced: AtomicU64::new(0),
+            rewinds: watch::channel(0).0,
+            log_seq: AtomicU64::new(0),
+            caught_up: Mutex::new(Instant::now()),
+        }))
+    }
+}
+
+impl Watermark {
+    /// The latest known sequence.
+    pub fn current(&self) -> u64 {
+        *self.0.projected.borrow()
+    }
+
+    /// The log's last sequence, when it was asked last: up to a second ago.
+    pub fn log_seq(&self) -> u64 {
+        self.0.log_seq.load(Ordering::Acquire)
+    }
+
+    /// How long ago the projections were last seen to have caught up with the log.
+    pub(crate) fn behind_for_ms(&self) -> u64 {
+        u64::try_from(self.0.caught_up.lock().elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The log was asked: its last sequence is `seq`.
+    pub(crate) fn log_is_at(&self, seq: u64) {
+        self.0.log_seq.store(seq, Ordering::Release);
+        self.note_caught_up();
+    }
+
+    fn note_caught_up(&self) {
+        if self.current() >= self.log_seq() {
+            *self.0.caught_up.lock() = Instant::now();
+        }
+    }
+
+    /// Waits until the projections have reached `seq`; `false` when they have not after `timeout`.
+    pub async fn wait_for(&self, seq: u64, timeout: Duration) -> bool {
+        let mut marks = self.0.projected.subscribe();
+        let reached = marks.wait_for(|mark| *mark >= seq);
+        // The sender lives as long as `self`, so that only the time can end the wait early.
+        matches!(tokio::time::timeout(timeout, reached).await, Ok(Ok(_)))
+    }
+
+    /// Follows the sequences: `changed().await` on the receiver, then `borrow_and_update()`.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.0.projected.subscribe()
+    }
+
+    /// Follows how often an operator has rewound the projections: `changed().await` on the receiver. Whatever was read
+    /// before may be of a log that is no more.
+    pub(crate) fn rewinds(&self) -> watch::Receiver<u64> {
+        self.0.rewinds.subscribe()
+    }
+
+    /// Announced sequences come in order, but one may arrive after a look at the database that saw a later one.
+    fn announced(&self, seq: u64) {
+        if seq < self.0.announced.swap(seq, Ordering::AcqRel) {
+            self.rewound(seq);
+            return;
+        }
+        self.0.projected.send_if_modified(|current| {
+            let newer = seq > *current;
+            *current = seq.max(*current);
+            newer
+        });
+        self.note_caught_up();
+    }
+
+    /// What the database says is true, even when it is less.
+    fn read(&self, seq: u64) {
+        if seq < self.current() {
+            self.rewound(seq);
+            return;
+        }
+        self.0.projected.send_if_modified(|current| std::mem::replace(current, seq) != seq);
+        self.note_caught_up();
+    }
+
+    fn rewound(&self, seq: u64) {
+        let earlier = self.0.projected.send_replace(seq);
+        tracing::warn!(earlier, seq, "the projections were rewound");
+        self.0.rewinds.send_modify(|rewinds| *rewinds += 1);
+        self.note_caught_up();
+    }
+}
+
+/// Keeps the watermark and the caches of accounts and data keys up to date until `shutdown`. While the database is away
+/// they stay as they are; at its return everything that may have been missed is looked up.
+pub(crate) async fn follow(
+    pool: PgPool,
+    watermark: Watermark,
+    users: Users,
+    keys: Keys,
+    shutdown: CancellationToken,
+) {
+    let mut reported: Option<Instant> = None;
+    loop {
+        let result = tokio::select! {
+            result = listen(&pool, &watermark, &users, &keys) => result,
+            () = shutdown.cancelled() => return,
+        };
+        if let Err(error) = result
+            && reported.is_none_or(|at| at.elapsed() > REPORT_INTERVAL)
+        {
+            tracing::warn!(error = %Chain(&error), "cannot follow the projections; trying again");
+            reported = Some(Instant::now());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY_INTERVAL) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Listens until the connection is lost, which it may be without a word.
+async fn listen(
+    pool: &PgPool,
+    watermark: &Watermark,
+    users: &Users,
+    keys: &Keys,
+) -> Result<(), store::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen_all([store::checkpoint::CHANNEL, store::users::CHANNEL]).await?;
+    // Accounts may have changed unheard, and keys been destroyed.
+    users.forget_all();
+    keys.forget_all();
+    let mut ticks = tokio::time::interval(POLL_INTERVAL);
+    loop {
+        tokio::select! {
+            notification = listener.try_recv() => match notification? {
+                Some(notification) => heard(&notification, watermark, users, keys),
+                None => return Ok(()),
+            },
+            _ = ticks.tick() => {
+                let ping = store::checkpoint::ping_listener(&mut listener);
+                tokio::time::timeout(PING_TIMEOUT, ping).await.map_err(|_| silent())??;
+                let mut conn = pool.acquire().await?;
+                watermark.read(store::checkpoint::read(&mut conn, store::checkpoint::PARTITION).await?.seq);
+            }
+        }
+    }
+}
+
+fn silent() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the listening connection is silent"))
+}
+
+fn heard(notification: &PgNotification, watermark: &Watermark, users: &Users, keys: &Keys) {
+    let payload = notification.payload();
+    if notification.channel() == store::checkpoint::CHANNEL {
+        // A payload of another form is made up for by the next poll.
+        if let Ok(seq) = payload.parse() {
+            watermark.announced(seq);
+        }
+        return;
+    }
+    keys.heard(payload);
+    match payload.parse::<UserId>() {
+        Ok(user) => users.forget(&[user]),
+        Err(_) => users.forget_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rewind_shows_in_the_database_and_in_what_is_announced() {
+        let watermark = Watermark::default();
+        let mut rewinds = watermark.rewinds();
+        watermark.read(7);
+        watermark.announced(5);
+        assert_eq!(watermark.current(), 7);
+        assert!(!rewinds.has_changed().unwrap());
+        watermark.read(6);
+        assert_eq!(watermark.current(), 6);
+        assert!(rewinds.has_changed().unwrap());
+        rewinds.mark_unchanged();
+        watermark.read(6);
+        watermark.read(8);
+        assert!(!rewinds.has_changed().unwrap());
+        // The first one announced may still have been late; a lower one after it was not.
+        watermark.announced(4);
+        assert!(rewinds.has_changed().unwrap());
+        assert_eq!(watermark.current(), 4);
+    }
+}

@@ -1,0 +1,154 @@
+//! The envelope around every request: id, time limit, panics, problem bodies, security headers.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use ledger::IdSource;
+use uuid::Uuid;
+
+use crate::http::problem::Problem;
+
+/// A request is answered within this time, or with 503.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const NOTHING_BUT_DATA: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+
+/// The request's id: what the client sent in `X-Request-Id` if it is `[A-Za-z0-9._-]{1,64}`, else a new one. It is in
+/// the request's extensions, on every answer and in every error's body.
+#[derive(Clone, Debug)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+
+    fn of(headers: &HeaderMap, ids: &IdSource) -> Self {
+        match headers.get(X_REQUEST_ID) {
+            Some(value) if acceptable(value.as_bytes()) => Self(value.clone()),
+            _ => {
+                let mut text = String::with_capacity(36);
+                // Writing to a String cannot fail, and a UUID is a valid header.
+                let _ = write!(text, "{}", ids.event_id());
+                Self(HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown")))
+            }
+        }
+    }
+}
+
+fn acceptable(id: &[u8]) -> bool {
+    (1..=64).contains(&id.len())
+        && id.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+/// What the layer needs.
+#[derive(Clone)]
+pub struct Envelope {
+    ids: IdSource,
+    timeout: Duration,
+}
+
+impl Envelope {
+    /// Request ids come from `ids`.
+    pub fn new(ids: IdSource) -> Self {
+        Self { ids, timeout: REQUEST_TIMEOUT }
+    }
+}
+
+/// The outermost layer: request id, time limit, panics, problem bodies, security headers.
+pub async fn envelope(State(envelope): State<Envelope>, mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(request.headers(), &envelope.ids);
+    request.extensions_mut().insert(id.clone());
+    let method = request.method().clone();
+    let uri = request.uri().clone();
+    let answer = AssertUnwindSafe(tokio::time::timeout(envelope.timeout, next.run(request))).catch_unwind();
+    let mut response = match answer.await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => Problem::timed_out().into_response(),
+        // The panic hook has logged message and place.
+        Err(_) => Problem::fault("panicked").into_response(),
+    };
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let path = shown(uri.path());
+        report(&problem, &id, &method, &path);
+        *response.body_mut() = Body::from(problem.render(&path, id.as_str()));
+    }
+    let empty = response.status() == StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, id.0);
+    if !empty {
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(NOTHING_BUT_DATA);
+        headers.entry(header::REFERRER_POLICY).or_insert(HeaderValue::from_static("no-referrer"));
+    }
+    response
+}
+
+/// The path as it may be shown and logged. Where an id of a token is due, somebody may have put the token itself: what
+/// is no id, and no name of ours, is left out, also where the path is mistyped.
+fn shown(path: &str) -> Cow<'_, str> {
+    const PREFIX: &str = "/api/token";
+    let begins = path.get(..PREFIX.len()).filter(|begin| begin.eq_ignore_ascii_case(PREFIX));
+    let Some(begin) = begins else { return Cow::Borrowed(path) };
+    let is_ours = |part: &str| matches!(part, "" | "s" | "audit" | "test") || Uuid::try_parse(part).is_ok();
+    let rest = &path[PREFIX.len()..];
+    if rest.split('/').all(is_ours) {
+        return Cow::Borrowed(path);
+    }
+    let parts: Vec<&str> = rest.split('/').map(|part| if is_ours(part) { part } else { "…" }).collect();
+    Cow::Owned(format!("{begin}{}", parts.join("/")))
+}
+
+/// The one place where the cause of a failed request is logged. Never the query, headers or body: they may hold
+/// secrets.
+fn report(problem: &Problem, id: &RequestId, method: &Method, path: &str) {
+    let (status, request_id) = (problem.status().as_u16(), id.as_str());
+    if let Some(cause) = problem.cause() {
+        if problem.status() == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(status, request_id, %method, path, cause, "a request failed by a fault of this service");
+        } else {
+            tracing::warn!(status, request_id, %method, path, cause, "a request could not be served");
+        }
+    } else {
+        tracing::debug!(status, request_id, %method, path, code = ?problem.code(), "a request was refused");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_a_token_in_a_path_is_not_shown() {
+        let id = "01a20d73-a6aa-7000-8000-000000000000";
+        for path in
+            ["/", "/api/usage/stats", "/api/tokens", "/api/tokens/audit", "/api/tokens/test", "/api/tokens/"]
+        {
+            assert_eq!(shown(path), path);
+        }
+        for path in [format!("/api/tokens/{id}"), format!("/api/tokens/{id}/audit")] {
+            assert_eq!(shown(&path), path);
+        }
+        for (path, as_shown) in [
+            ("/api/tokens/ghp_x", "/api/tokens/…"),
+            ("/api/tokens/ghp_x/test", "/api/tokens/…/test"),
+            ("/api/tokens//ghp_x", "/api/tokens//…"),
+            ("/api/token/ghp_x", "/api/token/…"),
+            ("/API/Tokens/ghp_x", "/API/Tokens/…"),
+            ("/api/tokens;ghp_x", "/api/token…"),
+            ("/api/tokens%2fghp_x", "/api/token…"),
+        ] {
+            assert_eq!(shown(path), as_shown);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! At most so many requests in a time per principal, on paths that are not metered but cost much.
+
+use std::time::{Duration, Instant};
+
+use ledger::UserId;
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use std::sync::Arc;
+
+use crate::http::problem::Problem;
+
+/// Requests on history, calls, exports and audits in a second.
+pub const READS: Pace = Pace { requests: 10, period: Duration::from_secs(1), name: "a second" };
+/// Questions whether a token works in a minute.
+pub const TOKEN_TESTS: Pace = Pace { requests: 10, period: Duration::from_mins(1), name: "a minute" };
+/// Tokens stored and deleted in a minute: each is a row of the log and of the audit for ever.
+pub const TOKEN_CHANGES: Pace = Pace { requests: 10, period: Duration::from_mins(1), name: "a minute" };
+/// Principals remembered at once. A forgotten one starts with a full allowance.
+const PRINCIPALS: usize = 20_000;
+
+/// How many requests a principal may make in a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    requests: u32,
+    period: Duration,
+    /// The period, for people.
+    name: &'static str,
+}
+
+/// Shapes requests by the generic cell rate algorithm (GCRA, ITU-T I.371): so many in any period, in a burst or spread.
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Throttle(Arc<Inner>);
+
+struct Inner {
+    pace: Pace,
+    /// When the next request would arrive if all so far had been spread evenly.
+    arrivals: Cache<UserId, Arc<Mutex<Instant>>>,
+}
+
+impl Throttle {
+    /// Nobody has asked for anything yet.
+    pub fn new(pace: Pace) -> Self {
+        Self(Arc::new(Inner { pace, arrivals: Cache::new(PRINCIPALS) }))
+    }
+
+    /// 429 when `principal` has had its requests of this period.
+    pub fn check(&self, principal: UserId) -> Result<(), Problem> {
+        if self.admit(principal, Instant::now()) {
+            return Ok(());
+        }
+        let Pace { requests, name, .. } = self.0.pace;
+        let detail = format!("At most {requests} such requests {name}.");
+        Err(Problem::rate_limited(detail, self.interval().as_secs().max(1)))
+    }
+
+    fn interval(&self) -> Duration {
+        self.0.pace.period / self.0.pace.requests
+    }
+
+    fn admit(&self, principal: UserId, now: Instant) -> bool {
+        let interval = self.interval();
+        let tolerance = self.0.pace.period.saturating_sub(interval);
+        let fresh = || Ok::<_, std::convert::Infallible>(Arc::new(Mutex::new(now)));
+        let Ok(arrival) = self.0.arrivals.get_or_insert_with(&principal, fresh);
+        let mut arrival = arrival.lock();
+        let expected = (*arrival).max(now);
+        if expected.saturating_duration_since(now) > tolerance {
+            return false;
+        }
+        *arrival = expected + interval;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn ten_pass_in_a_second_and_more_as_time_goes_by() {
+        let throttle = Throttle::new(READS);
+        let (one, other) = (UserId::new(Uuid::from_u128(1)), UserId::new(Uuid::from_u128(2)));
+        let start = Instant::now();
+        let passed = (0..30).filter(|_| throttle.admit(one, start)).count();
+        assert_eq!(passed, 10);
+        assert!(throttle.admit(other, start), "principals do not share");
+        assert!(!throttle.admit(one, start + Duration::from_millis(99)));
+        assert!(throttle.admit(one, start + Duration::from_millis(100)));
+        let later = start + Duration::from_secs(5);
+        assert_eq!((0..30).filter(|_| throttle.admit(one, later)).count(), 10);
+    }
+}

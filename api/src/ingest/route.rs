@@ -1,0 +1,217 @@
+//! `POST /api/usage/events`: services report calls that happened.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use events::ActorKind;
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::auth::{Principal, Role, User};
+use crate::facts::position::LedgerSeq;
+use crate::http::extract::{Json, MAX_INGEST_BYTES, read_body};
+use crate::http::idempotency::KeyedRequest;
+use crate::http::problem::{Code, FieldError, Problem, ProblemBody};
+use crate::ingest::{
+    Form, Item, MAX_ITEMS, Outcome, ParseError, Profile, Receipt, ReceiptItem, Reporter, TimeWindow,
+    X_BACKFILL, binary, is_binary, parse,
+};
+use crate::state::AppState;
+
+/// What became of the request's items.
+#[derive(Debug, Serialize, ToSchema)]
+struct EventsBody {
+    accepted: usize,
+    /// Known at once; others are still counted once.
+    duplicates: usize,
+    rejected: usize,
+    /// In the request's order.
+    items: Vec<ReceiptItem>,
+    /// Where the log holds all of them, for `Ledger-Min-Seq`; null when every item was rejected.
+    position: Option<String>,
+}
+
+/// How a request carries its events.
+#[derive(Debug, Clone, Copy)]
+enum Carrier {
+    Body(Form),
+    /// Attributes are headers.
+    Headers,
+}
+
+/// Reports calls that happened
+///
+/// CloudEvents (one, a batch, or in binary mode) or plain JSON of the same fields, at most 1,000. `data` holds the fields
+/// of a call: `endpoint`, and if known `method`, `status_code`, `response_time_ms`, `ip_address`, `user_agent`,
+/// `request_size`, `response_size`, `units`. A retry of the same request is safe: an id counts once for its user and
+/// source.
+///
+/// An item of a user whose data key does not open is rejected with `encryption_key_missing` or `internal`: nothing is wrong
+/// with it, and it may be sent again. A request with nothing else in it is refused as a whole.
+#[utoipa::path(
+    post, path = "/api/usage/events", tag = "usage",
+    params(("X-Backfill" = Option<bool>, Header, description = "true: times from 2000-01-01 on are taken (service, admin)")),
+    request_body(content = serde_json::Value, description = "One event or an array", content_type = "application/cloudevents-batch+json"),
+    responses(
+        (status = 202, description = "On disk, as far as accepted", body = EventsBody),
+        (status = 403, description = "The role may not", body = ProblemBody),
+        (status = 413, description = "More than 1,000 items or 8 MiB", body = ProblemBody),
+        (status = 415, description = "Another Content-Type", body = ProblemBody),
+        (status = 422, description = "No item could be accepted", body = ProblemBody),
+        (status = 503, description = "The log cannot be written, or an encryption key is missing", body = ProblemBody),
+    )
+)]
+async fn events(caller: User, State(state): State<AppState>, request: Request) -> Result<Response, Problem> {
+    take_in(&state, &caller, request, Profile::Call, answer).await
+}
+
+/// Takes in what the request reports, once for its `Idempotency-Key`, and answers what `answer` makes of the receipt.
+pub(super) async fn take_in(
+    state: &AppState,
+    caller: &Principal,
+    request: Request,
+    profile: Profile,
+    answer: fn(&AppState, Receipt) -> Response,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let carrier = carrier(&parts.headers)?;
+    let reporter = reporter(state, caller, &parts.headers)?;
+    let body = read_body(&parts.headers, body, MAX_INGEST_BYTES).await?;
+    let key = KeyedRequest::of(&parts, &body)?;
+    let work = {
+        let state = state.clone();
+        move |_| async move {
+            let items = read(carrier, profile, &parts.headers, &body)?;
+            let receipt = state.ingest().take(&reporter, items).await?;
+            Ok(answer(&state, receipt))
+        }
+    };
+    state.idempotency().run(caller, key, work).await
+}
+
+fn answer(state: &AppState, receipt: Receipt) -> Response {
+    let position = receipt.seq().map(|seq| LedgerSeq::at(state, seq));
+    let body = EventsBody {
+        accepted: receipt.count(Outcome::Accepted),
+        duplicates: receipt.count(Outcome::Duplicate),
+        rejected: receipt.count(Outcome::Rejected),
+        position: receipt.seq().map(|seq| state.positions().encode(seq)),
+        items: receipt.into_items(),
+    };
+    match position {
+        Some(position) => (StatusCode::ACCEPTED, position, Json(body)).into_response(),
+        None => all_rejected(&body).into_response(),
+    }
+}
+
+/// 422 with the same members as the 202.
+fn all_rejected(body: &EventsBody) -> Problem {
+    let errors = body.items.iter().filter_map(|item| placed(item, body.items.len()));
+    Problem::validation(errors.take(100).collect())
+        .with_member("accepted", 0)
+        .with_member("duplicates", 0)
+        .with_member("rejected", body.rejected)
+        .with_member("items", json!(body.items))
+        .with_member("position", json!(null))
+}
+
+/// An item's error, with the item's place in the body.
+pub(super) fn placed(item: &ReceiptItem, items: usize) -> Option<FieldError> {
+    let mut error = item.error.clone()?;
+    if let Some(pointer) = error.pointer.take_if(|_| items > 1) {
+        error.pointer = Some(format!("/{}{pointer}", item.index));
+    }
+    Some(error)
+}
+
+/// Reads what the request carries.
+fn read<'a>(
+    carrier: Carrier,
+    profile: Profile,
+    headers: &HeaderMap,
+    body: &'a [u8],
+) -> Result<Vec<Item<'a>>, Problem> {
+    let items = match carrier {
+        Carrier::Headers => binary(headers, body, profile).map(|item| vec![item]),
+        Carrier::Body(form) => parse(body, form, profile),
+    };
+    items.map_err(|error| refused(&error))
+}
+
+fn refused(error: &ParseError) -> Problem {
+    match error {
+        ParseError::Malformed { .. } => Problem::malformed(Code::MalformedJson, sentence(error)),
+        ParseError::WrongKind(_) => Problem::malformed(Code::MalformedEvent, sentence(error)),
+        ParseError::Empty => FieldError::at("", "empty", sentence(error)).into(),
+        ParseError::TooMany => Problem::too_large(format!("A request may hold at most {MAX_ITEMS} events.")),
+    }
+}
+
+fn sentence(error: &ParseError) -> String {
+    let text = error.to_string();
+    let mut characters = text.chars();
+    characters
+        .next()
+        .map_or(String::new(), |first| format!("{}{}.", first.to_uppercase(), characters.as_str()))
+}
+
+/// By the Content-Type, whose charset can only be UTF-8.
+fn carrier(headers: &HeaderMap) -> Result<Carrier, Problem> {
+    let unsupported = || {
+        Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Code::UnsupportedMediaType,
+            "Send application/cloudevents+json, application/cloudevents-batch+json or application/json, in UTF-8.",
+        )
+    };
+    let value =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).ok_or_else(unsupported)?;
+    let mut parts = value.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default();
+    for parameter in parts {
+        let (name, charset) = parameter.split_once('=').unwrap_or_default();
+        if name.eq_ignore_ascii_case("charset") && !charset.trim_matches('"').eq_ignore_ascii_case("utf-8") {
+            return Err(unsupported());
+        }
+    }
+    let is = |media_type: &str| essence.eq_ignore_ascii_case(media_type);
+    if is("application/cloudevents+json") {
+        Ok(Carrier::Body(Form::Single))
+    } else if is("application/cloudevents-batch+json") {
+        Ok(Carrier::Body(Form::Batch))
+    } else if is("application/json") {
+        Ok(if is_binary(headers) { Carrier::Headers } else { Carrier::Body(Form::Plain) })
+    } else {
+        Err(unsupported())
+    }
+}
+
+/// What the caller may report.
+fn reporter(state: &AppState, caller: &Principal, headers: &HeaderMap) -> Result<Reporter, Problem> {
+    let kind = match caller.role {
+        Role::Service => ActorKind::Service,
+        Role::Admin => ActorKind::Admin,
+        Role::User if state.config().user_ingest => ActorKind::User,
+        Role::User => return Err(Problem::forbidden("Reporting calls needs the role service.")),
+    };
+    let window = match headers.get(X_BACKFILL).map(HeaderValue::as_bytes) {
+        None => TimeWindow::Live,
+        Some(value) if value.eq_ignore_ascii_case(b"false") => TimeWindow::Live,
+        Some(value) if value.eq_ignore_ascii_case(b"true") => TimeWindow::Backfill,
+        Some(_) => {
+            return Err(Problem::malformed(Code::MalformedHeader, "X-Backfill must be true or false."));
+        }
+    };
+    if window == TimeWindow::Backfill && caller.role == Role::User {
+        return Err(Problem::forbidden("X-Backfill needs the role service or admin."));
+    }
+    Ok(Reporter { user: caller.user_id, kind, may_name_others: caller.role != Role::User, window })
+}
+
+/// This file's endpoints.
+pub(crate) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(events))
+}

@@ -1,0 +1,177 @@
+//! A call that asks to be admitted and recorded, by a proxy (forward-auth) or by a service (check).
+
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use chrono::{DateTime, Utc};
+use events::{Actor, ApiCalled, Body, Event, Personal};
+use ledger::{Category, Classified, Endpoint, Method, Month, PathError, Rules, Units, UserId};
+use uuid::Uuid;
+use vault::DataKey;
+
+use crate::http::problem::{Code, FieldError, Problem};
+use crate::limits::{Admission, Ask, Limits, LimitsError, Refusal, Standing, Verdict, append_usage_headers};
+use crate::metering::sealer::{self, Sealer};
+
+const X_USAGE_WOULD_BLOCK: HeaderName = HeaderName::from_static("x-usage-would-block");
+/// A guess at the length of an encoded call, in bytes.
+const EVENT_BYTES: usize = 512;
+
+/// A call under the rules.
+#[derive(Debug, Clone)]
+pub(crate) struct MeteredCall {
+    pub(crate) user: UserId,
+    pub(crate) classified: Classified,
+    pub(crate) method: Option<Method>,
+    /// The admission instant: it decides the month.
+    pub(crate) at: DateTime<Utc>,
+}
+
+/// What is recorded of a call beside what admits it.
+#[derive(Debug, Default)]
+pub(crate) struct Particulars<'a> {
+    pub(crate) personal: Personal<'a>,
+    pub(crate) actor: Option<Actor<'a>>,
+}
+
+/// A call that is on disk.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    pub(crate) call_id: Uuid,
+    pub(crate) seq: u64,
+    /// How the user stands with it; none when the call does not count.
+    pub(crate) standing: Option<Standing>,
+    would_block: Option<ledger::Meter>,
+}
+
+/// What became of a call that asked.
+pub(crate) enum Metered {
+    Recorded(Recorded),
+    Refused(Refusal),
+}
+
+impl MeteredCall {
+    /// A call under these rules; `units` go before those of the rules.
+    pub(crate) fn new(
+        rules: &Rules,
+        user: UserId,
+        endpoint: &Endpoint,
+        method: Option<Method>,
+        units: Option<Units>,
+        at: DateTime<Utc>,
+    ) -> Self {
+        let mut classified = rules.classify(endpoint, method.as_ref(), None);
+        classified.units = units.unwrap_or(classified.units);
+        Self { user, classified, method, at }
+    }
+
+    /// As the limits see it.
+    pub(crate) fn ask(&self) -> Ask {
+        Ask {
+            at: self.at,
+            month: Month::of(self.at),
+            category: self.classified.category,
+            units: self.classified.units,
+        }
+    }
+
+    /// Admits the call and records it under this id, on disk before this returns.
+    pub(crate) async fn record(
+        &self,
+        limits: &Limits,
+        sealer: &Sealer,
+        call_id: Uuid,
+        particulars: Particulars<'_>,
+    ) -> Result<Metered, Problem> {
+        // Before anything is admitted: it may have to wait for the database.
+        let key = if particulars.personal.is_empty() { None } else { self.key(limits, sealer).await? };
+        let admission = match self.admit(limits).await? {
+            Verdict::Admitted(admission) => admission,
+            Verdict::Refused(refusal) => return Ok(Metered::Refused(refusal)),
+        };
+        let (standing, would_block) = (admission.standing().cloned(), admission.would_block());
+        let mut json = Vec::with_capacity(EVENT_BYTES);
+        events::encode(&self.event(call_id, key.as_deref(), particulars)?, &mut json);
+        let position = admission.record(&json.into())?.await?;
+        count(self.classified.category, self.classified.counted, 1);
+        Ok(Metered::Recorded(Recorded { call_id, seq: position.seq, standing, would_block }))
+    }
+
+    /// The user's data key. Without the database a call may have to pass all the same, and then nothing is recorded of
+    /// the person behind it.
+    async fn key(&self, limits: &Limits, sealer: &Sealer) -> Result<Option<Arc<DataKey>>, Problem> {
+        match sealer.key(self.user).await {
+            Ok(key) => Ok(Some(key)),
+            Err(problem) if limits.is_open() && problem.code() == Code::Unavailable => Ok(None),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    async fn admit(&self, limits: &Limits) -> Result<Verdict, LimitsError> {
+        if self.classified.counted {
+            limits.admit(self.user, self.ask()).await
+        } else {
+            Ok(Verdict::Admitted(Admission::uncounted(limits.clone())))
+        }
+    }
+
+    fn event<'a>(
+        &'a self,
+        call_id: Uuid,
+        key: Option<&DataKey>,
+        particulars: Particulars<'a>,
+    ) -> Result<Event<'a>, Problem> {
+        let mut call = ApiCalled::new(self.classified.endpoint.as_str(), self.classified.category);
+        call.method = self.method.as_ref().map(|method| Cow::Borrowed(method.as_str()));
+        call.units = self.classified.units.get();
+        call.counted = self.classified.counted;
+        call.actor = particulars.actor;
+        let mut event = Event::by_api(call_id, self.user, self.at, Body::ApiCalled(call));
+        if let (Some(key), Body::ApiCalled(call)) = (key, &mut event.body) {
+            call.personal = sealer::seal(key, &event.id, &particulars.personal)?;
+        }
+        Ok(event)
+    }
+}
+
+impl Recorded {
+    /// Adds the usage headers of the answer.
+    pub(crate) fn append_headers(&self, headers: &mut HeaderMap, call: &MeteredCall) {
+        if let Some(standing) = &self.standing {
+            append_usage_headers(headers, standing, call.classified.category, call.at);
+        }
+        if let Some(meter) = self.would_block {
+            append_would_block(headers, meter);
+        }
+    }
+}
+
+/// Says that a limit would have refused the call, in shadow mode.
+pub(crate) fn append_would_block(headers: &mut HeaderMap, meter: ledger::Meter) {
+    headers.insert(X_USAGE_WOULD_BLOCK, HeaderValue::from_static(meter.as_str()));
+}
+
+/// A path that no call has: 400 where servers read it in different ways, 422 where it is none.
+pub(crate) fn path_problem(pointer: &'static str, error: PathError) -> Problem {
+    match error {
+        PathError::NotAPath | PathError::TooLong => FieldError::invalid(pointer, &error.into()).into(),
+        _ => Problem::malformed(Code::MalformedUri, format!("{}: {error}.", pointer.trim_start_matches('/'))),
+    }
+}
+
+/// Counts calls that are on disk, for `/metrics`.
+pub(crate) fn count(category: Category, counted: bool, calls: u64) {
+    /// Looked up once: a look-up for each call would cost as much as admitting it.
+    static COUNTERS: LazyLock<Vec<(Category, bool, metrics::Counter)>> = LazyLock::new(|| {
+        let counter = |category: Category, counted: bool| {
+            let text = if counted { "true" } else { "false" };
+            metrics::counter!("ledger_calls_total", "category" => category.as_str(), "counted" => text)
+        };
+        let both = Category::ALL.into_iter().flat_map(|category| [(category, true), (category, false)]);
+        both.map(|(category, counted)| (category, counted, counter(category, counted))).collect()
+    });
+    if let Some((.., counter)) = COUNTERS.iter().find(|(c, n, _)| (*c, *n) == (category, counted)) {
+        counter.increment(calls);
+    }
+}

@@ -1,0 +1,257 @@
+//! `ANY /api/forward-auth` (Traefik's `ForwardAuth`, nginx's `auth_request`) and `ANY /api/forward-auth/envoy/{*path}` (Envoy's
+//! `ext_authz`): a proxy asks before it passes a request on.
+//!
+//! Nothing here touches PostgreSQL for a user who is known, and a call costs one event. What the client sends is
+//! believed only where the proxy must have written it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use events::Personal;
+use ledger::ids::event_id_at;
+use ledger::{Endpoint, Method};
+use utoipa_axum::router::OpenApiRouter;
+use uuid::Uuid;
+
+use crate::auth::{Principal, authenticate};
+use crate::facts::position::LEDGER_SEQ;
+use crate::http::client::user_agent;
+use crate::http::problem::{Code, FieldError, Problem, ProblemBody};
+use crate::metering::call::{Metered, MeteredCall, Particulars, Recorded};
+use crate::state::AppState;
+
+const PATH: &str = "/api/forward-auth";
+const ENVOY_PATH: &str = "/api/forward-auth/envoy";
+const X_FORWARDED: Pair = Pair {
+    uri: HeaderName::from_static("x-forwarded-uri"),
+    method: HeaderName::from_static("x-forwarded-method"),
+};
+const X_ORIGINAL: Pair = Pair {
+    uri: HeaderName::from_static("x-original-uri"),
+    method: HeaderName::from_static("x-original-method"),
+};
+const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
+const X_USAGE_CALL_ID: HeaderName = HeaderName::from_static("x-usage-call-id");
+
+/// Two headers in which a proxy says what it was asked for.
+struct Pair {
+    uri: HeaderName,
+    method: HeaderName,
+}
+
+/// The request that the proxy asks about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Original<'a> {
+    uri: &'a str,
+    method: &'a str,
+}
+
+/// Asks whether a request may pass, and records it
+///
+/// The user comes from the bearer token, path and method from `X-Forwarded-Uri` and `X-Forwarded-Method`, or from
+/// `X-Original-URI` and `X-Original-Method`. An admitted call is on disk before the answer. Any method will do.
+#[utoipa::path(
+    get, path = "/api/forward-auth", tag = "proxies",
+    params(
+        ("deny_status" = Option<u16>, Query, description = "403: what to answer instead of 400 and 429, for proxies that know 401 and 403 only"),
+        ("X-Forwarded-Uri" = Option<String>, Header, description = "Path and query of the request (Traefik)"),
+        ("X-Forwarded-Method" = Option<String>, Header, description = "Its method"),
+        ("X-Original-URI" = Option<String>, Header, description = "Path and query of the request (nginx)"),
+        ("X-Original-Method" = Option<String>, Header, description = "Its method"),
+    ),
+    responses(
+        (status = 204, description = "It may pass, and is recorded", headers(
+            ("X-User-Id" = String, description = "The user's UUID"),
+            ("X-Usage-Call-Id" = String, description = "For the call's outcome"),
+            ("RateLimit" = String), ("RateLimit-Policy" = String), ("X-Usage-Plan" = String),
+            ("X-Usage-Limit" = u64), ("X-Usage-Used" = u64), ("X-Usage-Remaining" = u64), ("X-Usage-Reset" = u64),
+        )),
+        (status = 400, description = "The proxy's headers or the path cannot be used", body = ProblemBody),
+        (status = 401, description = "No valid token", body = ProblemBody),
+        (status = 429, description = "A limit of the plan is reached", body = ProblemBody),
+        (status = 503, description = "It cannot be decided or recorded now", body = ProblemBody),
+    )
+)]
+async fn forward_auth(State(state): State<AppState>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let deny = match deny_status(parts.uri.query().unwrap_or_default()) {
+        Ok(deny) => deny,
+        Err(problem) => return problem.into_response(),
+    };
+    answer(&state, &parts, original(&parts.headers), deny).await
+}
+
+/// Asks whether a request may pass, and records it (Envoy)
+///
+/// The path behind this one, its query and the method are the request's own (`path_prefix`). Any method will do.
+#[utoipa::path(
+    get, path = "/api/forward-auth/envoy/{path}", tag = "proxies",
+    params(("path" = String, Path, description = "Path of the request")),
+    responses(
+        (status = 204, description = "It may pass, and is recorded"),
+        (status = 400, description = "The path cannot be used", body = ProblemBody),
+        (status = 401, description = "No valid token", body = ProblemBody),
+        (status = 429, description = "A limit of the plan is reached", body = ProblemBody),
+        (status = 503, description = "It cannot be decided or recorded now", body = ProblemBody),
+    )
+)]
+async fn envoy(State(state): State<AppState>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    // The query is the request's, not ours: nothing in it is an instruction.
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    let uri = target.strip_prefix(ENVOY_PATH).filter(|uri| uri.starts_with('/')).unwrap_or("/");
+    answer(&state, &parts, Ok(Original { uri, method: parts.method.as_str() }), StatusCode::TOO_MANY_REQUESTS)
+        .await
+}
+
+/// The status of a refusal.
+fn deny_status(query: &str) -> Result<StatusCode, Problem> {
+    let mut status = StatusCode::TOO_MANY_REQUESTS;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        status = match pair.split_once('=') {
+            Some(("deny_status", "403")) => StatusCode::FORBIDDEN,
+            Some(("deny_status", "429")) => StatusCode::TOO_MANY_REQUESTS,
+            Some(("deny_status", _)) => {
+                return Err(FieldError::parameter("deny_status", "invalid", "it must be 403 or 429").into());
+            }
+            // Proxies that append the request's query must not be able to fail it.
+            _ => status,
+        };
+    }
+    Ok(status)
+}
+
+async fn answer(
+    state: &AppState,
+    parts: &Parts,
+    original: Result<Original<'_>, Problem>,
+    deny: StatusCode,
+) -> Response {
+    if original.as_ref().is_ok_and(|original| is_preflight(original, &parts.headers)) {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    match decide(state, parts, original, deny).await {
+        Ok(response) => response,
+        Err(problem) => as_denied(problem, deny).into_response(),
+    }
+}
+
+/// For a proxy that knows 401 and 403 only: what is wrong with the request, or too much of it, is a denial. A 503 is
+/// not: the proxy's own error is the truth then.
+fn as_denied(problem: Problem, deny: StatusCode) -> Problem {
+    match problem.status() {
+        StatusCode::BAD_REQUEST | StatusCode::TOO_MANY_REQUESTS if deny == StatusCode::FORBIDDEN => {
+            problem.with_status(deny)
+        }
+        _ => problem,
+    }
+}
+
+/// A browser sends it without credentials, and it calls nothing.
+fn is_preflight(original: &Original<'_>, headers: &HeaderMap) -> bool {
+    original.method == HttpMethod::OPTIONS.as_str()
+        && headers.contains_key(header::ORIGIN)
+        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+async fn decide(
+    state: &AppState,
+    parts: &Parts,
+    original: Result<Original<'_>, Problem>,
+    deny: StatusCode,
+) -> Result<Response, Problem> {
+    let principal = authenticate(parts, state).await?;
+    let original = original?;
+    let endpoint = Endpoint::from_path(original.uri)
+        .map_err(|error| Problem::malformed(Code::MalformedUri, format!("{error}.")))?;
+    let method = Method::new(original.method)
+        .map_err(|error| Problem::malformed(Code::MalformedHeader, error.to_string()))?;
+    let now = state.clock().now();
+    let call = MeteredCall::new(&state.config().rules, principal.user_id, &endpoint, Some(method), None, now);
+    let particulars = Particulars {
+        personal: Personal::of_client(client_address(parts, &principal), user_agent(&parts.headers)),
+        actor: None,
+    };
+    match call.record(state.limits(), state.sealer(), event_id_at(now), particulars).await? {
+        Metered::Recorded(recorded) => Ok(admitted(state, &call, &recorded)),
+        Metered::Refused(refusal) => Err(refusal.into_problem(deny)),
+    }
+}
+
+fn admitted(state: &AppState, call: &MeteredCall, recorded: &Recorded) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let headers = response.headers_mut();
+    headers.reserve(16);
+    recorded.append_headers(headers, call);
+    headers.insert(X_USER_ID, uuid_value(call.user.get()));
+    headers.insert(X_USAGE_CALL_ID, uuid_value(recorded.call_id));
+    if let Ok(position) = HeaderValue::try_from(state.positions().encode(recorded.seq)) {
+        headers.insert(LEDGER_SEQ, position);
+    }
+    response
+}
+
+fn uuid_value(id: Uuid) -> HeaderValue {
+    let mut buffer = Uuid::encode_buffer();
+    let text = id.hyphenated().encode_lower(&mut buffer);
+    HeaderValue::from_str(text).expect("a UUID is hex digits and hyphens")
+}
+
+/// What the proxy says, in one of the two pairs of headers.
+fn original(headers: &HeaderMap) -> Result<Original<'_>, Problem> {
+    match (pair(headers, &X_FORWARDED)?, pair(headers, &X_ORIGINAL)?) {
+        (Some(forwarded), Some(original)) if forwarded != original => {
+            Err(malformed("X-Forwarded-Uri and -Method say something else than X-Original-URI and -Method."))
+        }
+        (Some(original), _) | (None, Some(original)) => Ok(original),
+        (None, None) => Err(malformed(
+            "X-Forwarded-Uri and X-Forwarded-Method, or X-Original-URI and X-Original-Method, must be set by the proxy.",
+        )),
+    }
+}
+
+fn pair<'a>(headers: &'a HeaderMap, pair: &Pair) -> Result<Option<Original<'a>>, Problem> {
+    match (single(headers, &pair.uri)?, single(headers, &pair.method)?) {
+        (Some(uri), Some(method)) => Ok(Some(Original { uri, method })),
+        (None, None) => Ok(None),
+        _ => Err(malformed(&format!("{} and {} must be set together.", pair.uri, pair.method))),
+    }
+}
+
+/// A header's text; refused when it is there twice: whichever one is taken, the proxy may have meant the other.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(malformed(&format!("{name} is there more than once.")));
+    }
+    let text =
+        std::str::from_utf8(value.as_bytes()).map_err(|_| malformed(&format!("{name} is not UTF-8.")))?;
+    Ok(Some(text))
+}
+
+fn malformed(detail: &str) -> Problem {
+    Problem::malformed(Code::MalformedHeader, detail)
+}
+
+/// The client's address, when a trusted proxy says it: the peer is only the proxy.
+fn client_address(parts: &Parts, principal: &Principal) -> Option<IpAddr> {
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip().to_canonical();
+    (principal.address != peer).then_some(principal.address)
+}
+
+/// This file's endpoints.
+pub(crate) fn router() -> OpenApiRouter<AppState> {
+    #[derive(utoipa::OpenApi)]
+    #[openapi(paths(forward_auth, envoy))]
+    struct Document;
+    OpenApiRouter::with_openapi(<Document as utoipa::OpenApi>::openapi())
+        .route(PATH, any(forward_auth))
+        .route(ENVOY_PATH, any(envoy))
+        .route(&format!("{ENVOY_PATH}/"), any(envoy))
+        .route(&format!("{ENVOY_PATH}/{{*path}}"), any(envoy))
+}

@@ -1,0 +1,32 @@
+//! `GET /readyz`: whether calls can be served now.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::http::extract::Json;
+use crate::operations::health::{Health, Report};
+use crate::state::AppState;
+
+/// Whether calls can be served now
+///
+/// 503 only when the log or the database is away. A projector that is behind or has stopped is told in fields, and so is
+/// whether limits can be decided: writes go on without them.
+#[utoipa::path(
+    get, path = "/readyz", tag = "operations", security(()),
+    responses(
+        (status = 200, description = "Ready", body = Report),
+        (status = 503, description = "Log or database away", body = Report),
+    )
+)]
+async fn readyz(State(health): State<Health>) -> (StatusCode, Json<Report>) {
+    let report = health.report().await;
+    let status = if report.status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(report))
+}
+
+/// This file's endpoints.
+pub(crate) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(readyz))
+}

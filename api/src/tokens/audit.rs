@@ -1,0 +1,169 @@
+//! `GET /api/tokens/audit`, `GET /api/tokens/{id}/audit`: who did what, when, from where.
+
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use ledger::UserId;
+use serde::Serialize;
+use store::Position;
+use store::read::token_audit::Entry;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::{ListQuery, token_id};
+use crate::auth::UserOrAdmin;
+use crate::facts::position::{AsOf, MinSeq, Positions};
+use crate::facts::snapshot::snapshot;
+use crate::http::extract::{Json, Path, Query};
+use crate::http::paging::CursorScope;
+use crate::http::problem::{Problem, ProblemBody};
+use crate::state::AppState;
+
+/// A page of the audit, the newest first.
+#[derive(Debug, Serialize, ToSchema)]
+struct Audit {
+    items: Vec<AuditEntry>,
+    /// Leads to the next page; null on the last.
+    next_cursor: Option<String>,
+    as_of: AsOf,
+}
+
+/// What was done.
+#[derive(Debug, Serialize, ToSchema)]
+struct AuditEntry {
+    id: Uuid,
+    created_at: DateTime<Utc>,
+    /// `stored`, `deleted`, `used` or `erased`.
+    action: String,
+    token_id: Option<Uuid>,
+    token_type: Option<String>,
+    token_name: Option<String>,
+    /// Of a store: the token that it took the place of.
+    replaced_id: Option<Uuid>,
+    /// Of a use: what for.
+    purpose: Option<String>,
+    fingerprint: Option<String>,
+    /// Who did it.
+    actor: AuditActor,
+    ip_address: Option<String>,
+    user_agent: Option<String>,
+    /// What binds the entry to the one before it: SHA-256(its hash ‖ SHA-256(the event's bytes)).
+    hash: String,
+    /// Where in the log it is; opaque.
+    position: String,
+}
+
+/// Who did something.
+#[derive(Debug, Serialize, ToSchema)]
+struct AuditActor {
+    /// `user`, `service`, `admin`, `operator` or `system`.
+    kind: String,
+    /// A user's UUID, or the name of a part of the system.
+    id: String,
+}
+
+/// What was done with tokens
+#[utoipa::path(
+    get, path = "/api/tokens/audit", tag = "tokens",
+    params(ListQuery),
+    responses(
+        (status = 200, body = Audit),
+        (status = 429, description = "More than 10 reads a second", body = ProblemBody),
+    )
+)]
+async fn audit(
+    caller: UserOrAdmin,
+    _seen: MinSeq,
+    State(state): State<AppState>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Audit>, Problem> {
+    state.throttle().check(caller.user_id)?;
+    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
+    page(&state, owner, None, &query).await.map(Json)
+}
+
+/// What was done with one token
+///
+/// A token that was replaced or deleted keeps its audit.
+#[utoipa::path(
+    get, path = "/api/tokens/{id}/audit", tag = "tokens",
+    params(("id" = Uuid, Path), ListQuery),
+    responses(
+        (status = 200, body = Audit),
+        (status = 404, description = "There never was such a token, or it is another user's", body = ProblemBody),
+        (status = 429, description = "More than 10 reads a second", body = ProblemBody),
+    )
+)]
+async fn token_audit(
+    caller: UserOrAdmin,
+    _seen: MinSeq,
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Audit>, Problem> {
+    state.throttle().check(caller.user_id)?;
+    let id = token_id(&id)?;
+    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
+    let audit = page(&state, owner, Some(id), &query).await?;
+    if audit.items.is_empty() && query.cursor.is_none() {
+        return Err(Problem::not_found());
+    }
+    Ok(Json(audit))
+}
+
+async fn page(
+    state: &AppState,
+    owner: UserId,
+    token: Option<Uuid>,
+    query: &ListQuery,
+) -> Result<Audit, Problem> {
+    let of_token = token.map(Uuid::into_bytes).unwrap_or_default();
+    let scope = CursorScope::new(&[b"token_audit", owner.get().as_bytes(), &of_token]);
+    let before = query.cursor.as_deref().map(|cursor| place(&scope, cursor)).transpose()?;
+    let (mut conn, as_of) = snapshot(state).await?;
+    let mut entries =
+        store::read::token_audit::page(&mut conn, owner, token, before, query.limit.to_read()).await?;
+    drop(conn);
+    let next_cursor = query.limit.cut(&mut entries).map(|last| {
+        let Position { seq, idx } = last.position;
+        scope.seal(&[&seq.to_be_bytes()[..], &idx.to_be_bytes()[..]].concat())
+    });
+    let items = entries.into_iter().map(|entry| AuditEntry::new(entry, state.positions())).collect();
+    Ok(Audit { items, next_cursor, as_of })
+}
+
+/// What a cursor carries: the last entry that was shown.
+fn place(scope: &CursorScope, cursor: &str) -> Result<Position, Problem> {
+    let payload = scope.open(cursor)?;
+    let position = payload.split_first_chunk::<8>().and_then(|(seq, idx)| {
+        Some(Position { seq: u64::from_be_bytes(*seq), idx: u16::from_be_bytes(idx.try_into().ok()?) })
+    });
+    position.ok_or_else(CursorScope::refused)
+}
+
+impl AuditEntry {
+    fn new(entry: Entry, positions: Positions) -> Self {
+        Self {
+            id: entry.event_id,
+            created_at: entry.created_at,
+            action: entry.action,
+            token_id: entry.token_id,
+            token_type: entry.token_type,
+            token_name: entry.token_name,
+            replaced_id: entry.replaced_id,
+            purpose: entry.purpose,
+            fingerprint: entry.fingerprint,
+            actor: AuditActor { kind: entry.actor_kind, id: entry.actor_id },
+            ip_address: entry.ip_address,
+            user_agent: entry.user_agent,
+            hash: entry.hash,
+            position: positions.encode(entry.position.seq),
+        }
+    }
+}
+
+/// This file's endpoints.
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(audit)).routes(routes!(token_audit))
+}

@@ -1,0 +1,183 @@
+//! `POST /api/users/{user}/erase`: the end of a user.
+//!
+//! The event is the fact; from its acknowledgement on the erasure happens, whatever becomes of this process. What is done
+//! here right after it, the worker's reconciler does otherwise. A second request finds the first one's receipt, so it
+//! needs no `Idempotency-Key`, and the answers kept under those keys are among what is erased.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use events::{Body, Event, UserErased};
+use ledger::{UserId, UserRef};
+use serde::Serialize;
+use store::erasure::{self, Erasure};
+use store::users::AccountStatus;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::auth::{Principal, Role, UserOrAdmin};
+use crate::facts::position::LedgerSeq;
+use crate::facts::writer::{actor, record};
+use crate::http::extract::{Json, Path};
+use crate::http::problem::{Chain, Code, Problem, ProblemBody};
+use crate::state::AppState;
+
+/// A user erases itself with a credential of this age at most.
+const FRESH_S: i64 = 15 * 60;
+/// Clocks of issuer and verifier may differ by so much.
+const LEEWAY_S: i64 = 30;
+/// How long the answer waits for the tables.
+const FINISHED_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The receipt of an erasure.
+#[derive(Debug, Serialize, ToSchema)]
+struct Receipt {
+    /// Id of the event in the log.
+    #[serde(rename = "receipt_id")]
+    event_id: Uuid,
+    user_id: Uuid,
+    erased_at: DateTime<Utc>,
+    /// Where in the log it is; opaque.
+    position: String,
+    /// Whether the data key is destroyed and no table holds anything personal of the user any more. Otherwise it is
+    /// under way; ask again for the receipt.
+    finished: bool,
+}
+
+/// Erases a user, for ever
+///
+/// The data key is destroyed, and with it every token, address and user agent that was sealed under it, in every copy of
+/// the log. Names, addresses and the host's id are removed; counts stay. The user is never made again: its credentials
+/// are refused with 401, its events with `subject_erased`. A user needs a credential that was issued in the last 15
+/// minutes; an admin may erase anybody. Asked again, an admin gets the same receipt.
+#[utoipa::path(
+    post, path = "/api/users/{user}/erase", tag = "users",
+    params(("user" = String, Path, description = "`me`, a UUID or an external id")),
+    responses(
+        (status = 200, description = "Erased", body = Receipt),
+        (status = 202, description = "On disk in the log; the rest is under way", body = Receipt),
+        (status = 403, description = "The credential is older than 15 minutes, or the role may not", body = ProblemBody),
+        (status = 404, description = "There is no such user for this caller", body = ProblemBody),
+    )
+)]
+async fn erase(
+    caller: UserOrAdmin,
+    State(state): State<AppState>,
+    Path(named): Path<String>,
+) -> Result<Response, Problem> {
+    let owner = state.users().resolve(&caller, Some(&named)).await?;
+    if caller.role == Role::User {
+        must_be_fresh(&caller, state.clock().now().timestamp())?;
+    }
+    if let Some(erasure) = earlier(&state, owner).await? {
+        return receipt(&state, owner, erasure).await;
+    }
+    let keys = state.idempotency().clone();
+    keys.to_its_end(async move { begin(&state, *caller, owner).await }).await
+}
+
+/// Whoever finds a forgotten browser or an old token cannot end its owner with it.
+fn must_be_fresh(caller: &Principal, now_s: i64) -> Result<(), Problem> {
+    let is_fresh = |issued_at_s: i64| {
+        issued_at_s >= now_s.saturating_sub(FRESH_S) && issued_at_s <= now_s.saturating_add(LEEWAY_S)
+    };
+    if caller.issued_at_s.is_some_and(is_fresh) {
+        return Ok(());
+    }
+    let detail = "This needs a credential that was issued (iat) in the last 15 minutes.";
+    Err(Problem::new(StatusCode::FORBIDDEN, Code::StaleCredential, detail))
+}
+
+/// The user's erasure, if there was one.
+async fn earlier(state: &AppState, user: UserId) -> Result<Option<Erasure>, Problem> {
+    if let Some(erasure) = recorded(state, user).await? {
+        return Ok(Some(erasure));
+    }
+    let account = state.users().find(&UserRef::Id(user)).await?;
+    match account.map(|account| account.status) {
+        Some(AccountStatus::Erased) => {
+            Err(Problem::busy("The erasure is on disk and not projected yet; try again."))
+        }
+        Some(AccountStatus::Active | AccountStatus::Suspended) => Ok(None),
+        // A user's own UUID was not looked up before, and neither was an admin's.
+        None => Err(Problem::not_found()),
+    }
+}
+
+async fn begin(state: &AppState, caller: Principal, user: UserId) -> Result<Response, Problem> {
+    let (event_id, at) = (state.ids().event_id(), state.clock().now());
+    let body = Body::UserErased(UserErased { actor: actor(&caller) });
+    let seq = record(state, &Event::by_api(event_id, user, at, body)).await?;
+    // From here on nothing takes it back.
+    if let Err(problem) = bury(state, user, at).await {
+        let cause = problem.cause().unwrap_or_default();
+        tracing::warn!(user_id = %user, cause, "an erasure is finished by the worker");
+    }
+    state.users().forget(&[user]);
+    let position = store::Position { seq, idx: 0 };
+    receipt(state, user, Erasure { event_id, erased_at: at, position }).await
+}
+
+/// The account becomes a tombstone, and the data key is gone.
+async fn bury(state: &AppState, user: UserId, at: DateTime<Utc>) -> Result<(), Problem> {
+    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
+    state.keys().bury(&mut conn, user, at).await?;
+    Ok(())
+}
+
+async fn receipt(state: &AppState, user: UserId, erasure: Erasure) -> Result<Response, Problem> {
+    let seq = erasure.position.seq;
+    let finished = finished(state, user, seq).await.unwrap_or_else(|error| {
+        tracing::warn!(user_id = %user, error = %Chain(&error), "whether an erasure is finished is not known");
+        false
+    });
+    // Without the database this one's own event stands, which is on disk in the log all the same.
+    let erasure = recorded(state, user).await.ok().flatten().unwrap_or(erasure);
+    let seq = erasure.position.seq;
+    let receipt = Receipt {
+        event_id: erasure.event_id,
+        user_id: user.get(),
+        erased_at: erasure.erased_at,
+        position: state.positions().encode(seq),
+        finished,
+    };
+    let status = if finished { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, LedgerSeq::at(state, seq), Json(receipt)).into_response())
+}
+
+/// The erasure as it is projected. Of several at once the log's first is the one that everybody is told of.
+async fn recorded(state: &AppState, user: UserId) -> Result<Option<Erasure>, Problem> {
+    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
+    Ok(erasure::find(&mut conn, user).await?)
+}
+
+/// Waits a little until everything is done.
+async fn finished(state: &AppState, user: UserId, seq: u64) -> Result<bool, store::Error> {
+    let until = Instant::now() + FINISHED_WITHIN;
+    if !state.watermark().wait_for(seq, FINISHED_WITHIN).await {
+        return Ok(false);
+    }
+    loop {
+        let mut conn = state.pool().acquire().await?;
+        if erasure::is_finished(&mut conn, user).await? {
+            return Ok(true);
+        }
+        drop(conn);
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// This file's endpoints.
+pub(crate) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(erase))
+}

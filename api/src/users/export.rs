@@ -1,0 +1,274 @@
+//! `GET /api/users/{user}/export`: all that is held about a user, without secrets.
+//!
+//! A reader may be as slow as it likes for as long as it reads at all. It is given what was read already, and only when
+//! it has taken that is the next page read, so that no connection, snapshot or lock of the database is held meanwhile.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use ledger::UserId;
+use store::read::export::{Long, Page, Short, Standing, standing};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::auth::UserOrAdmin;
+use crate::facts::position::{AsOf, MinSeq};
+use crate::http::extract::Path;
+use crate::http::problem::{Chain, Problem, ProblemBody};
+use crate::state::AppState;
+use crate::users::export_turns::ExportTurn;
+
+/// Bytes that are sent at a time.
+const CHUNK_BYTES: usize = 32 * 1024;
+/// Chunks that wait for a slow reader.
+const WAITING_CHUNKS: usize = 2;
+/// A reader that takes nothing for so long is given up.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
+
+/// All that is held about a user
+///
+/// One JSON object: the account, months, statements, adjustments, thresholds, tokens (what may be told of them),
+/// changes of plan, refusals, the tokens' audit, and every recorded call. It is written while it is read; one that
+/// breaks off is no JSON. `as_of` is the position of the log that it reflects: what is recorded later is not in it, but
+/// for the outcome of a call that was under way, which may be that of a moment later. Whoever takes nothing for 30
+/// seconds is cut off, and an export of somebody who is erased meanwhile ends at once. One at a time per caller. Of a
+/// user who was erased there is nothing but the tombstone.
+#[utoipa::path(
+    get, path = "/api/users/{user}/export", tag = "users",
+    params(("user" = String, Path, description = "`me`, a UUID or an external id")),
+    responses(
+        (status = 200, description = "Everything", content_type = "application/json", body = Object),
+        (status = 404, description = "There is no such user for this caller", body = ProblemBody),
+        (status = 429, description = "An earlier export of this caller is still under way", body = ProblemBody),
+        (status = 503, description = "Too many exports are under way", body = ProblemBody),
+    )
+)]
+async fn export(
+    caller: UserOrAdmin,
+    _seen: MinSeq,
+    State(state): State<AppState>,
+    Path(named): Path<String>,
+) -> Result<Response, Problem> {
+    state.throttle().check(caller.user_id)?;
+    let owner = state.users().resolve(&caller, Some(&named)).await?;
+    let turn = state.exports().begin(caller.user_id)?;
+    let start = Start::read(&state, owner).await?;
+    let (to, from) = mpsc::channel(WAITING_CHUNKS);
+    let output = Output { to, json: start.json };
+    let writer = Writer { state: state.clone(), owner, seq: start.seq, output, _turn: turn };
+    state.tasks().spawn(writer.write(start.is_erased));
+    let headers = [
+        (CONTENT_TYPE, "application/json"),
+        (CONTENT_DISPOSITION, "attachment; filename=\"usage-ledger-export.json\""),
+    ];
+    Ok((headers, Body::from_stream(chunks(from))).into_response())
+}
+
+/// What is read before the answer begins: everything that is short.
+struct Start {
+    json: String,
+    /// The log's sequence that it reflects, and whatever follows with it.
+    seq: u64,
+    is_erased: bool,
+}
+
+impl Start {
+    async fn read(state: &AppState, owner: UserId) -> Result<Self, Problem> {
+        let mut conn = store::read::snapshot(state.pool()).await?;
+        let is_erased = match standing(&mut conn, owner).await? {
+            Standing::Living => false,
+            Standing::Erased => true,
+            Standing::Ending => return Err(Problem::busy("The user is being erased; try again.")),
+        };
+        let checkpoint = store::checkpoint::read(&mut conn, store::checkpoint::PARTITION).await?;
+        let as_of = AsOf::of(state, checkpoint.seq, checkpoint.frame_time);
+        let as_of = serde_json::to_string(&as_of).map_err(|error| Problem::internal(&error))?;
+        let mut json = format!("{{\"as_of\":{as_of}");
+        for part in Short::ALL {
+            let objects = match part {
+                Short::User => part.read(&mut conn, owner).await?.concat(),
+                _ if is_erased => "[]".to_owned(),
+                _ => format!("[{}]", part.read(&mut conn, owner).await?.join(",")),
+            };
+            json.extend([",\"", part.name(), "\":", &objects]);
+        }
+        Ok(Self { json, seq: checkpoint.seq, is_erased })
+    }
+}
+
+/// Why an export broke off.
+#[derive(Debug, thiserror::Error)]
+enum BrokenOff {
+    #[error("nobody reads it any more")]
+    HungUp,
+    #[error("its reader took nothing for {} s", TAKEN_WITHIN.as_secs())]
+    Stalled,
+    #[error("the user was erased meanwhile")]
+    Erased,
+    #[error("the database failed")]
+    Store(#[from] store::Error),
+}
+
+struct Writer {
+    state: AppState,
+    owner: UserId,
+    seq: u64,
+    output: Output,
+    /// Held until the work is over, whoever has hung up before.
+    _turn: ExportTurn,
+}
+
+impl Writer {
+    /// Writes the rest. A failure breaks the body off, so that nobody takes a part for the whole.
+    async fn write(mut self, is_erased: bool) {
+        match self.parts(is_erased).await {
+            Ok(()) => {}
+            Err(BrokenOff::HungUp) => tracing::debug!("an export was not read to its end"),
+            Err(error) => tracing::warn!(error = %Chain(&error), "an export broke off"),
+        }
+    }
+
+    async fn parts(&mut self, is_erased: bool) -> Result<(), BrokenOff> {
+        for part in Long::all() {
+            self.output.json.extend([",\"", part.name(), "\":["]);
+            let mut next = (!is_erased).then_some(part);
+            let mut first = true;
+            while let Some(part) = next {
+                let page = self.page(part).await?;
+                for object in page.objects {
+                    if !std::mem::take(&mut first) {
+                        self.output.json.push(',');
+                    }
+                    self.output.push(&object).await?;
+                }
+                next = page.next;
+            }
+            self.output.json.push(']');
+        }
+        self.output.json.push('}');
+        self.output.end().await
+    }
+
+    /// Reads a page on a connection that is free again before any of it is sent.
+    async fn page(&self, part: Long) -> Result<Page, BrokenOff> {
+        if self.output.to.is_closed() {
+            return Err(BrokenOff::HungUp);
+        }
+        let mut conn = store::read::snapshot(self.state.pool()).await?;
+        if standing(&mut conn, self.owner).await? != Standing::Living {
+            return Err(BrokenOff::Erased);
+        }
+        let page = part.read(&mut conn, self.owner, self.seq).await?;
+        conn.rollback().await.map_err(store::Error::from)?;
+        Ok(page)
+    }
+}
+
+/// A piece of the body.
+enum Piece {
+    Some(Bytes),
+    /// With it the body is whole. One that ends without it has broken off.
+    Last(Bytes),
+}
+
+/// Where the export goes, in pieces.
+struct Output {
+    to: mpsc::Sender<Piece>,
+    json: String,
+}
+
+impl Output {
+    async fn push(&mut self, object: &str) -> Result<(), BrokenOff> {
+        self.json.push_str(object);
+        if self.json.len() < CHUNK_BYTES {
+            return Ok(());
+        }
+        let piece = Piece::Some(std::mem::take(&mut self.json).into());
+        self.send(piece).await
+    }
+
+    async fn end(&mut self) -> Result<(), BrokenOff> {
+        let piece = Piece::Last(std::mem::take(&mut self.json).into());
+        self.send(piece).await
+    }
+
+    async fn send(&self, piece: Piece) -> Result<(), BrokenOff> {
+        let sent = timeout(TAKEN_WITHIN, self.to.send(piece)).await;
+        sent.map_err(|_| BrokenOff::Stalled)?.map_err(|_| BrokenOff::HungUp)
+    }
+}
+
+/// The body's chunks. It ends with an error unless its last piece has come.
+fn chunks(from: mpsc::Receiver<Piece>) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
+    stream::unfold(Some(from), |from| async {
+        let mut from = from?;
+        match from.recv().await {
+            Some(Piece::Some(bytes)) => Some((Ok(bytes), Some(from))),
+            Some(Piece::Last(bytes)) => Some((Ok(bytes), None)),
+            None => Some((Err(std::io::Error::other("the export broke off")), None)),
+        }
+    })
+}
+
+/// This file's endpoints.
+pub(crate) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(export))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+
+    use super::*;
+
+    fn output() -> (Output, mpsc::Receiver<Piece>) {
+        let (to, from) = mpsc::channel(WAITING_CHUNKS);
+        (Output { to, json: String::new() }, from)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_is_given_up_and_told() {
+        let (mut output, from) = output();
+        let large = "x".repeat(CHUNK_BYTES);
+        for _ in 0..WAITING_CHUNKS {
+            output.push(&large).await.unwrap();
+        }
+        let began = tokio::time::Instant::now();
+        let stalled = output.push(&large).await;
+        assert!(matches!(stalled, Err(BrokenOff::Stalled)), "{stalled:?}");
+        assert_eq!(began.elapsed(), TAKEN_WITHIN);
+        drop(output);
+        let read: Vec<_> = chunks(from).collect().await;
+        assert_eq!(read.len(), WAITING_CHUNKS + 1);
+        assert!(read.last().unwrap().is_err(), "a part is not taken for the whole");
+    }
+
+    #[tokio::test]
+    async fn only_with_its_last_piece_is_it_whole() {
+        let (mut output, from) = output();
+        output.push("{").await.unwrap();
+        output.json.push('}');
+        output.end().await.unwrap();
+        drop(output);
+        let read: Vec<_> = chunks(from).map(Result::unwrap).collect().await;
+        assert_eq!(read, ["{}"]);
+        let (output, from) = self::output();
+        drop(output);
+        let read: Vec<_> = chunks(from).collect().await;
+        assert!(matches!(read.as_slice(), [Err(_)]));
+    }
+
+    #[tokio::test]
+    async fn whoever_hangs_up_ends_it() {
+        let (mut output, from) = output();
+        drop(from);
+        assert!(matches!(output.end().await, Err(BrokenOff::HungUp)));
+    }
+}

@@ -1,0 +1,146 @@
+//! `PUT /api/users/{user}`: the host tells us who its users are.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use chrono::{DateTime, Utc};
+use keys::Keys;
+use ledger::{Clock, ExternalId, UserRef};
+use serde::{Deserialize, Deserializer, Serialize};
+use sqlx::{Acquire, PgPool};
+use store::users::{AccountStatus, Change, User, UserChange};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::auth::ServiceOrAdmin;
+use crate::auth::accounts::Users;
+use crate::http::extract::{Json, Path, Text};
+use crate::http::problem::{FieldError, Problem, ProblemBody};
+use crate::state::AppState;
+
+/// What to change. An absent field stays as it is, null clears it.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct PutUser {
+    /// The host's id of the user: unique, case-sensitive, neither `me` nor a UUID.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, max_length = 255)]
+    external_id: Change<ExternalId>,
+    /// Address.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, max_length = 255)]
+    email: Change<Text<255>>,
+    /// Name.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, max_length = 255)]
+    name: Change<Text<255>>,
+    /// A suspended user is refused everywhere with 403.
+    status: Option<Status>,
+}
+
+/// Whether an account may be used.
+#[derive(Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Active,
+    Suspended,
+}
+
+/// An account.
+#[derive(Serialize, ToSchema)]
+struct UserBody {
+    user_id: Uuid,
+    external_id: Option<String>,
+    email: Option<String>,
+    name: Option<String>,
+    status: Status,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+/// Makes or changes a user
+///
+/// `{user}` is our UUID or the host's external id. A user that is not there is made on the free plan.
+#[utoipa::path(
+    put, path = "/api/users/{user}", tag = "users",
+    params(("user" = String, Path, description = "UUID or external id")),
+    request_body = PutUser,
+    responses(
+        (status = 200, description = "Changed", body = UserBody),
+        (status = 201, description = "Made", body = UserBody),
+        (status = 409, description = "The external id is another user's, or the user was erased", body = ProblemBody),
+        (status = 422, description = "A field is wrong", body = ProblemBody),
+    )
+)]
+async fn put_user(
+    _caller: ServiceOrAdmin,
+    State(pool): State<PgPool>,
+    State(users): State<Users>,
+    State(keys): State<Keys>,
+    State(clock): State<Clock>,
+    Path(named): Path<String>,
+    Json(body): Json<PutUser>,
+) -> Result<(StatusCode, Json<UserBody>), Problem> {
+    let named: UserRef = named.parse().map_err(|error| FieldError::invalid_parameter("user", &error))?;
+    let mut conn = pool.acquire().await.map_err(store::Error::from)?;
+    let external_id = match body.external_id {
+        Change::Keep => Change::Keep,
+        Change::Clear => Change::Clear,
+        Change::Set(id) => Change::Set(keys.hash_external_id(id).await?),
+    };
+    let change = UserChange {
+        external_id,
+        email: body.email.map(Text::into_string),
+        name: body.name.map(Text::into_string),
+        status: body.status.map(|status| match status {
+            Status::Active => AccountStatus::Active,
+            Status::Suspended => AccountStatus::Suspended,
+        }),
+    };
+    let mut tx = conn.begin().await.map_err(store::Error::from)?;
+    let (user_id, made) = users.find_or_make(&mut tx, &named).await?;
+    let user = store::users::update(&mut tx, user_id, &change, clock.now()).await.map_err(taken)?;
+    tx.commit().await.map_err(store::Error::from)?;
+    users.forget(&[user_id]);
+    let body = user.and_then(UserBody::of).ok_or_else(Problem::subject_erased)?;
+    Ok((if made { StatusCode::CREATED } else { StatusCode::OK }, Json(body)))
+}
+
+fn taken(error: store::Error) -> Problem {
+    match error.conflict() {
+        Some(store::Constraint::UserExternalId) => Problem::conflict("The external id is another user's."),
+        Some(store::Constraint::UserExternalIdHash) => Problem::subject_erased(),
+        _ => error.into(),
+    }
+}
+
+/// A field that is there: null clears. One that is absent never comes here.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Change<T>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.map_or(Change::Clear, Change::Set))
+}
+
+impl UserBody {
+    /// None of a user who was erased.
+    fn of(user: User) -> Option<Self> {
+        let status = match user.status {
+            AccountStatus::Active => Status::Active,
+            AccountStatus::Suspended => Status::Suspended,
+            AccountStatus::Erased => return None,
+        };
+        Some(Self {
+            user_id: user.user_id.get(),
+            external_id: user.external_id,
+            email: user.email,
+            name: user.name,
+            status,
+            created_at: user.created_at,
+            updated_at: user.updated_at,
+        })
+    }
+}
+
+/// This file's endpoints.
+pub(crate) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(put_user))
+}
