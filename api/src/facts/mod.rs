@@ -3,6 +3,7 @@
 //! Serves all capabilities and knows none of them.
 
 pub mod position;
+pub(crate) mod settled;
 pub(crate) mod snapshot;
 pub mod watermark;
 pub(crate) mod writer;

@@ -20,7 +20,6 @@ pub use gate::{StartError, Unready};
 pub use headers::append_usage_headers;
 pub use refusal::Refusal;
 pub use tally::{Ask, PlanDecision, Standing};
-pub(crate) use unknown::settled_seq;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -5,17 +5,15 @@ use std::time::Duration;
 
 use ledger::limit::Used;
 use ledger::{Month, UserId};
-use nats::{Log, LogError};
+use nats::Log;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Inner;
+use crate::facts::settled::settled_seq;
 
-/// A frame's fate is told just before its producer retires and its connection is closed; nothing of it reaches the log
-/// this long after, counted from when the server is seen to work.
-const RETIREMENT: Duration = Duration::from_secs(5);
 /// Pause between attempts to ask the log how far it is.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -54,20 +52,6 @@ pub(super) async fn resolve(inner: &Inner, shutdown: CancellationToken) {
         }
     };
     shutdown.run_until_cancelled(work).await;
-}
-
-/// The log's last sequence, once it holds whatever it will ever hold of producers that have retired by now: up to there
-/// a frame of unknown fate is found, or nowhere.
-///
-/// A server that was suspended still has to read what those producers had sent, and may answer others first. So it is
-/// asked once to see that it works, and again after the time in which it reads the rest.
-///
-/// # Errors
-/// The log did not answer.
-pub(crate) async fn settled_seq(log: &Log) -> Result<u64, LogError> {
-    let first = log.state().await?.last_seq;
-    sleep(RETIREMENT).await;
-    Ok(log.state().await?.last_seq.max(first))
 }
 
 /// [`settled_seq`], whenever the log answers.

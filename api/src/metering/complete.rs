@@ -20,11 +20,11 @@ use uuid::Uuid;
 
 use crate::auth::ServiceOrAdmin;
 use crate::facts::position::LedgerSeq;
+use crate::facts::settled::settled_seq;
 use crate::facts::writer::{PROJECTED_WITHIN, TURN_WITHIN, publish};
 use crate::http::extract::{Json, Path};
 use crate::http::idempotency::{Attempt, Keyed};
 use crate::http::problem::{FieldError, Problem, ProblemBody};
-use crate::limits::settled_seq;
 use crate::state::AppState;
 
 /// How long after its beginning a call may be completed.

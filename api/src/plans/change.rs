@@ -18,11 +18,12 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::facts::position::LedgerSeq;
+use crate::facts::settled::settled_seq;
 use crate::facts::snapshot::snapshot;
 use crate::facts::writer::{self, PROJECTED_WITHIN, TURN_WITHIN};
 use crate::http::extract::Json;
 use crate::http::problem::{FieldError, Problem};
-use crate::limits::{PlanDecision, settled_seq};
+use crate::limits::PlanDecision;
 use crate::state::AppState;
 
 /// How many changes of different users may be decided at the same time.
