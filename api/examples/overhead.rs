@@ -27,9 +27,10 @@ async fn main() -> Result<()> {
     let now = config.clock.now();
     let token =
         mint(&config.jwt, &Mint { subject: &subject, role: Role::User, ttl: Duration::from_hours(1), now })?;
+    let ids = ledger::IdSource::new(config.clock.clone());
     let (_, handle) = api::build(config).await?;
     let state = handle.state.clone();
-    let layer = from_fn_with_state(Envelope::new(state.ids().clone()), envelope);
+    let layer = from_fn_with_state(Envelope::new(ids), envelope);
     let bare = Router::new().route("/", get(async || StatusCode::NO_CONTENT));
     let enveloped = bare.clone().layer(layer.clone());
     let authenticated: Router = Router::<AppState>::new()

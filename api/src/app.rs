@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::serve::ListenerExt;
-use keys::{Keys, KeysError};
-use ledger::IdSource;
+use keys::Keys;
+use ledger::{Clock, IdSource};
 use nats::{Log, Publisher, PublisherConfig};
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
@@ -14,71 +14,47 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::Auth;
-use crate::auth::accounts::Users;
+use crate::auth::{Accounts, Auth};
 use crate::config::{ApiConfig, LogSettings};
-use crate::facts::position::Positions;
-use crate::facts::watermark::{self, Watermark};
+use crate::error::ApiError;
+use crate::facts::watermark::{self, AccountNews};
+use crate::facts::{Positions, Projections, Turns, Watermark, Writer};
 use crate::http::idempotency::Idempotency;
 use crate::http::throttle::{self, Throttle};
-use crate::ingest::Ingest;
-use crate::limits::{self, Limits, LimitsParts};
-use crate::metering::complete::Outcomes;
+use crate::ingest::{Ingest, Intake};
+use crate::limits::{Limits, LimitsParts};
 use crate::metering::sealer::Sealer;
-use crate::operations::health::Health;
-use crate::operations::metrics;
-use crate::plans::change::PlanTurns;
-use crate::providers::{Providers, ProvidersError};
+use crate::metering::{Metering, Outcomes, OwnCalls};
+use crate::operations::{Health, metrics};
+use crate::plans::{LastChange, Plans};
+use crate::providers::Providers;
 use crate::router::router;
-use crate::state::{AppState, Parts};
-use crate::users::export_turns::Exports;
+use crate::state::{AppState, Capabilities};
+use crate::tokens::Tokens;
+use crate::usage::Usage;
+use crate::users::{ExportTurns, Users};
+use crate::{metering, plans, tokens, usage, users};
 
 /// How long connections to PostgreSQL are given to end.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Why the api could not start, or had to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum ApiError {
-    /// The database's address cannot be used.
-    #[error("DATABASE_URL cannot be used")]
-    Database(#[source] store::Error),
-    /// The encryption keys cannot be used.
-    #[error(transparent)]
-    Keys(#[from] KeysError),
-    /// Providers of tokens cannot be asked.
-    #[error(transparent)]
-    Providers(#[from] ProvidersError),
-    /// NATS cannot be reached.
-    #[error(transparent)]
-    Connect(#[from] nats::ConnectError),
-    /// The stream could not be made or looked at.
-    #[error("the log's stream cannot be used (NATS_STREAM)")]
-    Log(#[from] nats::LogError),
-    /// The log does not hold what is promised.
-    #[error(transparent)]
-    UnsafeLog(#[from] nats::UnsafeLog),
-    /// Another api serves this database.
-    #[error(transparent)]
-    Limits(#[from] limits::StartError),
-    /// The address is taken, or not ours.
-    #[error("cannot listen on {address}; set {variable} to a free address of this machine")]
-    Listen {
-        /// The variable that holds it.
-        variable: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The server failed while serving.
-    #[error("serving failed")]
-    Serve(#[source] std::io::Error),
-}
-
-/// A built api: what its handlers share, and its background work, which goes on until [`AppHandle::shutdown`].
+/// A built api: its resources, and its background work, which goes on until [`AppHandle::shutdown`].
 pub struct AppHandle {
-    /// What the handlers share.
+    /// Connections to PostgreSQL.
+    pub pool: PgPool,
+    /// The log.
+    pub log: Log,
+    /// Writes events to the log.
+    pub publisher: Publisher,
+    /// How far the projections are.
+    pub watermark: Watermark,
+    /// Decides about calls.
+    pub limits: Limits,
+    /// Users' data keys.
+    pub keys: Keys,
+    /// Writes events of ours.
+    pub writer: Writer,
+    /// The capabilities.
     pub state: AppState,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -92,10 +68,10 @@ impl AppHandle {
         self.tasks.close();
         self.shutdown.cancel();
         self.tasks.wait().await;
-        self.state.publisher().close().await;
-        self.state.limits().release_lock().await;
+        self.publisher.close().await;
+        self.limits.release_lock().await;
         // A connection that died without a word is not waited for. PostgreSQL needs no goodbye.
-        let _ = tokio::time::timeout(GOODBYE, self.state.pool().close()).await;
+        let _ = tokio::time::timeout(GOODBYE, self.pool.close()).await;
     }
 }
 
@@ -146,70 +122,213 @@ pub async fn serve(
 /// The router and the work behind it. `config.listen_addr` is not bound: tests serve it where they like.
 pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let clock = config.clock.clone();
-    let ids = IdSource::new(clock.clone());
-    let pool = store::pool(config.database_url.expose_secret(), config.database_connections)
-        .map_err(ApiError::Database)?;
-    Box::pin(store::check(config.database_url.expose_secret())).await.map_err(ApiError::Database)?;
-    let keys = Keys::start(config.database_url.expose_secret(), &config.keys, &clock).await?;
-    let log = open_log(&config.log).await?;
-    let stream = log.state().await?;
-    let publisher = open_publisher(&log, ids.clone()).await?;
-    let users = Users::new(pool.clone(), keys.clone(), clock.clone(), config.auto_provision);
-    let watermark = Watermark::default();
-    tasks.spawn(watermark::follow(
-        pool.clone(),
-        watermark.clone(),
-        users.clone(),
-        keys.clone(),
-        shutdown.clone(),
-    ));
-    let parts = LimitsParts {
-        database_url: config.database_url.expose_secret().to_owned(),
-        pool: pool.clone(),
-        log: log.clone(),
-        publisher: publisher.clone(),
-        watermark: watermark.clone(),
-        clock: clock.clone(),
-        ids: ids.clone(),
-        enforcement: config.enforcement,
-        failure_mode: config.limit_failure_mode,
-        max_unprojected: config.max_unprojected,
-        upgrade_url: config.upgrade_url.clone(),
-    };
-    let limits = Limits::start(parts, &tasks, &shutdown).await.inspect_err(|_| shutdown.cancel())?;
-    let sealer = Sealer::new(keys.clone(), pool.clone());
-    let ingest = ingest(&config, &pool, &sealer, &users, &publisher, &limits);
-    let state = AppState::new(Parts {
-        auth: Auth::new(&config.jwt, clock.clone()),
-        users: users.clone(),
-        throttle: Throttle::new(throttle::READS),
-        token_tests: Throttle::new(throttle::TOKEN_TESTS),
-        token_changes: Throttle::new(throttle::TOKEN_CHANGES),
-        providers: Providers::new(config.providers.clone())?,
-        exports: Exports::default(),
-        positions: Positions::of(config.log.connection.stream.as_str(), stream.created),
-        plan_turns: PlanTurns::new(stream.last_seq),
-        idempotency: Idempotency::new(pool.clone(), clock.clone(), tasks.clone()),
-        health: Health::new(pool.clone(), log.clone(), publisher.clone(), watermark.clone(), limits.clone()),
-        limits,
-        keys,
-        sealer,
-        ingest,
-        outcomes: Outcomes::default(),
-        config,
-        pool: pool.clone(),
-        log,
-        publisher,
-        watermark: watermark.clone(),
-        clock,
-        ids,
-        tasks: tasks.clone(),
-    });
-    tasks.spawn(state.health().clone().keep_looking(shutdown.clone()));
-    tasks.spawn(state.idempotency().clone().clean(shutdown.clone()));
-    let app = router(state.clone());
-    Ok((app, AppHandle { state, shutdown, tasks }))
+    let base = Base::open(config).await?;
+    let accounts =
+        Accounts::new(base.pool.clone(), base.keys.clone(), base.clock.clone(), base.config.auto_provision);
+    tasks.spawn(base.follow(accounts.clone(), shutdown.clone()));
+    let limits = base.limits(&tasks, &shutdown).await.inspect_err(|_| shutdown.cancel())?;
+    let sealer = Sealer::new(base.keys.clone(), base.pool.clone());
+    let own_calls = base.own_calls(&sealer, &tasks);
+    let state = AppState::new(base.capabilities(&accounts, &limits, &sealer, &tasks)?);
+    tasks.spawn(state.health.clone().keep_looking(shutdown.clone()));
+    tasks.spawn(state.idempotency.clone().clean(shutdown.clone()));
+    let app = router(state.clone(), own_calls, base.ids.clone(), &base.config);
+    let Base { pool, keys, log, publisher, watermark, writer, .. } = base;
+    Ok((app, AppHandle { pool, log, publisher, watermark, limits, keys, writer, state, shutdown, tasks }))
+}
+
+/// The resources that all else is made of.
+struct Base {
+    config: ApiConfig,
+    pool: PgPool,
+    keys: Keys,
+    log: Log,
+    publisher: Publisher,
+    clock: Clock,
+    ids: IdSource,
+    watermark: Watermark,
+    /// The log's last sequence at the start.
+    last_seq: u64,
+    projections: Projections,
+    writer: Writer,
+    /// Paces what costs much to read, of all capabilities together.
+    reads: Throttle,
+}
+
+impl Base {
+    async fn open(config: ApiConfig) -> Result<Self, ApiError> {
+        let database_url = config.database_url.expose_secret();
+        let clock = config.clock.clone();
+        let ids = IdSource::new(clock.clone());
+        let pool = store::pool(database_url, config.database_connections).map_err(ApiError::Database)?;
+        Box::pin(store::check(database_url)).await.map_err(ApiError::Database)?;
+        let keys = Keys::start(database_url, &config.keys, &clock).await?;
+        let log = open_log(&config.log).await?;
+        let stream = log.state().await?;
+        let publisher = open_publisher(&log, ids.clone()).await?;
+        let watermark = Watermark::default();
+        let positions = Positions::of(config.log.connection.stream.as_str(), stream.created);
+        Ok(Self {
+            projections: Projections::new(
+                pool.clone(),
+                log.clone(),
+                publisher.clone(),
+                watermark.clone(),
+                positions,
+            ),
+            writer: Writer::new(publisher.clone(), watermark.clone(), positions, clock.clone(), ids.clone()),
+            reads: Throttle::new(throttle::READS),
+            last_seq: stream.last_seq,
+            config,
+            pool,
+            keys,
+            log,
+            publisher,
+            clock,
+            ids,
+            watermark,
+        })
+    }
+
+    /// Keeps the watermark up to date, and the caches of accounts and data keys.
+    fn follow(&self, accounts: Accounts, shutdown: CancellationToken) -> impl Future<Output = ()> + use<> {
+        let keys = self.keys.clone();
+        let tell = move |news: AccountNews<'_>| match news {
+            AccountNews::Changed(account) => {
+                keys.heard(account);
+                accounts.heard(account);
+            }
+            AccountNews::Missed => {
+                accounts.forget_all();
+                keys.forget_all();
+            }
+        };
+        watermark::follow(self.pool.clone(), self.watermark.clone(), tell, shutdown)
+    }
+
+    async fn limits(&self, tasks: &TaskTracker, shutdown: &CancellationToken) -> Result<Limits, ApiError> {
+        let parts = LimitsParts {
+            database_url: self.config.database_url.expose_secret().to_owned(),
+            pool: self.pool.clone(),
+            log: self.log.clone(),
+            publisher: self.publisher.clone(),
+            watermark: self.watermark.clone(),
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+            enforcement: self.config.enforcement,
+            failure_mode: self.config.limit_failure_mode,
+            max_unprojected: self.config.max_unprojected,
+            upgrade_url: self.config.upgrade_url.clone(),
+        };
+        Ok(Limits::start(parts, tasks, shutdown).await?)
+    }
+
+    fn own_calls(&self, sealer: &Sealer, tasks: &TaskTracker) -> OwnCalls {
+        let (rules, clock, ids) = (self.config.rules.clone(), self.clock.clone(), self.ids.clone());
+        OwnCalls::new(rules, clock, ids, sealer.clone(), self.publisher.clone(), tasks.clone())
+    }
+
+    fn capabilities(
+        &self,
+        accounts: &Accounts,
+        limits: &Limits,
+        sealer: &Sealer,
+        tasks: &TaskTracker,
+    ) -> Result<Capabilities, ApiError> {
+        let config = &self.config;
+        let proxies = config.trusted_proxies.clone();
+        Ok(Capabilities {
+            auth: Auth::new(&config.jwt, accounts.clone(), proxies, self.clock.clone()),
+            idempotency: Idempotency::new(self.pool.clone(), self.clock.clone(), tasks.clone()),
+            projections: self.projections.clone(),
+            users: self.users(accounts, tasks),
+            plans: self.plans(limits),
+            usage: self.usage(limits),
+            metering: self.metering(limits, sealer),
+            ingest: self.ingest(accounts, limits, sealer),
+            tokens: self.tokens(sealer)?,
+            health: Health::new(
+                self.pool.clone(),
+                self.log.clone(),
+                self.publisher.clone(),
+                self.watermark.clone(),
+                limits.clone(),
+            ),
+        })
+    }
+
+    fn users(&self, accounts: &Accounts, tasks: &TaskTracker) -> Users {
+        Users::new(users::Parts {
+            accounts: accounts.clone(),
+            keys: self.keys.clone(),
+            projections: self.projections.clone(),
+            writer: self.writer.clone(),
+            reads: self.reads.clone(),
+            exports: ExportTurns::default(),
+            tasks: tasks.clone(),
+        })
+    }
+
+    fn plans(&self, limits: &Limits) -> Plans {
+        Plans::new(plans::Parts {
+            projections: self.projections.clone(),
+            writer: self.writer.clone(),
+            limits: limits.clone(),
+            turns: Turns::new(LastChange::before(self.last_seq)),
+            clock: self.clock.clone(),
+            self_upgrade: self.config.self_upgrade,
+            upgrade_url: self.config.upgrade_url.clone(),
+        })
+    }
+
+    fn usage(&self, limits: &Limits) -> Usage {
+        Usage::new(usage::Parts {
+            projections: self.projections.clone(),
+            writer: self.writer.clone(),
+            limits: limits.clone(),
+            reads: self.reads.clone(),
+            clock: self.clock.clone(),
+            self_reset: self.config.self_reset,
+        })
+    }
+
+    fn metering(&self, limits: &Limits, sealer: &Sealer) -> Metering {
+        Metering::new(metering::Parts {
+            rules: self.config.rules.clone(),
+            enforcement: self.config.enforcement,
+            limits: limits.clone(),
+            sealer: sealer.clone(),
+            projections: self.projections.clone(),
+            writer: self.writer.clone(),
+            clock: self.clock.clone(),
+            outcomes: Outcomes::default(),
+        })
+    }
+
+    fn ingest(&self, accounts: &Accounts, limits: &Limits, sealer: &Sealer) -> Ingest {
+        let intake = Intake::new(
+            self.pool.clone(),
+            sealer.clone(),
+            accounts.clone(),
+            self.publisher.clone(),
+            self.clock.clone(),
+            self.config.rules.clone(),
+            Some(limits.clone()),
+        );
+        Ingest::new(intake, self.writer.clone(), self.config.user_ingest)
+    }
+
+    fn tokens(&self, sealer: &Sealer) -> Result<Tokens, ApiError> {
+        Ok(Tokens::new(tokens::Parts {
+            projections: self.projections.clone(),
+            writer: self.writer.clone(),
+            sealer: sealer.clone(),
+            providers: Providers::new(self.config.providers.clone())?,
+            reads: self.reads.clone(),
+            tests: Throttle::new(throttle::TOKEN_TESTS),
+            changes: Throttle::new(throttle::TOKEN_CHANGES),
+        }))
+    }
 }
 
 /// The log, after proof that an acknowledgement by it means "on disk".
@@ -223,19 +342,6 @@ async fn open_log(settings: &LogSettings) -> Result<Log, ApiError> {
 /// Writes to the log, under a new id at every start.
 async fn open_publisher(log: &Log, ids: IdSource) -> Result<Publisher, nats::ConnectError> {
     Publisher::start(log, PublisherConfig::default(), move || ids.random_id()).await
-}
-
-fn ingest(
-    config: &ApiConfig,
-    pool: &PgPool,
-    sealer: &Sealer,
-    users: &Users,
-    publisher: &Publisher,
-    limits: &Limits,
-) -> Ingest {
-    let (pool, sealer, users, publisher) = (pool.clone(), sealer.clone(), users.clone(), publisher.clone());
-    let (clock, rules) = (config.clock.clone(), config.rules.clone());
-    Ingest::new(pool, sealer, users, publisher, clock, rules, Some(limits.clone()))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ApiError> {

@@ -12,6 +12,7 @@
 pub mod app;
 pub mod auth;
 pub mod config;
+mod error;
 pub mod facts;
 pub mod http;
 pub mod ingest;
@@ -19,13 +20,15 @@ pub mod limits;
 pub mod metering;
 pub mod operations;
 pub mod plans;
+mod problems;
 pub mod providers;
 pub mod router;
 pub mod state;
-mod tokens;
-mod usage;
+pub mod tokens;
+pub mod usage;
 pub mod users;
 
-pub use app::{ApiError, AppHandle, build, run, serve};
+pub use app::{AppHandle, build, run, serve};
 pub use config::{ApiConfig, ConfigError, LogSettings};
+pub use error::ApiError;
 pub use state::AppState;

@@ -5,52 +5,47 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::from_fn_with_state;
+use ledger::IdSource;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use url::Url;
 use utoipa::openapi::{OpenApi, Server};
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::config::ApiConfig;
 use crate::http::envelope::{Envelope, envelope};
 use crate::http::problem::{Code, Problem};
-use crate::metering::own_calls::track;
+use crate::http::{docs, openapi};
+use crate::metering::{OwnCalls, track};
 use crate::state::AppState;
+use crate::{ingest, metering, operations, plans, tokens, usage, users};
 
 /// Our own endpoints: their authenticated calls are recorded, uncounted.
 fn recorded() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
-        .merge(crate::users::put::router())
-        .merge(crate::plans::put::router())
-        .merge(crate::usage::stats::router())
-        .merge(crate::usage::history::router())
-        .merge(crate::usage::calls::router())
-        .merge(crate::usage::statements::router())
-        .merge(crate::plans::upgrade::router())
-        .merge(crate::usage::reset::router())
-        .merge(crate::metering::complete::router())
-        .merge(crate::tokens::router())
-        .merge(crate::users::erase::router())
-        .merge(crate::users::export::router())
+        .merge(users::router())
+        .merge(plans::router())
+        .merge(usage::router())
+        .merge(metering::router())
+        .merge(tokens::router())
 }
 
 /// Endpoints whose calls are not recorded as calls: what is open to all, and ingest and check, which record others.
 fn unrecorded() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
-        .merge(crate::plans::list::router())
-        .merge(crate::ingest::route::router())
-        .merge(crate::ingest::openmeter::router())
-        .merge(crate::metering::check::router())
-        .merge(crate::operations::healthz::router())
-        .merge(crate::operations::readyz::router())
+        .merge(plans::public_router())
+        .merge(ingest::router())
+        .merge(metering::check_router())
+        .merge(operations::router())
 }
 
 /// Endpoints that proxies ask, never browsers: no CORS, nothing but the envelope on their way.
 fn for_proxies() -> OpenApiRouter<AppState> {
-    crate::metering::forward_auth::router()
+    metering::proxies_router()
 }
 
 /// The OpenAPI document of all endpoints.
 pub fn document() -> OpenApi {
-    let all = OpenApiRouter::with_openapi(crate::http::openapi::base());
+    let all = OpenApiRouter::with_openapi(openapi::base());
     all.merge(recorded()).merge(unrecorded()).merge(for_proxies()).into_openapi()
 }
 
@@ -62,20 +57,20 @@ fn served_document(public_url: Option<&Url>) -> OpenApi {
 }
 
 /// The router as served.
-pub fn router(state: AppState) -> Router {
-    let recorded = Router::from(recorded()).route_layer(from_fn_with_state(state.clone(), track));
+pub(crate) fn router(state: AppState, own_calls: OwnCalls, ids: IdSource, config: &ApiConfig) -> Router {
+    let recorded = Router::from(recorded()).route_layer(from_fn_with_state(own_calls, track));
     let browsers = recorded
         .merge(Router::from(unrecorded()))
-        .merge(crate::http::docs::router(served_document(state.config().public_url.as_ref())))
+        .merge(docs::router(served_document(config.public_url.as_ref())))
         .method_not_allowed_fallback(async || method_not_allowed());
-    let browsers = match cors(&state.config().cors_allowed_origins) {
+    let browsers = match cors(&config.cors_allowed_origins) {
         Some(cors) => browsers.layer(cors),
         None => browsers,
     };
     browsers
         .merge(Router::from(for_proxies()).method_not_allowed_fallback(async || method_not_allowed()))
         .fallback(async || Problem::not_found())
-        .layer(from_fn_with_state(Envelope::new(state.ids().clone()), envelope))
+        .layer(from_fn_with_state(Envelope::new(ids), envelope))
         .with_state(state)
 }
 
@@ -114,7 +109,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
         header::CONTENT_TYPE,
         header::ACCEPT,
         crate::http::idempotency::IDEMPOTENCY_KEY,
-        crate::facts::position::LEDGER_MIN_SEQ,
+        crate::facts::LEDGER_MIN_SEQ,
         header::HeaderName::from_static("x-request-id"),
     ];
     Some(

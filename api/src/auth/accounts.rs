@@ -1,26 +1,37 @@
-//! From the names by which the outside knows users to ours, with a bounded cache that a change empties.
+//! Accounts: from the names by which the outside knows users to ours, with a bounded cache that a change empties.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use keys::Keys;
+use keys::{Keys, KeysError};
 use ledger::{Clock, ExternalId, IdSource, UserId, UserRef};
 use quick_cache::sync::Cache;
 use sqlx::{PgConnection, PgPool};
 use std::collections::HashMap;
-use store::users::{Account, AccountStatus, NewUser};
-
-use crate::auth::{Principal, Role};
-use crate::http::problem::Problem;
+use store::users::{Account, NewUser};
 
 /// Accounts remembered by each kind of name.
 const CACHED: usize = 100_000;
 
+/// Why an account is not found or made, although the question was a good one.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountsError {
+    /// The database is away, or refuses.
+    #[error("accounts cannot be read or made")]
+    Store(#[from] store::Error),
+    /// The host's ids cannot be hashed.
+    #[error("external ids cannot be hashed")]
+    Keys(#[from] KeysError),
+    /// An account that was made just now is not there.
+    #[error("a user made just now is not there")]
+    Vanished,
+}
+
 /// Finds accounts. Cheap to clone.
 #[derive(Clone)]
-pub struct Users(Arc<Inner>);
+pub struct Accounts(Arc<Parts>);
 
-struct Inner {
+struct Parts {
     pool: PgPool,
     keys: Keys,
     clock: Clock,
@@ -32,10 +43,10 @@ struct Inner {
     generation: AtomicU64,
 }
 
-impl Users {
+impl Accounts {
     /// With `auto_provision` a user nobody has heard of gets an account on the free plan.
     pub fn new(pool: PgPool, keys: Keys, clock: Clock, auto_provision: bool) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(Parts {
             pool,
             keys,
             ids: IdSource::new(clock.clone()),
@@ -56,7 +67,7 @@ impl Users {
     }
 
     /// The account, if there is one; also that of a user who was erased.
-    pub async fn find(&self, user: &UserRef) -> Result<Option<Account>, Problem> {
+    pub async fn find(&self, user: &UserRef) -> Result<Option<Account>, AccountsError> {
         if let Some(account) = self.cached(user) {
             return Ok(Some(account));
         }
@@ -70,7 +81,7 @@ impl Users {
     }
 
     /// The account; with `AUTO_PROVISION` one is made for a user who has none.
-    pub async fn find_or_provision(&self, user: &UserRef) -> Result<Option<Account>, Problem> {
+    pub async fn find_or_provision(&self, user: &UserRef) -> Result<Option<Account>, AccountsError> {
         match self.find(user).await? {
             None if self.0.auto_provision => self.provision(std::slice::from_ref(user)).await?,
             found => return Ok(found),
@@ -78,8 +89,11 @@ impl Users {
         self.find(user).await
     }
 
-    /// [`Users::find_or_provision`] for many at once, in two statements at most. Answers in the order of `users`.
-    pub async fn find_or_provision_many(&self, users: &[UserRef]) -> Result<Vec<Option<Account>>, Problem> {
+    /// [`Accounts::find_or_provision`] for many at once, in two statements at most. Answers in the order of `users`.
+    pub async fn find_or_provision_many(
+        &self,
+        users: &[UserRef],
+    ) -> Result<Vec<Option<Account>>, AccountsError> {
         let mut found = self.find_many(users).await?;
         if self.0.auto_provision {
             let unknown = users.iter().filter(|user| !found.contains_key(*user)).cloned();
@@ -92,41 +106,6 @@ impl Users {
         Ok(users.iter().map(|user| found.get(user).copied()).collect())
     }
 
-    /// Whose things a request is about: the caller's own, or those of the user it names (`?user_id=`, path, body).
-    /// A name that is not one, that nobody has, or (for role user) that is another's, gives 404.
-    pub async fn resolve(&self, principal: &Principal, named: Option<&str>) -> Result<UserId, Problem> {
-        let Some(named) = named else { return Ok(principal.user_id) };
-        if named == "me" {
-            return Ok(principal.user_id);
-        }
-        let user: UserRef = named.parse().map_err(|_| Problem::not_found())?;
-        let user_id = match user {
-            // A user needs no look-up to learn that another's id is not its own.
-            UserRef::Id(id) if principal.role == Role::User => id,
-            _ => self.find(&user).await?.ok_or_else(Problem::not_found)?.user_id,
-        };
-        if principal.role == Role::User && user_id != principal.user_id {
-            return Err(Problem::not_found());
-        }
-        Ok(user_id)
-    }
-
-    /// [`Users::resolve`] for a request that changes something: not of a user who was erased.
-    pub async fn resolve_living(
-        &self,
-        principal: &Principal,
-        named: Option<&str>,
-    ) -> Result<UserId, Problem> {
-        let user = self.resolve(principal, named).await?;
-        if user != principal.user_id {
-            let account = self.find(&UserRef::Id(user)).await?;
-            if account.is_some_and(|account| account.status == AccountStatus::Erased) {
-                return Err(Problem::subject_erased());
-            }
-        }
-        Ok(user)
-    }
-
     /// Forgets changed accounts. Called for every notification.
     pub(crate) fn forget(&self, changed: &[UserId]) {
         self.0.generation.fetch_add(1, Ordering::AcqRel);
@@ -134,6 +113,14 @@ impl Users {
             self.0.by_id.remove(user);
         }
         self.0.by_external.retain(|_, account| !changed.contains(&account.user_id));
+    }
+
+    /// Forgets the account that a notification's payload names; all of them, where it names none.
+    pub(crate) fn heard(&self, payload: &str) {
+        match payload.parse::<UserId>() {
+            Ok(user) => self.forget(&[user]),
+            Err(_) => self.forget_all(),
+        }
     }
 
     /// Forgets all accounts, when notifications may have been missed.
@@ -157,7 +144,7 @@ impl Users {
         }
     }
 
-    async fn find_many(&self, users: &[UserRef]) -> Result<HashMap<UserRef, Account>, Problem> {
+    async fn find_many(&self, users: &[UserRef]) -> Result<HashMap<UserRef, Account>, AccountsError> {
         let mut found: HashMap<UserRef, Account> = HashMap::with_capacity(users.len());
         let (mut ids, mut externals) = (Vec::new(), Vec::new());
         for user in users {
@@ -192,20 +179,17 @@ impl Users {
         &self,
         conn: &mut PgConnection,
         user: &UserRef,
-    ) -> Result<(UserId, bool), Problem> {
+    ) -> Result<(UserId, bool), AccountsError> {
         if let Some(account) = self.look_up(conn, user).await? {
             return Ok((account.user_id, false));
         }
         let new = self.new_users(std::slice::from_ref(user)).await?;
         store::users::provision(conn, new, self.0.clock.now()).await?;
-        let made = self
-            .look_up(conn, user)
-            .await?
-            .ok_or_else(|| Problem::fault("a user made just now is not there"))?;
+        let made = self.look_up(conn, user).await?.ok_or(AccountsError::Vanished)?;
         Ok((made.user_id, true))
     }
 
-    async fn provision(&self, users: &[UserRef]) -> Result<(), Problem> {
+    async fn provision(&self, users: &[UserRef]) -> Result<(), AccountsError> {
         let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
         let new = self.new_users(users).await?;
         store::users::provision(&mut conn, new, self.0.clock.now()).await?;
@@ -213,7 +197,7 @@ impl Users {
     }
 
     /// New accounts for users of these names.
-    async fn new_users(&self, users: &[UserRef]) -> Result<Vec<NewUser>, Problem> {
+    async fn new_users(&self, users: &[UserRef]) -> Result<Vec<NewUser>, AccountsError> {
         let external = users.iter().filter_map(|user| match user {
             UserRef::External(external) => Some(external.clone()),
             UserRef::Id(_) => None,
@@ -227,7 +211,11 @@ impl Users {
         Ok(named.chain(by_id).collect())
     }
 
-    async fn look_up(&self, conn: &mut PgConnection, user: &UserRef) -> Result<Option<Account>, Problem> {
+    async fn look_up(
+        &self,
+        conn: &mut PgConnection,
+        user: &UserRef,
+    ) -> Result<Option<Account>, AccountsError> {
         Ok(match user {
             UserRef::Id(id) => store::users::by_id(conn, *id).await?,
             UserRef::External(external) => {

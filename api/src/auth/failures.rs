@@ -1,3 +1,5 @@
+//! Failed credentials, counted by address.
+
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;

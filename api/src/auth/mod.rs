@@ -1,27 +1,34 @@
-//! Who is calling: bearer tokens, the principals they name, and what a handler's signature says about who may call it.
+//! Callers: bearer tokens, the principals they name, and what a handler's signature says about who may call it.
 //!
 //! A handler takes [`User`], [`UserOrAdmin`], [`UserOnly`] or [`ServiceOrAdmin`]; a request that does not qualify never
 //! reaches it. What only an admin may do, a user may do for itself where a setting says so: such a handler takes
 //! [`User`] and asks for the role. Every way in which a credential can be wrong gives the same 401.
 
-pub mod accounts;
+mod accounts;
+mod callers;
+mod error;
 mod failures;
 mod principal;
 mod token;
 
+pub use accounts::{Accounts, AccountsError};
+pub use callers::{ServiceOrAdmin, User, UserOnly, UserOrAdmin};
+pub use error::AuthError;
+pub use principal::Principal;
 pub(crate) use principal::Seen;
-pub use principal::{Principal, ServiceOrAdmin, User, UserOnly, UserOrAdmin, authenticate};
 pub use token::{ISSUER, JwtSettings, Mint, MintError, Role, mint};
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use ledger::Clock;
+use axum::http::request::Parts as RequestParts;
+use ledger::{Clock, UserId, UserRef};
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
+use store::users::AccountStatus;
 
-use crate::http::problem::Problem;
+use crate::http::client::{TrustedProxies, client_address};
 use failures::Failures;
 use token::{Reason, Verified, Verifier};
 
@@ -30,10 +37,12 @@ const VERIFIED_TOKENS: usize = 50_000;
 
 /// Verifies bearer tokens. Cheap to clone.
 #[derive(Clone)]
-pub struct Auth(Arc<Inner>);
+pub struct Auth(Arc<Parts>);
 
-struct Inner {
+struct Parts {
     verifier: Verifier,
+    accounts: Accounts,
+    proxies: TrustedProxies,
     clock: Clock,
     /// By SHA-256 of the token, so that no token lies in memory longer than its request. Times are checked on every
     /// use; the rest of a token cannot change.
@@ -42,18 +51,83 @@ struct Inner {
 }
 
 impl Auth {
-    /// Accepts tokens as `settings` says, at the time of `clock`.
-    pub fn new(settings: &JwtSettings, clock: Clock) -> Self {
-        Self(Arc::new(Inner {
+    /// Accepts tokens as `settings` says, at the time of `clock`, of users who have an account. `proxies` are believed
+    /// when they name a client's address.
+    pub fn new(settings: &JwtSettings, accounts: Accounts, proxies: TrustedProxies, clock: Clock) -> Self {
+        Self(Arc::new(Parts {
             verifier: Verifier::new(settings),
+            accounts,
+            proxies,
             clock,
             verified: Cache::new(VERIFIED_TOKENS),
             failures: Failures::default(),
         }))
     }
 
+    /// Names the caller of a request, or refuses it: 401 (429 after too many failures), or 403 when suspended. The
+    /// account is looked up on every request (in a cache that a change empties), so that a suspension holds at once.
+    pub async fn authenticate(&self, parts: &RequestParts) -> Result<Principal, AuthError> {
+        let address = client_address(parts, &self.0.proxies);
+        let verified = self.verify(&parts.headers, address)?;
+        let account = match self.0.accounts.cached(&verified.subject) {
+            Some(account) => account,
+            None => match self.0.accounts.find_or_provision(&verified.subject).await? {
+                Some(account) => account,
+                None => return Err(self.refuse_unknown_user(address)),
+            },
+        };
+        if account.status == AccountStatus::Erased {
+            return Err(self.refuse_unknown_user(address));
+        }
+        let principal = Principal {
+            user_id: account.user_id,
+            role: verified.role,
+            address,
+            issued_at_s: verified.issued_at_s,
+        };
+        if account.status == AccountStatus::Suspended {
+            return Err(AuthError::Suspended);
+        }
+        if let Some(seen) = parts.extensions.get::<Seen>() {
+            // A handler authenticates once; should it do so twice, the first result stands.
+            let _ = seen.0.set(principal);
+        }
+        Ok(principal)
+    }
+
+    /// The user whose things a request is about: the caller, or the one that it names (`?user_id=`, path, body). A name
+    /// that is not one, that nobody has, or (for role user) that is another's, is [`AuthError::NoSuchUser`].
+    pub async fn resolve(&self, caller: &Principal, named: Option<&str>) -> Result<UserId, AuthError> {
+        let Some(named) = named else { return Ok(caller.user_id) };
+        if named == "me" {
+            return Ok(caller.user_id);
+        }
+        let user: UserRef = named.parse().map_err(|_| AuthError::NoSuchUser)?;
+        let user_id = match user {
+            // A user needs no look-up to learn that another's id is not its own.
+            UserRef::Id(id) if caller.role == Role::User => id,
+            _ => self.0.accounts.find(&user).await?.ok_or(AuthError::NoSuchUser)?.user_id,
+        };
+        if caller.role == Role::User && user_id != caller.user_id {
+            return Err(AuthError::NoSuchUser);
+        }
+        Ok(user_id)
+    }
+
+    /// [`Auth::resolve`] for a request that changes something: not of a user who was erased.
+    pub async fn resolve_living(&self, caller: &Principal, named: Option<&str>) -> Result<UserId, AuthError> {
+        let user = self.resolve(caller, named).await?;
+        if user != caller.user_id {
+            let account = self.0.accounts.find(&UserRef::Id(user)).await?;
+            if account.is_some_and(|account| account.status == AccountStatus::Erased) {
+                return Err(AuthError::Erased);
+            }
+        }
+        Ok(user)
+    }
+
     /// Checks the bearer token of a request that came from `address`.
-    pub(crate) fn verify(&self, headers: &HeaderMap, address: IpAddr) -> Result<Arc<Verified>, Problem> {
+    fn verify(&self, headers: &HeaderMap, address: IpAddr) -> Result<Arc<Verified>, AuthError> {
         let Some(token) = bearer(headers) else {
             return Err(self.refuse(Reason::Missing, None));
         };
@@ -80,18 +154,16 @@ impl Auth {
     }
 
     /// Counts a credential that named nobody. A valid signature does not help somebody who does not exist.
-    pub(crate) fn refuse_unknown_user(&self, address: IpAddr) -> Problem {
+    fn refuse_unknown_user(&self, address: IpAddr) -> AuthError {
         self.refuse(Reason::UnknownUser, Some(address))
     }
 
-    /// 401, or 429 when `address` has failed too often. A missing credential is no failed one.
-    fn refuse(&self, reason: Reason, address: Option<IpAddr>) -> Problem {
+    /// Refuses a credential, otherwise when `address` has failed too often. A missing credential is no failed one.
+    fn refuse(&self, reason: Reason, address: Option<IpAddr>) -> AuthError {
         metrics::counter!("auth_failures_total", "reason" => reason.as_str()).increment(1);
         match address.and_then(|address| self.0.failures.record(address, self.0.clock.now())) {
-            Some(retry_after_s) => {
-                Problem::rate_limited("Too many failed credentials from this address.", retry_after_s)
-            }
-            None => Problem::unauthorized(),
+            Some(retry_after_s) => AuthError::TooManyFailures { retry_after_s },
+            None => AuthError::Unauthorized,
         }
     }
 }

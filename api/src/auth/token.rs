@@ -1,3 +1,5 @@
+//! JSON Web Tokens: minting and verifying, without looking at who their user is.
+
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;

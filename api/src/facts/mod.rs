@@ -1,9 +1,19 @@
 //! Facts as every capability writes and reads them: events into the log, projections at a known position.
 //!
-//! Serves all capabilities and knows none of them.
+//! Serves all capabilities and knows none of them. It may touch the log, and the projections to read them.
 
-pub mod position;
-pub(crate) mod settled;
-pub(crate) mod snapshot;
+mod headers;
+mod position;
+mod projections;
+mod settled;
+mod turns;
 pub mod watermark;
-pub(crate) mod writer;
+mod writer;
+
+pub use headers::{LEDGER_MIN_SEQ, LEDGER_SEQ, LedgerSeq, MinSeq};
+pub use position::{AsOf, Positions};
+pub use projections::Projections;
+pub(crate) use settled::settled_seq;
+pub use turns::{TurnTimeout, Turns};
+pub use watermark::Watermark;
+pub use writer::{PROJECTED_WITHIN, Writer, Written};

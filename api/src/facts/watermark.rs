@@ -4,15 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use keys::Keys;
-use ledger::UserId;
 use parking_lot::Mutex;
 use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgNotification};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::accounts::Users;
 use crate::http::problem::Chain;
 
 /// A missed notification is made up for after this time.
@@ -132,19 +129,26 @@ impl Watermark {
     }
 }
 
-/// Keeps the watermark and the caches of accounts and data keys up to date until `shutdown`. While the database is away
-/// they stay as they are; at its return everything that may have been missed is looked up.
+/// News of accounts, for whoever remembers them or their data keys.
+pub(crate) enum AccountNews<'a> {
+    /// Something changed; the notification's payload names whose account it was.
+    Changed(&'a str),
+    /// News may have been missed: nothing that is remembered holds any more.
+    Missed,
+}
+
+/// Keeps the watermark up to date until `shutdown`, and passes on the news of accounts. While the database is away all
+/// stays as it is; at its return everything that may have been missed is looked up.
 pub(crate) async fn follow(
     pool: PgPool,
     watermark: Watermark,
-    users: Users,
-    keys: Keys,
+    tell: impl Fn(AccountNews<'_>) + Send + 'static,
     shutdown: CancellationToken,
 ) {
     let mut reported: Option<Instant> = None;
     loop {
         let result = tokio::select! {
-            result = listen(&pool, &watermark, &users, &keys) => result,
+            result = listen(&pool, &watermark, &tell) => result,
             () = shutdown.cancelled() => return,
         };
         if let Err(error) = result
@@ -164,19 +168,17 @@ pub(crate) async fn follow(
 async fn listen(
     pool: &PgPool,
     watermark: &Watermark,
-    users: &Users,
-    keys: &Keys,
+    tell: &(impl Fn(AccountNews<'_>) + Send),
 ) -> Result<(), store::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen_all([store::checkpoint::CHANNEL, store::users::CHANNEL]).await?;
-    // Accounts may have changed unheard, and keys been destroyed.
-    users.forget_all();
-    keys.forget_all();
+    // Accounts may have changed unheard, and data keys been destroyed.
+    tell(AccountNews::Missed);
     let mut ticks = tokio::time::interval(POLL_INTERVAL);
     loop {
         tokio::select! {
             notification = listener.try_recv() => match notification? {
-                Some(notification) => heard(&notification, watermark, users, keys),
+                Some(notification) => heard(&notification, watermark, tell),
                 None => return Ok(()),
             },
             _ = ticks.tick() => {
@@ -193,7 +195,7 @@ fn silent() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the listening connection is silent"))
 }
 
-fn heard(notification: &PgNotification, watermark: &Watermark, users: &Users, keys: &Keys) {
+fn heard(notification: &PgNotification, watermark: &Watermark, tell: &impl Fn(AccountNews<'_>)) {
     let payload = notification.payload();
     if notification.channel() == store::checkpoint::CHANNEL {
         // A payload of another form is made up for by the next poll.
@@ -202,11 +204,7 @@ fn heard(notification: &PgNotification, watermark: &Watermark, users: &Users, ke
         }
         return;
     }
-    keys.heard(payload);
-    match payload.parse::<UserId>() {
-        Ok(user) => users.forget(&[user]),
-        Err(_) => users.forget_all(),
-    }
+    tell(AccountNews::Changed(payload));
 }
 
 #[cfg(test)]

@@ -1,38 +1,117 @@
-//! Writing one event of ours, for a request that waits for it.
+//! Writing events of ours, for requests that wait for them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use events::{Actor, ActorKind, Event};
-use nats::PublishError;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use events::{Body, Event};
+use ledger::{Clock, IdSource, UserId};
+use nats::{PublishError, Publisher};
+use uuid::Uuid;
 
-use crate::auth::{Principal, Role};
-use crate::http::problem::Problem;
-use crate::state::AppState;
+use super::headers::LedgerSeq;
+use super::position::Positions;
+use super::watermark::Watermark;
 
-/// How long an answer waits for the projections before it says 202.
-pub(crate) const PROJECTED_WITHIN: Duration = Duration::from_secs(2);
+/// An answer waits this long for the projections before it says 202.
+pub const PROJECTED_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long a decision waits for those before it that must come one after another.
-pub(crate) const TURN_WITHIN: Duration = Duration::from_secs(10);
+/// Puts events on disk in the log, and waits a little until the projections hold them. Cheap to clone.
+#[derive(Clone)]
+pub struct Writer(Arc<Parts>);
 
-/// Puts an event on disk in the log and answers the sequence of its frame.
-pub(crate) async fn record(state: &AppState, event: &Event<'_>) -> Result<u64, Problem> {
-    Ok(publish(state, event).await?)
+struct Parts {
+    publisher: Publisher,
+    watermark: Watermark,
+    positions: Positions,
+    clock: Clock,
+    ids: IdSource,
 }
 
-/// [`record`], for who has to know whether the event may be in the log all the same.
-pub(crate) async fn publish(state: &AppState, event: &Event<'_>) -> Result<u64, PublishError> {
-    let mut json = Vec::with_capacity(512);
-    events::encode(event, &mut json);
-    Ok(state.publisher().publish(json.into()).await?.seq)
+/// An event that is on disk in the log.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Written {
+    /// Sequence of its frame.
+    pub seq: u64,
+    /// Whether the projections hold it.
+    pub is_projected: bool,
+    position: LedgerSeq,
 }
 
-/// The caller, as an event names who acted.
-pub(crate) fn actor(principal: &Principal) -> Actor<'static> {
-    let kind = match principal.role {
-        Role::User => ActorKind::User,
-        Role::Service => ActorKind::Service,
-        Role::Admin => ActorKind::Admin,
-    };
-    Actor::new(kind, principal.user_id.to_string())
+impl Writer {
+    /// Writes through `publisher`; events get their ids and times from `ids` and `clock`.
+    pub fn new(
+        publisher: Publisher,
+        watermark: Watermark,
+        positions: Positions,
+        clock: Clock,
+        ids: IdSource,
+    ) -> Self {
+        Self(Arc::new(Parts { publisher, watermark, positions, clock, ids }))
+    }
+
+    /// An event about this user, of this moment and under a new id.
+    pub fn event<'a>(&self, user: UserId, body: Body<'a>) -> Event<'a> {
+        Event::by_api(self.new_id(), user, self.now(), body)
+    }
+
+    /// A new id for an event.
+    pub fn new_id(&self) -> Uuid {
+        self.0.ids.event_id()
+    }
+
+    /// The ledger's time.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.0.clock.now()
+    }
+
+    /// Puts the event on disk in the log. Answers the sequence of its frame.
+    ///
+    /// # Errors
+    /// It is certainly not recorded, unless [`PublishError::may_be_recorded`].
+    pub async fn record(&self, event: &Event<'_>) -> Result<u64, PublishError> {
+        let mut json = Vec::with_capacity(512);
+        events::encode(event, &mut json);
+        Ok(self.0.publisher.publish(json.into()).await?.seq)
+    }
+
+    /// Records the event and waits for the projections: [`Writer::record`], then [`Writer::projected`].
+    ///
+    /// # Errors
+    /// As of [`Writer::record`].
+    pub async fn write(&self, event: &Event<'_>) -> Result<Written, PublishError> {
+        let seq = self.record(event).await?;
+        Ok(self.projected(seq).await)
+    }
+
+    /// Waits until the projections hold what was recorded at `seq`, two seconds at most.
+    pub async fn projected(&self, seq: u64) -> Written {
+        let is_projected = self.0.watermark.wait_for(seq, PROJECTED_WITHIN).await;
+        Written { seq, is_projected, position: self.at(seq) }
+    }
+
+    /// The header that names the position of `seq`.
+    pub fn at(&self, seq: u64) -> LedgerSeq {
+        LedgerSeq::at(self.0.positions, seq)
+    }
+
+    /// Positions of this log.
+    pub fn positions(&self) -> Positions {
+        self.0.positions
+    }
+}
+
+impl Written {
+    /// `projected`, or 202 while the projections do not hold the event.
+    pub fn status(&self, projected: StatusCode) -> StatusCode {
+        if self.is_projected { projected } else { StatusCode::ACCEPTED }
+    }
+
+    /// The answer to the write: `projected` or 202, `Ledger-Seq`, and the body.
+    pub fn answer(self, projected: StatusCode, body: impl IntoResponse) -> Response {
+        (self.status(projected), self.position, body).into_response()
+    }
 }

@@ -5,7 +5,7 @@
 //! ```ignore
 //! async fn upgrade(caller: User, State(keys): State<Idempotency>, keyed: Keyed<Upgrade>) -> Result<Response, Problem> {
 //!     let Keyed { body, request } = keyed;
-//!     keys.run(&caller, request, move |attempt| async move {
+//!     keys.run(caller.user_id, request, move |attempt| async move {
 //!         // Publish with `attempt.event_id` and `attempt.at`: a retry after a crash publishes the same event.
 //!         …
 //!     }).await
@@ -24,8 +24,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use http_body_util::BodyExt;
-use ledger::Clock;
 use ledger::ids::event_id_at;
+use ledger::{Clock, UserId};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -34,10 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::auth::Principal;
-use crate::http::extract::{MAX_BODY_BYTES, parse_json, read_body, require_json};
+use crate::http::extract::{MAX_BODY_BYTES, X_BACKFILL, parse_json, read_body, require_json};
 use crate::http::problem::{Chain, Code, PROBLEM_JSON, Problem};
-use crate::ingest::X_BACKFILL;
 
 /// The request header.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -169,9 +167,9 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 
 /// Runs requests once per key. Cheap to clone.
 #[derive(Clone)]
-pub struct Idempotency(Arc<Inner>);
+pub struct Idempotency(Arc<Parts>);
 
-struct Inner {
+struct Parts {
     pool: PgPool,
     clock: Clock,
     tasks: TaskTracker,
@@ -186,7 +184,7 @@ enum Begun {
 impl Idempotency {
     /// Keys are kept in `pool`; work that its client no longer waits for goes on in `tasks`.
     pub fn new(pool: PgPool, clock: Clock, tasks: TaskTracker) -> Self {
-        Self(Arc::new(Inner { pool, clock, tasks }))
+        Self(Arc::new(Parts { pool, clock, tasks }))
     }
 
     /// Does `work`, or gives the answer that it had before. Without a key it is simply done.
@@ -195,7 +193,7 @@ impl Idempotency {
     /// what follows from an event that is in the log by then is still done.
     pub async fn run<F, Fut>(
         &self,
-        caller: &Principal,
+        caller: UserId,
         request: KeyedRequest,
         work: F,
     ) -> Result<Response, Problem>
@@ -207,7 +205,7 @@ impl Idempotency {
         let Some(key) = key else {
             return self.to_its_end(work(Attempt::first_at(self.0.clock.now()))).await;
         };
-        let request = RequestKey { principal: caller.user_id.get(), method, path, key };
+        let request = RequestKey { principal: caller.get(), method, path, key };
         let (attempt, locked_until) = match self.begin(&request, request_hash).await? {
             Begun::Replay(answer) => return replay(answer),
             Begun::Run(attempt, locked_until) => (attempt, locked_until),

@@ -1,15 +1,14 @@
 //! RFC 9457 problem details: the one form in which this service says no.
 //!
 //! A handler returns a [`Problem`]; the outermost layer ([`crate::http::envelope::envelope`]) writes its body, because only
-//! there are the request's id and path known. Domain and store errors know no HTTP; they are mapped here, and their
-//! chain is logged once, never sent.
+//! there are the request's id and path known. Domain and store errors know no HTTP; they are mapped in one place above
+//! the capabilities, and their chain is logged once, never sent.
 
 use std::borrow::Cow;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ledger::Invalid;
-use nats::PublishError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -154,10 +153,10 @@ pub struct ProblemBody {
 
 /// A refusal on its way to the client. Boxed, so that a handler's `Result` stays small.
 #[derive(Clone, Debug)]
-pub struct Problem(Box<Inner>);
+pub struct Problem(Box<Parts>);
 
 #[derive(Clone, Debug)]
-struct Inner {
+struct Parts {
     status: StatusCode,
     record: Record,
     headers: HeaderMap,
@@ -182,7 +181,7 @@ struct Record {
 impl Problem {
     /// A problem whose status says it all. Prefer the named constructors below.
     pub fn new(status: StatusCode, code: Code, detail: impl Into<String>) -> Self {
-        Self(Box::new(Inner {
+        Self(Box::new(Parts {
             status,
             record: Record {
                 kind: Cow::Borrowed("about:blank"),
@@ -381,43 +380,13 @@ impl Problem {
     /// The counterpart of [`Problem::to_record`].
     pub(crate) fn from_record(status: StatusCode, record: &[u8]) -> Result<Self, serde_json::Error> {
         let record = serde_json::from_slice(record)?;
-        Ok(Self(Box::new(Inner { status, record, headers: HeaderMap::new(), cause: None })))
+        Ok(Self(Box::new(Parts { status, record, headers: HeaderMap::new(), cause: None })))
     }
 }
 
 impl From<FieldError> for Problem {
     fn from(error: FieldError) -> Self {
         Self::validation(vec![error])
-    }
-}
-
-impl From<store::Error> for Problem {
-    /// What a handler did not expect of the database. Expected refusals (a taken name) are the handler's to map.
-    fn from(error: store::Error) -> Self {
-        if error.is_unavailable() {
-            Self::unavailable("database").because(Chain(&error).to_string())
-        } else {
-            Self::internal(&error)
-        }
-    }
-}
-
-impl From<PublishError> for Problem {
-    /// All of them pass, so the client may try again; the log of this process says which it was. After `Unknown` the
-    /// event may have been recorded: a retry with an `Idempotency-Key`, or with the client's own event id, counts once.
-    fn from(error: PublishError) -> Self {
-        match error {
-            PublishError::QueueFull => Self::busy("Too many calls wait for the log; try again."),
-            PublishError::TooLarge { .. } => Self::too_large("The event is too large to be recorded."),
-            PublishError::Closed => Self::busy("This instance is shutting down; try again."),
-            PublishError::Unknown => {
-                Self::busy("The log did not confirm the write in time; it may have been recorded.")
-                    .because(error.to_string())
-            }
-            PublishError::Unavailable | PublishError::LogWentBackwards => {
-                Self::unavailable("log").because(error.to_string())
-            }
-        }
     }
 }
 

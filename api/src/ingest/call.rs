@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use events::{Actor, ActorKind, ApiCalled, Body, Event, Personal, is_reserved_source};
+use keys::KeysError;
 use ledger::{
     Classified, Endpoint, Invalid, Method, Month, Rules, StatusCode, Units, UserId, derived_id, text,
 };
@@ -13,8 +14,8 @@ use uuid::Uuid;
 use vault::DataKey;
 
 use super::parse::{Draft, EndpointDraft};
-use crate::http::problem::{FieldError, Problem};
-use crate::metering::sealer;
+use crate::http::problem::FieldError;
+use crate::metering::sealer::{self, SealError};
 
 /// How far ahead of our clock a client's may be.
 const MAX_AHEAD: TimeDelta = TimeDelta::minutes(5);
@@ -197,13 +198,13 @@ impl Call<'_> {
         key: Option<&DataKey>,
         classified: &'e Classified,
         reporter: &Reporter,
-    ) -> Result<Event<'e>, Problem> {
+    ) -> Result<Event<'e>, SealError> {
         let mut call = ApiCalled::new(classified.endpoint.as_str(), classified.category);
         call.method = self.method.as_ref().map(|method| Cow::Borrowed(method.as_str()));
         call.status_code = self.status.map(StatusCode::get);
         call.response_time_ms = self.response_time_ms;
         if self.is_personal() {
-            let key = key.ok_or_else(Problem::unauthorized)?;
+            let key = key.ok_or(KeysError::NoAccount)?;
             let agent = self.user_agent.as_deref().map(Cow::Borrowed);
             let personal = Personal::of_client(self.ip_address, agent);
             call.personal = sealer::seal(key, &self.id, &personal)?;

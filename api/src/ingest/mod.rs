@@ -1,378 +1,43 @@
-//! Calls that happened, on their way into the log: the one path for `POST /api/usage/events`, `POST /api/v1/events` and
-//! `import`.
+//! Ingest: calls that happened, on their way into the log: the one path for `POST /api/usage/events`,
+//! `POST /api/v1/events` and `import`.
 //!
-//! [`parse`] reads what came, each item by itself; [`Ingest::take`] validates, finds users, applies the rules, drops
+//! [`parse`] reads what came, each item by itself; [`Intake::take`] validates, finds users, applies the rules, drops
 //! what is known already, and writes the rest to the log. One bad item never sinks the others, and an item is called a
 //! duplicate only when the event that it repeats is on disk.
 
 mod call;
-pub(crate) mod openmeter;
+mod error;
+mod intake;
+mod openmeter;
 mod parse;
+mod parts;
 mod receipt;
 mod recent;
-pub(crate) mod route;
+mod route;
 
 pub use call::{Reporter, TimeWindow};
+pub use error::IngestError;
+pub use intake::{Intake, check};
 pub use parse::{
     CallDraft, Draft, EndpointDraft, Form, Item, MAX_ITEMS, ParseError, Profile, binary, is_binary, parse,
 };
-pub use receipt::{Outcome, Receipt, ReceiptItem};
+pub use parts::Ingest;
+pub use receipt::{ItemStatus, Receipt, ReceiptItem};
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use axum::extract::FromRef;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use bytes::Bytes;
-use chrono::{DateTime, TimeDelta, Utc};
-use keys::Found;
-use ledger::limit::Used;
-use ledger::{Classified, Clock, Month, Rules, UserId, UserRef};
-use nats::{EncodedEvent, Position, Publisher};
-use sqlx::PgPool;
-use store::users::{Account, AccountStatus};
-use uuid::Uuid;
+use crate::auth::Auth;
+use crate::http::idempotency::Idempotency;
 
-use crate::auth::accounts::Users;
-use crate::http::problem::{Chain, FieldError, Problem};
-use crate::limits::Limits;
-use crate::metering::call as metered_call;
-use crate::metering::sealer::Sealer;
-use call::Call;
-use recent::Recent;
-
-/// The request header that lets a report reach back to 2000-01-01.
-pub(crate) const X_BACKFILL: &str = "x-backfill";
-/// An event older than this may have been reported before this process started, or so long ago that it is not
-/// remembered: the database is asked.
-const ASK_AFTER: TimeDelta = TimeDelta::minutes(10);
-/// A guess at the length of an encoded event, in bytes.
-const EVENT_BYTES: usize = 384;
-
-/// Takes in calls that happened. Cheap to clone.
-#[derive(Clone)]
-pub struct Ingest(Arc<Inner>);
-
-struct Inner {
-    pool: PgPool,
-    sealer: Sealer,
-    users: Users,
-    publisher: Publisher,
-    clock: Clock,
-    rules: Rules,
-    /// None where no limits are decided (`import`).
-    limits: Option<Limits>,
-    recent: Recent,
-}
-
-/// A valid call with its user, in the request's order.
-struct Accepted<'a> {
-    index: usize,
-    call: Call<'a>,
-    user: UserId,
-    claim: Uuid,
-}
-
-impl Ingest {
-    /// Takes in calls under these rules. With `limits`, reported calls count there at once.
-    pub fn new(
-        pool: PgPool,
-        sealer: Sealer,
-        users: Users,
-        publisher: Publisher,
-        clock: Clock,
-        rules: Rules,
-        limits: Option<Limits>,
-    ) -> Self {
-        Self(Arc::new(Inner { pool, sealer, users, publisher, clock, rules, limits, recent: Recent::new() }))
-    }
-
-    /// Takes in the items of one request. When this returns, what is accepted is on disk.
-    ///
-    /// # Errors
-    /// When nothing can be said about the items: log or database away. Also when none is on disk, and some only because
-    /// their users' data keys do not open. A retry of the same request is safe.
-    pub async fn take(&self, reporter: &Reporter, drafts: Vec<Item<'_>>) -> Result<Receipt, Problem> {
-        let inner = &self.0;
-        if let Some(limits) = &inner.limits {
-            limits.check_database()?;
-        }
-        let now = inner.clock.now();
-        let mut receipt = Receipt::with_capacity(drafts.len());
-        let mut calls = Vec::with_capacity(drafts.len());
-        for (index, draft) in drafts.into_iter().enumerate() {
-            match draft {
-                Ok(draft) => {
-                    receipt.add(Some(draft.id.to_string()));
-                    match call::validate(draft, reporter, now) {
-                        Ok(call) => calls.push((index, call)),
-                        Err(error) => receipt.reject(index, error),
-                    }
-                }
-                Err((id, error)) => {
-                    receipt.add(id);
-                    receipt.reject(index, error);
-                }
-            }
-        }
-        let accepted = inner.find_users(reporter, calls, &mut receipt).await?;
-        let fresh = inner.drop_known(reporter, accepted, now, &mut receipt).await?;
-        inner.record(reporter, fresh, &mut receipt).await?;
-        Ok(receipt)
-    }
-}
-
-/// Says whether a draft is valid, without recording it and without looking up its user.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn check(draft: Draft<'_>, reporter: &Reporter, now: DateTime<Utc>) -> Result<(), FieldError> {
-    call::validate(draft, reporter, now).map(drop)
-}
-
-impl Inner {
-    /// Gives every call its user; rejects those of users who are not there.
-    async fn find_users<'a>(
-        &self,
-        reporter: &Reporter,
-        calls: Vec<(usize, Call<'a>)>,
-        receipt: &mut Receipt,
-    ) -> Result<Vec<Accepted<'a>>, Problem> {
-        // A request names few users many times.
-        let mut places: HashMap<&str, usize> = HashMap::new();
-        let mut named: Vec<Option<UserRef>> = Vec::new();
-        for (_, call) in &calls {
-            if let Some(subject) = call.subject.as_deref()
-                && let Entry::Vacant(vacant) = places.entry(subject)
-            {
-                vacant.insert(named.len());
-                named.push(subject.parse().ok());
-            }
-        }
-        let users = self.resolve(reporter, &named).await?;
-        let found: Vec<Option<Account>> = calls
-            .iter()
-            .map(|(_, call)| match call.subject.as_deref() {
-                None => Some(reporter.account()),
-                Some(subject) => places.get(subject).and_then(|&place| users[place]),
-            })
-            .collect();
-        let mut accepted = Vec::with_capacity(calls.len());
-        for ((index, call), user) in calls.into_iter().zip(found) {
-            let refused = match user {
-                Some(Account { user_id: user, status: AccountStatus::Active | AccountStatus::Suspended }) => {
-                    let claim = call.claim(user);
-                    accepted.push(Accepted { index, call, user, claim });
-                    continue;
-                }
-                Some(_) => erased_user(),
-                None => FieldError::at("/subject", "unknown_user", "there is no such user"),
-            };
-            receipt.reject(index, refused);
-        }
-        Ok(accepted)
-    }
-
-    async fn resolve(
-        &self,
-        reporter: &Reporter,
-        named: &[Option<UserRef>],
-    ) -> Result<Vec<Option<Account>>, Problem> {
-        let is_own =
-            |user: &UserRef| self.users.cached(user).is_some_and(|account| account.user_id == reporter.user);
-        if !reporter.may_name_others {
-            // Whether another user is there is not for a user to learn, and none is made on its word.
-            let mut found = Vec::with_capacity(named.len());
-            for user in named {
-                found.push(match user {
-                    Some(UserRef::Id(id)) => (*id == reporter.user).then(|| reporter.account()),
-                    Some(user) if is_own(user) => Some(reporter.account()),
-                    Some(user) => {
-                        self.users.find(user).await?.filter(|account| account.user_id == reporter.user)
-                    }
-                    None => None,
-                });
-            }
-            return Ok(found);
-        }
-        let mut users: Vec<Option<Account>> =
-            named.iter().map(|user| user.as_ref().and_then(|user| self.users.cached(user))).collect();
-        let (missing, unknown): (Vec<usize>, Vec<UserRef>) = (0..named.len())
-            .filter(|&place| users[place].is_none())
-            .filter_map(|place| Some((place, named[place].clone()?)))
-            .unzip();
-        if !unknown.is_empty() {
-            let found = self.users.find_or_provision_many(&unknown).await?;
-            for (place, account) in missing.into_iter().zip(found) {
-                users[place] = account;
-            }
-        }
-        Ok(users)
-    }
-
-    /// Drops what was acknowledged lately and, of old events, what is projected.
-    async fn drop_known<'a>(
-        &self,
-        reporter: &Reporter,
-        accepted: Vec<Accepted<'a>>,
-        now: DateTime<Utc>,
-        receipt: &mut Receipt,
-    ) -> Result<Vec<Accepted<'a>>, Problem> {
-        let is_old = |call: &Call<'_>| call.time < now - ASK_AFTER || reporter.window == TimeWindow::Backfill;
-        let asked: Vec<Uuid> =
-            accepted.iter().filter(|item| is_old(&item.call)).map(|item| item.claim).collect();
-        let projected: HashSet<Uuid> = if asked.is_empty() {
-            HashSet::new()
-        } else {
-            let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
-            store::claims::find(&mut conn, &asked).await?.into_iter().collect()
-        };
-        Ok(accepted
-            .into_iter()
-            .filter(|item| {
-                let is_known = projected.contains(&item.claim) || self.recent.contains(item.claim);
-                if is_known {
-                    receipt.duplicate(item.index);
-                }
-                !is_known
-            })
-            .collect())
-    }
-
-    /// Writes the calls to the log, and remembers them once they are there.
-    async fn record(
-        &self,
-        reporter: &Reporter,
-        fresh: Vec<Accepted<'_>>,
-        receipt: &mut Receipt,
-    ) -> Result<(), Problem> {
-        let keys = self.keys_of(&fresh).await?;
-        let fresh = drop_repeated(drop_keyless(fresh, &keys, receipt), receipt);
-        if fresh.is_empty() {
-            if receipt.has_duplicates() {
-                receipt.set_seq(self.publisher.last_acked());
-                return Ok(());
-            }
-            // Nothing became of the request, and the same request may be better off later.
-            return receipt.fault().map_or(Ok(()), |fault| Err(fault.clone()));
-        }
-        let mut json = Vec::with_capacity(fresh.len() * EVENT_BYTES);
-        let mut ends = Vec::with_capacity(fresh.len());
-        let mut classes = Vec::with_capacity(fresh.len());
-        for item in &fresh {
-            let classified = item.call.classify(&self.rules);
-            let key = keys.get(&item.user).and_then(|key| key.as_deref().ok());
-            events::encode(&item.call.event(item.user, key, &classified, reporter)?, &mut json);
-            ends.push(json.len());
-            classes.push(classified);
-        }
-        let positions = self.publisher.publish_all(split(json, &ends)).await?;
-        let last_seq = positions.iter().map(|position| position.seq).max().unwrap_or(0);
-        receipt.set_seq(last_seq);
-        for (item, classified) in fresh.iter().zip(&classes) {
-            receipt.accept(item.index);
-            metered_call::count(classified.category, classified.counted, 1);
-        }
-        self.recent.insert(fresh.iter().map(|item| item.claim));
-        self.report(&fresh, &classes, &positions);
-        Ok(())
-    }
-
-    /// The data keys of those of whom something is to be sealed.
-    async fn keys_of(&self, fresh: &[Accepted<'_>]) -> Result<Found, Problem> {
-        let mut keys = Found::new();
-        let mut unknown = Vec::new();
-        for item in fresh.iter().filter(|item| item.call.is_personal()) {
-            if keys.contains_key(&item.user) {
-                continue;
-            }
-            match self.sealer.cached(item.user) {
-                Some(key) => drop(keys.insert(item.user, Ok(key))),
-                None => unknown.push(item.user),
-            }
-        }
-        if !unknown.is_empty() {
-            unknown.sort_unstable();
-            unknown.dedup();
-            keys.extend(self.sealer.keys_of(&unknown).await?);
-        }
-        Ok(keys)
-    }
-
-    /// Makes the calls count against what is admitted from now on.
-    fn report(&self, fresh: &[Accepted<'_>], classes: &[Classified], positions: &[Position]) {
-        let Some(limits) = &self.limits else { return };
-        let this_month = Month::of(self.clock.now());
-        // The latest position is right for all: their units then count a little longer.
-        let mut sums: HashMap<(UserId, Month), (Used, u64)> = HashMap::new();
-        for ((item, classified), position) in fresh.iter().zip(classes).zip(positions) {
-            let month = Month::of(item.call.time);
-            if !classified.counted || month < this_month {
-                continue;
-            }
-            let (sum, seq) = sums.entry((item.user, month)).or_default();
-            *sum = sum.plus(classified.category, u64::from(classified.units.get()));
-            *seq = position.seq.max(*seq);
-        }
-        for ((user, month), (cost, seq)) in sums {
-            limits.report(user, month, cost, seq);
-        }
-    }
-}
-
-/// Rejects what cannot be sealed, for its user's data key does not open. Other users' calls go on.
-fn drop_keyless<'a>(fresh: Vec<Accepted<'a>>, keys: &Found, receipt: &mut Receipt) -> Vec<Accepted<'a>> {
-    let mut rejected = 0_usize;
-    let mut fresh = fresh;
-    fresh.retain(|item| {
-        if !item.call.is_personal() {
-            return true;
-        }
-        match keys.get(&item.user) {
-            Some(Ok(_)) => return true,
-            Some(Err(error)) => receipt.reject_keyless(item.index, error),
-            // The account went while the request was under way.
-            None => receipt.reject(item.index, erased_user()),
-        }
-        rejected += 1;
-        false
-    });
-    // A request of which nothing is left is refused, which is logged elsewhere.
-    if let Some((user_id, error)) = keys.iter().find_map(|(user, key)| Some((user, key.as_ref().err()?)))
-        && !fresh.is_empty()
-    {
-        let error = Chain(error).to_string();
-        tracing::error!(%user_id, error, rejected, "a user's data key does not open; calls are rejected");
-    }
-    fresh
-}
-
-/// Drops what the request says twice. Last of all, so that nothing is called a duplicate of what is rejected.
-fn drop_repeated<'a>(fresh: Vec<Accepted<'a>>, receipt: &mut Receipt) -> Vec<Accepted<'a>> {
-    let mut seen = HashSet::with_capacity(fresh.len());
-    let mut fresh = fresh;
-    fresh.retain(|item| {
-        let is_first = seen.insert(item.claim);
-        if !is_first {
-            receipt.duplicate(item.index);
-        }
-        is_first
-    });
-    fresh
-}
-
-fn erased_user() -> FieldError {
-    FieldError::at("/subject", "subject_erased", "the user was erased, for ever")
-}
-
-/// Cuts one buffer into its events without copying them.
-fn split(json: Vec<u8>, ends: &[usize]) -> Vec<EncodedEvent> {
-    let json = Bytes::from(json);
-    let mut start = 0;
-    ends.iter()
-        .map(|&end| {
-            let event = json.slice(start..end);
-            start = end;
-            EncodedEvent::from(event)
-        })
-        .collect()
+/// The endpoints of this capability.
+pub(crate) fn router<S>() -> OpenApiRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+    Auth: FromRef<S>,
+    Idempotency: FromRef<S>,
+    Ingest: FromRef<S>,
+{
+    OpenApiRouter::new().routes(routes!(route::events)).routes(routes!(openmeter::openmeter_events))
 }

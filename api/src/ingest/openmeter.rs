@@ -3,15 +3,15 @@
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
+use super::parse::Profile;
+use super::parts::Ingest;
+use super::receipt::{ItemStatus, Receipt};
 use super::route::{placed, take_in};
 use crate::auth::User;
-use crate::facts::position::LedgerSeq;
+use crate::facts::Writer;
+use crate::http::idempotency::Idempotency;
 use crate::http::problem::{Problem, ProblemBody};
-use crate::ingest::{Outcome, Profile, Receipt};
-use crate::state::AppState;
 
 /// Errors listed in one answer.
 const MAX_ERRORS: usize = 100;
@@ -31,29 +31,25 @@ const MAX_ERRORS: usize = 100;
         (status = 503, description = "The log cannot be written", body = ProblemBody),
     )
 )]
-async fn openmeter_events(
+pub(super) async fn openmeter_events(
     caller: User,
-    State(state): State<AppState>,
+    State(ingest): State<Ingest>,
+    State(idempotency): State<Idempotency>,
     request: Request,
 ) -> Result<Response, Problem> {
-    take_in(&state, &caller, request, Profile::OpenMeter, answer).await
+    take_in(ingest, &idempotency, &caller, request, Profile::OpenMeter, answer).await
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the other answer puts the receipt into its body")]
-fn answer(state: &AppState, receipt: Receipt) -> Response {
+fn answer(writer: &Writer, receipt: Receipt) -> Response {
     let items = receipt.items();
-    if receipt.count(Outcome::Rejected) > 0 {
+    if receipt.count(ItemStatus::Rejected) > 0 {
         let errors = items.iter().filter_map(|item| placed(item, items.len()));
         let problem = Problem::validation(errors.take(MAX_ERRORS).collect());
         return problem.with_status(StatusCode::BAD_REQUEST).into_response();
     }
     match receipt.seq() {
-        Some(seq) => (LedgerSeq::at(state, seq), StatusCode::NO_CONTENT).into_response(),
+        Some(seq) => (writer.at(seq), StatusCode::NO_CONTENT).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
     }
-}
-
-/// This file's endpoints.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(openmeter_events))
 }

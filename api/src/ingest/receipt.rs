@@ -1,19 +1,17 @@
 //! What became of each item of a request.
 
-use keys::KeysError;
 use serde::Serialize;
 use utoipa::ToSchema;
 use vault::DataKeyError;
 
-use crate::http::problem::{FieldError, Problem};
-use crate::metering::sealer;
+use crate::http::problem::FieldError;
 
 /// The result of a request, in the order of its items.
 #[derive(Debug, Default)]
 pub struct Receipt {
     items: Vec<ReceiptItem>,
     seq: Option<u64>,
-    fault: Option<Problem>,
+    fault: Option<DataKeyError>,
 }
 
 /// The result of one item.
@@ -24,16 +22,17 @@ pub struct ReceiptItem {
     /// Its id, as far as it could be read.
     pub id: Option<String>,
     /// What became of it.
-    pub status: Outcome,
+    pub status: ItemStatus,
     /// Why it was rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<FieldError>,
 }
 
-/// What became of an item.
+/// End of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Outcome)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum ItemStatus {
     /// It is on disk, and counts once.
     Accepted,
     /// It is on disk since before.
@@ -49,15 +48,20 @@ impl Receipt {
 
     /// The next item, rejected unless something better becomes of it.
     pub(super) fn add(&mut self, id: Option<String>) {
-        self.items.push(ReceiptItem { index: self.items.len(), id, status: Outcome::Rejected, error: None });
+        self.items.push(ReceiptItem {
+            index: self.items.len(),
+            id,
+            status: ItemStatus::Rejected,
+            error: None,
+        });
     }
 
     pub(super) fn accept(&mut self, index: usize) {
-        self.items[index].status = Outcome::Accepted;
+        self.items[index].status = ItemStatus::Accepted;
     }
 
     pub(super) fn duplicate(&mut self, index: usize) {
-        self.items[index].status = Outcome::Duplicate;
+        self.items[index].status = ItemStatus::Duplicate;
     }
 
     pub(super) fn reject(&mut self, index: usize, error: FieldError) {
@@ -66,8 +70,8 @@ impl Receipt {
 
     /// Rejects an item that nothing is wrong with: its user's data key does not open.
     pub(super) fn reject_keyless(&mut self, index: usize, error: &DataKeyError) {
-        self.reject(index, sealer::item_error(error));
-        self.fault.get_or_insert_with(|| KeysError::from(error.clone()).into());
+        self.reject(index, keyless(error));
+        self.fault.get_or_insert_with(|| error.clone());
     }
 
     pub(super) fn set_seq(&mut self, seq: u64) {
@@ -75,16 +79,16 @@ impl Receipt {
     }
 
     pub(super) fn has_duplicates(&self) -> bool {
-        self.count(Outcome::Duplicate) > 0
+        self.count(ItemStatus::Duplicate) > 0
     }
 
     /// How many items came to this.
-    pub fn count(&self, outcome: Outcome) -> usize {
-        self.items.iter().filter(|item| item.status == outcome).count()
+    pub fn count(&self, status: ItemStatus) -> usize {
+        self.items.iter().filter(|item| item.status == status).count()
     }
 
-    /// What the whole request is answered when nothing became of it, and of some items only for want of a key.
-    pub(super) fn fault(&self) -> Option<&Problem> {
+    /// What is wrong with the whole request when nothing became of it, and of some items only for want of a key.
+    pub(super) fn fault(&self) -> Option<&DataKeyError> {
         self.fault.as_ref()
     }
 
@@ -101,5 +105,19 @@ impl Receipt {
     /// The items.
     pub fn into_items(self) -> Vec<ReceiptItem> {
         self.items
+    }
+}
+
+/// What is said of an item whose user's data key does not open: the same codes as of a request that is refused for it.
+fn keyless(error: &DataKeyError) -> FieldError {
+    match error {
+        DataKeyError::UnknownKey { .. } => {
+            FieldError::at("/subject", "encryption_key_missing", error.to_string())
+        }
+        DataKeyError::Open(_) => FieldError::at(
+            "/subject",
+            "internal",
+            "the user's data key does not open; a fault of this service",
+        ),
     }
 }

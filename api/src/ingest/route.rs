@@ -7,19 +7,16 @@ use events::ActorKind;
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
+use super::call::{Reporter, TimeWindow};
+use super::parse::{Form, Item, MAX_ITEMS, ParseError, Profile, binary, is_binary, parse};
+use super::parts::Ingest;
+use super::receipt::{ItemStatus, Receipt, ReceiptItem};
 use crate::auth::{Principal, Role, User};
-use crate::facts::position::LedgerSeq;
-use crate::http::extract::{Json, MAX_INGEST_BYTES, read_body};
-use crate::http::idempotency::KeyedRequest;
+use crate::facts::Writer;
+use crate::http::extract::{Json, MAX_INGEST_BYTES, X_BACKFILL, read_body};
+use crate::http::idempotency::{Idempotency, KeyedRequest};
 use crate::http::problem::{Code, FieldError, Problem, ProblemBody};
-use crate::ingest::{
-    Form, Item, MAX_ITEMS, Outcome, ParseError, Profile, Receipt, ReceiptItem, Reporter, TimeWindow,
-    X_BACKFILL, binary, is_binary, parse,
-};
-use crate::state::AppState;
 
 /// What became of the request's items.
 #[derive(Debug, Serialize, ToSchema)]
@@ -64,45 +61,48 @@ enum Carrier {
         (status = 503, description = "The log cannot be written, or an encryption key is missing", body = ProblemBody),
     )
 )]
-async fn events(caller: User, State(state): State<AppState>, request: Request) -> Result<Response, Problem> {
-    take_in(&state, &caller, request, Profile::Call, answer).await
+pub(super) async fn events(
+    caller: User,
+    State(ingest): State<Ingest>,
+    State(idempotency): State<Idempotency>,
+    request: Request,
+) -> Result<Response, Problem> {
+    take_in(ingest, &idempotency, &caller, request, Profile::Call, answer).await
 }
 
 /// Takes in what the request reports, once for its `Idempotency-Key`, and answers what `answer` makes of the receipt.
 pub(super) async fn take_in(
-    state: &AppState,
+    ingest: Ingest,
+    idempotency: &Idempotency,
     caller: &Principal,
     request: Request,
     profile: Profile,
-    answer: fn(&AppState, Receipt) -> Response,
+    answer: fn(&Writer, Receipt) -> Response,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let carrier = carrier(&parts.headers)?;
-    let reporter = reporter(state, caller, &parts.headers)?;
+    let reporter = reporter(&ingest, caller, &parts.headers)?;
     let body = read_body(&parts.headers, body, MAX_INGEST_BYTES).await?;
-    let key = KeyedRequest::of(&parts, &body)?;
-    let work = {
-        let state = state.clone();
-        move |_| async move {
-            let items = read(carrier, profile, &parts.headers, &body)?;
-            let receipt = state.ingest().take(&reporter, items).await?;
-            Ok(answer(&state, receipt))
-        }
+    let keyed = KeyedRequest::of(&parts, &body)?;
+    let work = move |_| async move {
+        let items = read(carrier, profile, &parts.headers, &body)?;
+        let receipt = ingest.intake.take(&reporter, items).await?;
+        Ok(answer(&ingest.writer, receipt))
     };
-    state.idempotency().run(caller, key, work).await
+    idempotency.run(caller.user_id, keyed, work).await
 }
 
-fn answer(state: &AppState, receipt: Receipt) -> Response {
-    let position = receipt.seq().map(|seq| LedgerSeq::at(state, seq));
+fn answer(writer: &Writer, receipt: Receipt) -> Response {
+    let seq = receipt.seq();
     let body = EventsBody {
-        accepted: receipt.count(Outcome::Accepted),
-        duplicates: receipt.count(Outcome::Duplicate),
-        rejected: receipt.count(Outcome::Rejected),
-        position: receipt.seq().map(|seq| state.positions().encode(seq)),
+        accepted: receipt.count(ItemStatus::Accepted),
+        duplicates: receipt.count(ItemStatus::Duplicate),
+        rejected: receipt.count(ItemStatus::Rejected),
+        position: seq.map(|seq| writer.positions().encode(seq)),
         items: receipt.into_items(),
     };
-    match position {
-        Some(position) => (StatusCode::ACCEPTED, position, Json(body)).into_response(),
+    match seq {
+        Some(seq) => (StatusCode::ACCEPTED, writer.at(seq), Json(body)).into_response(),
         None => all_rejected(&body).into_response(),
     }
 }
@@ -190,11 +190,11 @@ fn carrier(headers: &HeaderMap) -> Result<Carrier, Problem> {
 }
 
 /// What the caller may report.
-fn reporter(state: &AppState, caller: &Principal, headers: &HeaderMap) -> Result<Reporter, Problem> {
+fn reporter(ingest: &Ingest, caller: &Principal, headers: &HeaderMap) -> Result<Reporter, Problem> {
     let kind = match caller.role {
         Role::Service => ActorKind::Service,
         Role::Admin => ActorKind::Admin,
-        Role::User if state.config().user_ingest => ActorKind::User,
+        Role::User if ingest.takes_users_own => ActorKind::User,
         Role::User => return Err(Problem::forbidden("Reporting calls needs the role service.")),
     };
     let window = match headers.get(X_BACKFILL).map(HeaderValue::as_bytes) {
@@ -209,9 +209,4 @@ fn reporter(state: &AppState, caller: &Principal, headers: &HeaderMap) -> Result
         return Err(Problem::forbidden("X-Backfill needs the role service or admin."));
     }
     Ok(Reporter { user: caller.user_id, kind, may_name_others: caller.role != Role::User, window })
-}
-
-/// This file's endpoints.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(events))
 }

@@ -36,8 +36,7 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::config::{Enforcement, LimitFailureMode};
-use crate::facts::watermark::Watermark;
-use crate::http::problem::Problem;
+use crate::facts::Watermark;
 use admission::Hold;
 use gate::{ApiLock, Gate};
 use reader::Reader;
@@ -116,23 +115,6 @@ pub enum LimitsError {
         /// How many.
         units: u64,
     },
-}
-
-impl From<LimitsError> for Problem {
-    fn from(error: LimitsError) -> Self {
-        match error {
-            LimitsError::Unready(Unready::Database) | LimitsError::Unreadable => {
-                Self::unavailable("database")
-            }
-            LimitsError::Unready(Unready::Stopping) => Self::busy("This process is ending; try again."),
-            LimitsError::Unready(Unready::CatchingUp) => {
-                Self::busy("Limits cannot be decided yet: counts are still being brought up to date.")
-            }
-            LimitsError::Behind { .. } => {
-                Self::busy("Too many calls are recorded and not counted yet; try again.")
-            }
-        }
-    }
 }
 
 /// What is decided about a call.

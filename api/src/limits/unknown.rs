@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Inner;
-use crate::facts::settled::settled_seq;
+use crate::facts::settled_seq;
 
 /// Pause between attempts to ask the log how far it is.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);

@@ -6,13 +6,14 @@ use std::sync::{Arc, LazyLock};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use chrono::{DateTime, Utc};
 use events::{Actor, ApiCalled, Body, Event, Personal};
-use ledger::{Category, Classified, Endpoint, Method, Month, PathError, Rules, Units, UserId};
+use keys::KeysError;
+use ledger::{Category, Classified, Endpoint, Method, Month, Rules, Units, UserId};
 use uuid::Uuid;
 use vault::DataKey;
 
-use crate::http::problem::{Code, FieldError, Problem};
+use super::error::MeteringError;
+use super::sealer::{self, SealError, Sealer};
 use crate::limits::{Admission, Ask, Limits, LimitsError, Refusal, Standing, Verdict, append_usage_headers};
-use crate::metering::sealer::{self, Sealer};
 
 const X_USAGE_WOULD_BLOCK: HeaderName = HeaderName::from_static("x-usage-would-block");
 /// A guess at the length of an encoded call, in bytes.
@@ -83,7 +84,7 @@ impl MeteredCall {
         sealer: &Sealer,
         call_id: Uuid,
         particulars: Particulars<'_>,
-    ) -> Result<Metered, Problem> {
+    ) -> Result<Metered, MeteringError> {
         // Before anything is admitted: it may have to wait for the database.
         let key = if particulars.personal.is_empty() { None } else { self.key(limits, sealer).await? };
         let admission = match self.admit(limits).await? {
@@ -100,11 +101,11 @@ impl MeteredCall {
 
     /// The user's data key. Without the database a call may have to pass all the same, and then nothing is recorded of
     /// the person behind it.
-    async fn key(&self, limits: &Limits, sealer: &Sealer) -> Result<Option<Arc<DataKey>>, Problem> {
+    async fn key(&self, limits: &Limits, sealer: &Sealer) -> Result<Option<Arc<DataKey>>, SealError> {
         match sealer.key(self.user).await {
             Ok(key) => Ok(Some(key)),
-            Err(problem) if limits.is_open() && problem.code() == Code::Unavailable => Ok(None),
-            Err(problem) => Err(problem),
+            Err(KeysError::Store(error)) if limits.is_open() && error.is_unavailable() => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -121,7 +122,7 @@ impl MeteredCall {
         call_id: Uuid,
         key: Option<&DataKey>,
         particulars: Particulars<'a>,
-    ) -> Result<Event<'a>, Problem> {
+    ) -> Result<Event<'a>, SealError> {
         let mut call = ApiCalled::new(self.classified.endpoint.as_str(), self.classified.category);
         call.method = self.method.as_ref().map(|method| Cow::Borrowed(method.as_str()));
         call.units = self.classified.units.get();
@@ -150,14 +151,6 @@ impl Recorded {
 /// Says that a limit would have refused the call, in shadow mode.
 pub(crate) fn append_would_block(headers: &mut HeaderMap, meter: ledger::Meter) {
     headers.insert(X_USAGE_WOULD_BLOCK, HeaderValue::from_static(meter.as_str()));
-}
-
-/// A path that no call has: 400 where servers read it in different ways, 422 where it is none.
-pub(crate) fn path_problem(pointer: &'static str, error: PathError) -> Problem {
-    match error {
-        PathError::NotAPath | PathError::TooLong => FieldError::invalid(pointer, &error.into()).into(),
-        _ => Problem::malformed(Code::MalformedUri, format!("{}: {error}.", pointer.trim_start_matches('/'))),
-    }
 }
 
 /// Counts calls that are on disk, for `/metrics`.

@@ -5,24 +5,20 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use ledger::limit::{self, Percentage, Status};
-use ledger::{Clock, Endpoint, Meter, Method, Units, UserId};
+use ledger::{Endpoint, Meter, Method, PathError, Units, UserId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::auth::User;
+use super::call::{Metered, MeteredCall, Particulars, append_would_block};
+use super::{Metering, MeteringError};
+use crate::auth::{Auth, User};
 use crate::config::Enforcement;
-use crate::facts::position::LedgerSeq;
-use crate::facts::writer::actor;
 use crate::http::extract::Json;
-use crate::http::idempotency::{Attempt, Keyed};
-use crate::http::problem::{FieldError, Problem, ProblemBody};
+use crate::http::idempotency::{Attempt, Idempotency, Keyed};
+use crate::http::problem::{Code, FieldError, Problem, ProblemBody};
 use crate::limits::{Preview, Standing, append_usage_headers};
-use crate::metering::call::{Metered, MeteredCall, Particulars, append_would_block, path_problem};
-use crate::state::AppState;
 
 /// How long a retried check waits to learn what became of the first try.
 const RETRY_WAIT: Duration = Duration::from_secs(5);
@@ -30,7 +26,7 @@ const RETRY_WAIT: Duration = Duration::from_secs(5);
 /// The call in question.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct CheckRequest {
+pub(super) struct CheckRequest {
     /// UUID or external id; the caller unless given.
     user_id: Option<String>,
     /// Path of the call.
@@ -105,10 +101,11 @@ struct MeterBody {
         (status = 503, description = "It cannot be decided or recorded now", body = ProblemBody),
     )
 )]
-async fn check(
+pub(super) async fn check(
     caller: User,
-    State(state): State<AppState>,
-    State(clock): State<Clock>,
+    State(auth): State<Auth>,
+    State(metering): State<Metering>,
+    State(idempotency): State<Idempotency>,
     Keyed { body, request }: Keyed<CheckRequest>,
 ) -> Result<Response, Problem> {
     if body.reserve {
@@ -118,87 +115,95 @@ async fn check(
         return Err(FieldError::at("/ttl_seconds", "not_supported", "it belongs to reserve").into());
     }
     let endpoint = Endpoint::from_path(&body.endpoint).map_err(|error| path_problem("/endpoint", error))?;
-    let user = state.users().resolve_living(&caller, body.user_id.as_deref()).await?;
-    let call_at =
-        |at| MeteredCall::new(&state.config().rules, user, &endpoint, body.method.clone(), body.units, at);
+    let user = auth.resolve_living(&caller, body.user_id.as_deref()).await?;
+    let now = metering.0.clock.now();
+    let call = MeteredCall::new(&metering.0.rules, user, &endpoint, body.method, body.units, now);
     if !body.record {
-        return preview(&state, &call_at(clock.now())).await;
+        return Ok(metering.preview(&call).await?);
     }
-    let work = {
-        let (state, actor) = (state.clone(), (caller.user_id != user).then(|| actor(&caller)));
-        let call = call_at(clock.now());
-        move |attempt: Attempt| async move {
-            // Seen before the log is asked: what is not in it after that time never will be.
-            let is_settled = state.clock().now() >= attempt.earlier_until;
-            if attempt.retried && is_recorded(&state, user, attempt.event_id).await? {
-                return recorded_before(&state, &call, attempt.event_id).await;
-            }
-            // Id and instant are the first try's: should its frame still be on the way, both give the same row.
-            let call = MeteredCall { at: attempt.at, ..call };
-            let particulars = Particulars { actor, ..Particulars::default() };
-            match call.record(state.limits(), state.sealer(), attempt.event_id, particulars).await? {
-                // The earlier try may have taken the units that are missing now, and its call would count all the same.
-                Metered::Refused(_) if attempt.retried && !is_settled => {
-                    Err(Problem::busy("What became of the first try is not known yet; try again."))
-                }
-                Metered::Refused(refusal) => {
-                    Ok(answer(&call, refusal.standing(), Some(refusal.meter()), None))
-                }
-                Metered::Recorded(recorded) => {
-                    let mut response = match &recorded.standing {
-                        Some(standing) => answer(&call, standing, None, Some(recorded.call_id)),
-                        None => answer_as_it_stands(&state, &call, recorded.call_id).await?,
-                    };
-                    recorded.append_headers(response.headers_mut(), &call);
-                    Ok((LedgerSeq::at(&state, recorded.seq), response).into_response())
-                }
+    let actor = (caller.user_id != user).then(|| caller.actor());
+    let particulars = Particulars { actor, ..Particulars::default() };
+    let work = move |attempt| async move { Ok(metering.check_and_record(call, particulars, attempt).await?) };
+    idempotency.run(caller.user_id, request, work).await
+}
+
+/// A path that no call has: 400 where servers read it in different ways, 422 where it is none.
+fn path_problem(pointer: &'static str, error: PathError) -> Problem {
+    match error {
+        PathError::NotAPath | PathError::TooLong => FieldError::invalid(pointer, &error.into()).into(),
+        _ => Problem::malformed(Code::MalformedUri, format!("{}: {error}.", pointer.trim_start_matches('/'))),
+    }
+}
+
+impl Metering {
+    /// Decides without recording anything.
+    async fn preview(&self, call: &MeteredCall) -> Result<Response, MeteringError> {
+        let (standing, refused) = match self.0.limits.preview(call.user, call.ask()).await? {
+            Preview::Allowed(standing) => (standing, None),
+            Preview::Refused(refusal) => (refusal.standing().clone(), Some(refusal.meter())),
+        };
+        let refused = refused.filter(|_| call.classified.counted);
+        let shadow = self.0.enforcement == Enforcement::Shadow;
+        let mut response = answer(call, &standing, refused.filter(|_| !shadow), None);
+        if let Some(meter) = refused.filter(|_| shadow) {
+            append_would_block(response.headers_mut(), meter);
+        }
+        Ok(response)
+    }
+
+    /// Decides, and records what is allowed.
+    async fn check_and_record(
+        &self,
+        call: MeteredCall,
+        particulars: Particulars<'static>,
+        attempt: Attempt,
+    ) -> Result<Response, MeteringError> {
+        // Seen before the log is asked: what is not in it after that time never will be.
+        let is_settled = self.0.clock.now() >= attempt.earlier_until;
+        if attempt.retried && self.is_recorded(call.user, attempt.event_id).await? {
+            let response = self.answer_as_it_stands(&call, attempt.event_id).await?;
+            return Ok((self.0.writer.at(self.0.projections.current()), response).into_response());
+        }
+        // Id and instant are the first try's: should its frame still be on the way, both give the same row.
+        let call = MeteredCall { at: attempt.at, ..call };
+        match call.record(&self.0.limits, &self.0.sealer, attempt.event_id, particulars).await? {
+            // The earlier try may have taken the units that are missing now, and its call would count all the same.
+            Metered::Refused(_) if attempt.retried && !is_settled => Err(MeteringError::FirstTryUnknown),
+            Metered::Refused(refusal) => Ok(answer(&call, refusal.standing(), Some(refusal.meter()), None)),
+            Metered::Recorded(recorded) => {
+                let mut response = match &recorded.standing {
+                    Some(standing) => answer(&call, standing, None, Some(recorded.call_id)),
+                    None => self.answer_as_it_stands(&call, recorded.call_id).await?,
+                };
+                recorded.append_headers(response.headers_mut(), &call);
+                Ok((self.0.writer.at(recorded.seq), response).into_response())
             }
         }
-    };
-    state.idempotency().run(&caller, request, work).await
-}
-
-/// Decides without recording anything.
-async fn preview(state: &AppState, call: &MeteredCall) -> Result<Response, Problem> {
-    let (standing, refused) = match state.limits().preview(call.user, call.ask()).await? {
-        Preview::Allowed(standing) => (standing, None),
-        Preview::Refused(refusal) => (refusal.standing().clone(), Some(refusal.meter())),
-    };
-    let refused = refused.filter(|_| call.classified.counted);
-    let shadow = state.config().enforcement == Enforcement::Shadow;
-    let mut response = answer(call, &standing, refused.filter(|_| !shadow), None);
-    if let Some(meter) = refused.filter(|_| shadow) {
-        append_would_block(response.headers_mut(), meter);
     }
-    Ok(response)
-}
 
-/// Whether an earlier try, of which nobody knows the end, has recorded the call.
-async fn is_recorded(state: &AppState, user: UserId, call_id: Uuid) -> Result<bool, Problem> {
-    let last_seq = state.log().state().await.map_err(|_| Problem::unavailable("log"))?.last_seq;
-    if !state.watermark().wait_for(last_seq, RETRY_WAIT).await {
-        return Err(Problem::busy("What became of the first try is not known yet; try again."));
+    /// Whether an earlier try, of which nobody knows the end, has recorded the call.
+    async fn is_recorded(&self, user: UserId, call_id: Uuid) -> Result<bool, MeteringError> {
+        let projections = &self.0.projections;
+        let last_seq = projections.last_seq().await?;
+        if !projections.wait_for(last_seq, RETRY_WAIT).await {
+            return Err(MeteringError::FirstTryUnknown);
+        }
+        let mut conn = projections.connection().await?;
+        Ok(store::outcomes::find_call(&mut conn, Some(user), call_id).await?.is_some())
     }
-    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
-    Ok(store::outcomes::find_call(&mut conn, Some(user), call_id).await?.is_some())
-}
 
-async fn recorded_before(state: &AppState, call: &MeteredCall, call_id: Uuid) -> Result<Response, Problem> {
-    let response = answer_as_it_stands(state, call, call_id).await?;
-    Ok((LedgerSeq::at(state, state.watermark().current()), response).into_response())
-}
-
-/// The answer about a recorded call that changes nothing (any more).
-async fn answer_as_it_stands(
-    state: &AppState,
-    call: &MeteredCall,
-    call_id: Uuid,
-) -> Result<Response, Problem> {
-    let standing = match state.limits().preview(call.user, call.ask()).await? {
-        Preview::Allowed(standing) => standing,
-        Preview::Refused(refusal) => refusal.standing().clone(),
-    };
-    Ok(answer(call, &standing, None, Some(call_id)))
+    /// The answer about a recorded call that changes nothing (any more).
+    async fn answer_as_it_stands(
+        &self,
+        call: &MeteredCall,
+        call_id: Uuid,
+    ) -> Result<Response, MeteringError> {
+        let standing = match self.0.limits.preview(call.user, call.ask()).await? {
+            Preview::Allowed(standing) => standing,
+            Preview::Refused(refusal) => refusal.standing().clone(),
+        };
+        Ok(answer(call, &standing, None, Some(call_id)))
+    }
 }
 
 fn answer(
@@ -231,9 +236,4 @@ fn answer(
     let mut headers = HeaderMap::new();
     append_usage_headers(&mut headers, standing, call.classified.category, call.at);
     (headers, Json(answer)).into_response()
-}
-
-/// This file's endpoints.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(check))
 }

@@ -1,6 +1,5 @@
 //! `POST /api/usage/calls/{call_id}/outcome`: how a call ended that was recorded before its end.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -9,36 +8,28 @@ use chrono::TimeDelta;
 use events::{Body, CallCompleted, Event};
 use ledger::StatusCode;
 use nats::PublishError;
-use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use store::outcomes::RecordedCall;
-use tokio::time::timeout;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::outcomes::{CallEnd, Completed, Completion};
+use super::{Metering, MeteringError};
 use crate::auth::ServiceOrAdmin;
-use crate::facts::position::LedgerSeq;
-use crate::facts::settled::settled_seq;
-use crate::facts::writer::{PROJECTED_WITHIN, TURN_WITHIN, publish};
 use crate::http::extract::{Json, Path};
-use crate::http::idempotency::{Attempt, Keyed};
+use crate::http::idempotency::{Attempt, Idempotency, Keyed};
 use crate::http::problem::{FieldError, Problem, ProblemBody};
-use crate::state::AppState;
+use crate::limits::LimitsError;
 
-/// How long after its beginning a call may be completed.
+/// A call may be completed so long after its beginning.
 const MAX_AGE: TimeDelta = TimeDelta::hours(1);
-/// How long a call that has just been recorded is waited for.
+/// A call that has just been recorded is waited for so long.
 const LOOK_UP_WAIT: Duration = Duration::from_secs(5);
-/// Calls completed lately, whose completion may not be projected yet.
-const REMEMBERED: usize = 50_000;
-const LOCKS: usize = 64;
 
 /// How the call ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct OutcomeRequest {
+pub(super) struct OutcomeRequest {
     /// 100 to 599. A call that ended with a 5xx does not count.
     #[schema(value_type = u16, minimum = 100, maximum = 599)]
     status_code: StatusCode,
@@ -60,39 +51,6 @@ struct OutcomeBody {
     counted: bool,
 }
 
-/// Completions that this process has written, so that a second one is told from a repetition before the projection has
-/// the first. Cheap to clone.
-#[derive(Clone)]
-pub struct Outcomes(Arc<Inner>);
-
-struct Inner {
-    /// By the call's id: one completion of a call at a time.
-    locks: [tokio::sync::Mutex<()>; LOCKS],
-    done: Cache<Uuid, Written>,
-}
-
-/// What is known of a completion that this process has written.
-#[derive(Clone, Copy)]
-enum Written {
-    Recorded(Done),
-    /// It may be in the log, or not.
-    Lost,
-}
-
-#[derive(Clone, Copy)]
-struct Done {
-    outcome: OutcomeRequest,
-    counted: bool,
-    seq: u64,
-}
-
-impl Default for Outcomes {
-    fn default() -> Self {
-        let locks = std::array::from_fn(|_| tokio::sync::Mutex::default());
-        Self(Arc::new(Inner { locks, done: Cache::new(REMEMBERED) }))
-    }
-}
-
 /// Completes a recorded call
 ///
 /// For services, within an hour after the call. The same body again gives the same answer, another one 409. A 5xx
@@ -108,18 +66,19 @@ impl Default for Outcomes {
         (status = 422, description = "A field is wrong", body = ProblemBody),
     )
 )]
-async fn outcome(
+pub(super) async fn outcome(
     caller: ServiceOrAdmin,
-    State(state): State<AppState>,
+    State(metering): State<Metering>,
+    State(idempotency): State<Idempotency>,
     Path(call_id): Path<Uuid>,
     Keyed { body, request }: Keyed<OutcomeRequest>,
 ) -> Result<Response, Problem> {
     check_bounds(&body)?;
-    let work = {
-        let state = state.clone();
-        move |attempt: Attempt| async move { complete(&state, call_id, body, attempt).await }
+    let work = move |attempt| async move {
+        let done = metering.complete(call_id, body.into(), attempt).await?;
+        Ok((metering.0.writer.at(done.seq), Json(OutcomeBody::new(call_id, done))).into_response())
     };
-    state.idempotency().run(&caller, request, work).await
+    idempotency.run(caller.user_id, request, work).await
 }
 
 fn check_bounds(body: &OutcomeRequest) -> Result<(), Problem> {
@@ -137,117 +96,99 @@ fn check_bounds(body: &OutcomeRequest) -> Result<(), Problem> {
     if wrong.is_empty() { Ok(()) } else { Err(Problem::validation(wrong)) }
 }
 
-async fn complete(
-    state: &AppState,
-    call_id: Uuid,
-    outcome: OutcomeRequest,
-    attempt: Attempt,
-) -> Result<Response, Problem> {
-    // What was completed before a restart must be projected before it can be told from what was not.
-    state.limits().readiness().map_err(crate::limits::LimitsError::from)?;
-    let outcomes = &state.outcomes().0;
-    let lock = usize::try_from(call_id.as_u128() % LOCKS as u128).unwrap_or(0);
-    let _one_at_a_time = timeout(TURN_WITHIN, outcomes.locks[lock].lock())
-        .await
-        .map_err(|_| Problem::busy("Other outcomes are still being recorded; try again."))?;
-    match outcomes.done.get(&call_id) {
-        Some(Written::Recorded(done)) => return repeated(state, call_id, outcome, done),
-        Some(Written::Lost) => {
-            find_lost(state).await?;
-            outcomes.done.remove(&call_id);
+impl Metering {
+    /// Completes a call, or finds that it is completed so already.
+    async fn complete(
+        &self,
+        call_id: Uuid,
+        end: CallEnd,
+        attempt: Attempt,
+    ) -> Result<Completed, MeteringError> {
+        let Self(parts) = self;
+        // What was completed before a restart must be projected before it can be told from what was not.
+        parts.limits.readiness().map_err(LimitsError::from)?;
+        let _one_at_a_time = parts.outcomes.turns.of(call_id).await?;
+        match parts.outcomes.last.get(&call_id) {
+            Some(Completion::Recorded(completed)) => return completed.repeated(end),
+            Some(Completion::Lost) => {
+                self.find_lost().await?;
+                parts.outcomes.last.remove(&call_id);
+            }
+            None => {}
         }
-        None => {}
+        let call = self.find(call_id).await?;
+        if let Some(completed) = Completed::of(&call, parts.projections.current()) {
+            return completed.repeated(end);
+        }
+        let now = parts.clock.now();
+        if now > call.created_at + MAX_AGE {
+            return Err(MeteringError::TooLate);
+        }
+        let counted = call.counted && !end.status_code.is_server_error();
+        let body = Body::CallCompleted(CallCompleted {
+            call_id,
+            call_time: call.created_at,
+            status_code: end.status_code.get(),
+            response_time_ms: end.response_time_ms,
+            response_size: end.response_size,
+            counted,
+        });
+        let published = parts.writer.record(&Event::by_api(attempt.event_id, call.user, now, body)).await;
+        if published.is_err_and(PublishError::may_be_recorded) {
+            parts.outcomes.last.insert(call_id, Completion::Lost);
+        }
+        let completed = Completed { end, counted, seq: published? };
+        parts.outcomes.last.insert(call_id, Completion::Recorded(completed));
+        // Given back only when the projection has it: until then the units would be counted as used all the same.
+        let _written = parts.writer.projected(completed.seq).await;
+        parts.limits.expire(call.user);
+        Ok(completed)
     }
-    let call = find(state, call_id).await?;
-    if let Some(status_code) = call.status_code {
-        let done = Done {
-            outcome: OutcomeRequest {
-                status_code,
-                response_time_ms: call.response_time_ms,
-                response_size: call.response_size,
-            },
-            counted: call.counted,
-            seq: state.watermark().current(),
-        };
-        return repeated(state, call_id, outcome, done);
-    }
-    let now = state.clock().now();
-    if now > call.created_at + MAX_AGE {
-        return Err(Problem::conflict("The call was made more than an hour ago; it stays as it is."));
-    }
-    let counted = call.counted && !outcome.status_code.is_server_error();
-    let body = Body::CallCompleted(CallCompleted {
-        call_id,
-        call_time: call.created_at,
-        status_code: outcome.status_code.get(),
-        response_time_ms: outcome.response_time_ms,
-        response_size: outcome.response_size,
-        counted,
-    });
-    let published = publish(state, &Event::by_api(attempt.event_id, call.user, now, body)).await;
-    if published.is_err_and(PublishError::may_be_recorded) {
-        outcomes.done.insert(call_id, Written::Lost);
-    }
-    let done = Done { outcome, counted, seq: published? };
-    outcomes.done.insert(call_id, Written::Recorded(done));
-    // Given back only when the projection has it: until then the units would be counted as used all the same.
-    state.watermark().wait_for(done.seq, PROJECTED_WITHIN).await;
-    state.limits().expire(call.user);
-    Ok(answer(state, call_id, done))
-}
 
-/// Waits until the projections show what became of a completion whose fate is not known.
-async fn find_lost(state: &AppState) -> Result<(), Problem> {
-    let last_seq = settled_seq(state.log()).await.map_err(|_| Problem::unavailable("log"))?;
-    if state.watermark().wait_for(last_seq, LOOK_UP_WAIT).await {
-        return Ok(());
+    /// Waits until the projections show what became of a completion whose fate is not known.
+    async fn find_lost(&self) -> Result<(), MeteringError> {
+        let last_seq = self.0.projections.settled_seq().await?;
+        if self.0.projections.wait_for(last_seq, LOOK_UP_WAIT).await {
+            return Ok(());
+        }
+        Err(MeteringError::EarlierCompletionUnknown)
     }
-    Err(Problem::busy("What became of an earlier outcome is not known yet; try again."))
-}
 
-/// The call's row. One that was recorded a moment ago is waited for.
-async fn find(state: &AppState, call_id: Uuid) -> Result<RecordedCall, Problem> {
-    let last_acked = state.publisher().last_acked();
-    if let Some(call) = look_up(state, call_id).await? {
-        return Ok(call);
+    /// The call's row. One that was recorded a moment ago is waited for.
+    async fn find(&self, call_id: Uuid) -> Result<RecordedCall, MeteringError> {
+        let last_recorded = self.0.projections.last_recorded();
+        if let Some(call) = self.look_up(call_id).await? {
+            return Ok(call);
+        }
+        if !self.0.projections.wait_for(last_recorded, LOOK_UP_WAIT).await {
+            return Err(MeteringError::NotProjected);
+        }
+        self.look_up(call_id).await?.ok_or(MeteringError::NoSuchCall)
     }
-    if !state.watermark().wait_for(last_acked, LOOK_UP_WAIT).await {
-        return Err(Problem::busy("Calls recorded lately are not projected yet; try again."));
-    }
-    look_up(state, call_id).await?.ok_or_else(Problem::not_found)
-}
 
-async fn look_up(state: &AppState, call_id: Uuid) -> Result<Option<RecordedCall>, Problem> {
-    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
-    // A service completes calls of all users, and knows them by their ids alone.
-    Ok(store::outcomes::find_call(&mut conn, None, call_id).await?)
-}
-
-fn repeated(
-    state: &AppState,
-    call_id: Uuid,
-    outcome: OutcomeRequest,
-    done: Done,
-) -> Result<Response, Problem> {
-    if done.outcome == outcome {
-        Ok(answer(state, call_id, done))
-    } else {
-        Err(Problem::conflict("The call is completed with another outcome."))
+    async fn look_up(&self, call_id: Uuid) -> Result<Option<RecordedCall>, MeteringError> {
+        let mut conn = self.0.projections.connection().await?;
+        // A service completes calls of all users, and knows them by their ids alone.
+        Ok(store::outcomes::find_call(&mut conn, None, call_id).await?)
     }
 }
 
-fn answer(state: &AppState, call_id: Uuid, done: Done) -> Response {
-    let body = OutcomeBody {
-        call_id,
-        status_code: done.outcome.status_code.get(),
-        response_time_ms: done.outcome.response_time_ms,
-        response_size: done.outcome.response_size,
-        counted: done.counted,
-    };
-    (LedgerSeq::at(state, done.seq), Json(body)).into_response()
+impl From<OutcomeRequest> for CallEnd {
+    fn from(request: OutcomeRequest) -> Self {
+        let OutcomeRequest { status_code, response_time_ms, response_size } = request;
+        Self { status_code, response_time_ms, response_size }
+    }
 }
 
-/// This file's endpoints.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(outcome))
+impl OutcomeBody {
+    fn new(call_id: Uuid, completed: Completed) -> Self {
+        let Completed { end, counted, .. } = completed;
+        Self {
+            call_id,
+            status_code: end.status_code.get(),
+            response_time_ms: end.response_time_ms,
+            response_size: end.response_size,
+            counted,
+        }
+    }
 }

@@ -10,22 +10,20 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
 use events::Personal;
 use ledger::ids::event_id_at;
 use ledger::{Endpoint, Method};
-use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
-use crate::auth::{Principal, authenticate};
-use crate::facts::position::LEDGER_SEQ;
+use super::Metering;
+use super::call::{Metered, MeteredCall, Particulars, Recorded};
+use crate::auth::{Auth, Principal};
+use crate::facts::LEDGER_SEQ;
 use crate::http::client::user_agent;
 use crate::http::problem::{Code, FieldError, Problem, ProblemBody};
-use crate::metering::call::{Metered, MeteredCall, Particulars, Recorded};
-use crate::state::AppState;
 
-const PATH: &str = "/api/forward-auth";
-const ENVOY_PATH: &str = "/api/forward-auth/envoy";
+pub(super) const PATH: &str = "/api/forward-auth";
+pub(super) const ENVOY_PATH: &str = "/api/forward-auth/envoy";
 const X_FORWARDED: Pair = Pair {
     uri: HeaderName::from_static("x-forwarded-uri"),
     method: HeaderName::from_static("x-forwarded-method"),
@@ -76,13 +74,17 @@ struct Original<'a> {
         (status = 503, description = "It cannot be decided or recorded now", body = ProblemBody),
     )
 )]
-async fn forward_auth(State(state): State<AppState>, request: Request) -> Response {
+pub(super) async fn forward_auth(
+    State(auth): State<Auth>,
+    State(metering): State<Metering>,
+    request: Request,
+) -> Response {
     let (parts, _) = request.into_parts();
     let deny = match deny_status(parts.uri.query().unwrap_or_default()) {
         Ok(deny) => deny,
         Err(problem) => return problem.into_response(),
     };
-    answer(&state, &parts, original(&parts.headers), deny).await
+    Question { auth: &auth, metering: &metering, parts: &parts, deny }.answer(original(&parts.headers)).await
 }
 
 /// Asks whether a request may pass, and records it (Envoy)
@@ -99,13 +101,18 @@ async fn forward_auth(State(state): State<AppState>, request: Request) -> Respon
         (status = 503, description = "It cannot be decided or recorded now", body = ProblemBody),
     )
 )]
-async fn envoy(State(state): State<AppState>, request: Request) -> Response {
+pub(super) async fn envoy(
+    State(auth): State<Auth>,
+    State(metering): State<Metering>,
+    request: Request,
+) -> Response {
     let (parts, _) = request.into_parts();
     // The query is the request's, not ours: nothing in it is an instruction.
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let uri = target.strip_prefix(ENVOY_PATH).filter(|uri| uri.starts_with('/')).unwrap_or("/");
-    answer(&state, &parts, Ok(Original { uri, method: parts.method.as_str() }), StatusCode::TOO_MANY_REQUESTS)
-        .await
+    let deny = StatusCode::TOO_MANY_REQUESTS;
+    let original = Original { uri, method: parts.method.as_str() };
+    Question { auth: &auth, metering: &metering, parts: &parts, deny }.answer(Ok(original)).await
 }
 
 /// The status of a refusal.
@@ -123,21 +130,6 @@ fn deny_status(query: &str) -> Result<StatusCode, Problem> {
         };
     }
     Ok(status)
-}
-
-async fn answer(
-    state: &AppState,
-    parts: &Parts,
-    original: Result<Original<'_>, Problem>,
-    deny: StatusCode,
-) -> Response {
-    if original.as_ref().is_ok_and(|original| is_preflight(original, &parts.headers)) {
-        return StatusCode::NO_CONTENT.into_response();
-    }
-    match decide(state, parts, original, deny).await {
-        Ok(response) => response,
-        Err(problem) => as_denied(problem, deny).into_response(),
-    }
 }
 
 /// For a proxy that knows 401 and 403 only: what is wrong with the request, or too much of it, is a denial. A 503 is
@@ -158,41 +150,62 @@ fn is_preflight(original: &Original<'_>, headers: &HeaderMap) -> bool {
         && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-async fn decide(
-    state: &AppState,
-    parts: &Parts,
-    original: Result<Original<'_>, Problem>,
+/// A proxy's question, and what answers it.
+struct Question<'a> {
+    auth: &'a Auth,
+    metering: &'a Metering,
+    parts: &'a Parts,
+    /// Status of a refusal.
     deny: StatusCode,
-) -> Result<Response, Problem> {
-    let principal = authenticate(parts, state).await?;
-    let original = original?;
-    let endpoint = Endpoint::from_path(original.uri)
-        .map_err(|error| Problem::malformed(Code::MalformedUri, format!("{error}.")))?;
-    let method = Method::new(original.method)
-        .map_err(|error| Problem::malformed(Code::MalformedHeader, error.to_string()))?;
-    let now = state.clock().now();
-    let call = MeteredCall::new(&state.config().rules, principal.user_id, &endpoint, Some(method), None, now);
-    let particulars = Particulars {
-        personal: Personal::of_client(client_address(parts, &principal), user_agent(&parts.headers)),
-        actor: None,
-    };
-    match call.record(state.limits(), state.sealer(), event_id_at(now), particulars).await? {
-        Metered::Recorded(recorded) => Ok(admitted(state, &call, &recorded)),
-        Metered::Refused(refusal) => Err(refusal.into_problem(deny)),
-    }
 }
 
-fn admitted(state: &AppState, call: &MeteredCall, recorded: &Recorded) -> Response {
-    let mut response = StatusCode::NO_CONTENT.into_response();
-    let headers = response.headers_mut();
-    headers.reserve(16);
-    recorded.append_headers(headers, call);
-    headers.insert(X_USER_ID, uuid_value(call.user.get()));
-    headers.insert(X_USAGE_CALL_ID, uuid_value(recorded.call_id));
-    if let Ok(position) = HeaderValue::try_from(state.positions().encode(recorded.seq)) {
-        headers.insert(LEDGER_SEQ, position);
+impl Question<'_> {
+    async fn answer(self, original: Result<Original<'_>, Problem>) -> Response {
+        if original.as_ref().is_ok_and(|original| is_preflight(original, &self.parts.headers)) {
+            return StatusCode::NO_CONTENT.into_response();
+        }
+        match self.decide(original).await {
+            Ok(response) => response,
+            Err(problem) => as_denied(problem, self.deny).into_response(),
+        }
     }
-    response
+
+    async fn decide(&self, original: Result<Original<'_>, Problem>) -> Result<Response, Problem> {
+        let principal = self.auth.authenticate(self.parts).await?;
+        let original = original?;
+        let endpoint = Endpoint::from_path(original.uri)
+            .map_err(|error| Problem::malformed(Code::MalformedUri, format!("{error}.")))?;
+        let method = Method::new(original.method)
+            .map_err(|error| Problem::malformed(Code::MalformedHeader, error.to_string()))?;
+        let metering = &*self.metering.0;
+        let now = metering.clock.now();
+        let call = MeteredCall::new(&metering.rules, principal.user_id, &endpoint, Some(method), None, now);
+        let particulars = Particulars {
+            personal: Personal::of_client(
+                client_address(self.parts, &principal),
+                user_agent(&self.parts.headers),
+            ),
+            actor: None,
+        };
+        match call.record(&metering.limits, &metering.sealer, event_id_at(now), particulars).await? {
+            Metered::Recorded(recorded) => Ok(self.admitted(&call, &recorded)),
+            Metered::Refused(refusal) => Err(refusal.into_problem(self.deny)),
+        }
+    }
+
+    fn admitted(&self, call: &MeteredCall, recorded: &Recorded) -> Response {
+        let mut response = StatusCode::NO_CONTENT.into_response();
+        let headers = response.headers_mut();
+        headers.reserve(16);
+        recorded.append_headers(headers, call);
+        headers.insert(X_USER_ID, uuid_value(call.user.get()));
+        headers.insert(X_USAGE_CALL_ID, uuid_value(recorded.call_id));
+        let position = self.metering.0.projections.positions().encode(recorded.seq);
+        if let Ok(position) = HeaderValue::try_from(position) {
+            headers.insert(LEDGER_SEQ, position);
+        }
+        response
+    }
 }
 
 fn uuid_value(id: Uuid) -> HeaderValue {
@@ -242,16 +255,4 @@ fn malformed(detail: &str) -> Problem {
 fn client_address(parts: &Parts, principal: &Principal) -> Option<IpAddr> {
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip().to_canonical();
     (principal.address != peer).then_some(principal.address)
-}
-
-/// This file's endpoints.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    #[derive(utoipa::OpenApi)]
-    #[openapi(paths(forward_auth, envoy))]
-    struct Document;
-    OpenApiRouter::with_openapi(<Document as utoipa::OpenApi>::openapi())
-        .route(PATH, any(forward_auth))
-        .route(ENVOY_PATH, any(envoy))
-        .route(&format!("{ENVOY_PATH}/"), any(envoy))
-        .route(&format!("{ENVOY_PATH}/{{*path}}"), any(envoy))
 }

@@ -1,6 +1,7 @@
 //! Calls of our own routes, recorded uncounted.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
@@ -9,20 +10,49 @@ use axum::middleware::Next;
 use axum::response::Response;
 use events::{ApiCalled, Body, Event, Personal};
 use http_body::Body as _;
-use ledger::{Endpoint, Method, StatusCode};
+use ledger::{Clock, Endpoint, IdSource, Method, Rules, StatusCode};
+use nats::Publisher;
+use tokio_util::task::TaskTracker;
 use vault::DataKey;
 
+use super::sealer::{self, Sealer};
 use crate::auth::{Principal, Seen};
-use crate::metering::sealer;
-use crate::state::AppState;
 
 /// The most records that wait for their user's key at a time.
 const MAX_WAITING: usize = 1_000;
 
+/// Records calls of our own routes. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct OwnCalls(Arc<Parts>);
+
+struct Parts {
+    rules: Rules,
+    clock: Clock,
+    ids: IdSource,
+    sealer: Sealer,
+    publisher: Publisher,
+    /// Records that wait for a data key; a shutdown waits for them.
+    tasks: TaskTracker,
+}
+
+impl OwnCalls {
+    /// Classifies by `rules`, and offers the events to `publisher`.
+    pub(crate) fn new(
+        rules: Rules,
+        clock: Clock,
+        ids: IdSource,
+        sealer: Sealer,
+        publisher: Publisher,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self(Arc::new(Parts { rules, clock, ids, sealer, publisher, tasks }))
+    }
+}
+
 /// Records calls of our own routes, uncounted, without waiting for the log: when it is away or busy the record is
 /// dropped, not the call. Only authenticated ones are recorded. The endpoint is the route's template: the path itself
 /// may hold an external id, which has no place in the log.
-pub async fn track(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn track(State(own_calls): State<OwnCalls>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let seen = Seen::default();
     request.extensions_mut().insert(seen.clone());
@@ -42,7 +72,7 @@ pub async fn track(State(state): State<AppState>, mut request: Request, next: Ne
             status: response.status().as_u16(),
             response_time_ms: millis(begun.elapsed()),
         };
-        offer(&state, &called);
+        own_calls.offer(&called);
     }
     response
 }
@@ -58,51 +88,53 @@ struct Called<'a> {
     response_time_ms: u32,
 }
 
-fn offer(state: &AppState, called: &Called<'_>) {
-    // A template is a valid endpoint, and what the router let through has a valid method.
-    let Ok(endpoint) = Endpoint::named(called.template) else { return };
-    let method = Method::new(called.method).ok();
-    let status = StatusCode::new(u64::from(called.status)).ok();
-    let classified = state.config().rules.classify(&endpoint, method.as_ref(), status);
-    let mut call = ApiCalled::new(classified.endpoint.as_str(), classified.category);
-    call.method = method.as_ref().map(|method| Cow::Borrowed(method.as_str()));
-    call.status_code = Some(called.status);
-    call.response_time_ms = Some(called.response_time_ms);
-    call.request_size = called.request_size;
-    call.response_size = called.response_size;
-    call.counted = false;
-    let (user, id) = (called.principal.user_id, state.ids().event_id());
-    let mut event = Event::by_api(id, user, state.clock().now(), Body::ApiCalled(call));
-    let agent = called.user_agent.as_deref().map(ledger::text::clean_user_agent);
-    let personal = Personal::of_client(Some(called.principal.address), agent);
-    if let Some(key) = state.sealer().cached(user) {
-        publish(state, &key, &mut event, &personal);
-        return;
-    }
-    // The user's first call here. The answer does not wait for the database either; a shutdown does.
-    if state.tasks().len() >= MAX_WAITING {
-        return untracked();
-    }
-    let tasks = state.tasks().clone();
-    let (state, mut event) = (state.clone(), event.into_owned());
-    let personal: Personal<'static> = personal.into_owned();
-    tasks.spawn(async move {
-        match state.sealer().key(user).await {
-            Ok(key) => publish(&state, &key, &mut event, &personal),
-            Err(_) => untracked(),
+impl OwnCalls {
+    fn offer(&self, called: &Called<'_>) {
+        let Parts { rules, clock, ids, sealer, tasks, .. } = &*self.0;
+        // A template is a valid endpoint, and what the router let through has a valid method.
+        let Ok(endpoint) = Endpoint::named(called.template) else { return };
+        let method = Method::new(called.method).ok();
+        let status = StatusCode::new(u64::from(called.status)).ok();
+        let classified = rules.classify(&endpoint, method.as_ref(), status);
+        let mut call = ApiCalled::new(classified.endpoint.as_str(), classified.category);
+        call.method = method.as_ref().map(|method| Cow::Borrowed(method.as_str()));
+        call.status_code = Some(called.status);
+        call.response_time_ms = Some(called.response_time_ms);
+        call.request_size = called.request_size;
+        call.response_size = called.response_size;
+        call.counted = false;
+        let user = called.principal.user_id;
+        let mut event = Event::by_api(ids.event_id(), user, clock.now(), Body::ApiCalled(call));
+        let agent = called.user_agent.as_deref().map(ledger::text::clean_user_agent);
+        let personal = Personal::of_client(Some(called.principal.address), agent);
+        if let Some(key) = sealer.cached(user) {
+            self.publish(&key, &mut event, &personal);
+            return;
         }
-    });
-}
-
-fn publish(state: &AppState, key: &DataKey, event: &mut Event<'_>, personal: &Personal<'_>) {
-    if let Body::ApiCalled(call) = &mut event.body {
-        let Ok(sealed) = sealer::seal(key, &event.id, personal) else { return untracked() };
-        call.personal = sealed;
+        // The user's first call here. The answer does not wait for the database either; a shutdown does.
+        if tasks.len() >= MAX_WAITING {
+            return untracked();
+        }
+        let (own_calls, mut event) = (self.clone(), event.into_owned());
+        let personal: Personal<'static> = personal.into_owned();
+        tasks.spawn(async move {
+            match own_calls.0.sealer.key(user).await {
+                Ok(key) => own_calls.publish(&key, &mut event, &personal),
+                Err(_) => untracked(),
+            }
+        });
     }
-    let mut json = Vec::with_capacity(768);
-    events::encode(event, &mut json);
-    if !state.publisher().offer(&json.into()) {
-        untracked();
+
+    fn publish(&self, key: &DataKey, event: &mut Event<'_>, personal: &Personal<'_>) {
+        if let Body::ApiCalled(call) = &mut event.body {
+            let Ok(sealed) = sealer::seal(key, &event.id, personal) else { return untracked() };
+            call.personal = sealed;
+        }
+        let mut json = Vec::with_capacity(768);
+        events::encode(event, &mut json);
+        if !self.0.publisher.offer(&json.into()) {
+            untracked();
+        }
     }
 }
 

@@ -2,14 +2,25 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderValue, StatusCode, header};
-use events::{Personal, SealedJson};
+use events::{NotSealed, Personal, SealedJson};
 use keys::{Found, Keys, KeysError};
 use ledger::UserId;
 use sqlx::PgPool;
-use vault::{DataKey, DataKeyError, OsEntropy};
+use vault::{DataKey, EntropyError, OsEntropy};
 
-use crate::http::problem::{Code, FieldError, Problem};
+/// Why something is not sealed.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The user's data key cannot be had.
+    #[error(transparent)]
+    Key(#[from] KeysError),
+    /// There are no random bytes.
+    #[error("nothing can be sealed")]
+    Entropy(#[from] EntropyError),
+    /// The sealed form is not one that an event holds.
+    #[error("the sealed form is not one that an event holds")]
+    Form(#[from] NotSealed),
+}
 
 /// Users' data keys, and the database that they come from. Cheap to clone.
 #[derive(Clone)]
@@ -30,18 +41,18 @@ impl Sealer {
     }
 
     /// The user's data key, made at the user's first call. Waits for the database only at the first one in a while.
-    pub(crate) async fn key(&self, user: UserId) -> Result<Arc<DataKey>, Problem> {
+    pub(crate) async fn key(&self, user: UserId) -> Result<Arc<DataKey>, KeysError> {
         if let Some(key) = self.cached(user) {
             return Ok(key);
         }
         let found = self.keys_of(&[user]).await?.remove(&user).ok_or(KeysError::NoAccount)?;
-        Ok(found.map_err(KeysError::from)?)
+        found.map_err(KeysError::from)
     }
 
     /// The data keys of all these users who have an account, or why one does not open.
-    pub(crate) async fn keys_of(&self, users: &[UserId]) -> Result<Found, Problem> {
+    pub(crate) async fn keys_of(&self, users: &[UserId]) -> Result<Found, KeysError> {
         let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
-        Ok(self.keys.get_or_make_many(&mut conn, users).await?)
+        self.keys.get_or_make_many(&mut conn, users).await
     }
 }
 
@@ -50,42 +61,10 @@ pub(crate) fn seal(
     key: &DataKey,
     event_id: &str,
     personal: &Personal<'_>,
-) -> Result<Option<SealedJson<'static>>, Problem> {
+) -> Result<Option<SealedJson<'static>>, SealError> {
     if personal.is_empty() {
         return Ok(None);
     }
-    let sealed = key
-        .seal_personal(event_id, &personal.to_json(), &OsEntropy)
-        .map_err(|error| Problem::internal(&error))?;
-    SealedJson::new(sealed.to_json()).map(Some).map_err(|error| Problem::internal(&error))
-}
-
-/// What is said of an item whose user's data key does not open: the same codes as of a request that is refused for it.
-pub(crate) fn item_error(error: &DataKeyError) -> FieldError {
-    match error {
-        DataKeyError::UnknownKey { .. } => {
-            FieldError::at("/subject", "encryption_key_missing", error.to_string())
-        }
-        DataKeyError::Open(_) => FieldError::at(
-            "/subject",
-            "internal",
-            "the user's data key does not open; a fault of this service",
-        ),
-    }
-}
-
-impl From<KeysError> for Problem {
-    fn from(error: KeysError) -> Self {
-        if let Some(kid) = error.missing_key() {
-            let detail = format!("The encryption key {kid} is not configured.");
-            return Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::EncryptionKeyMissing, detail)
-                .with_header(header::RETRY_AFTER, HeaderValue::from_static("60"));
-        }
-        match error {
-            KeysError::Store(error) => error.into(),
-            // The account went while the request was under way.
-            KeysError::NoAccount => Self::unauthorized(),
-            other => Self::internal(&other),
-        }
-    }
+    let sealed = key.seal_personal(event_id, &personal.to_json(), &OsEntropy)?;
+    Ok(Some(SealedJson::new(sealed.to_json())?))
 }

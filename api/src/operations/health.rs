@@ -10,7 +10,7 @@ use store::projector_status::Status;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use crate::facts::watermark::Watermark;
+use crate::facts::Watermark;
 use crate::http::problem::Chain;
 use crate::limits::Limits;
 
@@ -21,9 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Looks at the dependencies. Cheap to clone.
 #[derive(Clone)]
-pub struct Health(Arc<Inner>);
+pub struct Health(Arc<Parts>);
 
-struct Inner {
+struct Parts {
     pool: PgPool,
     log: Log,
     publisher: Publisher,
@@ -96,7 +96,7 @@ impl Health {
     /// Looks at these.
     pub fn new(pool: PgPool, log: Log, publisher: Publisher, watermark: Watermark, limits: Limits) -> Self {
         let last = tokio::sync::Mutex::new(None);
-        Self(Arc::new(Inner { pool, log, publisher, watermark, limits, last }))
+        Self(Arc::new(Parts { pool, log, publisher, watermark, limits, last }))
     }
 
     /// The last look, if it is not too old, else a new one. Those who ask at the same time share it.

@@ -11,7 +11,7 @@ use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::ApiError;
+use crate::error::ApiError;
 
 /// The process's recorder: `metrics` knows only one, whoever installs it.
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();

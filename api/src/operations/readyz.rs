@@ -2,12 +2,9 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
+use super::health::{Health, Report};
 use crate::http::extract::Json;
-use crate::operations::health::{Health, Report};
-use crate::state::AppState;
 
 /// Whether calls can be served now
 ///
@@ -20,13 +17,8 @@ use crate::state::AppState;
         (status = 503, description = "Log or database away", body = Report),
     )
 )]
-async fn readyz(State(health): State<Health>) -> (StatusCode, Json<Report>) {
+pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, Json<Report>) {
     let report = health.report().await;
     let status = if report.status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(report))
-}
-
-/// This file's endpoints.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(readyz))
 }

@@ -12,22 +12,14 @@ use nats::PublishError;
 use serde::Serialize;
 use store::limits::Terms;
 use store::read::plans::{PlanState, SoldPlan, Subscription};
-use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::timeout;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::facts::position::LedgerSeq;
-use crate::facts::settled::settled_seq;
-use crate::facts::snapshot::snapshot;
-use crate::facts::writer::{self, PROJECTED_WITHIN, TURN_WITHIN};
+use super::error::PlansError;
+use super::parts::{LastChange, Parts, Plans};
+use crate::facts::{PROJECTED_WITHIN, Written};
 use crate::http::extract::Json;
-use crate::http::problem::{FieldError, Problem};
 use crate::limits::PlanDecision;
-use crate::state::AppState;
-
-/// How many changes of different users may be decided at the same time.
-const STRIPES: usize = 64;
 
 /// A plan, and from when on.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -85,48 +77,17 @@ pub(crate) struct PlanRequest {
 #[derive(Debug)]
 pub(crate) struct PlanOutcome {
     pub(crate) body: PlanChangeBody,
-    /// Sequence of the frame that holds the change; none when nothing had to change.
-    pub(crate) seq: Option<u64>,
-    /// Whether the projections hold it.
-    pub(crate) projected: bool,
-}
-
-/// One decision at a time per user, each on top of the one before, which it waits for until the projections show it.
-/// Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct PlanTurns(Arc<[Mutex<LastChange>; STRIPES]>);
-
-/// The last plan change that this instance published, of any user of a stripe.
-#[derive(Clone, Copy, Debug)]
-struct LastChange {
-    /// Sequence of its frame.
-    seq: u64,
-    /// A later one may be in the log, at a sequence that nobody was told.
-    is_lost: bool,
+    /// The change in the log; none when nothing had to change.
+    written: Option<Written>,
 }
 
 impl PlanOutcome {
     /// 200, or 202 while the projections do not hold the change.
-    pub(crate) fn into_response(self, state: &AppState) -> Response {
-        let status = if self.projected { StatusCode::OK } else { StatusCode::ACCEPTED };
-        match self.seq {
-            Some(seq) => (status, LedgerSeq::at(state, seq), Json(self.body)).into_response(),
-            None => (status, Json(self.body)).into_response(),
+    pub(super) fn into_response(self) -> Response {
+        match self.written {
+            Some(written) => written.answer(StatusCode::OK, Json(self.body)),
+            None => Json(self.body).into_response(),
         }
-    }
-}
-
-impl PlanTurns {
-    /// `last_seq` is the log's last sequence at the start: a plan change of an earlier process may be in there.
-    pub fn new(last_seq: u64) -> Self {
-        let last = LastChange { seq: last_seq, is_lost: false };
-        Self(Arc::new(std::array::from_fn(|_| Mutex::new(last))))
-    }
-
-    async fn of(&self, user: UserId) -> Result<MutexGuard<'_, LastChange>, Problem> {
-        let [.., last] = user.get().into_bytes();
-        let turn = timeout(TURN_WITHIN, self.0[usize::from(last) % STRIPES].lock()).await;
-        turn.map_err(|_| Problem::busy("Earlier changes are still being recorded; try again."))
     }
 }
 
@@ -144,59 +105,66 @@ struct Change {
     effective_at: DateTime<Utc>,
 }
 
-/// Decides and records a change of plan, and waits a little for the projections to hold it. To be run to its end, even
-/// when nobody waits for the answer: what is in the log must hold here from then on.
-pub(crate) async fn change_plan(state: &AppState, request: PlanRequest) -> Result<PlanOutcome, Problem> {
-    let mut last_change = state.plan_turns().of(request.user).await?;
-    if last_change.is_lost {
-        let seq = settled_seq(state.log()).await.map_err(|_| Problem::unavailable("log"))?;
-        *last_change = LastChange { seq, is_lost: false };
+impl Plans {
+    /// Decides and records a change of plan, and waits a little for the projections to hold it. To be run to its end,
+    /// even when nobody waits for the answer: what is in the log must hold here from then on.
+    pub(super) async fn change(&self, request: PlanRequest) -> Result<PlanOutcome, PlansError> {
+        let Parts { projections, writer, clock, turns, .. } = &*self.0;
+        let mut last_change = turns.of(request.user.get()).await?;
+        if last_change.is_lost {
+            *last_change = LastChange { seq: projections.settled_seq().await?, is_lost: false };
+        }
+        if !projections.wait_for(last_change.seq, PROJECTED_WITHIN).await {
+            return Err(PlansError::NotProjected);
+        }
+        // Read once it is this request's turn: every earlier change has taken effect by then.
+        let now = clock.now();
+        let before = self.read(&request, now).await?;
+        if let Some(seq) = before.known {
+            let written = Some(writer.projected(seq).await);
+            return Ok(PlanOutcome { body: unchanged(&before.plans), written });
+        }
+        let target = terms(&before, &request.plan)?;
+        let Some(change) = decide(&before.plans, target, &request, now) else {
+            return Ok(PlanOutcome { body: unchanged(&before.plans), written: None });
+        };
+        let recorded = writer.record(&event(&request, &before.plans.current.plan, &change, now)).await;
+        last_change.is_lost = recorded.is_err_and(PublishError::may_be_recorded);
+        let seq = recorded?;
+        last_change.seq = seq;
+        self.hold_to(request.user, seq, &change);
+        let written = writer.projected(seq).await;
+        Ok(PlanOutcome { body: changed(&before.plans, &change, now), written: Some(written) })
     }
-    if !state.watermark().wait_for(last_change.seq, PROJECTED_WITHIN).await {
-        return Err(Problem::busy("An earlier change is not projected yet; try again."));
-    }
-    // Read once it is this request's turn: every earlier change has taken effect by then.
-    let now = state.clock().now();
-    let before = read(state, &request, now).await?;
-    if let Some(seq) = before.known {
-        let body = unchanged(&before.plans);
-        return Ok(PlanOutcome { body, seq: Some(seq), projected: true });
-    }
-    let target = terms(&before, &request.plan)?;
-    let Some(change) = decide(&before.plans, target, &request, now) else {
-        return Ok(PlanOutcome { body: unchanged(&before.plans), seq: None, projected: true });
-    };
-    let published = publish(state, &request, &before.plans.current.plan, &change, now).await;
-    last_change.is_lost = published.is_err_and(PublishError::may_be_recorded);
-    let seq = published?;
-    last_change.seq = seq;
-    hold_to(state, request.user, seq, &change);
-    let projected = state.watermark().wait_for(seq, PROJECTED_WITHIN).await;
-    Ok(PlanOutcome { body: changed(&before.plans, &change, now), seq: Some(seq), projected })
-}
 
-async fn read(state: &AppState, request: &PlanRequest, now: DateTime<Utc>) -> Result<Before, Problem> {
-    let (mut conn, _) = snapshot(state).await?;
-    let known = match &request.source_event_id {
-        Some(id) => store::read::plans::by_source_event(&mut conn, request.user, id).await?,
-        // Of a request that is tried again the first try may have been decided, and others after it.
-        None => store::claims::seq_of(&mut conn, request.event_id).await?,
-    };
-    let plans = store::read::plans::state(&mut conn, request.user, now).await?;
-    Ok(Before { plans, sold: store::read::plans::sold(&mut conn).await?, known })
+    async fn read(&self, request: &PlanRequest, now: DateTime<Utc>) -> Result<Before, PlansError> {
+        let (mut conn, _) = self.0.projections.snapshot().await?;
+        let known = match &request.source_event_id {
+            Some(id) => store::read::plans::by_source_event(&mut conn, request.user, id).await?,
+            // Of a request that is tried again the first try may have been decided, and others after it.
+            None => store::claims::seq_of(&mut conn, request.event_id).await?,
+        };
+        let plans = store::read::plans::state(&mut conn, request.user, now).await?;
+        Ok(Before { plans, sold: store::read::plans::sold(&mut conn).await?, known })
+    }
+
+    /// The next call is held to the new plan, before the projections have it.
+    fn hold_to(&self, user: UserId, seq: u64, change: &Change) {
+        let terms = Terms { plan: change.plan.name.clone(), limits: change.plan.limits() };
+        let decision = PlanDecision { seq, effective_at: change.effective_at, terms: Arc::new(terms) };
+        self.0.limits.decide_plan(user, decision);
+    }
 }
 
 /// The terms of the plan that is asked for: those that the user has, when it is theirs, else those of today.
-fn terms(before: &Before, name: &PlanName) -> Result<Plan, Problem> {
+fn terms(before: &Before, name: &PlanName) -> Result<Plan, PlansError> {
     let current = &before.plans.current.plan;
     if current.name == *name {
         return Ok(current.clone());
     }
     let sold = before.sold.iter().find(|sold| sold.plan.name == *name);
-    sold.map(|sold| sold.plan.clone()).ok_or_else(|| {
-        let names: Vec<&str> = before.sold.iter().map(|sold| sold.plan.name.as_str()).collect();
-        let detail = format!("there is no such plan; the plans are {}", names.join(", "));
-        Problem::validation(vec![FieldError::at("/plan", "unknown_plan", detail)])
+    sold.map(|sold| sold.plan.clone()).ok_or_else(|| PlansError::UnknownPlan {
+        on_sale: before.sold.iter().map(|sold| sold.plan.name.to_string()).collect(),
     })
 }
 
@@ -228,13 +196,7 @@ fn limit_falls(current: &Plan, target: &Plan) -> bool {
     Meter::ALL.into_iter().any(|meter| allowance(target, meter) < allowance(current, meter))
 }
 
-async fn publish(
-    state: &AppState,
-    request: &PlanRequest,
-    current: &Plan,
-    change: &Change,
-    now: DateTime<Utc>,
-) -> Result<u64, PublishError> {
+fn event<'a>(request: &'a PlanRequest, current: &Plan, change: &Change, now: DateTime<Utc>) -> Event<'a> {
     let body = PlanChanged {
         plan_name: change.plan.name.clone(),
         monthly_api_limit: change.plan.monthly_api_limit,
@@ -247,8 +209,7 @@ async fn publish(
         source_event_id: request.source_event_id.as_deref().map(Cow::Borrowed),
         actor: request.actor.clone(),
     };
-    let event = Event::by_api(event_id(request), request.user, now, Body::PlanChanged(body));
-    writer::publish(state, &event).await
+    Event::by_api(event_id(request), request.user, now, Body::PlanChanged(body))
 }
 
 /// The same foreign event always makes the same event of ours, which the projector applies once: so too when another
@@ -258,13 +219,6 @@ fn event_id(request: &PlanRequest) -> Uuid {
         Some(id) => derived_id(&[b"plan_changed", request.user.get().as_bytes(), id.as_bytes()]),
         None => request.event_id,
     }
-}
-
-/// The next call is held to the new plan, before the projections have it.
-fn hold_to(state: &AppState, user: UserId, seq: u64, change: &Change) {
-    let terms = Terms { plan: change.plan.name.clone(), limits: change.plan.limits() };
-    let decision = PlanDecision { seq, effective_at: change.effective_at, terms: Arc::new(terms) };
-    state.limits().decide_plan(user, decision);
 }
 
 fn unchanged(plans: &PlanState) -> PlanChangeBody {

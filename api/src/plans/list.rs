@@ -4,16 +4,15 @@ use axum::extract::State;
 use serde::Serialize;
 use store::read::plans::SoldPlan;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
+use super::parts::Plans;
 use crate::http::extract::Json;
 use crate::http::problem::Problem;
-use crate::state::AppState;
 
 /// The plans on sale, the smallest first.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Plans {
+#[schema(as = Plans)]
+pub(super) struct PlanList {
     items: Vec<PlanItem>,
 }
 
@@ -38,12 +37,12 @@ struct PlanItem {
     path = "/api/usage/plans",
     tag = "usage",
     security(()),
-    responses((status = 200, body = Plans))
+    responses((status = 200, body = PlanList))
 )]
-async fn plans(State(state): State<AppState>) -> Result<Json<Plans>, Problem> {
-    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
+pub(super) async fn plans(State(plans): State<Plans>) -> Result<Json<PlanList>, Problem> {
+    let mut conn = plans.0.projections.connection().await?;
     let sold = store::read::plans::sold(&mut conn).await?;
-    Ok(Json(Plans { items: sold.into_iter().map(PlanItem::from).collect() }))
+    Ok(Json(PlanList { items: sold.into_iter().map(PlanItem::from).collect() }))
 }
 
 impl From<SoldPlan> for PlanItem {
@@ -57,9 +56,4 @@ impl From<SoldPlan> for PlanItem {
             features: sold.features,
         }
     }
-}
-
-/// The route.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(plans))
 }

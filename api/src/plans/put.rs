@@ -5,20 +5,18 @@ use axum::response::Response;
 use ledger::PlanName;
 use serde::Deserialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
-use crate::auth::ServiceOrAdmin;
-use crate::facts::writer::actor;
+use super::change::{PlanChangeBody, PlanRequest, Timing};
+use super::parts::Plans;
+use crate::auth::{Auth, ServiceOrAdmin};
 use crate::http::extract::{Json, Path, Text};
+use crate::http::idempotency::Idempotency;
 use crate::http::problem::{Problem, ProblemBody};
-use crate::plans::change::{PlanChangeBody, PlanRequest, Timing, change_plan};
-use crate::state::AppState;
 
 /// A user's plan.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct PutPlan {
+pub(super) struct PutPlan {
     /// Name of a plan on sale, or of the current one, which withdraws a change that waits.
     #[schema(value_type = String)]
     plan: PlanName,
@@ -58,14 +56,17 @@ enum Effective {
         (status = 422, description = "There is no such plan", body = ProblemBody),
     )
 )]
-async fn put_plan(
+pub(super) async fn put_plan(
     caller: ServiceOrAdmin,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(plans): State<Plans>,
+    State(idempotency): State<Idempotency>,
     Path(named): Path<String>,
     Json(body): Json<PutPlan>,
 ) -> Result<Response, Problem> {
+    let user = auth.resolve_living(&caller, Some(&named)).await?;
     let request = PlanRequest {
-        user: state.users().resolve_living(&caller, Some(&named)).await?,
+        user,
         plan: body.plan,
         timing: match body.effective {
             Effective::Now => Timing::Now,
@@ -73,17 +74,8 @@ async fn put_plan(
         },
         reason: body.reason.map(Text::into_string),
         source_event_id: body.source_event_id.map(Text::into_string),
-        actor: actor(&caller),
-        event_id: state.ids().event_id(),
+        actor: caller.actor(),
+        event_id: plans.0.writer.new_id(),
     };
-    let work = {
-        let state = state.clone();
-        async move { Ok(change_plan(&state, request).await?.into_response(&state)) }
-    };
-    state.idempotency().to_its_end(work).await
-}
-
-/// This file's endpoints.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(put_plan))
+    idempotency.to_its_end(async move { Ok(plans.change(request).await?.into_response()) }).await
 }

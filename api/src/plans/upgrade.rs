@@ -6,21 +6,18 @@ use ledger::PlanName;
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
-use crate::auth::{Principal, Role, User};
-use crate::facts::writer::actor;
+use super::change::{PlanChangeBody, PlanRequest, Timing};
+use super::parts::Plans;
+use crate::auth::{Auth, Principal, Role, User};
 use crate::http::extract::Query;
-use crate::http::idempotency::Keyed;
+use crate::http::idempotency::{Attempt, Idempotency, Keyed};
 use crate::http::problem::{Problem, ProblemBody};
-use crate::plans::change::{PlanChangeBody, PlanRequest, Timing, change_plan};
-use crate::state::AppState;
 
 /// Another plan.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct UpgradeRequest {
+pub(super) struct UpgradeRequest {
     /// Name of a plan on sale, or of the current one, which withdraws a change that waits.
     #[schema(value_type = String)]
     plan: PlanName,
@@ -29,7 +26,7 @@ struct UpgradeRequest {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct UpgradeQuery {
+pub(super) struct UpgradeQuery {
     /// Whose plan; role service and admin only.
     user_id: Option<String>,
 }
@@ -48,18 +45,20 @@ struct UpgradeQuery {
         (status = 422, description = "There is no such plan", body = ProblemBody),
     )
 )]
-async fn upgrade(
+pub(super) async fn upgrade(
     caller: User,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(plans): State<Plans>,
+    State(idempotency): State<Idempotency>,
     Query(query): Query<UpgradeQuery>,
     Keyed { body: UpgradeRequest { plan }, request }: Keyed<UpgradeRequest>,
 ) -> Result<Response, Problem> {
-    may_upgrade(&state, &caller, &plan)?;
-    let owner = state.users().resolve_living(&caller, query.user_id.as_deref()).await?;
-    let (keys, actor) = (state.idempotency().clone(), actor(&caller));
-    keys.run(&caller, request, move |attempt| async move {
+    plans.may_upgrade(&caller, &plan)?;
+    let user = auth.resolve_living(&caller, query.user_id.as_deref()).await?;
+    let actor = caller.actor();
+    let work = move |attempt: Attempt| async move {
         let request = PlanRequest {
-            user: owner,
+            user,
             plan,
             timing: Timing::WhenFair,
             reason: None,
@@ -67,22 +66,19 @@ async fn upgrade(
             actor,
             event_id: attempt.event_id,
         };
-        Ok(change_plan(&state, request).await?.into_response(&state))
-    })
-    .await
+        Ok(plans.change(request).await?.into_response())
+    };
+    idempotency.run(caller.user_id, request, work).await
 }
 
-/// A user's own request needs `SELF_UPGRADE`; without it the answer says where plans are sold.
-fn may_upgrade(state: &AppState, principal: &Principal, plan: &PlanName) -> Result<(), Problem> {
-    if principal.role != Role::User || state.config().self_upgrade {
-        return Ok(());
+impl Plans {
+    /// A user's own request needs `SELF_UPGRADE`; without it the answer says where plans are sold.
+    fn may_upgrade(&self, caller: &Principal, plan: &PlanName) -> Result<(), Problem> {
+        if caller.role != Role::User || self.0.self_upgrade {
+            return Ok(());
+        }
+        let url = self.0.upgrade_url.as_ref().map(url::Url::as_str);
+        Err(Problem::forbidden("Plans are not changed here; see upgrade.url.")
+            .with_member("upgrade", json!({"plan": plan, "url": url})))
     }
-    let url = state.config().upgrade_url.as_ref().map(url::Url::as_str);
-    Err(Problem::forbidden("Plans are not changed here; see upgrade.url.")
-        .with_member("upgrade", json!({"plan": plan, "url": url})))
-}
-
-/// This file's endpoints.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(upgrade))
 }

@@ -7,22 +7,19 @@ use serde::Serialize;
 use store::Position;
 use store::read::token_audit::Entry;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::{ListQuery, token_id};
-use crate::auth::UserOrAdmin;
-use crate::facts::position::{AsOf, MinSeq, Positions};
-use crate::facts::snapshot::snapshot;
+use super::parts::Tokens;
+use super::request::{ListQuery, token_id};
+use crate::auth::{Auth, UserOrAdmin};
+use crate::facts::{AsOf, MinSeq, Positions};
 use crate::http::extract::{Json, Path, Query};
 use crate::http::paging::CursorScope;
 use crate::http::problem::{Problem, ProblemBody};
-use crate::state::AppState;
 
 /// A page of the audit, the newest first.
 #[derive(Debug, Serialize, ToSchema)]
-struct Audit {
+pub(super) struct Audit {
     items: Vec<AuditEntry>,
     /// Leads to the next page; null on the last.
     next_cursor: Option<String>,
@@ -72,15 +69,16 @@ struct AuditActor {
         (status = 429, description = "More than 10 reads a second", body = ProblemBody),
     )
 )]
-async fn audit(
+pub(super) async fn audit(
     caller: UserOrAdmin,
     _seen: MinSeq,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(tokens): State<Tokens>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Audit>, Problem> {
-    state.throttle().check(caller.user_id)?;
-    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
-    page(&state, owner, None, &query).await.map(Json)
+    tokens.0.reads.check(caller.user_id)?;
+    let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
+    page(&tokens, owner, None, &query).await.map(Json)
 }
 
 /// What was done with one token
@@ -95,17 +93,18 @@ async fn audit(
         (status = 429, description = "More than 10 reads a second", body = ProblemBody),
     )
 )]
-async fn token_audit(
+pub(super) async fn token_audit(
     caller: UserOrAdmin,
     _seen: MinSeq,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(tokens): State<Tokens>,
     Path(id): Path<String>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Audit>, Problem> {
-    state.throttle().check(caller.user_id)?;
+    tokens.0.reads.check(caller.user_id)?;
     let id = token_id(&id)?;
-    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
-    let audit = page(&state, owner, Some(id), &query).await?;
+    let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
+    let audit = page(&tokens, owner, Some(id), &query).await?;
     if audit.items.is_empty() && query.cursor.is_none() {
         return Err(Problem::not_found());
     }
@@ -113,7 +112,7 @@ async fn token_audit(
 }
 
 async fn page(
-    state: &AppState,
+    tokens: &Tokens,
     owner: UserId,
     token: Option<Uuid>,
     query: &ListQuery,
@@ -121,7 +120,7 @@ async fn page(
     let of_token = token.map(Uuid::into_bytes).unwrap_or_default();
     let scope = CursorScope::new(&[b"token_audit", owner.get().as_bytes(), &of_token]);
     let before = query.cursor.as_deref().map(|cursor| place(&scope, cursor)).transpose()?;
-    let (mut conn, as_of) = snapshot(state).await?;
+    let (mut conn, as_of) = tokens.0.projections.snapshot().await?;
     let mut entries =
         store::read::token_audit::page(&mut conn, owner, token, before, query.limit.to_read()).await?;
     drop(conn);
@@ -129,7 +128,8 @@ async fn page(
         let Position { seq, idx } = last.position;
         scope.seal(&[&seq.to_be_bytes()[..], &idx.to_be_bytes()[..]].concat())
     });
-    let items = entries.into_iter().map(|entry| AuditEntry::new(entry, state.positions())).collect();
+    let items =
+        entries.into_iter().map(|entry| AuditEntry::new(entry, tokens.0.projections.positions())).collect();
     Ok(Audit { items, next_cursor, as_of })
 }
 
@@ -161,9 +161,4 @@ impl AuditEntry {
             position: positions.encode(entry.position.seq),
         }
     }
-}
-
-/// This file's endpoints.
-pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(audit)).routes(routes!(token_audit))
 }

@@ -5,27 +5,29 @@ use std::time::Instant;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use events::{Body, Event, SealedJson, TokenStored};
+use ledger::UserId;
 use serde::Deserialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
+use uuid::Uuid;
 use vault::{Fingerprint, OsEntropy, SecretText, TokenKind};
 
-use super::{Client, Kind, TokenBody, Warning, check, check_name, must_be, seal_personal};
+use super::body::{TokenBody, Warning};
+use super::error::TokensError;
+use super::parts::Tokens;
+use super::request::{Client, Kind, check, check_name, must_be};
 use crate::auth::UserOnly;
-use crate::facts::position::LedgerSeq;
-use crate::facts::writer::{PROJECTED_WITHIN, actor, record};
+use crate::facts::Written;
 use crate::http::extract::{Json, NoQuery, Query, SecretFields, SecretJson, Text};
-use crate::http::idempotency::{Attempt, KeyedRequest, Provisional};
+use crate::http::idempotency::{Attempt, Idempotency, KeyedRequest, Provisional};
 use crate::http::problem::{Problem, ProblemBody};
-use crate::state::AppState;
+use crate::metering::sealer::SealError;
 
 /// A token to keep.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct StoreRequest {
+pub(super) struct StoreRequest {
     /// `github`, `openai`, `anthropic` or `gemini`.
     #[schema(value_type = String)]
     token_type: Kind,
@@ -72,101 +74,99 @@ struct NewToken {
         (status = 503, description = "It cannot be sealed or recorded now", body = ProblemBody),
     )
 )]
-async fn store(
+pub(super) async fn store(
     caller: UserOnly,
-    State(state): State<AppState>,
+    State(tokens): State<Tokens>,
+    State(idempotency): State<Idempotency>,
     // A `?user_id=` that changes nothing would put the token into another vault than was meant.
     Query(NoQuery {}): Query<NoQuery>,
     SecretJson { body, parts }: SecretJson<StoreRequest>,
 ) -> Result<Response, Problem> {
     let StoreRequest { token_type: Kind(kind), token, token_name } = body;
-    let warnings = check(kind, &token)?;
+    let warnings = check(kind, &token).map_err(TokensError::from)?;
     let name = token_name.map(Text::into_string);
     check_name(name.as_deref().unwrap_or_default(), &token)?;
-    state.token_changes().check(caller.user_id)?;
-    let key = state.sealer().key(caller.user_id).await?;
-    let fingerprint = key.fingerprint(kind, &token);
+    tokens.0.changes.check(caller.user_id)?;
+    let data_key = tokens.0.sealer.key(caller.user_id).await?;
+    let fingerprint = data_key.fingerprint(kind, &token);
     // What a request is recognised by is kept for a day: not a hash of the token, which could be guessed at.
     let told = format!("{kind}\0{fingerprint}\0{}", name.as_deref().unwrap_or_default());
     let request = KeyedRequest::of(&parts, told.as_bytes())?;
     let client = Client::of(*caller, &parts);
     let new = NewToken { kind, token, name, fingerprint, warnings };
-    let keys = state.idempotency().clone();
-    keys.run(
-        &caller,
-        request,
-        move |attempt| async move { record_token(&state, &client, new, attempt).await },
-    )
-    .await
+    let work = move |attempt| async move { Ok(tokens.store(&client, new, attempt).await?) };
+    idempotency.run(caller.user_id, request, work).await
 }
 
-async fn record_token(
-    state: &AppState,
-    client: &Client,
-    new: NewToken,
-    attempt: Attempt,
-) -> Result<Response, Problem> {
-    let owner = client.principal.user_id;
-    let key = state.sealer().key(owner).await?;
-    // The event's id is the token's: a retry of the request stores the same token.
-    let id = attempt.event_id;
-    let began = Instant::now();
-    let sealed = key.seal_token(new.kind, id, &new.token, &OsEntropy);
-    let sealed = sealed.map_err(|error| Problem::internal(&error))?;
-    metrics::histogram!("vault_seal_seconds").record(began.elapsed());
-    let masked = vault::mask(&new.token);
-    drop(new.token);
-    let body = Body::TokenStored(TokenStored {
-        token_id: id,
-        token_type: Cow::Borrowed(new.kind.as_str()),
-        sealed: SealedJson::new(sealed.to_json()).map_err(|error| Problem::internal(&error))?,
-        masked: Cow::Borrowed(&masked),
-        fingerprint: Cow::Owned(new.fingerprint.to_string()),
-        actor: actor(&client.principal),
-        personal: seal_personal(state, owner, id, client, new.name.as_deref()).await?,
-    });
-    let seq = record(state, &Event::by_api(id, owner, attempt.at, body)).await?;
-    let status = outcome(state, client, attempt, seq).await?;
-    let stored = TokenBody {
-        id,
-        token_type: new.kind.as_str().to_owned(),
-        token_name: new.name,
-        masked,
-        fingerprint: new.fingerprint.to_string(),
-        warnings: new.warnings,
-        created_at: attempt.at,
-        updated_at: attempt.at,
-        last_used: None,
-    };
-    let mut response = (status, LedgerSeq::at(state, seq), Json(stored)).into_response();
-    if status == StatusCode::ACCEPTED {
-        // Whether another token was there is not known yet. A retry will know: its event has the same id and is applied
-        // once.
-        response.extensions_mut().insert(Provisional);
+impl Tokens {
+    async fn store(&self, client: &Client, new: NewToken, attempt: Attempt) -> Result<Response, TokensError> {
+        let owner = client.principal.user_id;
+        // The event's id is the token's: a retry of the request stores the same token.
+        let id = attempt.event_id;
+        let sealed = self.seal(owner, id, &new).await?;
+        let masked = vault::mask(&new.token);
+        drop(new.token);
+        let body = Body::TokenStored(TokenStored {
+            token_id: id,
+            token_type: Cow::Borrowed(new.kind.as_str()),
+            sealed,
+            masked: Cow::Borrowed(&masked),
+            fingerprint: Cow::Owned(new.fingerprint.to_string()),
+            actor: client.principal.actor(),
+            personal: self.seal_personal(owner, id, client, new.name.as_deref()).await?,
+        });
+        let written = self.0.writer.write(&Event::by_api(id, owner, attempt.at, body)).await?;
+        let replaced = self.replaced(owner, id, &written).await?;
+        let stored = TokenBody {
+            id,
+            token_type: new.kind.as_str().to_owned(),
+            token_name: new.name,
+            masked,
+            fingerprint: new.fingerprint.to_string(),
+            warnings: new.warnings,
+            created_at: attempt.at,
+            updated_at: attempt.at,
+            last_used: None,
+        };
+        let status = match replaced {
+            Some(true) => StatusCode::OK,
+            Some(false) => StatusCode::CREATED,
+            None => StatusCode::ACCEPTED,
+        };
+        let mut response = written.answer(status, Json(stored));
+        if status == StatusCode::ACCEPTED {
+            // Whether another token was there is not known yet. A retry will know: its event has the same id and is
+            // applied once.
+            response.extensions_mut().insert(Provisional);
+        }
+        Ok(response)
     }
-    Ok(response)
-}
 
-/// Whether another token was there, which the log's order decides.
-async fn outcome(
-    state: &AppState,
-    client: &Client,
-    attempt: Attempt,
-    seq: u64,
-) -> Result<StatusCode, Problem> {
-    if !state.watermark().wait_for(seq, PROJECTED_WITHIN).await {
-        return Ok(StatusCode::ACCEPTED);
+    async fn seal(
+        &self,
+        owner: UserId,
+        id: Uuid,
+        new: &NewToken,
+    ) -> Result<SealedJson<'static>, TokensError> {
+        let data_key = self.0.sealer.key(owner).await.map_err(SealError::from)?;
+        let began = Instant::now();
+        let sealed = data_key.seal_token(new.kind, id, &new.token, &OsEntropy)?;
+        metrics::histogram!("vault_seal_seconds").record(began.elapsed());
+        Ok(SealedJson::new(sealed.to_json()).map_err(SealError::from)?)
     }
-    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
-    let (owner, id) = (client.principal.user_id, attempt.event_id);
-    Ok(match store::read::token_audit::replaced_by(&mut conn, owner, id, seq).await? {
-        Some(Some(_)) => StatusCode::OK,
-        Some(None) => StatusCode::CREATED,
-        None => StatusCode::ACCEPTED,
-    })
-}
 
-/// This file's endpoints.
-pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(store))
+    /// Whether another token was there, which the log's order decides; none while that is not known.
+    async fn replaced(
+        &self,
+        owner: UserId,
+        id: Uuid,
+        written: &Written,
+    ) -> Result<Option<bool>, TokensError> {
+        if !written.is_projected {
+            return Ok(None);
+        }
+        let mut conn = self.0.projections.connection().await?;
+        let replaced = store::read::token_audit::replaced_by(&mut conn, owner, id, written.seq).await?;
+        Ok(replaced.map(|other| other.is_some()))
+    }
 }

@@ -5,18 +5,19 @@ use std::borrow::Cow;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use events::{Body, Event, TokenDeleted};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
+use ledger::UserId;
+use store::read::tokens::Token;
 
-use super::{Client, OwnerQuery, seal_personal, token_id};
-use crate::auth::UserOrAdmin;
-use crate::facts::position::LedgerSeq;
-use crate::facts::writer::{PROJECTED_WITHIN, actor, record};
+use super::error::TokensError;
+use super::parts::Tokens;
+use super::request::{Client, OwnerQuery, token_id};
+use crate::auth::{Auth, UserOrAdmin};
+use crate::facts::Written;
 use crate::http::extract::{Path, Query};
+use crate::http::idempotency::Idempotency;
 use crate::http::problem::{Problem, ProblemBody};
-use crate::state::AppState;
 
 /// Deletes a stored token
 ///
@@ -31,37 +32,34 @@ use crate::state::AppState;
         (status = 429, description = "More than 10 tokens stored and deleted a minute", body = ProblemBody),
     )
 )]
-async fn delete(
+pub(super) async fn delete(
     caller: UserOrAdmin,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(tokens): State<Tokens>,
+    State(idempotency): State<Idempotency>,
     Path(id): Path<String>,
     Query(query): Query<OwnerQuery>,
     parts: Parts,
 ) -> Result<Response, Problem> {
-    let (owner, id) = (state.users().resolve(&caller, query.user_id.as_deref()).await?, token_id(&id)?);
-    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
-    let token = store::read::tokens::get(&mut conn, owner, id).await?.ok_or_else(Problem::not_found)?;
-    drop(conn);
-    state.token_changes().check(caller.user_id)?;
+    let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
+    let token = tokens.find(owner, token_id(&id)?).await?;
+    tokens.0.changes.check(caller.user_id)?;
     let client = Client::of(*caller, &parts);
-    let keys = state.idempotency().clone();
-    keys.to_its_end(async move {
-        let event_id = state.ids().event_id();
-        let body = Body::TokenDeleted(TokenDeleted {
-            token_id: id,
-            token_type: Cow::Owned(token.token_type),
-            actor: actor(&client.principal),
-            personal: seal_personal(&state, owner, event_id, &client, None).await?,
-        });
-        let seq = record(&state, &Event::by_api(event_id, owner, state.clock().now(), body)).await?;
-        let projected = state.watermark().wait_for(seq, PROJECTED_WITHIN).await;
-        let status = if projected { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
-        Ok((status, LedgerSeq::at(&state, seq), ()).into_response())
-    })
-    .await
+    let work =
+        async move { Ok(tokens.delete(owner, token, &client).await?.answer(StatusCode::NO_CONTENT, ())) };
+    idempotency.to_its_end(work).await
 }
 
-/// This file's endpoints.
-pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(delete))
+impl Tokens {
+    async fn delete(&self, owner: UserId, token: Token, client: &Client) -> Result<Written, TokensError> {
+        let event_id = self.0.writer.new_id();
+        let body = Body::TokenDeleted(TokenDeleted {
+            token_id: token.id,
+            token_type: Cow::Owned(token.token_type),
+            actor: client.principal.actor(),
+            personal: self.seal_personal(owner, event_id, client, None).await?,
+        });
+        let event = Event::by_api(event_id, owner, self.0.writer.now(), body);
+        Ok(self.0.writer.write(&event).await?)
+    }
 }

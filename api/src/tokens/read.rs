@@ -3,21 +3,20 @@
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
-use super::{ListQuery, OwnerQuery, TokenBody, token_id};
-use crate::auth::UserOrAdmin;
-use crate::facts::position::{AsOf, MinSeq};
-use crate::facts::snapshot::snapshot;
+use super::body::TokenBody;
+use super::parts::Tokens;
+use super::request::{ListQuery, OwnerQuery, token_id};
+use crate::auth::{Auth, UserOrAdmin};
+use crate::facts::{AsOf, MinSeq};
 use crate::http::extract::{Json, Path, Query};
 use crate::http::paging::CursorScope;
 use crate::http::problem::{Problem, ProblemBody};
-use crate::state::AppState;
 
 /// The stored tokens, the newest first: at most one of each type.
 #[derive(Debug, Serialize, ToSchema)]
-struct Tokens {
+#[schema(as = Tokens)]
+pub(super) struct TokenList {
     items: Vec<TokenBody>,
     /// Leads to the next page; null on the last.
     next_cursor: Option<String>,
@@ -28,18 +27,19 @@ struct Tokens {
 #[utoipa::path(
     get, path = "/api/tokens", tag = "tokens",
     params(ListQuery),
-    responses((status = 200, body = Tokens))
+    responses((status = 200, body = TokenList))
 )]
-async fn list(
+pub(super) async fn list(
     caller: UserOrAdmin,
     _seen: MinSeq,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(tokens): State<Tokens>,
     Query(query): Query<ListQuery>,
-) -> Result<Json<Tokens>, Problem> {
-    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
+) -> Result<Json<TokenList>, Problem> {
+    let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
     let scope = CursorScope::new(&[b"tokens", owner.get().as_bytes()]);
     let after = query.cursor.as_deref().map(|cursor| scope.open(cursor)).transpose()?;
-    let (mut conn, as_of) = snapshot(&state).await?;
+    let (mut conn, as_of) = tokens.0.projections.snapshot().await?;
     let mut items: Vec<TokenBody> =
         store::read::tokens::list(&mut conn, owner).await?.into_iter().map(TokenBody::from).collect();
     drop(conn);
@@ -47,7 +47,7 @@ async fn list(
         items.retain(|token| place(token) < shown);
     }
     let next_cursor = query.limit.cut(&mut items).map(|last| scope.seal(&place(last)));
-    Ok(Json(Tokens { items, next_cursor, as_of }))
+    Ok(Json(TokenList { items, next_cursor, as_of }))
 }
 
 /// Where a token stands in the list: its time and id, so that bytes compare as they do.
@@ -65,20 +65,16 @@ fn place(token: &TokenBody) -> Vec<u8> {
         (status = 404, description = "There is none, or it is another user's", body = ProblemBody),
     )
 )]
-async fn get(
+pub(super) async fn get(
     caller: UserOrAdmin,
     _seen: MinSeq,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(tokens): State<Tokens>,
     Path(id): Path<String>,
     Query(query): Query<OwnerQuery>,
 ) -> Result<Json<TokenBody>, Problem> {
-    let (owner, id) = (state.users().resolve(&caller, query.user_id.as_deref()).await?, token_id(&id)?);
-    let (mut conn, _) = snapshot(&state).await?;
+    let (owner, id) = (auth.resolve(&caller, query.user_id.as_deref()).await?, token_id(&id)?);
+    let (mut conn, _) = tokens.0.projections.snapshot().await?;
     let token = store::read::tokens::get(&mut conn, owner, id).await?;
     token.map(|token| Json(token.into())).ok_or_else(Problem::not_found)
-}
-
-/// This file's endpoints.
-pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get))
 }

@@ -9,20 +9,20 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use events::{Body, Event, TokenUsed};
 use serde::Deserialize;
+use store::read::tokens::Token;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 use vault::{Sealed, SecretText, TokenKind};
 
-use super::{Client, Kind, check, must_be, seal_personal, token_id};
+use super::error::TokensError;
+use super::parts::Tokens;
+use super::request::{Client, Kind, check, must_be, token_id};
 use crate::auth::UserOnly;
-use crate::facts::position::LedgerSeq;
-use crate::facts::writer::{actor, record};
 use crate::http::extract::{Json, NoQuery, Path, Query, SecretFields, SecretJson};
-use crate::http::problem::{Code, Problem, ProblemBody};
+use crate::http::idempotency::Idempotency;
+use crate::http::problem::{Problem, ProblemBody};
+use crate::metering::sealer::SealError;
 use crate::providers::TokenTest;
-use crate::state::AppState;
 
 /// What a use for a test is called in the audit.
 const PURPOSE: &str = "test";
@@ -30,7 +30,7 @@ const PURPOSE: &str = "test";
 /// A token to ask about.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct TestRequest {
+pub(super) struct TestRequest {
     /// `github`, `openai`, `anthropic` or `gemini`.
     #[schema(value_type = String)]
     token_type: Kind,
@@ -64,28 +64,24 @@ impl SecretFields for TestRequest {
         (status = 503, description = "The use cannot be recorded now, so there is none", body = ProblemBody),
     )
 )]
-async fn test_stored(
+pub(super) async fn test_stored(
     caller: UserOnly,
-    State(state): State<AppState>,
+    State(tokens): State<Tokens>,
+    State(idempotency): State<Idempotency>,
     Path(id): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
     parts: Parts,
 ) -> Result<Response, Problem> {
-    let id = token_id(&id)?;
-    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
-    let known = store::read::tokens::get(&mut conn, caller.user_id, id).await?;
-    drop(conn);
-    let known = known.ok_or_else(Problem::not_found)?;
-    state.token_tests().check(caller.user_id)?;
+    let token = tokens.find(caller.user_id, token_id(&id)?).await?;
+    tokens.0.tests.check(caller.user_id)?;
     let client = Client::of(*caller, &parts);
-    let keys = state.idempotency().clone();
-    keys.to_its_end(async move {
-        let seq = record_use(&state, &client, id, &known.token_type).await?;
-        let (kind, token) = open(&state, &client, id).await?;
-        let answer = state.providers().test(kind, &token).await;
-        Ok((StatusCode::OK, LedgerSeq::at(&state, seq), Json(answer)).into_response())
-    })
-    .await
+    let work = async move {
+        let seq = tokens.record_use(&client, &token).await?;
+        let (kind, secret) = tokens.open(&client, token.id).await?;
+        let answer = tokens.0.providers.test(kind, &secret).await;
+        Ok((StatusCode::OK, tokens.0.writer.at(seq), Json(answer)).into_response())
+    };
+    idempotency.to_its_end(work).await
 }
 
 /// Asks whether a token works
@@ -101,59 +97,53 @@ async fn test_stored(
         (status = 429, description = "More than 10 tests a minute", body = ProblemBody),
     )
 )]
-async fn test_given(
+pub(super) async fn test_given(
     caller: UserOnly,
-    State(state): State<AppState>,
+    State(tokens): State<Tokens>,
     Query(NoQuery {}): Query<NoQuery>,
     SecretJson { body, .. }: SecretJson<TestRequest>,
 ) -> Result<Json<TokenTest>, Problem> {
     let TestRequest { token_type: Kind(kind), token } = body;
-    check(kind, &token)?;
-    state.token_tests().check(caller.user_id)?;
-    Ok(Json(state.providers().test(kind, &token).await))
+    check(kind, &token).map_err(TokensError::from)?;
+    tokens.0.tests.check(caller.user_id)?;
+    Ok(Json(tokens.0.providers.test(kind, &token).await))
 }
 
-/// Puts the use on disk. Whoever goes on without it would use a token behind its owner's back.
-async fn record_use(state: &AppState, client: &Client, id: Uuid, token_type: &str) -> Result<u64, Problem> {
-    let owner = client.principal.user_id;
-    let event_id = state.ids().event_id();
-    let body = Body::TokenUsed(TokenUsed {
-        token_id: id,
-        token_type: Cow::Borrowed(token_type),
-        purpose: Cow::Borrowed(PURPOSE),
-        actor: actor(&client.principal),
-        personal: seal_personal(state, owner, event_id, client, None).await?,
-    });
-    let seq = record(state, &Event::by_api(event_id, owner, state.clock().now(), body)).await?;
-    metrics::counter!("token_uses_total", "type" => token_type.to_owned()).increment(1);
-    Ok(seq)
-}
+impl Tokens {
+    /// Puts the use on disk. Whoever goes on without it would use a token behind its owner's back.
+    async fn record_use(&self, client: &Client, token: &Token) -> Result<u64, TokensError> {
+        let owner = client.principal.user_id;
+        let event_id = self.0.writer.new_id();
+        let body = Body::TokenUsed(TokenUsed {
+            token_id: token.id,
+            token_type: Cow::Borrowed(&token.token_type),
+            purpose: Cow::Borrowed(PURPOSE),
+            actor: client.principal.actor(),
+            personal: self.seal_personal(owner, event_id, client, None).await?,
+        });
+        let seq = self.0.writer.record(&Event::by_api(event_id, owner, self.0.writer.now(), body)).await?;
+        metrics::counter!("token_uses_total", "type" => token.token_type.clone()).increment(1);
+        Ok(seq)
+    }
 
-/// Opens a stored token, as it is now: after a deletion was answered nobody uses it. Whatever is wrong with it, the
-/// answer is the same.
-async fn open(state: &AppState, client: &Client, id: Uuid) -> Result<(TokenKind, SecretText), Problem> {
-    let owner = client.principal.user_id;
-    let key = state.sealer().key(owner).await?;
-    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
-    let stored = store::read::tokens::sealed(&mut conn, owner, id).await?.ok_or_else(Problem::not_found)?;
-    drop(conn);
-    let began = Instant::now();
-    let opened = stored.token_type.parse().ok().and_then(|kind: TokenKind| {
-        let sealed = Sealed::from_json(&stored.sealed).ok()?;
-        Some((kind, key.open_token(kind, id, &sealed).ok()?))
-    });
-    metrics::histogram!("vault_open_seconds").record(began.elapsed());
-    opened.ok_or_else(|| {
-        tracing::error!(token_id = %id, "a stored token does not open: it is not as it was sealed");
-        Problem::new(
-            StatusCode::CONFLICT,
-            Code::TokenUnreadable,
-            "The stored token cannot be opened; store it again.",
-        )
-    })
-}
-
-/// This file's endpoints.
-pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(test_given)).routes(routes!(test_stored))
+    /// Opens a stored token, as it is now: after a deletion was answered nobody uses it. Whatever is wrong with it, the
+    /// answer is the same.
+    async fn open(&self, client: &Client, id: Uuid) -> Result<(TokenKind, SecretText), TokensError> {
+        let owner = client.principal.user_id;
+        let data_key = self.0.sealer.key(owner).await.map_err(SealError::from)?;
+        let mut conn = self.0.projections.connection().await?;
+        let stored = store::read::tokens::sealed(&mut conn, owner, id).await?;
+        let stored = stored.ok_or(TokensError::NoSuchToken)?;
+        drop(conn);
+        let began = Instant::now();
+        let opened = stored.token_type.parse().ok().and_then(|kind: TokenKind| {
+            let sealed = Sealed::from_json(&stored.sealed).ok()?;
+            Some((kind, data_key.open_token(kind, id, &sealed).ok()?))
+        });
+        metrics::histogram!("vault_open_seconds").record(began.elapsed());
+        opened.ok_or_else(|| {
+            tracing::error!(token_id = %id, "a stored token does not open: it is not as it was sealed");
+            TokensError::Unreadable
+        })
+    }
 }

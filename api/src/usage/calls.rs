@@ -9,24 +9,21 @@ use store::read::TimeRange;
 use store::read::calls::{After, Call, CallFilter};
 use store::read::history::{OTHER_ENDPOINTS, UNKNOWN};
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::history::{CountedParam, largest_endpoints};
-use crate::auth::User;
-use crate::facts::position::{AsOf, MinSeq, Positions};
-use crate::facts::snapshot::snapshot;
+use super::parts::Usage;
+use crate::auth::{Auth, User};
+use crate::facts::{AsOf, MinSeq, Positions};
 use crate::http::extract::{Json, Query, Text};
 use crate::http::paging::{CursorScope, PageLimit};
 use crate::http::problem::{Problem, ProblemBody};
 use crate::http::time_range::{RangeEnd, is_writable, time_range};
-use crate::state::AppState;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct CallsQuery {
+pub(super) struct CallsQuery {
     /// Whose calls; role service and admin only.
     user_id: Option<String>,
     /// Start of the range, which belongs to it: RFC 3339, or a date. This month's start unless given.
@@ -126,25 +123,26 @@ struct CallItem {
         (status = "4XX", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-async fn calls(
+pub(super) async fn calls(
     caller: User,
     _seen: MinSeq,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(usage): State<Usage>,
     Query(query): Query<CallsQuery>,
 ) -> Result<Json<Calls>, Problem> {
-    state.throttle().check(caller.user_id)?;
-    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
+    usage.0.reads.check(caller.user_id)?;
+    let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
     let scope = query.scope(owner);
     let place = query.cursor.as_deref().map(|cursor| Place::open(&scope, cursor)).transpose()?;
     let range = match &place {
         // A month may have ended since the first page: the list stays the one that was begun.
         Some(place) => place.range,
-        None => time_range(query.from, query.to, state.clock().now())?,
+        None => time_range(query.from, query.to, usage.0.clock.now())?,
     };
     let limit = query.limit;
     let mut filter = query.into_filter(range);
 
-    let (mut conn, as_of) = snapshot(&state).await?;
+    let (mut conn, as_of) = usage.0.projections.snapshot().await?;
     if filter.endpoint.as_deref() == Some(OTHER_ENDPOINTS) {
         filter.largest = largest_endpoints(&mut conn, owner, range, filter.counted).await?.0;
     }
@@ -158,7 +156,7 @@ async fn calls(
         let after = After { created_at: last.created_at, id: last.id };
         Place { range, after }.seal(&scope)
     });
-    let items = found.into_iter().map(|call| CallItem::new(call, state.positions())).collect();
+    let items = found.into_iter().map(|call| CallItem::new(call, usage.0.projections.positions())).collect();
     Ok(Json(Calls { items, next_cursor, rows: totals.rows, units: totals.units, as_of }))
 }
 
@@ -247,9 +245,4 @@ impl CallItem {
             position: positions.encode(call.log_seq),
         }
     }
-}
-
-/// The route.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(calls))
 }

@@ -4,29 +4,26 @@ use std::borrow::Cow;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use chrono::{DateTime, Utc};
-use events::{Actor, Body, Event, UsageReset};
+use events::{Body, Event, UsageReset};
 use ledger::{Month, UserId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::auth::{Principal, Role, User};
-use crate::facts::position::LedgerSeq;
-use crate::facts::snapshot::snapshot;
-use crate::facts::writer::{PROJECTED_WITHIN, actor, record};
+use super::error::UsageError;
+use super::parts::Usage;
+use crate::auth::{Auth, AuthError, Principal, Role, User};
+use crate::facts::Written;
 use crate::http::extract::{Json, Text};
-use crate::http::idempotency::{Attempt, Keyed};
+use crate::http::idempotency::{Attempt, Idempotency, Keyed};
 use crate::http::problem::{Problem, ProblemBody};
-use crate::state::AppState;
 
 /// Whose counters, and why.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct ResetRequest {
+pub(super) struct ResetRequest {
     /// UUID or external id; the caller's own unless given.
     user_id: Option<String>,
     /// Kept with the reset.
@@ -58,55 +55,50 @@ struct ResetBody {
         (status = 409, description = "The month is closed", body = ProblemBody),
     )
 )]
-async fn reset(
+pub(super) async fn reset(
     caller: User,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(usage): State<Usage>,
+    State(idempotency): State<Idempotency>,
     Keyed { body, request }: Keyed<ResetRequest>,
 ) -> Result<Response, Problem> {
-    may_reset(&state, &caller)?;
-    let owner = state.users().resolve_living(&caller, body.user_id.as_deref()).await?;
-    let (keys, actor) = (state.idempotency().clone(), actor(&caller));
-    keys.run(&caller, request, move |attempt| async move {
-        reset_month(&state, owner, body.reason.as_str(), actor, attempt).await
-    })
-    .await
+    usage.may_reset(&caller)?;
+    let user = auth.resolve_living(&caller, body.user_id.as_deref()).await?;
+    let actor = caller.actor();
+    let work = move |attempt: Attempt| async move {
+        // A retry is about the month in which the first try was made.
+        let month = Month::of(attempt.at);
+        let reset = UsageReset { month, reason: Cow::Borrowed(body.reason.as_str()), actor };
+        let written = usage.reset(user, reset, attempt).await?;
+        let body = ResetBody { user_id: user.get(), month, reset_at: attempt.at };
+        Ok(written.answer(StatusCode::OK, Json(body)))
+    };
+    idempotency.run(caller.user_id, request, work).await
 }
 
-fn may_reset(state: &AppState, principal: &Principal) -> Result<(), Problem> {
-    match principal.role {
-        Role::Admin => Ok(()),
-        Role::User if state.config().self_reset => Ok(()),
-        Role::User | Role::Service => Err(Problem::forbidden("This needs the role admin.")),
+impl Usage {
+    fn may_reset(&self, caller: &Principal) -> Result<(), Problem> {
+        match caller.role {
+            Role::Admin => Ok(()),
+            Role::User if self.0.self_reset => Ok(()),
+            Role::User | Role::Service => Err(AuthError::Role("admin").into()),
+        }
     }
-}
 
-async fn reset_month(
-    state: &AppState,
-    owner: UserId,
-    reason: &str,
-    actor: Actor<'static>,
-    attempt: Attempt,
-) -> Result<Response, Problem> {
-    // A retry is about the month in which the first try was made.
-    let month = Month::of(attempt.at);
-    let (mut conn, _) = snapshot(state).await?;
-    if store::read::statements::is_closed(&mut conn, month).await? {
-        return Err(Problem::conflict(format!(
-            "The month {month} is closed: its statement has been issued."
-        )));
+    async fn reset(
+        &self,
+        user: UserId,
+        reset: UsageReset<'_>,
+        attempt: Attempt,
+    ) -> Result<Written, UsageError> {
+        let (mut conn, _) = self.0.projections.snapshot().await?;
+        if store::read::statements::is_closed(&mut conn, reset.month).await? {
+            return Err(UsageError::Closed(reset.month));
+        }
+        drop(conn);
+        let event = Event::by_api(attempt.event_id, user, attempt.at, Body::UsageReset(reset));
+        let written = self.0.writer.write(&event).await?;
+        self.0.limits.expire(user);
+        Ok(written)
     }
-    drop(conn);
-    let body = UsageReset { month, reason: Cow::Borrowed(reason), actor };
-    let event = Event::by_api(attempt.event_id, owner, attempt.at, Body::UsageReset(body));
-    let seq = record(state, &event).await?;
-    let projected = state.watermark().wait_for(seq, PROJECTED_WITHIN).await;
-    state.limits().expire(owner);
-    let status = if projected { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let body = ResetBody { user_id: owner.get(), month, reset_at: attempt.at };
-    Ok((status, LedgerSeq::at(state, seq), Json(body)).into_response())
-}
-
-/// This file's endpoints.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(reset))
 }

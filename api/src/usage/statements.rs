@@ -6,21 +6,18 @@ use ledger::{Money, Month, UserId};
 use serde::{Deserialize, Serialize};
 use store::read::statements::{Adjustment, CategoryUnits, Statement};
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
-use crate::auth::User;
-use crate::facts::position::{AsOf, MinSeq};
-use crate::facts::snapshot::snapshot;
+use super::parts::Usage;
+use crate::auth::{Auth, User};
+use crate::facts::{AsOf, MinSeq};
 use crate::http::extract::{Json, Path, Query};
 use crate::http::paging::{CursorScope, PageLimit};
 use crate::http::problem::{FieldError, Problem, ProblemBody};
-use crate::state::AppState;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct StatementsQuery {
+pub(super) struct StatementsQuery {
     /// Whose statements; role service and admin only.
     user_id: Option<String>,
     /// Statements a page, 1 to 500; 50 unless given.
@@ -34,7 +31,7 @@ struct StatementsQuery {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct StatementQuery {
+pub(super) struct StatementQuery {
     /// Whose statement; role service and admin only.
     user_id: Option<String>,
 }
@@ -114,16 +111,17 @@ struct UnitsBody {
         (status = "4XX", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-async fn statements(
+pub(super) async fn statements(
     caller: User,
     _seen: MinSeq,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(usage): State<Usage>,
     Query(query): Query<StatementsQuery>,
 ) -> Result<Json<Statements>, Problem> {
-    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
+    let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
     let scope = CursorScope::new(&[b"statements", owner.get().as_bytes()]);
     let before = query.cursor.as_deref().map(|cursor| open(&scope, cursor)).transpose()?;
-    let (mut conn, as_of) = snapshot(&state).await?;
+    let (mut conn, as_of) = usage.0.projections.snapshot().await?;
     let mut found = store::read::statements::list(&mut conn, owner, before, query.limit.to_read()).await?;
     let next_cursor = query.limit.cut(&mut found).map(|last| scope.seal(last.month_year.as_bytes()));
     let items = with_adjustments(&mut conn, owner, found).await?;
@@ -142,16 +140,17 @@ async fn statements(
         (status = "4XX", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-async fn statement(
+pub(super) async fn statement(
     caller: User,
     _seen: MinSeq,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(usage): State<Usage>,
     Path(month): Path<String>,
     Query(query): Query<StatementQuery>,
 ) -> Result<Json<StatementAnswer>, Problem> {
     let month: Month = month.parse().map_err(|error| FieldError::invalid_parameter("month", &error))?;
-    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
-    let (mut conn, as_of) = snapshot(&state).await?;
+    let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
+    let (mut conn, as_of) = usage.0.projections.snapshot().await?;
     let found = store::read::statements::get(&mut conn, owner, month).await?;
     let found = found.ok_or_else(Problem::not_found)?;
     let mut items = with_adjustments(&mut conn, owner, vec![found]).await?;
@@ -209,9 +208,4 @@ impl From<CategoryUnits> for UnitsBody {
             other: units.other,
         }
     }
-}
-
-/// The routes.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(statements)).routes(routes!(statement))
 }

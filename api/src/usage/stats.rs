@@ -8,22 +8,19 @@ use serde::{Deserialize, Serialize};
 use store::read::plans::PlanState;
 use store::read::stats::{Crossing, MonthUsage};
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::auth::User;
-use crate::facts::position::{AsOf, MinSeq};
-use crate::facts::snapshot::snapshot;
+use super::parts::Usage;
+use crate::auth::{Auth, User};
+use crate::facts::{AsOf, MinSeq};
 use crate::http::extract::{Json, Query};
 use crate::http::problem::{Problem, ProblemBody};
-use crate::plans::change::PendingPlan;
-use crate::state::AppState;
+use crate::plans::PendingPlan;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct StatsQuery {
+pub(super) struct StatsQuery {
     /// Whose usage; role service and admin only.
     user_id: Option<String>,
     /// `YYYY-MM`; this month unless given.
@@ -33,7 +30,7 @@ struct StatsQuery {
 
 /// What a user has used of a month.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Stats {
+pub(super) struct Stats {
     user_id: Uuid,
     plan: StatsPlan,
     /// `YYYY-MM`, in UTC.
@@ -117,26 +114,28 @@ struct UnitsByCategory {
         (status = "4XX", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-async fn stats(
+pub(super) async fn stats(
     caller: User,
     _seen: MinSeq,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(usage): State<Usage>,
     Query(query): Query<StatsQuery>,
 ) -> Result<Json<Stats>, Problem> {
-    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
-    let now = state.clock().now();
+    let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
+    let now = usage.0.clock.now();
     let this_month = Month::of(now);
     let month = query.month.unwrap_or(this_month);
     // A month that is over had the plan of its last instant; one that is to come will have it.
     let plan_at = if month == this_month { now } else { month.end() - TimeDelta::microseconds(1) };
 
-    let (mut conn, as_of) = snapshot(&state).await?;
-    let usage = store::read::stats::month_usage(&mut conn, owner, month).await?;
+    let (mut conn, as_of) = usage.0.projections.snapshot().await?;
+    let month_usage = store::read::stats::month_usage(&mut conn, owner, month).await?;
     let crossings = store::read::stats::crossings(&mut conn, owner, month).await?;
     let first_call_at = store::read::stats::first_call_at(&mut conn, owner, month).await?;
     let plans = store::read::plans::state(&mut conn, owner, plan_at).await?;
 
-    let view = MonthView { month, now, usage, plan: &plans.current.plan, crossings, first_call_at };
+    let view =
+        MonthView { month, now, usage: month_usage, plan: &plans.current.plan, crossings, first_call_at };
     let used = view.used();
     let limits = plans.current.plan.limits();
     Ok(Json(Stats {
@@ -149,8 +148,12 @@ async fn stats(
             .collect(),
         total: view.meter(Meter::Total),
         analyze: view.meter(Meter::Analyze),
-        by_category: UnitsByCategory { analyze: usage.analyze, auth: usage.auth, other: usage.other },
-        avg_response_time_ms: usage.avg_response_time_ms,
+        by_category: UnitsByCategory {
+            analyze: month_usage.analyze,
+            auth: month_usage.auth,
+            other: month_usage.other,
+        },
+        avg_response_time_ms: month_usage.avg_response_time_ms,
         resets_at: month.end(),
         plan: StatsPlan::new(&plans, month == this_month),
         as_of,
@@ -218,9 +221,4 @@ impl From<Forecast> for MeterForecast {
     fn from(forecast: Forecast) -> Self {
         Self { at_month_end: forecast.at_month_end, limit_reached_at: forecast.limit_reached_at }
     }
-}
-
-/// The route.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(stats))
 }

@@ -17,16 +17,14 @@ use store::erasure::{self, Erasure};
 use store::users::AccountStatus;
 use tokio::time::Instant;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::auth::{Principal, Role, UserOrAdmin};
-use crate::facts::position::LedgerSeq;
-use crate::facts::writer::{actor, record};
+use super::error::UsersError;
+use super::parts::Users;
+use crate::auth::{Auth, Principal, Role, UserOrAdmin};
 use crate::http::extract::{Json, Path};
-use crate::http::problem::{Chain, Code, Problem, ProblemBody};
-use crate::state::AppState;
+use crate::http::idempotency::Idempotency;
+use crate::http::problem::{Chain, Problem, ProblemBody};
 
 /// A user erases itself with a credential of this age at most.
 const FRESH_S: i64 = 15 * 60;
@@ -38,7 +36,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The receipt of an erasure.
 #[derive(Debug, Serialize, ToSchema)]
-struct Receipt {
+#[schema(as = Receipt)]
+pub(super) struct ErasureReceipt {
     /// Id of the event in the log.
     #[serde(rename = "receipt_id")]
     event_id: Uuid,
@@ -61,123 +60,114 @@ struct Receipt {
     post, path = "/api/users/{user}/erase", tag = "users",
     params(("user" = String, Path, description = "`me`, a UUID or an external id")),
     responses(
-        (status = 200, description = "Erased", body = Receipt),
-        (status = 202, description = "On disk in the log; the rest is under way", body = Receipt),
+        (status = 200, description = "Erased", body = ErasureReceipt),
+        (status = 202, description = "On disk in the log; the rest is under way", body = ErasureReceipt),
         (status = 403, description = "The credential is older than 15 minutes, or the role may not", body = ProblemBody),
         (status = 404, description = "There is no such user for this caller", body = ProblemBody),
     )
 )]
-async fn erase(
+pub(super) async fn erase(
     caller: UserOrAdmin,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(users): State<Users>,
+    State(idempotency): State<Idempotency>,
     Path(named): Path<String>,
 ) -> Result<Response, Problem> {
-    let owner = state.users().resolve(&caller, Some(&named)).await?;
+    let user = auth.resolve(&caller, Some(&named)).await?;
     if caller.role == Role::User {
-        must_be_fresh(&caller, state.clock().now().timestamp())?;
+        must_be_fresh(&caller, users.0.writer.now().timestamp())?;
     }
-    if let Some(erasure) = earlier(&state, owner).await? {
-        return receipt(&state, owner, erasure).await;
+    if let Some(erasure) = users.earlier_erasure(user).await? {
+        return Ok(users.receipt(user, erasure).await);
     }
-    let keys = state.idempotency().clone();
-    keys.to_its_end(async move { begin(&state, *caller, owner).await }).await
+    idempotency.to_its_end(async move { Ok(users.erase(*caller, user).await?) }).await
 }
 
 /// Whoever finds a forgotten browser or an old token cannot end its owner with it.
-fn must_be_fresh(caller: &Principal, now_s: i64) -> Result<(), Problem> {
+fn must_be_fresh(caller: &Principal, now_s: i64) -> Result<(), UsersError> {
     let is_fresh = |issued_at_s: i64| {
         issued_at_s >= now_s.saturating_sub(FRESH_S) && issued_at_s <= now_s.saturating_add(LEEWAY_S)
     };
-    if caller.issued_at_s.is_some_and(is_fresh) {
-        return Ok(());
-    }
-    let detail = "This needs a credential that was issued (iat) in the last 15 minutes.";
-    Err(Problem::new(StatusCode::FORBIDDEN, Code::StaleCredential, detail))
+    if caller.issued_at_s.is_some_and(is_fresh) { Ok(()) } else { Err(UsersError::StaleCredential) }
 }
 
-/// The user's erasure, if there was one.
-async fn earlier(state: &AppState, user: UserId) -> Result<Option<Erasure>, Problem> {
-    if let Some(erasure) = recorded(state, user).await? {
-        return Ok(Some(erasure));
-    }
-    let account = state.users().find(&UserRef::Id(user)).await?;
-    match account.map(|account| account.status) {
-        Some(AccountStatus::Erased) => {
-            Err(Problem::busy("The erasure is on disk and not projected yet; try again."))
+impl Users {
+    /// The user's erasure, if there was one.
+    async fn earlier_erasure(&self, user: UserId) -> Result<Option<Erasure>, UsersError> {
+        if let Some(erasure) = self.projected_erasure(user).await? {
+            return Ok(Some(erasure));
         }
-        Some(AccountStatus::Active | AccountStatus::Suspended) => Ok(None),
-        // A user's own UUID was not looked up before, and neither was an admin's.
-        None => Err(Problem::not_found()),
-    }
-}
-
-async fn begin(state: &AppState, caller: Principal, user: UserId) -> Result<Response, Problem> {
-    let (event_id, at) = (state.ids().event_id(), state.clock().now());
-    let body = Body::UserErased(UserErased { actor: actor(&caller) });
-    let seq = record(state, &Event::by_api(event_id, user, at, body)).await?;
-    // From here on nothing takes it back.
-    if let Err(problem) = bury(state, user, at).await {
-        let cause = problem.cause().unwrap_or_default();
-        tracing::warn!(user_id = %user, cause, "an erasure is finished by the worker");
-    }
-    state.users().forget(&[user]);
-    let position = store::Position { seq, idx: 0 };
-    receipt(state, user, Erasure { event_id, erased_at: at, position }).await
-}
-
-/// The account becomes a tombstone, and the data key is gone.
-async fn bury(state: &AppState, user: UserId, at: DateTime<Utc>) -> Result<(), Problem> {
-    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
-    state.keys().bury(&mut conn, user, at).await?;
-    Ok(())
-}
-
-async fn receipt(state: &AppState, user: UserId, erasure: Erasure) -> Result<Response, Problem> {
-    let seq = erasure.position.seq;
-    let finished = finished(state, user, seq).await.unwrap_or_else(|error| {
-        tracing::warn!(user_id = %user, error = %Chain(&error), "whether an erasure is finished is not known");
-        false
-    });
-    // Without the database this one's own event stands, which is on disk in the log all the same.
-    let erasure = recorded(state, user).await.ok().flatten().unwrap_or(erasure);
-    let seq = erasure.position.seq;
-    let receipt = Receipt {
-        event_id: erasure.event_id,
-        user_id: user.get(),
-        erased_at: erasure.erased_at,
-        position: state.positions().encode(seq),
-        finished,
-    };
-    let status = if finished { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, LedgerSeq::at(state, seq), Json(receipt)).into_response())
-}
-
-/// The erasure as it is projected. Of several at once the log's first is the one that everybody is told of.
-async fn recorded(state: &AppState, user: UserId) -> Result<Option<Erasure>, Problem> {
-    let mut conn = state.pool().acquire().await.map_err(store::Error::from)?;
-    Ok(erasure::find(&mut conn, user).await?)
-}
-
-/// Waits a little until everything is done.
-async fn finished(state: &AppState, user: UserId, seq: u64) -> Result<bool, store::Error> {
-    let until = Instant::now() + FINISHED_WITHIN;
-    if !state.watermark().wait_for(seq, FINISHED_WITHIN).await {
-        return Ok(false);
-    }
-    loop {
-        let mut conn = state.pool().acquire().await?;
-        if erasure::is_finished(&mut conn, user).await? {
-            return Ok(true);
+        let account = self.0.accounts.find(&UserRef::Id(user)).await?;
+        match account.map(|account| account.status) {
+            Some(AccountStatus::Erased) => Err(UsersError::ErasureNotProjected),
+            Some(AccountStatus::Active | AccountStatus::Suspended) => Ok(None),
+            // A user's own UUID was not looked up before, and neither was an admin's.
+            None => Err(UsersError::NoSuchUser),
         }
-        drop(conn);
-        if Instant::now() >= until {
+    }
+
+    async fn erase(&self, caller: Principal, user: UserId) -> Result<Response, UsersError> {
+        let (event_id, at) = (self.0.writer.new_id(), self.0.writer.now());
+        let body = Body::UserErased(UserErased { actor: caller.actor() });
+        let seq = self.0.writer.record(&Event::by_api(event_id, user, at, body)).await?;
+        // From here on nothing takes it back.
+        if let Err(error) = self.bury(user, at).await {
+            let cause = Chain(&error).to_string();
+            tracing::warn!(user_id = %user, cause, "an erasure is finished by the worker");
+        }
+        self.0.accounts.forget(&[user]);
+        let position = store::Position { seq, idx: 0 };
+        Ok(self.receipt(user, Erasure { event_id, erased_at: at, position }).await)
+    }
+
+    /// The account becomes a tombstone, and the data key is gone.
+    async fn bury(&self, user: UserId, at: DateTime<Utc>) -> Result<(), UsersError> {
+        let mut conn = self.0.projections.connection().await?;
+        self.0.keys.bury(&mut conn, user, at).await?;
+        Ok(())
+    }
+
+    async fn receipt(&self, user: UserId, erasure: Erasure) -> Response {
+        let finished = self.is_finished(user, erasure.position.seq).await.unwrap_or_else(|error| {
+            tracing::warn!(user_id = %user, error = %Chain(&error), "whether an erasure is finished is not known");
+            false
+        });
+        // Without the database this one's own event stands, which is on disk in the log all the same.
+        let erasure = self.projected_erasure(user).await.ok().flatten().unwrap_or(erasure);
+        let seq = erasure.position.seq;
+        let receipt = ErasureReceipt {
+            event_id: erasure.event_id,
+            user_id: user.get(),
+            erased_at: erasure.erased_at,
+            position: self.0.projections.positions().encode(seq),
+            finished,
+        };
+        let status = if finished { StatusCode::OK } else { StatusCode::ACCEPTED };
+        (status, self.0.writer.at(seq), Json(receipt)).into_response()
+    }
+
+    /// The erasure as it is projected. Of several at once the log's first is the one that everybody is told of.
+    async fn projected_erasure(&self, user: UserId) -> Result<Option<Erasure>, UsersError> {
+        let mut conn = self.0.projections.connection().await?;
+        Ok(erasure::find(&mut conn, user).await?)
+    }
+
+    /// Waits a little until everything is done.
+    async fn is_finished(&self, user: UserId, seq: u64) -> Result<bool, store::Error> {
+        let until = Instant::now() + FINISHED_WITHIN;
+        if !self.0.projections.wait_for(seq, FINISHED_WITHIN).await {
             return Ok(false);
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        loop {
+            let mut conn = self.0.projections.connection().await?;
+            if erasure::is_finished(&mut conn, user).await? {
+                return Ok(true);
+            }
+            drop(conn);
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
-}
-
-/// This file's endpoints.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(erase))
 }

@@ -15,15 +15,14 @@ use ledger::UserId;
 use store::read::export::{Long, Page, Short, Standing, standing};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
-use crate::auth::UserOrAdmin;
-use crate::facts::position::{AsOf, MinSeq};
+use super::error::UsersError;
+use super::export_turns::ExportTurn;
+use super::parts::Users;
+use crate::auth::{Auth, UserOrAdmin};
+use crate::facts::{MinSeq, Projections};
 use crate::http::extract::Path;
 use crate::http::problem::{Chain, Problem, ProblemBody};
-use crate::state::AppState;
-use crate::users::export_turns::ExportTurn;
 
 /// Bytes that are sent at a time.
 const CHUNK_BYTES: usize = 32 * 1024;
@@ -50,20 +49,22 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(30);
         (status = 503, description = "Too many exports are under way", body = ProblemBody),
     )
 )]
-async fn export(
+pub(super) async fn export(
     caller: UserOrAdmin,
     _seen: MinSeq,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(users): State<Users>,
     Path(named): Path<String>,
 ) -> Result<Response, Problem> {
-    state.throttle().check(caller.user_id)?;
-    let owner = state.users().resolve(&caller, Some(&named)).await?;
-    let turn = state.exports().begin(caller.user_id)?;
-    let start = Start::read(&state, owner).await?;
+    users.0.reads.check(caller.user_id)?;
+    let owner = auth.resolve(&caller, Some(&named)).await?;
+    let turn = users.0.exports.begin(caller.user_id)?;
+    let projections = users.0.projections.clone();
+    let start = Start::read(&projections, owner).await?;
     let (to, from) = mpsc::channel(WAITING_CHUNKS);
     let output = Output { to, json: start.json };
-    let writer = Writer { state: state.clone(), owner, seq: start.seq, output, _turn: turn };
-    state.tasks().spawn(writer.write(start.is_erased));
+    let rest = Rest { projections, owner, seq: start.seq, output, _turn: turn };
+    users.0.tasks.spawn(rest.write(start.is_erased));
     let headers = [
         (CONTENT_TYPE, "application/json"),
         (CONTENT_DISPOSITION, "attachment; filename=\"usage-ledger-export.json\""),
@@ -80,16 +81,14 @@ struct Start {
 }
 
 impl Start {
-    async fn read(state: &AppState, owner: UserId) -> Result<Self, Problem> {
-        let mut conn = store::read::snapshot(state.pool()).await?;
+    async fn read(projections: &Projections, owner: UserId) -> Result<Self, UsersError> {
+        let (mut conn, as_of, seq) = projections.snapshot_at().await?;
         let is_erased = match standing(&mut conn, owner).await? {
             Standing::Living => false,
             Standing::Erased => true,
-            Standing::Ending => return Err(Problem::busy("The user is being erased; try again.")),
+            Standing::Ending => return Err(UsersError::BeingErased),
         };
-        let checkpoint = store::checkpoint::read(&mut conn, store::checkpoint::PARTITION).await?;
-        let as_of = AsOf::of(state, checkpoint.seq, checkpoint.frame_time);
-        let as_of = serde_json::to_string(&as_of).map_err(|error| Problem::internal(&error))?;
+        let as_of = serde_json::to_string(&as_of)?;
         let mut json = format!("{{\"as_of\":{as_of}");
         for part in Short::ALL {
             let objects = match part {
@@ -99,7 +98,7 @@ impl Start {
             };
             json.extend([",\"", part.name(), "\":", &objects]);
         }
-        Ok(Self { json, seq: checkpoint.seq, is_erased })
+        Ok(Self { json, seq, is_erased })
     }
 }
 
@@ -116,8 +115,9 @@ enum BrokenOff {
     Store(#[from] store::Error),
 }
 
-struct Writer {
-    state: AppState,
+/// What is read and sent while it is read.
+struct Rest {
+    projections: Projections,
     owner: UserId,
     seq: u64,
     output: Output,
@@ -125,7 +125,7 @@ struct Writer {
     _turn: ExportTurn,
 }
 
-impl Writer {
+impl Rest {
     /// Writes the rest. A failure breaks the body off, so that nobody takes a part for the whole.
     async fn write(mut self, is_erased: bool) {
         match self.parts(is_erased).await {
@@ -161,7 +161,7 @@ impl Writer {
         if self.output.to.is_closed() {
             return Err(BrokenOff::HungUp);
         }
-        let mut conn = store::read::snapshot(self.state.pool()).await?;
+        let mut conn = self.projections.transaction().await?;
         if standing(&mut conn, self.owner).await? != Standing::Living {
             return Err(BrokenOff::Erased);
         }
@@ -215,11 +215,6 @@ fn chunks(from: mpsc::Receiver<Piece>) -> impl Stream<Item = Result<Bytes, std::
             None => Some((Err(std::io::Error::other("the export broke off")), None)),
         }
     })
-}
-
-/// This file's endpoints.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(export))
 }
 
 #[cfg(test)]

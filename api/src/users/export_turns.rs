@@ -1,4 +1,4 @@
-//! How many exports are under way, and whose.
+//! Exports that are under way: how many, and whose.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ledger::UserId;
 use parking_lot::Mutex;
 
-use crate::http::problem::Problem;
+use super::error::UsersError;
 
 /// Exports that are written at once. Each has a page in memory, and a connection to PostgreSQL while it reads one.
 const AT_ONCE: usize = 8;
@@ -15,24 +15,27 @@ const RETRY_AFTER_S: u64 = 5;
 
 /// The callers whose exports are under way: one of each, and some of all. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Exports(Arc<Mutex<HashSet<UserId>>>);
+pub(crate) struct ExportTurns(Arc<Mutex<HashSet<UserId>>>);
 
 /// The right to write one export; it ends with this.
 #[derive(Debug)]
 pub(crate) struct ExportTurn {
-    exports: Exports,
+    exports: ExportTurns,
     caller: UserId,
 }
 
-impl Exports {
-    /// 429 while the caller has one under way, 503 while there are too many.
-    pub(crate) fn begin(&self, caller: UserId) -> Result<ExportTurn, Problem> {
+impl ExportTurns {
+    /// Begins one.
+    ///
+    /// # Errors
+    /// The caller has one under way, or there are too many.
+    pub(crate) fn begin(&self, caller: UserId) -> Result<ExportTurn, UsersError> {
         let mut callers = self.0.lock();
         if callers.contains(&caller) {
-            return Err(Problem::rate_limited("An earlier export is still under way.", RETRY_AFTER_S));
+            return Err(UsersError::ExportUnderWay { retry_after_s: RETRY_AFTER_S });
         }
         if callers.len() >= AT_ONCE {
-            return Err(Problem::busy("Too many exports are under way; try again."));
+            return Err(UsersError::TooManyExports);
         }
         callers.insert(caller);
         drop(callers);
@@ -40,7 +43,7 @@ impl Exports {
     }
 
     /// How many are under way.
-    pub fn under_way(&self) -> usize {
+    pub(crate) fn under_way(&self) -> usize {
         self.0.lock().len()
     }
 }
@@ -59,11 +62,11 @@ mod tests {
 
     #[test]
     fn one_of_each_caller_and_some_of_all() {
-        let exports = Exports::default();
+        let exports = ExportTurns::default();
         let caller = |n: usize| UserId::new(Uuid::from_u128(n as u128));
         let turns: Vec<_> = (0..AT_ONCE).map(|n| exports.begin(caller(n)).unwrap()).collect();
-        assert_eq!(exports.begin(caller(0)).unwrap_err().status(), 429);
-        assert_eq!(exports.begin(caller(AT_ONCE)).unwrap_err().status(), 503);
+        assert!(matches!(exports.begin(caller(0)), Err(UsersError::ExportUnderWay { .. })));
+        assert!(matches!(exports.begin(caller(AT_ONCE)), Err(UsersError::TooManyExports)));
         drop(turns);
         assert_eq!(exports.under_way(), 0);
         exports.begin(caller(0)).unwrap();

@@ -3,26 +3,23 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
-use keys::Keys;
-use ledger::{Clock, ExternalId, UserRef};
+use ledger::{ExternalId, UserRef};
 use serde::{Deserialize, Deserializer, Serialize};
-use sqlx::{Acquire, PgPool};
+use sqlx::Acquire;
 use store::users::{AccountStatus, Change, User, UserChange};
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::error::UsersError;
+use super::parts::Users;
 use crate::auth::ServiceOrAdmin;
-use crate::auth::accounts::Users;
 use crate::http::extract::{Json, Path, Text};
 use crate::http::problem::{FieldError, Problem, ProblemBody};
-use crate::state::AppState;
 
 /// What to change. An absent field stays as it is, null clears it.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct PutUser {
+pub(super) struct PutUser {
     /// The host's id of the user: unique, case-sensitive, neither `me` nor a UUID.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, max_length = 255)]
@@ -49,7 +46,7 @@ enum Status {
 
 /// An account.
 #[derive(Serialize, ToSchema)]
-struct UserBody {
+pub(super) struct UserBody {
     user_id: Uuid,
     external_id: Option<String>,
     email: Option<String>,
@@ -73,44 +70,50 @@ struct UserBody {
         (status = 422, description = "A field is wrong", body = ProblemBody),
     )
 )]
-async fn put_user(
+pub(super) async fn put_user(
     _caller: ServiceOrAdmin,
-    State(pool): State<PgPool>,
     State(users): State<Users>,
-    State(keys): State<Keys>,
-    State(clock): State<Clock>,
     Path(named): Path<String>,
     Json(body): Json<PutUser>,
 ) -> Result<(StatusCode, Json<UserBody>), Problem> {
     let named: UserRef = named.parse().map_err(|error| FieldError::invalid_parameter("user", &error))?;
-    let mut conn = pool.acquire().await.map_err(store::Error::from)?;
-    let external_id = match body.external_id {
-        Change::Keep => Change::Keep,
-        Change::Clear => Change::Clear,
-        Change::Set(id) => Change::Set(keys.hash_external_id(id).await?),
-    };
-    let change = UserChange {
-        external_id,
-        email: body.email.map(Text::into_string),
-        name: body.name.map(Text::into_string),
-        status: body.status.map(|status| match status {
-            Status::Active => AccountStatus::Active,
-            Status::Suspended => AccountStatus::Suspended,
-        }),
-    };
-    let mut tx = conn.begin().await.map_err(store::Error::from)?;
-    let (user_id, made) = users.find_or_make(&mut tx, &named).await?;
-    let user = store::users::update(&mut tx, user_id, &change, clock.now()).await.map_err(taken)?;
-    tx.commit().await.map_err(store::Error::from)?;
-    users.forget(&[user_id]);
-    let body = user.and_then(UserBody::of).ok_or_else(Problem::subject_erased)?;
-    Ok((if made { StatusCode::CREATED } else { StatusCode::OK }, Json(body)))
+    let (user, made) = users.put(&named, body).await?;
+    Ok((if made { StatusCode::CREATED } else { StatusCode::OK }, Json(user)))
 }
 
-fn taken(error: store::Error) -> Problem {
+impl Users {
+    /// Makes or changes a user; answers it, and whether it was made.
+    async fn put(&self, named: &UserRef, body: PutUser) -> Result<(UserBody, bool), UsersError> {
+        let Self(parts) = self;
+        let mut conn = parts.projections.connection().await?;
+        let external_id = match body.external_id {
+            Change::Keep => Change::Keep,
+            Change::Clear => Change::Clear,
+            Change::Set(id) => Change::Set(parts.keys.hash_external_id(id).await?),
+        };
+        let change = UserChange {
+            external_id,
+            email: body.email.map(Text::into_string),
+            name: body.name.map(Text::into_string),
+            status: body.status.map(|status| match status {
+                Status::Active => AccountStatus::Active,
+                Status::Suspended => AccountStatus::Suspended,
+            }),
+        };
+        let mut tx = conn.begin().await.map_err(store::Error::from)?;
+        let (user_id, made) = parts.accounts.find_or_make(&mut tx, named).await?;
+        let now = parts.writer.now();
+        let user = store::users::update(&mut tx, user_id, &change, now).await.map_err(taken)?;
+        tx.commit().await.map_err(store::Error::from)?;
+        parts.accounts.forget(&[user_id]);
+        Ok((user.and_then(UserBody::of).ok_or(UsersError::Erased)?, made))
+    }
+}
+
+fn taken(error: store::Error) -> UsersError {
     match error.conflict() {
-        Some(store::Constraint::UserExternalId) => Problem::conflict("The external id is another user's."),
-        Some(store::Constraint::UserExternalIdHash) => Problem::subject_erased(),
+        Some(store::Constraint::UserExternalId) => UsersError::ExternalIdTaken,
+        Some(store::Constraint::UserExternalIdHash) => UsersError::Erased,
         _ => error.into(),
     }
 }
@@ -138,9 +141,4 @@ impl UserBody {
             updated_at: user.updated_at,
         })
     }
-}
-
-/// This file's endpoints.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(put_user))
 }

@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use api::AppState;
 use api::auth::User;
-use api::facts::position::LedgerSeq;
+use api::facts::Writer;
 use api::http::envelope::{Envelope, envelope};
 use api::http::extract::Json;
-use api::http::idempotency::{Attempt, Keyed};
+use api::http::idempotency::{Attempt, Idempotency, Keyed};
 use api::http::problem::Problem;
 use axum::Router;
 use axum::extract::State;
@@ -52,17 +51,18 @@ struct Bench {
 
 async fn call(
     caller: User,
-    State(state): State<AppState>,
+    State(idempotency): State<Idempotency>,
+    axum::Extension(writer): axum::Extension<Writer>,
     axum::Extension(bench): axum::Extension<Bench>,
     Keyed { body, request }: Keyed<Call>,
 ) -> Result<Response, Problem> {
-    let (keys, user) = (state.idempotency().clone(), caller.user_id);
-    keys.run(&caller, request, move |attempt| async move { work(&state, &bench, user, body, attempt).await })
-        .await
+    let user = caller.user_id;
+    let work = move |attempt| async move { work(&writer, &bench, user, body, attempt).await };
+    idempotency.run(user, request, work).await
 }
 
 async fn work(
-    state: &AppState,
+    writer: &Writer,
     bench: &Bench,
     user: UserId,
     body: Call,
@@ -82,12 +82,10 @@ async fn work(
         attempt.at,
         Body::ApiCalled(ApiCalled::new(body.endpoint, Category::Other)),
     );
-    let mut json = Vec::new();
-    events::encode(&event, &mut json);
-    let position = state.publisher().publish(json.into()).await?;
+    let seq = writer.record(&event).await?;
     assert!(fault != Some("crash"), "the process ends here, after the event is on disk");
     let called = Json(Called { event_id: attempt.event_id, runs });
-    Ok((LedgerSeq::at(state, position.seq), called).into_response())
+    Ok((writer.at(seq), called).into_response())
 }
 
 /// An api whose only route is the handler above.
@@ -97,8 +95,9 @@ async fn start() -> Result<(Api, Bench, Client)> {
     let app = Router::new()
         .route("/calls", post(call))
         .layer(axum::Extension(bench.clone()))
+        .layer(axum::Extension(api.handle.writer.clone()))
         .layer(from_fn_with_state(Envelope::new(api.env.ids.clone()), envelope))
-        .with_state(api.state.clone());
+        .with_state(api.handle.state.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(api::serve(listener, app, tokio_util::sync::CancellationToken::new(), Duration::ZERO));
@@ -114,8 +113,8 @@ async fn send(client: &Client, key: &str, fault: Option<&str>) -> Result<Answer>
 /// Ids and times of all events in the log.
 async fn recorded(api: &Api) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
-    for seq in 1..=api.state.log().state().await?.last_seq {
-        let frame = api.state.log().frame_at(seq).await?.context("a frame")?;
+    for seq in 1..=api.handle.log.state().await?.last_seq {
+        let frame = api.handle.log.frame_at(seq).await?.context("a frame")?;
         for event in events::decode_batch(&frame.body)? {
             let event = event.map_err(|error| anyhow::anyhow!("{error:?}"))?;
             found.push((event.id.clone().into_owned(), event.time.to_rfc3339()));

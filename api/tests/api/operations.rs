@@ -93,8 +93,8 @@ async fn own_routes_are_recorded_uncounted_under_their_template() -> Result<()> 
     let service = api.service()?;
     service.put("/api/users/secret-name").json(&json!({})).send().await?.expect(201)?;
     api.anonymous()?.get("/api/usage/stats").send().await?.expect(401)?;
-    wait_until(Duration::from_secs(5), || async { api.state.publisher().last_acked() > 0 }).await;
-    let frame = api.state.log().frame_at(1).await?.expect("the first frame");
+    wait_until(Duration::from_secs(5), || async { api.handle.publisher.last_acked() > 0 }).await;
+    let frame = api.handle.log.frame_at(1).await?.expect("the first frame");
     let events = events::decode_batch(&frame.body)?;
     assert_eq!(events.len(), 1, "what had no principal is not recorded");
     let event = events[0].as_ref().expect("an event of ours");
@@ -117,8 +117,8 @@ async fn a_shutdown_answers_what_is_in_flight_and_keeps_what_was_offered() -> Re
     for answer in futures_util::future::try_join_all(requests).await? {
         answer.expect(201)?;
     }
-    let log = api.state.log().clone();
-    let publisher = api.state.publisher().clone();
+    let log = api.handle.log.clone();
+    let publisher = api.handle.publisher.clone();
     api.stop().await?;
     assert_eq!(log.state().await?.last_seq, publisher.last_acked());
     let mut recorded = 0;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use api::config::{Enforcement, LimitFailureMode};
-use api::{ApiConfig, AppHandle, AppState};
+use api::{ApiConfig, AppHandle};
 use serde_json::Value;
 use testkit::{Answer, Client, Env, JWT_SECRET, Role};
 use tokio::net::TcpListener;
@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 /// A served api on a database and a stream of its own. Its work ends with the test's runtime.
 pub(crate) struct Api {
     pub(crate) env: Env,
-    pub(crate) state: AppState,
     pub(crate) url: String,
-    handle: AppHandle,
+    pub(crate) handle: AppHandle,
+    /// The router, as it shows itself for debugging.
+    pub(crate) shown: String,
     serving: tokio::task::JoinHandle<Result<(), api::ApiError>>,
     shutdown: CancellationToken,
 }
@@ -36,11 +37,12 @@ impl Api {
         let mut config = config(&env)?;
         change(&mut config);
         let (app, handle) = api::build(config).await?;
+        let shown = format!("{app:?}");
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(api::serve(listener, app, shutdown.clone(), Duration::from_secs(10)));
-        Ok(Self { state: handle.state.clone(), env, url, handle, serving, shutdown })
+        Ok(Self { env, url, handle, shown, serving, shutdown })
     }
 
     /// Stops it as a signal would, and gives back database and stream.

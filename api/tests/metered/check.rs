@@ -37,7 +37,7 @@ async fn a_check_tells_and_takes_nothing() -> Result<()> {
     assert_eq!((&too_many["allowed"], &too_many["meter"]), (&json!(false), &json!("analyze")));
     let body = check(&user, &json!({"endpoint": "/api/x", "units": 50})).await?.expect(200)?.json()?;
     assert_eq!((&body["allowed"], &body["meter"]), (&json!(true), &json!("total")));
-    assert_eq!(world.api.state.log().state().await?.last_seq, 0, "nothing is recorded");
+    assert_eq!(world.api.handle.log.state().await?.last_seq, 0, "nothing is recorded");
     Ok(())
 }
 

@@ -41,7 +41,7 @@ async fn world() -> Result<World> {
 }
 
 async fn acknowledged(world: &World) -> Result<u64> {
-    Ok(world.api.state.log().state().await?.last_seq)
+    Ok(world.api.handle.log.state().await?.last_seq)
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn a_destroyed_key_is_forgotten_within_a_second() -> Result<()> {
     let report = json!([event("e-1", "alice", true), event("e-2", "bob", true)]);
     world.service()?.post("/api/usage/events").json(&report).send().await?.expect(202)?;
     let (alice, bob) = (world.user_id("alice").await?, world.user_id("bob").await?);
-    let is_cached = |user| world.api.state.sealer().cached(user).is_some();
+    let is_cached = |user| world.api.handle.keys.cached(user).is_some();
     assert!(is_cached(alice) && is_cached(bob));
     let destroy = "WITH gone AS (DELETE FROM public.user_data_keys WHERE user_id = $1 RETURNING user_id)
                    SELECT pg_notify('ledger_users', user_id::text) FROM gone";

@@ -127,7 +127,7 @@ async fn a_body_that_is_no_list_of_events_is_refused_as_a_whole() -> Result<()> 
             );
         }
     }
-    assert_eq!(world.api.state.log().state().await?.last_seq, 0);
+    assert_eq!(world.api.handle.log.state().await?.last_seq, 0);
     Ok(())
 }
 

@@ -19,7 +19,7 @@ async fn refusals_leave_a_few_events() -> Result<()> {
     for _ in 0..10 {
         world.call(&user, "/api/analyze").await?.expect(204)?;
     }
-    let before = world.api.state.log().state().await?;
+    let before = world.api.handle.log.state().await?;
     let refused = stream::iter(0..REFUSALS)
         .map(|_| world.call(&user, "/api/analyze"))
         .buffer_unordered(64)
@@ -28,7 +28,7 @@ async fn refusals_leave_a_few_events() -> Result<()> {
         .await;
     assert_eq!(refused, REFUSALS);
     let pool = world.env.pool().clone();
-    let log = world.api.state.log().clone();
+    let log = world.api.handle.log.clone();
     world.api.stop().await?;
     wait_until(Duration::from_secs(30).min(PATIENCE), || async {
         let counted: Option<i64> = sqlx::query_scalar(

@@ -201,7 +201,7 @@ async fn a_preflight_passes_unrecorded_and_a_cookie_is_no_credential() -> Result
     let answer = request.header("X-Forwarded-Uri", "/").header("X-Forwarded-Method", "GET").send().await?;
     answer.expect(401)?;
     let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM api_usage").fetch_one(world.env.pool()).await?;
-    assert_eq!((rows, world.api.state.log().state().await?.last_seq), (0, 0));
+    assert_eq!((rows, world.api.handle.log.state().await?.last_seq), (0, 0));
     Ok(())
 }
 

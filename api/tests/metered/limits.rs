@@ -149,7 +149,7 @@ async fn rewound_projections_close_the_gate_until_they_have_caught_up() -> Resul
     )
     .fetch_one(world.env.pool())
     .await?;
-    wait_until(PATIENCE, || async { world.api.state.limits().readiness().is_err() }).await;
+    wait_until(PATIENCE, || async { world.api.handle.limits.readiness().is_err() }).await;
     world.call(&user, "/api/analyze").await?.expect(503)?;
     sqlx::query("UPDATE projection_checkpoint SET seq = $1").bind(seq).execute(world.env.pool()).await?;
     world.wait_until_open().await;
@@ -162,7 +162,7 @@ async fn rewound_projections_close_the_gate_until_they_have_caught_up() -> Resul
 async fn nothing_is_admitted_by_a_process_that_has_stopped() -> Result<()> {
     let world = World::with(&[("LIMIT_FAILURE_MODE", "open")]).await?;
     world.call(&world.user("late")?, "/api/analyze").await?.expect(204)?;
-    let (user, limits) = (world.user_id("late").await?, world.api.state.limits().clone());
+    let (user, limits) = (world.user_id("late").await?, world.api.handle.limits.clone());
     world.api.stop().await?;
     // A connection that outlived the drain may still ask, and the next process decides already.
     let at = world.env.clock.now();

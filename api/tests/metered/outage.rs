@@ -40,7 +40,7 @@ impl Outage {
         let config = WorkerConfig::new(database.url(), connection, testkit::keys(), env.clock.clone());
         tokio::spawn(ledger_worker::run(config, worker.clone()));
         let outage = Self { servers, database, env, api, worker };
-        wait_until(PATIENCE, || async { outage.api.state.limits().readiness().is_ok() }).await;
+        wait_until(PATIENCE, || async { outage.api.handle.limits.readiness().is_ok() }).await;
         // A worker that finds a server dead at its start refuses to; it is to be up before the first outage.
         let pool = outage.database.pool().await?;
         wait_until(PATIENCE, || async {
@@ -57,8 +57,8 @@ impl Outage {
     }
 
     async fn analyses(&self, subject: &str) -> Result<i64> {
-        let last_seq = self.api.state.log().state().await?.last_seq;
-        if !self.api.state.watermark().wait_for(last_seq, PATIENCE).await {
+        let last_seq = self.api.handle.log.state().await?.last_seq;
+        if !self.api.handle.watermark.wait_for(last_seq, PATIENCE).await {
             let mut connection = self.database.pool().await?.acquire().await?;
             let worker = store::projector_status::read(&mut connection, store::checkpoint::PARTITION).await?;
             anyhow::bail!("{last_seq} is not projected; the worker says {worker:?}");
@@ -137,17 +137,17 @@ async fn in_failure_mode_open_calls_pass_without_the_database() -> Result<()> {
     let user = outage.user("trusted")?;
     call(&user, "/api/analyze").await?.expect(204)?;
     outage.servers.postgres.kill().await;
-    wait_until(PATIENCE, || async { outage.api.state.limits().readiness().is_err() }).await;
+    wait_until(PATIENCE, || async { outage.api.handle.limits.readiness().is_err() }).await;
     for _ in 0..12 {
         call(&user, "/api/analyze").await?.expect(204)?;
     }
     // Nor does it need the key that seals what is known of the person: nothing is recorded of them then.
-    outage.api.state.keys().forget_all();
+    outage.api.handle.keys.forget_all();
     let request = user.get("/api/forward-auth").header("x-forwarded-uri", "/api/analyze");
     let request = request.header("x-forwarded-method", "GET").header("user-agent", "unknown/1.0");
     request.send().await?.expect(204)?;
     outage.servers.postgres.resume().await?;
-    wait_until(PATIENCE, || async { outage.api.state.limits().readiness().is_ok() }).await;
+    wait_until(PATIENCE, || async { outage.api.handle.limits.readiness().is_ok() }).await;
     wait_until(PATIENCE, || async { status(&user, "/api/analyze").await == 429 }).await;
     assert!(outage.analyses("trusted").await? >= 13);
     outage.stop().await

@@ -69,7 +69,7 @@ async fn it_is_noticed_though_the_listening_connection_is_dead() -> Result<()> {
     let env = Env::start().await?;
     let proxy = Proxy::start(env.database_url()).await?;
     let api = Api::start(&env, &[("DATABASE_URL", proxy.url.as_str())]).await?;
-    wait_until(PATIENCE, || async { api.state.limits().readiness().is_ok() }).await;
+    wait_until(PATIENCE, || async { api.handle.limits.readiness().is_ok() }).await;
     let user = testkit::Client::new(&api.url)?.with_token(env.token("suspended", Role::User));
     let stats = || async { user.get("/api/usage/stats").send().await.map(|answer| answer.status.as_u16()) };
     assert_eq!(stats().await?, 200);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use api::{ApiConfig, AppHandle, AppState};
+use api::{ApiConfig, AppHandle};
 use ledger::{Rules, UserId};
 use ledger_worker::{WorkerConfig, WorkerError};
 use testkit::{Answer, Client, Env, JWT_SECRET, Role, wait_until};
@@ -22,8 +22,7 @@ pub(crate) struct World {
 /// A served api.
 pub(crate) struct Api {
     pub(crate) url: String,
-    pub(crate) state: AppState,
-    handle: AppHandle,
+    pub(crate) handle: AppHandle,
     serving: JoinHandle<Result<(), api::ApiError>>,
     shutdown: CancellationToken,
 }
@@ -84,13 +83,13 @@ impl World {
     }
 
     pub(crate) async fn wait_until_open(&self) {
-        wait_until(PATIENCE, || async { self.api.state.limits().readiness().is_ok() }).await;
+        wait_until(PATIENCE, || async { self.api.handle.limits.readiness().is_ok() }).await;
     }
 
     /// Everything that was acknowledged is projected.
     pub(crate) async fn wait_until_projected(&self) -> Result<()> {
-        let last_seq = self.api.state.log().state().await?.last_seq;
-        if !self.api.state.watermark().wait_for(last_seq, PATIENCE).await {
+        let last_seq = self.api.handle.log.state().await?.last_seq;
+        if !self.api.handle.watermark.wait_for(last_seq, PATIENCE).await {
             let workers: Vec<(String, Option<String>, i64)> =
                 sqlx::query_as("SELECT state, reason, seq FROM public.projector_status")
                     .fetch_all(self.env.pool())
@@ -155,7 +154,7 @@ impl Api {
         let url = format!("http://{}", listener.local_addr()?);
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(api::serve(listener, app, shutdown.clone(), Duration::from_secs(10)));
-        Ok(Self { url, state: handle.state.clone(), handle, serving, shutdown })
+        Ok(Self { url, handle, serving, shutdown })
     }
 
     /// What a signal does: no more requests are taken.

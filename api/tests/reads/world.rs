@@ -117,14 +117,14 @@ impl World {
         let (id, now) = (self.env.ids.event_id(), self.env.clock.now());
         let mut json = Vec::new();
         events::encode(&Event::own(SOURCE_WORKER, id, subject, now, body), &mut json);
-        self.handle.state.publisher().publish(json.into()).await.unwrap();
+        self.handle.publisher.publish(json.into()).await.unwrap();
     }
 
     /// Whether the limits let the user's next analyze call pass.
     pub(crate) async fn admits_analyze(&self) -> bool {
         let at = self.env.clock.now();
         let ask = Ask { at, month: Month::of(at), category: Category::Analyze, units: Units::ONE };
-        let verdict = self.handle.state.limits().admit(self.user, ask).await.unwrap();
+        let verdict = self.handle.limits.admit(self.user, ask).await.unwrap();
         matches!(verdict, Verdict::Admitted(_))
     }
 

@@ -16,7 +16,7 @@ mod tally;
 
 use std::io::BufRead;
 
-use api::ingest::Outcome;
+use api::ingest::ItemStatus;
 use ledger::Clock;
 use tokio_util::sync::CancellationToken;
 
@@ -115,10 +115,10 @@ async fn take(
             imported.seq = imported.seq.max(receipt.seq());
             for (numbered, item) in batch.calls.iter().zip(receipt.into_items()) {
                 match (item.status, item.error) {
-                    (Outcome::Rejected, Some(error)) => skipped.push((numbered.line, error.into())),
-                    (Outcome::Rejected, None) => skipped.push((numbered.line, LineError::Unexplained)),
-                    (Outcome::Accepted | Outcome::Duplicate, _) => {
-                        imported.tally.add(numbered, item.status == Outcome::Accepted);
+                    (ItemStatus::Rejected, Some(error)) => skipped.push((numbered.line, error.into())),
+                    (ItemStatus::Rejected, None) => skipped.push((numbered.line, LineError::Unexplained)),
+                    (ItemStatus::Accepted | ItemStatus::Duplicate, _) => {
+                        imported.tally.add(numbered, item.status == ItemStatus::Accepted);
                     }
                 }
             }

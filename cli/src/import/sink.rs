@@ -4,9 +4,8 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use api::auth::accounts::Users;
-use api::http::problem::Problem;
-use api::ingest::{CallDraft, Draft, EndpointDraft, Ingest, Item, Receipt, Reporter, TimeWindow};
+use api::auth::Accounts;
+use api::ingest::{CallDraft, Draft, EndpointDraft, Intake, Item, Receipt, Reporter, TimeWindow};
 use api::metering::sealer::Sealer;
 use events::{ActorKind, SOURCE_IMPORT};
 use keys::{KeyConfig, Keys};
@@ -71,7 +70,7 @@ impl SinkConfig {
 /// Takes calls in.
 pub(crate) struct Sink {
     connected: Connected,
-    ingest: Ingest,
+    intake: Intake,
 }
 
 /// Whether the projections hold everything up to a sequence.
@@ -159,12 +158,12 @@ impl Sink {
         let connected = Connected::open(&config).await?;
         let Connected { pool, keys, publisher, .. } = &connected;
         // Who runs an import may make users: nobody could import the log of a server with new clients otherwise.
-        let users = Users::new(pool.clone(), keys.clone(), config.clock.clone(), true);
+        let accounts = Accounts::new(pool.clone(), keys.clone(), config.clock.clone(), true);
         let sealer = Sealer::new(keys.clone(), pool.clone());
         let (clock, rules) = (config.clock, config.rules);
-        let ingest = Ingest::new(pool.clone(), sealer, users, publisher.clone(), clock, rules, None);
+        let intake = Intake::new(pool.clone(), sealer, accounts, publisher.clone(), clock, rules, None);
         connected.catch_up().await?;
-        Ok(Self { connected, ingest })
+        Ok(Self { connected, intake })
     }
 
     /// Takes in at most [`api::ingest::MAX_ITEMS`] calls. When this returns, they are on disk. While log or database
@@ -174,14 +173,16 @@ impl Sink {
         let mut pause = FIRST_PAUSE;
         loop {
             let items = calls.iter().map(|numbered| Item::Ok(draft(numbered))).collect();
-            let problem = match self.ingest.take(&reporter(), items).await {
+            let error = match self.intake.take(&reporter(), items).await {
                 Ok(receipt) => return Ok(receipt),
-                Err(problem) => problem,
+                Err(error) => error,
             };
-            if !is_passing(&problem) || started.elapsed() > RETRY_FOR {
-                bail!("{}", problem.detail());
+            let may_pass = error.is_passing() && started.elapsed() <= RETRY_FOR;
+            let reason = error.into_detail();
+            if !may_pass {
+                bail!("{reason}");
             }
-            tracing::warn!(reason = problem.detail(), "not taken in yet; trying again");
+            tracing::warn!(reason, "not taken in yet; trying again");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -201,11 +202,6 @@ impl Sink {
 /// Says of every call whether it would be accepted, without writing anything or asking anybody.
 pub(crate) fn check(numbered: &Numbered, clock: &Clock) -> Result<(), api::http::problem::FieldError> {
     api::ingest::check(draft(numbered), &reporter(), clock.now())
-}
-
-/// A log or database that is away may come back; a fault would only happen again.
-fn is_passing(problem: &Problem) -> bool {
-    problem.status().as_u16() == 503
 }
 
 /// An operator, who names the user of every call.

@@ -12,7 +12,7 @@ use std::io::BufRead;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use api::auth::accounts::Users;
+use api::auth::Accounts;
 use events::{
     Actor, ActorKind, Body, Event, Personal, SOURCE_IMPORT, SealedJson, TokenStored as TokenStoredBody,
 };
@@ -53,7 +53,7 @@ pub(crate) struct Taken {
 /// Takes rows over.
 pub(crate) struct Legacy<'a> {
     connected: &'a Connected,
-    users: Users,
+    users: Accounts,
     clock: Clock,
     /// The tokens that this run stored, which may not be projected yet.
     stored: HashMap<(UserId, TokenKind), Uuid>,
@@ -63,7 +63,7 @@ pub(crate) struct Legacy<'a> {
 impl<'a> Legacy<'a> {
     /// With `provision` a user who has no account gets one.
     pub(crate) fn new(connected: &'a Connected, clock: Clock, provision: bool) -> Self {
-        let users = Users::new(connected.pool.clone(), connected.keys.clone(), clock.clone(), provision);
+        let users = Accounts::new(connected.pool.clone(), connected.keys.clone(), clock.clone(), provision);
         Self { connected, users, clock, stored: HashMap::new(), taken: Taken::default() }
     }
 
@@ -138,7 +138,7 @@ impl<'a> Legacy<'a> {
         let users: Vec<UserRef> = rows.iter().map(|numbered| numbered.row.user.clone()).collect();
         match self.users.find_or_provision_many(&users).await {
             Ok(accounts) => Ok(accounts),
-            Err(problem) => bail!("{}", problem.detail()),
+            Err(error) => bail!("{}", error.into_detail()),
         }
     }
 

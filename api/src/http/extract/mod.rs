@@ -18,6 +18,9 @@ pub use text::Text;
 
 use crate::http::problem::FieldError;
 
+/// The request header that lets a report reach back to 2000-01-01.
+pub(crate) const X_BACKFILL: &str = "x-backfill";
+
 /// Turns serde's message and path into a field error; `pointer` is where the value stands (RFC 6901).
 fn field_error(mut pointer: String, message: &str) -> FieldError {
     let quoted = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.split('`').next());

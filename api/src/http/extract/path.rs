@@ -1,3 +1,5 @@
+//! Parameters in the path.
+
 use axum::extract::FromRequestParts;
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;

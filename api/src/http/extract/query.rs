@@ -1,3 +1,5 @@
+//! Parameters in the query.
+
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;

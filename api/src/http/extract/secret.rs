@@ -1,3 +1,5 @@
+//! JSON bodies that hold secrets, whose errors repeat nothing of them.
+
 use axum::extract::{FromRequest, Request};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;

@@ -1,3 +1,5 @@
+//! Text of a bounded length.
+
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};

@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::Point;
-use crate::facts::position::AsOf;
+use super::point::Point;
+use crate::facts::AsOf;
 
 /// Lines in a chunk of the body.
 const CHUNK_LINES: usize = 512;

@@ -12,17 +12,18 @@ use sqlx::PgConnection;
 use store::read::history::{Bucket, Granularity, Grouping, HistoryFilter, OTHER_ENDPOINTS};
 use store::read::{Counted, TimeRange};
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 mod csv;
-use crate::auth::User;
-use crate::facts::position::{AsOf, MinSeq};
-use crate::facts::snapshot::snapshot;
+mod point;
+
+use point::Point;
+
+use super::parts::Usage;
+use crate::auth::{Auth, User};
+use crate::facts::{AsOf, MinSeq};
 use crate::http::extract::{Json, Query};
 use crate::http::problem::{FieldError, Problem, ProblemBody};
 use crate::http::time_range::{RangeEnd, time_range};
-use crate::state::AppState;
 
 /// Most points of an answer.
 const MAX_POINTS: usize = 10_000;
@@ -32,7 +33,7 @@ pub(crate) const LARGEST_ENDPOINTS: u32 = 50;
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct HistoryQuery {
+pub(super) struct HistoryQuery {
     /// Whose usage; role service and admin only.
     user_id: Option<String>,
     /// Start of the range, which belongs to it: RFC 3339, or a date. This month's start unless given.
@@ -94,28 +95,13 @@ enum Format {
 
 /// Usage over time: every period of the range with every group, those without calls too, the oldest period first.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct History {
+pub(super) struct History {
     from: DateTime<Utc>,
     to: DateTime<Utc>,
     granularity: PeriodLength,
     group_by: Option<GroupBy>,
     items: Vec<Point>,
     as_of: AsOf,
-}
-
-/// One period and group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct Point {
-    /// Start of the period.
-    pub(super) period: DateTime<Utc>,
-    /// Null without `group_by`; `unknown` for calls without status or method; `__other__` for the endpoints that are
-    /// not among the 50 largest.
-    pub(super) group: Option<String>,
-    pub(super) units: u64,
-    /// Rows, whatever their units.
-    pub(super) calls: u64,
-    /// Over the calls that were timed; null when none was.
-    pub(super) avg_response_time_ms: Option<u64>,
 }
 
 /// Usage over time.
@@ -129,24 +115,25 @@ pub(crate) struct Point {
         (status = "4XX", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-async fn history(
+pub(super) async fn history(
     caller: User,
     _seen: MinSeq,
-    State(state): State<AppState>,
+    State(auth): State<Auth>,
+    State(usage): State<Usage>,
     headers: HeaderMap,
     Query(query): Query<HistoryQuery>,
 ) -> Result<Response, Problem> {
-    state.throttle().check(caller.user_id)?;
-    let owner = state.users().resolve(&caller, query.user_id.as_deref()).await?;
+    usage.0.reads.check(caller.user_id)?;
+    let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
     let filter = HistoryFilter {
-        range: time_range(query.from, query.to, state.clock().now())?,
+        range: time_range(query.from, query.to, usage.0.clock.now())?,
         granularity: query.granularity.into(),
         grouping: query.group_by.map_or(Grouping::None, Grouping::from),
         counted: query.counted.into(),
     };
     let periods = periods(filter.range, filter.granularity)?;
 
-    let (mut conn, as_of) = snapshot(&state).await?;
+    let (mut conn, as_of) = usage.0.projections.snapshot().await?;
     let groups = Groups::read(&mut conn, owner, &filter, periods.len()).await?;
     let buckets = store::read::history::buckets(&mut conn, owner, &filter, &groups.largest).await?;
     drop(conn);
@@ -325,11 +312,6 @@ impl From<CountedParam> for Counted {
             CountedParam::All => Self::All,
         }
     }
-}
-
-/// The route.
-pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(history))
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ async fn stalled_readers_hold_nothing_and_get_one_position() -> Result<()> {
     for admin in ["one", "two", "three", "four"] {
         readers.push(SlowReader::start(&world, admin, Role::Admin, "alice").await?);
     }
-    assert_eq!(world.api.state.exports().under_way(), 4);
+    assert_eq!(world.api.handle.state.users.exports_under_way(), 4);
     // A second one of a caller, and everybody else's requests.
     let again = world.client("one", Role::Admin)?.get("/api/users/alice/export").send().await?.expect(429)?;
     assert_eq!(again.code(), "rate_limited");
@@ -144,7 +144,7 @@ async fn stalled_readers_hold_nothing_and_get_one_position() -> Result<()> {
     for reader in readers {
         whole(&reader.rest().await?.context("it broke off")?)?;
     }
-    wait_until(PATIENCE, || async { world.api.state.exports().under_way() == 0 }).await;
+    wait_until(PATIENCE, || async { world.api.handle.state.users.exports_under_way() == 0 }).await;
     Ok(())
 }
 
@@ -152,16 +152,16 @@ async fn stalled_readers_hold_nothing_and_get_one_position() -> Result<()> {
 async fn an_export_ends_with_its_reader_or_its_user() -> Result<()> {
     let world = World::start().await?;
     report(&world, "alice").await?;
-    let exports = world.api.state.exports();
+    let users = &world.api.handle.state.users;
     let reader = SlowReader::start(&world, "alice", Role::User, "me").await?;
-    assert_eq!(exports.under_way(), 1);
+    assert_eq!(users.exports_under_way(), 1);
     drop(reader);
-    wait_until(PATIENCE, || async { exports.under_way() == 0 }).await;
+    wait_until(PATIENCE, || async { users.exports_under_way() == 0 }).await;
 
     let reader = SlowReader::start(&world, "boss", Role::Admin, "alice").await?;
     world.user("alice")?.post("/api/users/me/erase").send().await?.expect(200)?;
     assert_eq!(reader.rest().await?, None, "somebody who is no more is exported");
-    wait_until(PATIENCE, || async { exports.under_way() == 0 }).await;
+    wait_until(PATIENCE, || async { users.exports_under_way() == 0 }).await;
     let boss = world.client("boss", Role::Admin)?;
     let user = world.text("SELECT user_id::text FROM public.users WHERE status = 'erased'").await?;
     let export = boss.get(&format!("/api/users/{user}/export")).send().await?.expect(200)?.json()?;

@@ -149,7 +149,7 @@ async fn without_a_record_there_is_no_use() -> Result<()> {
     let world = World::with_provider(&provider).await?;
     let alice = world.user("alice")?;
     let stored = id(&store(&alice, &token("github", GITHUB)).await?.expect(201)?)?;
-    world.api.state.publisher().clone().close().await;
+    world.api.handle.publisher.clone().close().await;
     let refused = test(&alice, &stored).await?.expect(503)?;
     assert!(refused.header("retry-after").is_some());
     assert!(provider.seen.lock().is_empty());

@@ -1,0 +1,42 @@
+//! What metering works with.
+
+use std::sync::Arc;
+
+use ledger::{Clock, Rules};
+
+use super::outcomes::Outcomes;
+use super::sealer::Sealer;
+use crate::config::Enforcement;
+use crate::facts::{Projections, Writer};
+use crate::limits::Limits;
+
+/// Calls that ask to be admitted, recorded and completed. Cheap to clone.
+#[derive(Clone)]
+pub struct Metering(pub(super) Arc<Parts>);
+
+/// What [`Metering`] works with.
+pub(crate) struct Parts {
+    /// What a call counts as.
+    pub(crate) rules: Rules,
+    /// `ENFORCEMENT`.
+    pub(crate) enforcement: Enforcement,
+    /// Decides about calls.
+    pub(crate) limits: Limits,
+    /// Seals what is known of the person behind a call.
+    pub(crate) sealer: Sealer,
+    /// Recorded calls.
+    pub(crate) projections: Projections,
+    /// Completions.
+    pub(crate) writer: Writer,
+    /// The ledger's clock.
+    pub(crate) clock: Clock,
+    /// Completions of this process.
+    pub(crate) outcomes: Outcomes,
+}
+
+impl Metering {
+    /// Works with these.
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}

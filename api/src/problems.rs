@@ -1,0 +1,261 @@
+//! Problems for errors: the one place where what went wrong in a capability becomes an answer.
+//!
+//! It stands above the capabilities, since it knows all of their errors; `http::problem`, below them, knows the form of
+//! a problem and none of its causes. Every match names every case: a new error cannot be answered by accident.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use keys::KeysError;
+use nats::PublishError;
+use vault::TokenRefused;
+
+use crate::auth::{AccountsError, AuthError};
+use crate::http::problem::{Chain, Code, FieldError, Problem};
+use crate::ingest::IngestError;
+use crate::limits::{LimitsError, Unready};
+use crate::metering::MeteringError;
+use crate::metering::sealer::SealError;
+use crate::plans::PlansError;
+use crate::tokens::TokensError;
+use crate::usage::UsageError;
+use crate::users::UsersError;
+
+impl From<store::Error> for Problem {
+    /// What a handler did not expect of the database. Expected refusals (a taken name) are the handler's to map.
+    fn from(error: store::Error) -> Self {
+        if error.is_unavailable() {
+            Self::unavailable("database").because(Chain(&error).to_string())
+        } else {
+            Self::internal(&error)
+        }
+    }
+}
+
+impl From<PublishError> for Problem {
+    /// All of them pass, so the client may try again; the log of this process says which it was. After `Unknown` the
+    /// event may have been recorded: a retry with an `Idempotency-Key`, or with the client's own event id, counts once.
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::QueueFull => Self::busy("Too many calls wait for the log; try again."),
+            PublishError::TooLarge { .. } => Self::too_large("The event is too large to be recorded."),
+            PublishError::Closed => Self::busy("This instance is shutting down; try again."),
+            PublishError::Unknown => {
+                Self::busy("The log did not confirm the write in time; it may have been recorded.")
+                    .because(error.to_string())
+            }
+            PublishError::Unavailable | PublishError::LogWentBackwards => {
+                Self::unavailable("log").because(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<KeysError> for Problem {
+    fn from(error: KeysError) -> Self {
+        if let Some(kid) = error.missing_key() {
+            let detail = format!("The encryption key {kid} is not configured.");
+            return Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::EncryptionKeyMissing, detail)
+                .with_header(header::RETRY_AFTER, HeaderValue::from_static("60"));
+        }
+        match error {
+            KeysError::Store(error) => error.into(),
+            // The account went while the request was under way.
+            KeysError::NoAccount => Self::unauthorized(),
+            other => Self::internal(&other),
+        }
+    }
+}
+
+impl From<LimitsError> for Problem {
+    fn from(error: LimitsError) -> Self {
+        match error {
+            LimitsError::Unready(Unready::Database) | LimitsError::Unreadable => {
+                Self::unavailable("database")
+            }
+            LimitsError::Unready(Unready::Stopping) => Self::busy("This process is ending; try again."),
+            LimitsError::Unready(Unready::CatchingUp) => {
+                Self::busy("Limits cannot be decided yet: counts are still being brought up to date.")
+            }
+            LimitsError::Behind { .. } => {
+                Self::busy("Too many calls are recorded and not counted yet; try again.")
+            }
+        }
+    }
+}
+
+impl From<SealError> for Problem {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::Key(error) => error.into(),
+            SealError::Entropy(error) => Self::internal(&error),
+            SealError::Form(error) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<AccountsError> for Problem {
+    fn from(error: AccountsError) -> Self {
+        match error {
+            AccountsError::Store(error) => error.into(),
+            AccountsError::Keys(error) => error.into(),
+            AccountsError::Vanished => Self::fault(error.to_string()),
+        }
+    }
+}
+
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Unauthorized => Self::unauthorized(),
+            AuthError::TooManyFailures { retry_after_s } => {
+                Self::rate_limited("Too many failed credentials from this address.", retry_after_s)
+            }
+            AuthError::Suspended => {
+                Self::new(StatusCode::FORBIDDEN, Code::AccountSuspended, "This account is suspended.")
+            }
+            AuthError::Role(roles) => Self::forbidden(format!("This needs the role {roles}.")),
+            AuthError::NoSuchUser => Self::not_found(),
+            AuthError::Erased => Self::subject_erased(),
+            AuthError::Accounts(error) => error.into(),
+        }
+    }
+}
+
+impl From<UsersError> for Problem {
+    fn from(error: UsersError) -> Self {
+        match error {
+            UsersError::ExternalIdTaken => Self::conflict("The external id is another user's."),
+            UsersError::Erased => Self::subject_erased(),
+            UsersError::NoSuchUser => Self::not_found(),
+            UsersError::StaleCredential => Self::new(
+                StatusCode::FORBIDDEN,
+                Code::StaleCredential,
+                "This needs a credential that was issued (iat) in the last 15 minutes.",
+            ),
+            UsersError::ErasureNotProjected => {
+                Self::busy("The erasure is on disk and not projected yet; try again.")
+            }
+            UsersError::BeingErased => Self::busy("The user is being erased; try again."),
+            UsersError::ExportUnderWay { retry_after_s } => {
+                Self::rate_limited("An earlier export is still under way.", retry_after_s)
+            }
+            UsersError::TooManyExports => Self::busy("Too many exports are under way; try again."),
+            UsersError::Json(error) => Self::internal(&error),
+            UsersError::Accounts(error) => error.into(),
+            UsersError::Keys(error) => error.into(),
+            UsersError::Publish(error) => error.into(),
+            UsersError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<PlansError> for Problem {
+    fn from(error: PlansError) -> Self {
+        match error {
+            PlansError::UnknownPlan { .. } => {
+                FieldError::at("/plan", "unknown_plan", error.to_string()).into()
+            }
+            PlansError::Turn(_) => Self::busy("Earlier changes are still being recorded; try again."),
+            PlansError::NotProjected => Self::busy("An earlier change is not projected yet; try again."),
+            PlansError::Log(_) => Self::unavailable("log"),
+            PlansError::Publish(error) => error.into(),
+            PlansError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<UsageError> for Problem {
+    fn from(error: UsageError) -> Self {
+        match error {
+            UsageError::Closed(month) => {
+                Self::conflict(format!("The month {month} is closed: its statement has been issued."))
+            }
+            UsageError::Publish(error) => error.into(),
+            UsageError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<MeteringError> for Problem {
+    fn from(error: MeteringError) -> Self {
+        match error {
+            MeteringError::Limits(error) => error.into(),
+            MeteringError::Seal(error) => error.into(),
+            MeteringError::Publish(error) => error.into(),
+            MeteringError::Store(error) => error.into(),
+            MeteringError::Log(_) => Self::unavailable("log"),
+            MeteringError::FirstTryUnknown => {
+                Self::busy("What became of the first try is not known yet; try again.")
+            }
+            MeteringError::Turn(_) => Self::busy("Other outcomes are still being recorded; try again."),
+            MeteringError::EarlierCompletionUnknown => {
+                Self::busy("What became of an earlier outcome is not known yet; try again.")
+            }
+            MeteringError::NotProjected => {
+                Self::busy("Calls recorded lately are not projected yet; try again.")
+            }
+            MeteringError::NoSuchCall => Self::not_found(),
+            MeteringError::TooLate => {
+                Self::conflict("The call was made more than an hour ago; it stays as it is.")
+            }
+            MeteringError::OtherOutcome => Self::conflict("The call is completed with another outcome."),
+        }
+    }
+}
+
+impl IngestError {
+    /// The sentence that a client is told of it.
+    pub fn into_detail(self) -> String {
+        Problem::from(self).detail().to_owned()
+    }
+}
+
+impl AccountsError {
+    /// The sentence that a client is told of it.
+    pub fn into_detail(self) -> String {
+        Problem::from(self).detail().to_owned()
+    }
+}
+
+impl From<IngestError> for Problem {
+    fn from(error: IngestError) -> Self {
+        match error {
+            IngestError::Limits(error) => error.into(),
+            IngestError::Accounts(error) => error.into(),
+            IngestError::Seal(error) => error.into(),
+            IngestError::Publish(error) => error.into(),
+            IngestError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<TokensError> for Problem {
+    fn from(error: TokensError) -> Self {
+        match error {
+            TokensError::Refused(refused) => {
+                FieldError::at("/token", refused_code(refused), refused.to_string()).into()
+            }
+            TokensError::NameHoldsToken => {
+                FieldError::at("/token_name", "contains_token", error.to_string()).into()
+            }
+            TokensError::NoSuchToken => Self::not_found(),
+            TokensError::Unreadable => Self::new(
+                StatusCode::CONFLICT,
+                Code::TokenUnreadable,
+                "The stored token cannot be opened; store it again.",
+            ),
+            TokensError::Seal(error) => error.into(),
+            TokensError::Entropy(error) => Self::internal(&error),
+            TokensError::Publish(error) => error.into(),
+            TokensError::Store(error) => error.into(),
+        }
+    }
+}
+
+fn refused_code(refused: TokenRefused) -> &'static str {
+    match refused {
+        TokenRefused::Empty => "empty",
+        TokenRefused::TooLong => "too_long",
+        TokenRefused::Whitespace | TokenRefused::Control => "invalid_character",
+        TokenRefused::OtherKind { .. } => "other_type",
+    }
+}

@@ -1,0 +1,36 @@
+//! What usage works with.
+
+use std::sync::Arc;
+
+use ledger::Clock;
+
+use crate::facts::{Projections, Writer};
+use crate::http::throttle::Throttle;
+use crate::limits::Limits;
+
+/// What users have used. Cheap to clone.
+#[derive(Clone)]
+pub struct Usage(pub(super) Arc<Parts>);
+
+/// What [`Usage`] works with.
+pub(crate) struct Parts {
+    /// Figures.
+    pub(crate) projections: Projections,
+    /// Resets.
+    pub(crate) writer: Writer,
+    /// Told of a reset.
+    pub(crate) limits: Limits,
+    /// Paces what costs much to read.
+    pub(crate) reads: Throttle,
+    /// The ledger's clock.
+    pub(crate) clock: Clock,
+    /// `SELF_RESET`.
+    pub(crate) self_reset: bool,
+}
+
+impl Usage {
+    /// Works with these.
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
