@@ -7,8 +7,12 @@ use ledger::{Category, Currency, Meter, Money, Month, PlanName};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::actor::{Actor, owned};
 use crate::sealed::SealedJson;
 use crate::token::{TokenDeleted, TokenStored, TokenUsed, UserErased};
+
+/// Types that begin so belong to a user's audit chain, in whatever version. None of them may ever be passed over.
+const AUDITED_PREFIXES: [&str; 2] = ["token.", "user."];
 
 /// The body of an event, by its type and version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -251,55 +255,6 @@ impl GapKind {
     }
 }
 
-/// Who acted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Actor<'a> {
-    /// In which role.
-    pub kind: ActorKind,
-    /// A user's UUID, or the name of the part of the system.
-    #[serde(borrow)]
-    pub id: Cow<'a, str>,
-}
-
-impl<'a> Actor<'a> {
-    /// An actor.
-    pub fn new(kind: ActorKind, id: impl Into<Cow<'a, str>>) -> Self {
-        Self { kind, id: id.into() }
-    }
-}
-
-/// In which role somebody acted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ActorKind {
-    /// The user.
-    User,
-    /// A service on the user's behalf.
-    Service,
-    /// An administrator.
-    Admin,
-    /// An operator at the command line.
-    Operator,
-    /// The ledger itself.
-    System,
-}
-
-impl ActorKind {
-    /// All kinds.
-    pub const ALL: [Self; 5] = [Self::User, Self::Service, Self::Admin, Self::Operator, Self::System];
-
-    /// The name in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Service => "service",
-            Self::Admin => "admin",
-            Self::Operator => "operator",
-            Self::System => "system",
-        }
-    }
-}
-
 pub(crate) const API_CALLED: &str = "usage.api_called.v1";
 pub(crate) const CALL_COMPLETED: &str = "usage.call_completed.v1";
 pub(crate) const LIMIT_REJECTED: &str = "usage.limit_rejected.v1";
@@ -339,6 +294,16 @@ impl Body<'_> {
         matches!(self, Self::PeriodClosed(_) | Self::GapAccepted(_))
     }
 
+    /// Whether the event is a link of its user's audit chain, also one that this build cannot read: such an event is
+    /// never passed over.
+    pub fn is_audited(&self) -> bool {
+        match self {
+            Self::TokenStored(_) | Self::TokenDeleted(_) | Self::TokenUsed(_) | Self::UserErased(_) => true,
+            Self::Unknown { event_type, .. } => is_audited(event_type),
+            _ => false,
+        }
+    }
+
     pub(crate) fn into_owned(self) -> Body<'static> {
         match self {
             Self::ApiCalled(call) => Body::ApiCalled(call.into_owned()),
@@ -371,6 +336,10 @@ impl Body<'_> {
     }
 }
 
+pub(crate) fn is_audited(event_type: &str) -> bool {
+    AUDITED_PREFIXES.iter().any(|prefix| event_type.starts_with(prefix))
+}
+
 impl ApiCalled<'_> {
     fn into_owned(self) -> ApiCalled<'static> {
         ApiCalled {
@@ -390,14 +359,4 @@ impl ApiCalled<'_> {
             lease: self.lease,
         }
     }
-}
-
-impl Actor<'_> {
-    pub(crate) fn into_owned(self) -> Actor<'static> {
-        Actor { kind: self.kind, id: owned(self.id) }
-    }
-}
-
-pub(crate) fn owned(text: Cow<'_, str>) -> Cow<'static, str> {
-    Cow::Owned(text.into_owned())
 }

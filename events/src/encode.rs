@@ -5,7 +5,8 @@ use ledger::time;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::body::{Actor, ApiCalled, Body};
+use crate::actor::Actor;
+use crate::body::{ApiCalled, Body};
 use crate::event::Event;
 use crate::sealed::SealedJson;
 

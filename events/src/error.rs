@@ -71,7 +71,7 @@ impl EventError {
 
     /// Whether the event is a link of a user's audit chain, as [`Body::is_audited`] says it.
     pub fn is_audited(&self) -> bool {
-        crate::token::is_audited(&self.event_type)
+        crate::body::is_audited(&self.event_type)
     }
 
     /// One line for people: what is wrong and, where the JSON reader said more, that too.

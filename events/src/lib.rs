@@ -3,6 +3,7 @@
 //! A new optional field is not a new version, and readers pass over fields that they do not know. A changed meaning is
 //! a new version. `golden/` holds one file per type and version, read in a test for ever.
 
+mod actor;
 mod body;
 mod decode;
 mod encode;
@@ -13,9 +14,10 @@ mod sealed;
 mod token;
 mod wire;
 
+pub use actor::{Actor, ActorKind};
 pub use body::{
-    Actor, ActorKind, ApiCalled, Body, CallCompleted, GapAccepted, GapKind, LimitRejected,
-    LimitThresholdCrossed, PeriodClosed, PlanChanged, UsageReset,
+    ApiCalled, Body, CallCompleted, GapAccepted, GapKind, LimitRejected, LimitThresholdCrossed, PeriodClosed,
+    PlanChanged, UsageReset,
 };
 pub use decode::{decode, decode_batch, raw_events};
 pub use encode::{encode, encode_batch};

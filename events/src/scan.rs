@@ -10,7 +10,8 @@ use chrono::{DateTime, Utc};
 use ledger::{Category, Endpoint, Method, Month, UserId, text, time};
 use uuid::Uuid;
 
-use crate::body::{Actor, ActorKind, ApiCalled, Body};
+use crate::actor::{Actor, ActorKind};
+use crate::body::{ApiCalled, Body};
 use crate::event::{Event, MAX_EVENT_BYTES, parse_hyphenated};
 use crate::sealed::{MAX_SEALED_BYTES, SealedJson};
 

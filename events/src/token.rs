@@ -5,11 +5,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::body::{Actor, Body, owned};
+use crate::actor::{Actor, owned};
 use crate::sealed::SealedJson;
-
-/// Types that begin so belong to a user's audit chain, in whatever version. None of them may ever be passed over.
-const AUDITED_PREFIXES: [&str; 2] = ["token.", "user."];
 
 /// A user handed over a token of a third party. It takes the place of an earlier one of its type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,22 +74,6 @@ pub struct UserErased<'a> {
     /// Who did it.
     #[serde(borrow)]
     pub actor: Actor<'a>,
-}
-
-impl Body<'_> {
-    /// Whether the event is a link of its user's audit chain, also one that this build cannot read: such an event is
-    /// never passed over.
-    pub fn is_audited(&self) -> bool {
-        match self {
-            Self::TokenStored(_) | Self::TokenDeleted(_) | Self::TokenUsed(_) | Self::UserErased(_) => true,
-            Self::Unknown { event_type, .. } => is_audited(event_type),
-            _ => false,
-        }
-    }
-}
-
-pub(crate) fn is_audited(event_type: &str) -> bool {
-    AUDITED_PREFIXES.iter().any(|prefix| event_type.starts_with(prefix))
 }
 
 impl TokenStored<'_> {

@@ -11,10 +11,10 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use crate::actor::Actor;
 use crate::body::{
-    API_CALLED, Actor, ApiCalled, Body, CALL_COMPLETED, GAP_ACCEPTED, LIMIT_REJECTED,
-    LIMIT_THRESHOLD_CROSSED, PERIOD_CLOSED, PLAN_CHANGED, TOKEN_DELETED, TOKEN_STORED, TOKEN_USED,
-    USAGE_RESET, USER_ERASED,
+    API_CALLED, ApiCalled, Body, CALL_COMPLETED, GAP_ACCEPTED, LIMIT_REJECTED, LIMIT_THRESHOLD_CROSSED,
+    PERIOD_CLOSED, PLAN_CHANGED, TOKEN_DELETED, TOKEN_STORED, TOKEN_USED, USAGE_RESET, USER_ERASED,
 };
 use crate::error::{EventError, EventErrorKind};
 use crate::event::{Event, MAX_EVENT_BYTES, parse_hyphenated};

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::body::{Actor, ActorKind, ApiCalled, Body};
+use crate::actor::{Actor, ActorKind};
+use crate::body::{ApiCalled, Body};
 use crate::encode::encode;
 use crate::event::MAX_EVENT_BYTES;
 use crate::sealed::SealedJson;
