@@ -16,14 +16,14 @@ pub struct Endpoint(String);
 
 impl Endpoint {
     /// The longest endpoint, in bytes, after normalisation.
-    pub const MAX_BYTES: usize = 2_048;
+    pub const MAX_BYTES: usize = path::MAX_BYTES;
 
     /// Normalises a request's path; see [`path::normalise`].
     ///
     /// # Errors
     /// See [`PathError`].
     pub fn from_path(raw: &str) -> Result<Self, PathError> {
-        path::normalise(raw)
+        path::normalise(raw).map(Self)
     }
 
     /// The endpoint of an event that names no path: `event:<type>`. No path rule ever matches it, since a path
@@ -44,10 +44,6 @@ impl Endpoint {
         let name = name.into();
         text::check_text("an endpoint", &name, Self::MAX_BYTES)?;
         Ok(Self(name))
-    }
-
-    pub(crate) fn from_normalised(path: String) -> Self {
-        Self(path)
     }
 
     /// The text.

@@ -5,8 +5,10 @@
 
 use std::borrow::Cow;
 
-use crate::endpoint::Endpoint;
 use crate::text::{self, Invalid};
+
+/// The longest path, in bytes, after normalisation.
+pub(crate) const MAX_BYTES: usize = 2_048;
 
 /// Why a path is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +16,7 @@ pub enum PathError {
     /// It neither begins with a slash nor is an absolute http(s) or ws(s) URI.
     #[error("a path must begin with / or be an absolute http URI")]
     NotAPath,
-    /// It is longer than [`Endpoint::MAX_BYTES`] when normalised.
+    /// It is longer than 2,048 bytes when normalised.
     #[error("a path must be at most 2048 bytes")]
     TooLong,
     /// It holds a control or bidi-override character, or an escaped control character other than a tab (which real
@@ -66,18 +68,18 @@ impl From<PathError> for Invalid {
 ///
 /// # Errors
 /// See [`PathError`].
-pub fn normalise(target: &str) -> Result<Endpoint, PathError> {
+pub fn normalise(target: &str) -> Result<String, PathError> {
     if target == "*" {
-        return Ok(Endpoint::from_normalised(target.to_owned()));
+        return Ok(target.to_owned());
     }
     let from_path = if target.starts_with('/') { target } else { without_authority(target)? };
     let path = from_path.split(['?', '#']).next().unwrap_or_default();
     let path = if path.is_empty() { "/" } else { path };
     let normal = if is_normal(path.as_bytes()) { path.to_owned() } else { rewrite(path)? };
-    if normal.len() > Endpoint::MAX_BYTES {
+    if normal.len() > MAX_BYTES {
         return Err(PathError::TooLong);
     }
-    Ok(Endpoint::from_normalised(normal))
+    Ok(normal)
 }
 
 /// What rules are matched against: the normalised path without segment parameters (`;x`) and with all escapes

@@ -191,7 +191,7 @@ impl Pattern {
             return Err(RulesError::Star { number, pattern: text });
         }
         match path::normalise(path) {
-            Ok(endpoint) => Ok(Self { key: path::match_key(endpoint.as_str()).into_owned(), is_prefix }),
+            Ok(path) => Ok(Self { key: path::match_key(&path).into_owned(), is_prefix }),
             Err(source) => Err(RulesError::Pattern { number, pattern: text, source }),
         }
     }
