@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::log::{Log, LogError};
+use crate::error::{ConnectError, LogError};
 use crate::stream::StreamName;
 
 /// How long one attempt to open a socket and log in may take.
@@ -51,32 +51,6 @@ pub enum Auth {
     },
     /// With a token.
     Token(SecretString),
-}
-
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The servers can't be reached, or refuse the login.
-    #[error("cannot connect to NATS at {url}; check NATS_URL, that the server runs, and the login")]
-    Connect {
-        /// The address, without its login.
-        url: String,
-        /// What the client says.
-        #[source]
-        source: async_nats::ConnectError,
-    },
-    /// The connection was closed as soon as it was made.
-    #[error("the connection to NATS at {url} was closed at once")]
-    Lost {
-        /// The address, without its login.
-        url: String,
-    },
-}
-
-/// Connects to the log's server. Later losses of the connection are mended without end.
-pub async fn connect(connection: &Connection) -> Result<Log, ConnectError> {
-    let link = Link::open(connection, false).await?;
-    Ok(Log::new(connection.clone(), link))
 }
 
 /// A plain client with the login of the URL, which `async_nats::connect` ignores: for programs that look at the server

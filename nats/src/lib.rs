@@ -7,6 +7,7 @@
 
 mod connection;
 mod continuity;
+mod error;
 mod frame;
 mod log;
 mod publisher;
@@ -14,14 +15,15 @@ mod reader;
 mod stream;
 mod verify;
 
-pub use connection::{Auth, ConnectError, Connection, client, connect};
+pub use connection::{Auth, Connection, client};
 pub use continuity::{AcceptedGap, Checkpoint, Continuity, Jump, ProducerState, Stop, Verdict, check_start};
+pub use error::{ConnectError, LogError};
 pub use events::GapKind;
 pub use frame::{
     CONTENT_TYPE, Damage, EncodedEvent, FRAME_HEADER, FrameHeader, MAX_FRAME_BYTES, MAX_FRAME_EVENTS,
     Position, RawFrame,
 };
-pub use log::{Log, LogError};
+pub use log::{Log, connect};
 pub use publisher::{Acknowledgement, PublishError, Publisher, PublisherConfig, PublisherState};
 pub use reader::{ReadError, Reader, ReaderConfig};
 pub use stream::{BadStreamName, DUPLICATE_WINDOW, StreamName, StreamState};

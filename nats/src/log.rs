@@ -12,7 +12,8 @@ use bytes::Bytes;
 use chrono::{DateTime, SubsecRound as _, Utc};
 use serde::Deserialize;
 
-use crate::connection::{ConnectError, Connection, Link};
+use crate::connection::{Connection, Link};
+use crate::error::{ConnectError, LogError};
 use crate::frame::RawFrame;
 use crate::stream::{StreamName, StreamState, definition};
 
@@ -29,59 +30,13 @@ struct Inner {
     link: Link,
 }
 
-/// Why the log did not answer.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// There is no connection now.
-    #[error("there is no connection to NATS")]
-    Disconnected,
-    /// No answer within the time.
-    #[error("NATS did not answer in time")]
-    Timeout,
-    /// The request failed.
-    #[error("the request to NATS failed")]
-    Request {
-        /// What the client says.
-        #[source]
-        source: async_nats::RequestError,
-    },
-    /// The server refused the request.
-    #[error("JetStream refused the request")]
-    Server {
-        /// What the server says.
-        #[source]
-        source: async_nats::jetstream::Error,
-    },
-    /// The answer can't be read.
-    #[error("JetStream's answer cannot be read")]
-    Reply {
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// A stored message can't be read.
-    #[error("message {seq} of the stream cannot be read: {reason}")]
-    Message {
-        /// Its sequence.
-        seq: u64,
-        /// Why.
-        reason: String,
-    },
-    /// The stream is not there.
-    #[error(
-        "there is no stream {stream} on this NATS server; start the api or the worker once, or set NATS_STREAM"
-    )]
-    NoStream {
-        /// Its name.
-        stream: StreamName,
-    },
+/// Connects to the log's server. Later losses of the connection are mended without end.
+pub async fn connect(connection: &Connection) -> Result<Log, ConnectError> {
+    let link = Link::open(connection, false).await?;
+    Ok(Log(Arc::new(Inner { connection: connection.clone(), link })))
 }
 
 impl Log {
-    pub(crate) fn new(connection: Connection, link: Link) -> Self {
-        Self(Arc::new(Inner { connection, link }))
-    }
-
     /// The stream's name.
     pub fn stream(&self) -> &StreamName {
         &self.0.connection.stream

@@ -15,8 +15,9 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use crate::connection::Session;
+use crate::error::LogError;
 use crate::frame::RawFrame;
-use crate::log::{Log, LogError, REQUEST_TIMEOUT, time_of};
+use crate::log::{Log, REQUEST_TIMEOUT, time_of};
 
 /// Bounds of a reader.
 #[derive(Clone, Debug)]

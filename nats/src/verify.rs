@@ -6,7 +6,8 @@ use async_nats::jetstream::stream::Info;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::log::{Log, LogError};
+use crate::error::LogError;
+use crate::log::Log;
 use crate::stream::unsafe_settings;
 
 /// The oldest server that is trusted: earlier ones go on after an fsync that failed.

@@ -20,7 +20,7 @@ use events::MAX_EVENT_BYTES;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::connection::ConnectError;
+use crate::error::ConnectError;
 use crate::frame::{EncodedEvent, MAX_FRAME_BYTES, MAX_FRAME_EVENTS, Position};
 use crate::log::Log;
 use queue::{Limits, OneTicket, Queue};

@@ -14,9 +14,10 @@ use uuid::Uuid;
 
 use super::queue::{Full, Outcome, Queue};
 use super::{PublishError, PublisherConfig};
-use crate::connection::{ConnectError, Link, parse_reply};
+use crate::connection::{Link, parse_reply};
+use crate::error::{ConnectError, LogError};
 use crate::frame::FrameHeader;
-use crate::log::{Log, LogError, REQUEST_TIMEOUT};
+use crate::log::{Log, REQUEST_TIMEOUT};
 
 /// The pause before a frame is sent again after a refusal, and the longest it grows to.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
