@@ -6,8 +6,8 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::a256cbc_hs512::{OpenError, Schedule};
+use crate::derive::derive;
 use crate::entropy::{Entropy, EntropyError};
-use crate::key_ring::derive;
 use crate::lp::lp;
 use crate::names::{DekId, KeyId};
 use crate::sealed::Sealed;

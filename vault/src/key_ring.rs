@@ -2,7 +2,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha512;
 use uuid::Uuid;
@@ -10,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::a256cbc_hs512::{OpenError, Schedule};
 use crate::data_key::DataKey;
+use crate::derive::derive;
 use crate::entropy::{Entropy, EntropyError};
 use crate::lp::lp;
 use crate::names::{DekId, KeyId, NameError};
@@ -292,15 +292,6 @@ impl Kek {
         check.copy_from_slice(&full[..8]);
         Self { schedule: Box::new(Schedule::new(&key)), check: KeyCheck(check) }
     }
-}
-
-/// HKDF-SHA-512 without salt, 64 bytes of output.
-pub(crate) fn derive(secret: &[u8], info: &[u8]) -> Zeroizing<[u8; 64]> {
-    let mut out = Zeroizing::new([0; 64]);
-    Hkdf::<Sha512>::new(None, secret)
-        .expand(info, out.as_mut_slice())
-        .expect("64 bytes are one block of SHA-512");
-    out
 }
 
 impl fmt::Display for KeyCheck {

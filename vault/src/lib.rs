@@ -20,6 +20,7 @@
 
 pub mod a256cbc_hs512;
 mod data_key;
+mod derive;
 mod entropy;
 mod key_ring;
 pub mod legacy;
