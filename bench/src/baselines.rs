@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::get;
 use clap::ValueEnum;
+use events::event_type::API_CALLED;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -88,7 +89,7 @@ async fn publish_each() -> anyhow::Result<Router> {
 async fn track_by_publish(State(state): State<PublishEach>, headers: HeaderMap) -> StatusCode {
     let Some(user) = state.authentication.user(&headers) else { return StatusCode::UNAUTHORIZED };
     let event = format!(
-        r#"{{"specversion":"1.0","id":"{}","source":"bench","type":"usage.api_called.v1","subject":"{user}","time":"2026-11-24T00:00:00.000000Z","data":{{"endpoint":"/api/items","method":"GET","units":1,"category":"other","counted":true}}}}"#,
+        r#"{{"specversion":"1.0","id":"{}","source":"bench","type":"{API_CALLED}","subject":"{user}","time":"2026-11-24T00:00:00.000000Z","data":{{"endpoint":"/api/items","method":"GET","units":1,"category":"other","counted":true}}}}"#,
         Uuid::from_u128(rand_id())
     );
     let Ok(ack) = state.context.publish("bench_each.events", event.into()).await else {

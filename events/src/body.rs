@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::actor::{Actor, owned};
+use crate::event_type;
 use crate::sealed::SealedJson;
 use crate::token::{TokenDeleted, TokenStored, TokenUsed, UserErased};
 
@@ -17,29 +18,29 @@ const AUDITED_PREFIXES: [&str; 2] = ["token.", "user."];
 /// The body of an event, by its type and version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body<'a> {
-    /// `usage.api_called.v1`
+    /// [`event_type::API_CALLED`]
     ApiCalled(ApiCalled<'a>),
-    /// `usage.call_completed.v1`
+    /// [`event_type::CALL_COMPLETED`]
     CallCompleted(CallCompleted),
-    /// `usage.limit_rejected.v1`
+    /// [`event_type::LIMIT_REJECTED`]
     LimitRejected(LimitRejected),
-    /// `usage.limit_threshold_crossed.v1`
+    /// [`event_type::LIMIT_THRESHOLD_CROSSED`]
     LimitThresholdCrossed(LimitThresholdCrossed),
-    /// `usage.usage_reset.v1`
+    /// [`event_type::USAGE_RESET`]
     UsageReset(UsageReset<'a>),
-    /// `plan.plan_changed.v1`
+    /// [`event_type::PLAN_CHANGED`]
     PlanChanged(PlanChanged<'a>),
-    /// `usage.period_closed.v1`
+    /// [`event_type::PERIOD_CLOSED`]
     PeriodClosed(PeriodClosed),
-    /// `log.gap_accepted.v1`
+    /// [`event_type::GAP_ACCEPTED`]
     GapAccepted(GapAccepted<'a>),
-    /// `token.token_stored.v1`
+    /// [`event_type::TOKEN_STORED`]
     TokenStored(TokenStored<'a>),
-    /// `token.token_deleted.v1`
+    /// [`event_type::TOKEN_DELETED`]
     TokenDeleted(TokenDeleted<'a>),
-    /// `token.token_used.v1`
+    /// [`event_type::TOKEN_USED`]
     TokenUsed(TokenUsed<'a>),
-    /// `user.user_erased.v1`
+    /// [`event_type::USER_ERASED`]
     UserErased(UserErased<'a>),
     /// A type or version that this build does not know: kept for a later one, never an error.
     Unknown {
@@ -255,35 +256,22 @@ impl GapKind {
     }
 }
 
-pub(crate) const API_CALLED: &str = "usage.api_called.v1";
-pub(crate) const CALL_COMPLETED: &str = "usage.call_completed.v1";
-pub(crate) const LIMIT_REJECTED: &str = "usage.limit_rejected.v1";
-pub(crate) const LIMIT_THRESHOLD_CROSSED: &str = "usage.limit_threshold_crossed.v1";
-pub(crate) const USAGE_RESET: &str = "usage.usage_reset.v1";
-pub(crate) const PLAN_CHANGED: &str = "plan.plan_changed.v1";
-pub(crate) const PERIOD_CLOSED: &str = "usage.period_closed.v1";
-pub(crate) const GAP_ACCEPTED: &str = "log.gap_accepted.v1";
-pub(crate) const TOKEN_STORED: &str = "token.token_stored.v1";
-pub(crate) const TOKEN_DELETED: &str = "token.token_deleted.v1";
-pub(crate) const TOKEN_USED: &str = "token.token_used.v1";
-pub(crate) const USER_ERASED: &str = "user.user_erased.v1";
-
 impl Body<'_> {
-    /// The type and version as `CloudEvents` has them, like `usage.api_called.v1`.
+    /// The type and version as `CloudEvents` has them, like [`event_type::API_CALLED`].
     pub fn event_type(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
-            Self::ApiCalled(_) => API_CALLED,
-            Self::CallCompleted(_) => CALL_COMPLETED,
-            Self::LimitRejected(_) => LIMIT_REJECTED,
-            Self::LimitThresholdCrossed(_) => LIMIT_THRESHOLD_CROSSED,
-            Self::UsageReset(_) => USAGE_RESET,
-            Self::PlanChanged(_) => PLAN_CHANGED,
-            Self::PeriodClosed(_) => PERIOD_CLOSED,
-            Self::GapAccepted(_) => GAP_ACCEPTED,
-            Self::TokenStored(_) => TOKEN_STORED,
-            Self::TokenDeleted(_) => TOKEN_DELETED,
-            Self::TokenUsed(_) => TOKEN_USED,
-            Self::UserErased(_) => USER_ERASED,
+            Self::ApiCalled(_) => event_type::API_CALLED,
+            Self::CallCompleted(_) => event_type::CALL_COMPLETED,
+            Self::LimitRejected(_) => event_type::LIMIT_REJECTED,
+            Self::LimitThresholdCrossed(_) => event_type::LIMIT_THRESHOLD_CROSSED,
+            Self::UsageReset(_) => event_type::USAGE_RESET,
+            Self::PlanChanged(_) => event_type::PLAN_CHANGED,
+            Self::PeriodClosed(_) => event_type::PERIOD_CLOSED,
+            Self::GapAccepted(_) => event_type::GAP_ACCEPTED,
+            Self::TokenStored(_) => event_type::TOKEN_STORED,
+            Self::TokenDeleted(_) => event_type::TOKEN_DELETED,
+            Self::TokenUsed(_) => event_type::TOKEN_USED,
+            Self::UserErased(_) => event_type::USER_ERASED,
             Self::Unknown { event_type, version: 0 } => return Cow::Owned(event_type.to_string()),
             Self::Unknown { event_type, version } => return Cow::Owned(format!("{event_type}.v{version}")),
         })

@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod error;
 mod event;
+pub mod event_type;
 mod scan;
 mod sealed;
 mod token;

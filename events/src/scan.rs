@@ -1,4 +1,4 @@
-//! Reading `usage.api_called.v1` in the very layout that `encode` writes, without a JSON parser.
+//! Reading calls ([`Body::ApiCalled`]) in the very layout that `encode` writes, without a JSON parser.
 //!
 //! Nearly all of the log are such events. The scanner never reports an error: at the first byte that it does not
 //! expect it gives up, and `wire` reads the event from its beginning. So what it does accept must be what `wire` would
@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::actor::{Actor, ActorKind};
 use crate::body::{ApiCalled, Body};
 use crate::event::{Event, MAX_EVENT_BYTES, parse_hyphenated};
+use crate::event_type::api_called;
 use crate::sealed::{MAX_SEALED_BYTES, SealedJson};
 
 /// A place in a frame's body.
@@ -48,7 +49,7 @@ impl<'a, const PLAIN: bool> Scanner<'a, PLAIN> {
         let id = self.string(text::MAX_NAME_BYTES)?;
         self.literal(br#","source":""#)?;
         let source = self.string(text::MAX_NAME_BYTES)?;
-        self.literal(br#","type":"usage.api_called.v1","subject":""#)?;
+        self.literal(concat!(r#","type":""#, api_called!(), r#"","subject":""#).as_bytes())?;
         let subject = UserId::new(self.uuid()?);
         self.literal(br#","time":""#)?;
         let time = self.time()?;

@@ -12,12 +12,10 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::actor::Actor;
-use crate::body::{
-    API_CALLED, ApiCalled, Body, CALL_COMPLETED, GAP_ACCEPTED, LIMIT_REJECTED, LIMIT_THRESHOLD_CROSSED,
-    PERIOD_CLOSED, PLAN_CHANGED, TOKEN_DELETED, TOKEN_STORED, TOKEN_USED, USAGE_RESET, USER_ERASED,
-};
+use crate::body::{ApiCalled, Body};
 use crate::error::{EventError, EventErrorKind};
 use crate::event::{Event, MAX_EVENT_BYTES, parse_hyphenated};
+use crate::event_type;
 use crate::token::TokenStored;
 
 #[derive(Deserialize)]
@@ -90,7 +88,7 @@ fn read_body<'a>(event_type: Cow<'a, str>, data: Option<&'a RawValue>) -> Result
             .map_err(|source| fail(event_type.to_owned(), EventErrorKind::Data, Some(source)))
     }
     Ok(match event_type.as_ref() {
-        API_CALLED => {
+        event_type::API_CALLED => {
             let call = typed(&event_type, data)?;
             let EarlierFields { ip_address, user_agent } = typed(&event_type, data)?;
             if ip_address.or(user_agent).is_some() {
@@ -98,17 +96,17 @@ fn read_body<'a>(event_type: Cow<'a, str>, data: Option<&'a RawValue>) -> Result
             }
             Body::ApiCalled(call)
         }
-        CALL_COMPLETED => Body::CallCompleted(typed(&event_type, data)?),
-        LIMIT_REJECTED => Body::LimitRejected(typed(&event_type, data)?),
-        LIMIT_THRESHOLD_CROSSED => Body::LimitThresholdCrossed(typed(&event_type, data)?),
-        USAGE_RESET => Body::UsageReset(typed(&event_type, data)?),
-        PLAN_CHANGED => Body::PlanChanged(typed(&event_type, data)?),
-        PERIOD_CLOSED => Body::PeriodClosed(typed(&event_type, data)?),
-        GAP_ACCEPTED => Body::GapAccepted(typed(&event_type, data)?),
-        TOKEN_STORED => Body::TokenStored(typed(&event_type, data)?),
-        TOKEN_DELETED => Body::TokenDeleted(typed(&event_type, data)?),
-        TOKEN_USED => Body::TokenUsed(typed(&event_type, data)?),
-        USER_ERASED => Body::UserErased(typed(&event_type, data)?),
+        event_type::CALL_COMPLETED => Body::CallCompleted(typed(&event_type, data)?),
+        event_type::LIMIT_REJECTED => Body::LimitRejected(typed(&event_type, data)?),
+        event_type::LIMIT_THRESHOLD_CROSSED => Body::LimitThresholdCrossed(typed(&event_type, data)?),
+        event_type::USAGE_RESET => Body::UsageReset(typed(&event_type, data)?),
+        event_type::PLAN_CHANGED => Body::PlanChanged(typed(&event_type, data)?),
+        event_type::PERIOD_CLOSED => Body::PeriodClosed(typed(&event_type, data)?),
+        event_type::GAP_ACCEPTED => Body::GapAccepted(typed(&event_type, data)?),
+        event_type::TOKEN_STORED => Body::TokenStored(typed(&event_type, data)?),
+        event_type::TOKEN_DELETED => Body::TokenDeleted(typed(&event_type, data)?),
+        event_type::TOKEN_USED => Body::TokenUsed(typed(&event_type, data)?),
+        event_type::USER_ERASED => Body::UserErased(typed(&event_type, data)?),
         _ => unknown(event_type),
     })
 }

@@ -9,6 +9,7 @@ use crate::actor::{Actor, ActorKind};
 use crate::body::{ApiCalled, Body};
 use crate::encode::encode;
 use crate::event::MAX_EVENT_BYTES;
+use crate::event_type;
 use crate::sealed::SealedJson;
 
 const USER: &str = "5b0a4d3e-5c8f-4a56-9d0f-6d2d4f3f1a77";
@@ -35,7 +36,12 @@ fn call_data(data: &str) -> String {
 }
 
 fn typed(event_type: &str, data: &str) -> String {
-    call_data(data).replace("usage.api_called.v1", event_type)
+    call_data(data).replace(event_type::API_CALLED, event_type)
+}
+
+/// An event that has a type and nothing else.
+fn only_typed() -> String {
+    format!("{{\"type\":\"{}\"}}", event_type::API_CALLED)
 }
 
 fn reason(json: &str) -> (&'static str, String) {
@@ -45,8 +51,8 @@ fn reason(json: &str) -> (&'static str, String) {
 
 #[test]
 fn a_bad_event_hides_no_other() {
-    let bad = ["{}", "1", "null", "[[[]]]", "\"text\"", "{\"type\":\"usage.api_called.v1\"}"];
-    for bad in bad {
+    let only_typed = only_typed();
+    for bad in ["{}", "1", "null", "[[[]]]", "\"text\"", &only_typed] {
         for layout in
             [format!("[{},{bad},{}]", good(1), good(2)), format!(" [ {} ,\n{bad}\t, {} ] ", good(1), good(2))]
         {
@@ -133,8 +139,8 @@ fn a_broken_envelope_is_malformed() {
     for json in cases {
         assert_eq!(reason(&json).0, "malformed", "{json}");
     }
-    let error = decode("{\"type\":\"usage.api_called.v1\"}").unwrap_err();
-    assert_eq!(error.event_type, "usage.api_called.v1");
+    let error = decode(&only_typed()).unwrap_err();
+    assert_eq!(error.event_type, event_type::API_CALLED);
     assert!(error.source().is_some());
     assert_eq!(decode("{\"type\":\"a\\u0000\"}").unwrap_err().event_type, "unknown");
 }
@@ -183,9 +189,9 @@ fn wrong_data_is_told_from_a_wrong_envelope() {
         (with("\"category\":\"analyze\"", "\"category\":\"premium\""), "unknown variant `premium`"),
         (with("\"endpoint\"", "\"path\""), "missing field `endpoint`"),
         (call_data("null"), "invalid type: null"),
-        (typed("usage.period_closed.v1", "{\"month\":\"2026-13\"}"), "a month is written YYYY-MM"),
-        (typed("usage.limit_rejected.v1", "{\"meter\":\"auth\"}"), "unknown variant `auth`"),
-        (typed("plan.plan_changed.v1", "{\"plan_name\":\"\"}"), "must not be empty"),
+        (typed(event_type::PERIOD_CLOSED, "{\"month\":\"2026-13\"}"), "a month is written YYYY-MM"),
+        (typed(event_type::LIMIT_REJECTED, "{\"meter\":\"auth\"}"), "unknown variant `auth`"),
+        (typed(event_type::PLAN_CHANGED, "{\"plan_name\":\"\"}"), "must not be empty"),
     ];
     for (json, expected) in cases {
         let (reason, detail) = reason(&json);
@@ -196,7 +202,7 @@ fn wrong_data_is_told_from_a_wrong_envelope() {
         let data = format!(
             "{{\"seq_from\":{from},\"seq_to\":{to},\"kind\":\"missing\",\"reason\":\"x\",\"actor\":{{\"kind\":\"operator\",\"id\":\"o\"}}}}"
         );
-        typed("log.gap_accepted.v1", &data)
+        typed(event_type::GAP_ACCEPTED, &data)
     };
     assert!(decode(&gap(3, 3)).is_ok());
     assert_eq!(reason(&gap(0, 3)).0, "invalid_range");
@@ -212,7 +218,7 @@ fn an_event_has_a_largest_size() {
     };
     assert!(decode(&padded(MAX_EVENT_BYTES)).is_ok());
     let error = decode(&padded(MAX_EVENT_BYTES + 1)).map(Event::into_owned).unwrap_err();
-    assert_eq!((error.reason(), error.event_type.as_str()), ("too_large", "usage.api_called.v1"));
+    assert_eq!((error.reason(), error.event_type.as_str()), ("too_large", event_type::API_CALLED));
 }
 
 #[test]

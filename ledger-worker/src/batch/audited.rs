@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use events::{Actor, Body, Event, Personal};
+use events::{Actor, Body, Event, Personal, event_type};
 use ledger::UserId;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
@@ -105,10 +105,10 @@ impl Audited {
     /// The event's type.
     pub(super) fn event_type(&self) -> &'static str {
         match self.link.action {
-            Action::Stored => "token.token_stored.v1",
-            Action::Deleted => "token.token_deleted.v1",
-            Action::Used => "token.token_used.v1",
-            Action::Erased => "user.user_erased.v1",
+            Action::Stored => event_type::TOKEN_STORED,
+            Action::Deleted => event_type::TOKEN_DELETED,
+            Action::Used => event_type::TOKEN_USED,
+            Action::Erased => event_type::USER_ERASED,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use chrono::{DateTime, Utc};
+use events::event_type;
 use ledger::{Category, Month, UserId};
 use store::Position;
 use store::completions::Completion;
@@ -51,7 +52,7 @@ impl Item {
     /// The event's type.
     pub fn event_type(&self) -> &str {
         match self {
-            Self::Call(_) => "usage.api_called.v1",
+            Self::Call(_) => event_type::API_CALLED,
             Self::Command(command) => command.event_type(),
             Self::Dead(letter) => &letter.event_type,
         }
@@ -153,14 +154,14 @@ impl Command {
 
     fn event_type(&self) -> &'static str {
         match self {
-            Self::Complete(_) => "usage.call_completed.v1",
-            Self::Reset { .. } => "usage.usage_reset.v1",
-            Self::ChangePlan { .. } => "plan.plan_changed.v1",
-            Self::Reject(_) => "usage.limit_rejected.v1",
-            Self::Cross(_) => "usage.limit_threshold_crossed.v1",
-            Self::Close { .. } => "usage.period_closed.v1",
+            Self::Complete(_) => event_type::CALL_COMPLETED,
+            Self::Reset { .. } => event_type::USAGE_RESET,
+            Self::ChangePlan { .. } => event_type::PLAN_CHANGED,
+            Self::Reject(_) => event_type::LIMIT_REJECTED,
+            Self::Cross(_) => event_type::LIMIT_THRESHOLD_CROSSED,
+            Self::Close { .. } => event_type::PERIOD_CLOSED,
             Self::Audit(audited) => audited.event_type(),
-            Self::Nothing(_) => "log.gap_accepted.v1",
+            Self::Nothing(_) => event_type::GAP_ACCEPTED,
         }
     }
 }

@@ -1,0 +1,34 @@
+//! Types of events with their versions, as `CloudEvents` has them: each is spelt here and nowhere else.
+
+/// [`API_CALLED`] as a literal, for patterns that `concat!` makes when the program is compiled.
+macro_rules! api_called {
+    () => {
+        "usage.api_called.v1"
+    };
+}
+pub(crate) use api_called;
+
+/// Type of [`ApiCalled`](crate::ApiCalled).
+pub const API_CALLED: &str = api_called!();
+/// Type of [`CallCompleted`](crate::CallCompleted).
+pub const CALL_COMPLETED: &str = "usage.call_completed.v1";
+/// Type of [`LimitRejected`](crate::LimitRejected).
+pub const LIMIT_REJECTED: &str = "usage.limit_rejected.v1";
+/// Type of [`LimitThresholdCrossed`](crate::LimitThresholdCrossed).
+pub const LIMIT_THRESHOLD_CROSSED: &str = "usage.limit_threshold_crossed.v1";
+/// Type of [`UsageReset`](crate::UsageReset).
+pub const USAGE_RESET: &str = "usage.usage_reset.v1";
+/// Type of [`PlanChanged`](crate::PlanChanged).
+pub const PLAN_CHANGED: &str = "plan.plan_changed.v1";
+/// Type of [`PeriodClosed`](crate::PeriodClosed).
+pub const PERIOD_CLOSED: &str = "usage.period_closed.v1";
+/// Type of [`GapAccepted`](crate::GapAccepted).
+pub const GAP_ACCEPTED: &str = "log.gap_accepted.v1";
+/// Type of [`TokenStored`](crate::TokenStored).
+pub const TOKEN_STORED: &str = "token.token_stored.v1";
+/// Type of [`TokenDeleted`](crate::TokenDeleted).
+pub const TOKEN_DELETED: &str = "token.token_deleted.v1";
+/// Type of [`TokenUsed`](crate::TokenUsed).
+pub const TOKEN_USED: &str = "token.token_used.v1";
+/// Type of [`UserErased`](crate::UserErased).
+pub const USER_ERASED: &str = "user.user_erased.v1";
