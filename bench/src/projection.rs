@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use events::{ApiCalled, Body, Event, Personal, SealedJson};
 use keys::{KeyConfig, Keys};
@@ -60,15 +59,12 @@ async fn fill(machine: &Machine, log: &Log) -> anyhow::Result<()> {
     let keys = data_keys(machine, &clock).await?;
     let (ids, producers) = (IdSource::new(clock.clone()), IdSource::new(clock.clone()));
     let publisher = Publisher::start(log, PublisherConfig::default(), move || producers.random_id()).await?;
-    let mut json = Vec::with_capacity(512);
     for first in (0..EVENTS).step_by(EVENTS_PER_FRAME) {
         let frame: Vec<EncodedEvent> = (first..first + EVENTS_PER_FRAME)
             .map(|n| {
-                json.clear();
                 let (id, time) = (ids.event_id(), clock.now());
                 let called = called(n, seal(&keys[&user(n)], &id.to_string())?);
-                events::encode(&Event::by_api(id, user(n), time, called), &mut json);
-                Ok(EncodedEvent(Bytes::copy_from_slice(&json)))
+                Ok(EncodedEvent::of(&Event::by_api(id, user(n), time, called)))
             })
             .collect::<anyhow::Result<_>>()?;
         publisher.publish_all(frame).await?;

@@ -179,9 +179,8 @@ impl Ledger {
         let actor = Actor::new(ActorKind::User, user.to_string());
         let token_type = "github".into();
         let body = Body::TokenDeleted(TokenDeleted { token_id, token_type, actor, personal: None });
-        let mut json = Vec::new();
-        events::encode(&Event::by_api(self.ids.event_id(), user, self.clock.now(), body), &mut json);
-        publisher.publish_all(vec![EncodedEvent::from(json)]).await?;
+        let event = Event::by_api(self.ids.event_id(), user, self.clock.now(), body);
+        publisher.publish_all(vec![EncodedEvent::of(&event)]).await?;
         publisher.close().await;
         self.projected().await
     }

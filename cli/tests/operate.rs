@@ -73,9 +73,7 @@ impl Operated {
     }
 
     fn event(&self, id: uuid::Uuid, user: UserId, body: Body<'_>) -> EncodedEvent {
-        let mut json = Vec::new();
-        events::encode(&Event::by_api(id, user, self.env.clock.now(), body), &mut json);
-        EncodedEvent::from(json)
+        EncodedEvent::of(&Event::by_api(id, user, self.env.clock.now(), body))
     }
 
     /// A user of this name with a stored token that has a name.

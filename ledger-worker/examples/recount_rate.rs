@@ -42,7 +42,5 @@ fn call(env: &Env, n: u32) -> EncodedEvent {
     (called.status_code, called.response_time_ms) = (Some(200), Some(n % 90));
     let user = UserId::new(Uuid::from_u128(0xbe9c << 64 | u128::from(n % 1_000)));
     let event = Event::by_api(env.ids.event_id(), user, env.clock.now(), Body::ApiCalled(called));
-    let mut json = Vec::with_capacity(512);
-    events::encode(&event, &mut json);
-    EncodedEvent::from(json)
+    EncodedEvent::of(&event)
 }

@@ -215,7 +215,5 @@ fn event(gap: &Gap) -> EncodedEvent {
         actor: Actor::new(ActorKind::Operator, "usage-ledger log accept"),
     });
     let event = Event::own(SOURCE_CLI, gap.event_id, None, gap.accepted_at, body);
-    let mut json = Vec::with_capacity(512);
-    events::encode(&event, &mut json);
-    EncodedEvent::from(json)
+    EncodedEvent::of(&event)
 }

@@ -97,9 +97,7 @@ impl Closer {
     fn event(&self, month: Month, now: DateTime<Utc>) -> EncodedEvent {
         let body = Body::PeriodClosed(PeriodClosed { month });
         let event = Event::own(SOURCE_WORKER, self.ids.event_id(), None, now, body);
-        let mut json = Vec::with_capacity(256);
-        events::encode(&event, &mut json);
-        EncodedEvent::from(json)
+        EncodedEvent::of(&event)
     }
 }
 

@@ -168,9 +168,7 @@ impl Reconciler {
         });
         let id = self.ids.event_id();
         let event = Event::own(SOURCE_WORKER, id, Some(crossing.user), self.clock.now(), body);
-        let mut json = Vec::with_capacity(512);
-        events::encode(&event, &mut json);
-        EncodedEvent::from(json)
+        EncodedEvent::of(&event)
     }
 }
 

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use events::Event;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -25,9 +26,21 @@ pub const FRAME_HEADER: &str = "Ledger-Frame";
 pub(crate) const MSG_ID_HEADER: &str = "Nats-Msg-Id";
 const CONTENT_TYPE_HEADER: &str = "Content-Type";
 
+/// Room for one event's JSON, in bytes: a call with a sealed address and user agent fits, and what is longer grows.
+const EVENT_CAPACITY_BYTES: usize = 768;
+
 /// One event, encoded as a JSON object: what the publisher puts between the commas of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedEvent(pub Bytes);
+
+impl EncodedEvent {
+    /// The event's JSON.
+    pub fn of(event: &Event<'_>) -> Self {
+        let mut json = Vec::with_capacity(EVENT_CAPACITY_BYTES);
+        events::encode(event, &mut json);
+        Self(json.into())
+    }
+}
 
 impl From<Vec<u8>> for EncodedEvent {
     fn from(json: Vec<u8>) -> Self {

@@ -207,9 +207,7 @@ impl<'a> Legacy<'a> {
             time: self.clock.now(),
             body,
         };
-        let mut json = Vec::new();
-        events::encode(&event, &mut json);
-        Ok(EncodedEvent::from(json))
+        Ok(EncodedEvent::of(&event))
     }
 
     /// Writes the events; answers the last one's sequence. While the log is away it tries again: whatever is written

@@ -152,9 +152,7 @@ impl TestLedger {
 }
 
 pub(crate) fn encoded(event: &Event<'_>) -> EncodedEvent {
-    let mut json = Vec::new();
-    events::encode(event, &mut json);
-    EncodedEvent::from(json)
+    EncodedEvent::of(event)
 }
 
 pub(crate) fn call(category: Category) -> ApiCalled<'static> {

@@ -123,9 +123,7 @@ impl World {
     }
 
     pub(super) fn event(&self, id: Uuid, person: &Person, body: Body<'_>) -> EncodedEvent {
-        let mut json = Vec::new();
-        events::encode(&Event::by_api(id, person.id, self.clock.now(), body), &mut json);
-        EncodedEvent::from(json)
+        EncodedEvent::of(&Event::by_api(id, person.id, self.clock.now(), body))
     }
 }
 
