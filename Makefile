@@ -21,7 +21,7 @@ bench: setup ## Measures against baselines on this machine; writes target/bench.
 	cargo build --release --package usage-ledger --package bench
 	exec target/release/bench $(ARGS)
 
-lint: setup ## Formatting, clippy, dependencies
+lint: setup ## Formatting, clippy, circles between modules, dependencies
 	scripts/lint
 
 sqlx: setup ## Regenerates store/.sqlx
