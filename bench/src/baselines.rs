@@ -1,5 +1,5 @@
-//! What the ledger is held against, each as fast as its idea allows: an HTTP handler that does nothing, one that
-//! publishes every event by itself, and the design that counts in a trigger.
+//! Baselines that the ledger is held against, each as fast as its idea allows: an HTTP handler that does nothing, one
+//! that publishes every event by itself, and the design that counts in a trigger.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use uuid::Uuid;
 /// Connections of the trigger design's pool; more made it slower on two cores.
 const POOL_CONNECTIONS: u32 = 16;
 
-/// Which baseline a process serves.
+/// Baseline that a process serves.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Baseline {
     /// `204`, nothing else.

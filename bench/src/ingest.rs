@@ -16,8 +16,8 @@ use crate::tracked::{Users, start_api};
 const RUN: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 8;
 const EVENTS_PER_REQUEST: usize = 100;
-/// What the load offers: a rate that a host reports at, not as much as the api takes, which is more than one projector
-/// can make visible.
+/// Rate that the load offers: one that a host reports at, not as much as the api takes, which is more than one
+/// projector can make visible.
 const OFFERED_PER_S: f64 = 60_000.0;
 const SAMPLE: Duration = Duration::from_millis(10);
 /// Digits of an id within a rendered request; they are overwritten in place.

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 /// Longest answer head and body together; the benchmarks' answers are far smaller.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
 
-/// What one run of load measured.
+/// Measurements of one run of load.
 #[derive(Debug)]
 pub(crate) struct Load {
     /// Answers with the expected status.

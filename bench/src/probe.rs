@@ -1,4 +1,4 @@
-//! How far the projection is behind the log.
+//! Lag of the projection behind the log.
 
 use std::time::{Duration, Instant};
 

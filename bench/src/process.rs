@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-/// How long a process may take to come up, or to stop.
+/// Longest time that a process may take to come up, or to stop.
 const PATIENCE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -105,7 +105,7 @@ pub(crate) struct Machine {
     pub(crate) directory: PathBuf,
     /// `target/release/usage-ledger`.
     pub(crate) binary: PathBuf,
-    /// What `dev --infra` wrote for `api` and `worker`, and what the benchmark adds.
+    /// Variables that `dev --infra` wrote for `api` and `worker`, and those that the benchmark adds.
     pub(crate) environment: Environment,
     servers: Process,
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde_json::{Map, Value};
 
-/// Which side of its target a figure has to be on.
+/// Side of its target that a figure has to be on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Target {
     /// At least this.

@@ -13,14 +13,14 @@ use crate::probe::Probe;
 use crate::process::{Environment, Machine, Process, free_address};
 use crate::report::{Report, Target};
 
-/// How long each load runs, after a warm-up of a fifth of it.
+/// Duration of each load, after a warm-up of a fifth of it.
 const RUN: Duration = Duration::from_secs(5);
 const CONNECTIONS: [usize; 3] = [1, 64, 256];
 const SPREAD_USERS: usize = 1_000;
 const HOT_USERS: usize = 4;
 /// A plan that nobody reaches, so that every call is decided and admitted.
 const PLAN: &str = "bench";
-/// What the proxy in front would say of the request that it holds.
+/// Headers in which the proxy in front would describe the request that it holds.
 const FORWARDED: &str = "X-Forwarded-Method: GET\r\nX-Forwarded-Uri: /api/items/42?page=3\r\n";
 
 /// Users of the benchmark with their tokens.

@@ -1,4 +1,4 @@
-//! How many `api_called` events one core writes and reads a second:
+//! Rate at which one core writes and reads `api_called` events:
 //! `cargo run --release -p events --example rate`.
 
 use std::hint::black_box;

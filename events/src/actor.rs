@@ -1,13 +1,13 @@
-//! Who acted, in the bodies of events.
+//! Actors in the bodies of events.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-/// Who acted.
+/// Somebody who acted, and in which role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor<'a> {
-    /// In which role.
+    /// The role.
     pub kind: ActorKind,
     /// A user's UUID, or the name of the part of the system.
     #[serde(borrow)]
@@ -21,7 +21,7 @@ impl<'a> Actor<'a> {
     }
 }
 
-/// In which role somebody acted.
+/// Role in which somebody acted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActorKind {

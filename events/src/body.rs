@@ -1,4 +1,4 @@
-//! What happened: one type per event type and version.
+//! Bodies of events: one type for each event type and version.
 
 use std::borrow::Cow;
 
@@ -63,7 +63,7 @@ pub struct ApiCalled<'a> {
     /// 100 to 599; none while it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_code: Option<u16>,
-    /// How long the call took; at most 2^31 − 1.
+    /// Time that the call took; at most 2^31 − 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_time_ms: Option<u32>,
     /// Address and user agent of the client ([`crate::Personal`]), sealed for this user and this event's id.
@@ -75,9 +75,9 @@ pub struct ApiCalled<'a> {
     /// Bytes of the response; at most 2^63 − 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_size: Option<u64>,
-    /// What it costs, 1 to 1,000,000.
+    /// Its cost, 1 to 1,000,000.
     pub units: u32,
-    /// What it was classified as.
+    /// Its category, by the rules.
     pub category: Category,
     /// Whether it counts.
     pub counted: bool,
@@ -90,7 +90,7 @@ pub struct ApiCalled<'a> {
     /// The lease whose units it consumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Uuid>,
-    /// Who reported it, when not the user.
+    /// The reporter, when not the user.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<Actor<'a>>,
 }
@@ -127,7 +127,7 @@ pub struct CallCompleted {
     pub call_time: DateTime<Utc>,
     /// 100 to 599.
     pub status_code: u16,
-    /// How long the call took.
+    /// Time that the call took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_time_ms: Option<u32>,
     /// Bytes of the response.
@@ -142,9 +142,9 @@ pub struct CallCompleted {
 pub struct LimitRejected {
     /// The meter whose limit it was.
     pub meter: Meter,
-    /// How many calls.
+    /// Number of calls.
     pub count: u64,
-    /// When the ten seconds began.
+    /// Start of the ten seconds.
     #[serde(with = "ledger::time::rfc3339")]
     pub window_start: DateTime<Utc>,
     /// Whether they were admitted all the same.
@@ -174,7 +174,7 @@ pub struct UsageReset<'a> {
     /// Why.
     #[serde(borrow)]
     pub reason: Cow<'a, str>,
-    /// Who did it.
+    /// The actor.
     #[serde(borrow)]
     pub actor: Actor<'a>,
 }
@@ -192,7 +192,7 @@ pub struct PlanChanged<'a> {
     pub price_monthly: Money,
     /// ISO 4217.
     pub currency: Currency,
-    /// From when on.
+    /// The instant from which on it holds.
     #[serde(with = "ledger::time::rfc3339")]
     pub effective_at: DateTime<Utc>,
     /// The plan before.
@@ -204,7 +204,7 @@ pub struct PlanChanged<'a> {
     /// The id of the foreign event that caused it, such as a payment's.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub source_event_id: Option<Cow<'a, str>>,
-    /// Who did it.
+    /// The actor.
     #[serde(borrow)]
     pub actor: Actor<'a>,
 }
@@ -223,17 +223,17 @@ pub struct GapAccepted<'a> {
     pub seq_from: u64,
     /// Last sequence of the range.
     pub seq_to: u64,
-    /// What is wrong with it.
+    /// Fault of the range.
     pub kind: GapKind,
     /// Why it was accepted.
     #[serde(borrow)]
     pub reason: Cow<'a, str>,
-    /// Who did it.
+    /// The actor.
     #[serde(borrow)]
     pub actor: Actor<'a>,
 }
 
-/// What is wrong with an accepted range.
+/// Fault of an accepted range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GapKind {

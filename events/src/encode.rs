@@ -55,7 +55,7 @@ pub fn encode_batch<'e, 'a: 'e>(events: impl IntoIterator<Item = &'e Event<'a>>,
     out.push(b']');
 }
 
-/// By hand, since this is what nearly every event is; in the order of the type's fields, as serde would write them.
+/// Writes by hand what nearly every event is, in the order of the type's fields, as serde would write them.
 fn api_called(call: &ApiCalled<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(br#"{"endpoint":"#);
     string(&call.endpoint, out);

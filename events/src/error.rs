@@ -1,4 +1,4 @@
-//! What can be wrong with an event, and with a frame's body.
+//! Errors of events and of frames' bodies.
 
 use crate::body::Body;
 
@@ -8,14 +8,14 @@ use crate::body::Body;
 pub struct EventError {
     /// The event's type, as far as it could be read; else `unknown`.
     pub event_type: String,
-    /// What is wrong.
+    /// The fault.
     pub kind: EventErrorKind,
-    /// What the JSON reader said.
+    /// The JSON reader's error.
     #[source]
     pub source: Option<serde_json::Error>,
 }
 
-/// What is wrong with an event.
+/// Fault of an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EventErrorKind {
     /// It is no `CloudEvent` 1.0: an attribute is missing or of the wrong type.
@@ -97,7 +97,7 @@ pub enum FrameBodyError {
     Malformed {
         /// The byte, from 0.
         at: usize,
-        /// What the JSON reader said.
+        /// The JSON reader's error.
         #[source]
         source: Option<serde_json::Error>,
     },

@@ -12,7 +12,7 @@ use crate::error::{EventError, EventErrorKind};
 /// Largest event, in bytes of its JSON.
 pub const MAX_EVENT_BYTES: usize = 16 * 1024;
 
-/// What our own sources begin with; clients may not use it.
+/// Prefix of our own sources; clients may not use it.
 pub const RESERVED_SOURCE_PREFIX: &str = "urn:usage-ledger:";
 /// Events that the api made: calls that it admitted, plan changes, resets.
 pub const SOURCE_API: &str = "urn:usage-ledger:api";
@@ -30,13 +30,13 @@ pub const OWN_SOURCES: [&str; 3] = [SOURCE_API, SOURCE_WORKER, SOURCE_CLI];
 pub struct Event<'a> {
     /// Unique within user and source, at most 255 bytes.
     pub id: Cow<'a, str>,
-    /// Who made it, at most 255 bytes.
+    /// Name of its maker, at most 255 bytes.
     pub source: Cow<'a, str>,
-    /// Whose it is; `None` for events of the whole ledger only (`period_closed`, `gap_accepted`).
+    /// The user whose event it is; `None` for events of the whole ledger only (`period_closed`, `gap_accepted`).
     pub subject: Option<UserId>,
-    /// When it happened, in whole microseconds, from 2000-01-01 to 9999-12-31.
+    /// The instant at which it happened, in whole microseconds, from 2000-01-01 to 9999-12-31.
     pub time: DateTime<Utc>,
-    /// What happened.
+    /// The body, by its type and version.
     pub body: Body<'a>,
 }
 

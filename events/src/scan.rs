@@ -18,8 +18,8 @@ use crate::sealed::{MAX_SEALED_BYTES, SealedJson};
 
 /// A place in a frame's body.
 ///
-/// `PLAIN` says that the whole body is printable ASCII without a backslash, checked once; then a string ends at the next
-/// quote and needs no check of its own.
+/// `PLAIN` says that the whole body is printable ASCII without a backslash, checked once; then a string ends at the
+/// next quote and needs no check of its own.
 #[derive(Clone, Copy)]
 pub(crate) struct Scanner<'a, const PLAIN: bool> {
     text: &'a str,

@@ -1,3 +1,5 @@
+//! Values sealed under a user's data key, and the personal data in them.
+
 use std::borrow::Cow;
 use std::net::IpAddr;
 
@@ -7,8 +9,8 @@ use serde_json::value::RawValue;
 /// The largest sealed value, in bytes of its JSON: a token of 4 KiB in hexadecimal digits, and what is around it.
 pub const MAX_SEALED_BYTES: usize = 9 * 1024;
 
-/// What is sealed under the user's data key: the JSON object that the vault wrote. It is carried as it stands; only
-/// who holds the key can tell whether it is whole.
+/// A value sealed under the user's data key: the JSON object that the vault wrote. It is carried as it stands; only who
+/// holds the key can tell whether it is whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedJson<'a>(Cow<'a, str>);
 
@@ -50,8 +52,8 @@ impl Serialize for SealedJson<'_> {
     }
 }
 
-/// What is known of the person behind a call or a token. It is sealed in the event, so that destroying the user's data key destroys
-/// it in every copy of the log.
+/// Personal data of the one behind a call or a token, as far as known. It is sealed in the event, so that destroying
+/// the user's data key destroys it in every copy of the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Personal<'a> {
     /// The client's address.
@@ -60,7 +62,7 @@ pub struct Personal<'a> {
     /// The client's user agent, at most 1,024 bytes.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<Cow<'a, str>>,
-    /// What the user calls the token, at most 255 bytes.
+    /// The user's name for the token, at most 255 bytes.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub token_name: Option<Cow<'a, str>>,
 }

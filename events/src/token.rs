@@ -1,4 +1,4 @@
-//! What happens to users' tokens, and to users themselves: the links of a user's audit chain.
+//! Bodies of the events of users' tokens and of users' ends: the links of a user's audit chain.
 
 use std::borrow::Cow;
 
@@ -13,19 +13,19 @@ use crate::sealed::SealedJson;
 pub struct TokenStored<'a> {
     /// Id of the stored token.
     pub token_id: Uuid,
-    /// Whose token it is: `github`, `openai`, `anthropic`, `gemini`.
+    /// The token's provider: `github`, `openai`, `anthropic`, `gemini`.
     #[serde(borrow)]
     pub token_type: Cow<'a, str>,
     /// The token, sealed for this user, type and id.
     #[serde(borrow)]
     pub sealed: SealedJson<'a>,
-    /// What may be shown of it.
+    /// Its mask: what may be shown of it.
     #[serde(borrow)]
     pub masked: Cow<'a, str>,
     /// 16 hexadecimal digits that tell whether two tokens of the user are the same.
     #[serde(borrow)]
     pub fingerprint: Cow<'a, str>,
-    /// Who did it.
+    /// The actor.
     #[serde(borrow)]
     pub actor: Actor<'a>,
     /// The token's name, and where it came from ([`crate::Personal`]), sealed for this user and this event's id.
@@ -38,10 +38,10 @@ pub struct TokenStored<'a> {
 pub struct TokenDeleted<'a> {
     /// Id of the stored token.
     pub token_id: Uuid,
-    /// Whose token it was.
+    /// The token's provider.
     #[serde(borrow)]
     pub token_type: Cow<'a, str>,
-    /// Who did it.
+    /// The actor.
     #[serde(borrow)]
     pub actor: Actor<'a>,
     /// From where, sealed as in [`TokenStored`].
@@ -54,13 +54,13 @@ pub struct TokenDeleted<'a> {
 pub struct TokenUsed<'a> {
     /// Id of the stored token.
     pub token_id: Uuid,
-    /// Whose token it is.
+    /// The token's provider.
     #[serde(borrow)]
     pub token_type: Cow<'a, str>,
-    /// What for, such as `test`.
+    /// The purpose, such as `test`.
     #[serde(borrow)]
     pub purpose: Cow<'a, str>,
-    /// Who did it.
+    /// The actor.
     #[serde(borrow)]
     pub actor: Actor<'a>,
     /// From where, sealed as in [`TokenStored`].
@@ -71,7 +71,7 @@ pub struct TokenUsed<'a> {
 /// A user is erased: their data key is to be destroyed, and with it all that it sealed. Holds no personal data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserErased<'a> {
-    /// Who did it.
+    /// The actor.
     #[serde(borrow)]
     pub actor: Actor<'a>,
 }

@@ -36,7 +36,7 @@ struct Envelope<'a> {
     data: Option<&'a RawValue>,
 }
 
-/// What builds before the first release wrote into the log in the clear.
+/// Fields that builds before the first release wrote into the log in the clear.
 #[derive(Deserialize)]
 struct EarlierFields {
     #[serde(default)]
@@ -130,7 +130,7 @@ pub(crate) fn unknown(event_type: Cow<'_, str>) -> Body<'_> {
     }
 }
 
-/// What the tables can hold and the domain allows, so that nothing of a decoded event can fail later.
+/// Checks that the tables can hold it and the domain allows it, so that nothing of a decoded event can fail later.
 pub(crate) fn check(event: &Event<'_>) -> Result<(), EventError> {
     let fails = |field: &'static str| {
         move |error: Invalid| {

@@ -1,3 +1,5 @@
+//! Errors of starting and stopping private servers.
+
 use std::{io, path::PathBuf};
 
 use thiserror::Error;
@@ -24,11 +26,11 @@ pub enum StartError {
     /// The server exited or did not answer in time.
     #[error("{server} did not start: {reason} (its log: {})", .log.display())]
     DidNotStart {
-        /// Which server.
+        /// The server's name.
         server: &'static str,
         /// Its last words, or that it did not answer.
         reason: String,
-        /// Where it logs.
+        /// Its log file.
         log: PathBuf,
     },
     /// Setting up the database cluster failed.
@@ -37,9 +39,9 @@ pub enum StartError {
     /// The system refused something.
     #[error("{action}")]
     Io {
-        /// What was tried, as "cannot …".
+        /// The attempt, as "cannot …".
         action: String,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },

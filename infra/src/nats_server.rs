@@ -22,7 +22,7 @@ const CONF: &str = include_str!("../../nats/server.conf");
 const STOP_BOUND: Duration = Duration::from_secs(15);
 const PORT_TRIES: u32 = 4;
 
-/// What to start.
+/// Settings of a private nats-server.
 #[derive(Clone, Debug)]
 pub struct NatsConfig {
     /// The directory that holds the log (in `nats/`), the password, the configuration and the server's own log.
@@ -172,7 +172,7 @@ fn spec(config: &NatsConfig, program: &Path, environment: Vec<(&'static str, Str
     }
 }
 
-/// What the configuration leaves open. Quoted, since nats-server reads each as a value of the file.
+/// Values that the configuration leaves open. Quoted, since nats-server reads each as a value of the file.
 fn environment(dir: &Path, port: u16, monitor_port: u16, password: &str) -> Vec<(&'static str, String)> {
     let quoted = |text: &str| format!("\"{text}\"");
     vec![

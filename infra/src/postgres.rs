@@ -30,7 +30,7 @@ const ROLE: &str = "ledger";
 const STOP_BOUND: Duration = Duration::from_secs(30);
 const PORT_TRIES: u32 = 4;
 
-/// What to start.
+/// Settings of a private PostgreSQL.
 #[derive(Clone, Debug)]
 pub struct PostgresConfig {
     /// The directory that holds the cluster (in `postgres/`), its password and its log.

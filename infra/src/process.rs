@@ -49,7 +49,7 @@ fi
 exit 0
 "#;
 
-/// What to run and how to end it.
+/// A program to run, and how to end it.
 pub(crate) struct Spec {
     pub(crate) name: &'static str,
     /// Makes the command anew for every start. Its input, output and process group are set here.

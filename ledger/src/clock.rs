@@ -39,7 +39,7 @@ impl Clock {
         shown.unwrap_or(system).trunc_subsecs(6)
     }
 
-    /// How far this clock is ahead of the system's, in milliseconds.
+    /// Lead of this clock over the system's, in milliseconds; negative when it is behind.
     pub fn offset_ms(&self) -> i64 {
         self.offset_ms.load(Ordering::Relaxed)
     }

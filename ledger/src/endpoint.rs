@@ -1,4 +1,4 @@
-//! What was called: a normalised path, and the method.
+//! Endpoint and method of a call.
 
 use std::fmt;
 use std::str::FromStr;

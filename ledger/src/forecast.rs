@@ -1,4 +1,4 @@
-//! Where a meter will stand at the month's end if it goes on like this.
+//! Forecast of a meter at the month's end, if it goes on like this.
 
 use chrono::{DateTime, Duration, Utc};
 
@@ -9,7 +9,8 @@ use crate::month::Month;
 pub struct Forecast {
     /// Units at the month's end, rounded up.
     pub at_month_end: u64,
-    /// When the limit will be reached; `None` when not within the month, when it is reached already, or without limit.
+    /// Instant at which the limit will be reached; `None` when not within the month, when it is reached already, or
+    /// without limit.
     pub limit_reached_at: Option<DateTime<Utc>>,
 }
 

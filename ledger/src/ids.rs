@@ -108,7 +108,7 @@ impl<'de> Deserialize<'de> for ExternalId {
     }
 }
 
-/// How the outside names a user: by our id or by the host's.
+/// Name of a user as it comes from outside: our id or the host's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum UserRef {
     /// Our id.

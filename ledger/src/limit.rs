@@ -59,7 +59,7 @@ impl Used {
 pub enum Decision {
     /// All its units are granted.
     Allowed {
-        /// What is used then, this call included.
+        /// Units used then, this call included.
         used_after: Used,
     },
     /// None of its units is granted.
@@ -86,7 +86,7 @@ pub fn violated(limits: Limits, used: Used, units: Units, category: Category) ->
     })
 }
 
-/// How a meter stands.
+/// Status of a meter, by its units used and its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
@@ -118,7 +118,7 @@ impl fmt::Display for Status {
 /// The thresholds, in percent, whose crossing is an event: the warning and the limit.
 pub const THRESHOLDS_PERCENT: [u8; 2] = [80, 100];
 
-/// How a meter with so many units used stands against its limit; unlimited is always ok.
+/// Status of a meter with so many units used and this limit; unlimited is always ok.
 pub fn status(used: u64, limit: Option<u64>) -> Status {
     match limit {
         Some(limit) if used >= limit => Status::Blocked,

@@ -82,7 +82,7 @@ pub fn normalise(target: &str) -> Result<String, PathError> {
     Ok(normal)
 }
 
-/// What rules are matched against: the normalised path without segment parameters (`;x`) and with all escapes
+/// Form of a normalised path that rules are matched against: without segment parameters (`;x`) and with all escapes
 /// decoded once, as routers see it. Not for display.
 pub fn match_key(endpoint: &str) -> Cow<'_, [u8]> {
     let bytes = endpoint.as_bytes();

@@ -1,4 +1,4 @@
-//! What a reported call may say about itself.
+//! Bounds on what a reported call may say about itself.
 
 use std::net::IpAddr;
 
@@ -7,9 +7,9 @@ use chrono::{DateTime, Duration, Utc};
 use crate::month::Month;
 use crate::text::Invalid;
 
-/// How far ahead of our clock a reported time may be.
+/// Furthest that a reported time may be ahead of our clock.
 pub const MAX_AHEAD: Duration = Duration::minutes(5);
-/// How far back a reported time may be, unless the report is a backfill.
+/// Furthest that a reported time may be back, unless the report is a backfill.
 pub const MAX_AGE: Duration = Duration::days(35);
 
 /// Whether calls may be reported from any time since 2000.

@@ -13,14 +13,14 @@ pub struct Rules {
     rules: Vec<Rule>,
 }
 
-/// What a call is counted as.
+/// Classification of a call: what it is counted as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Classified {
     /// Its category.
     pub category: Category,
     /// Whether it counts at all.
     pub counted: bool,
-    /// What it costs when the caller does not say.
+    /// Its cost when the caller does not say.
     pub units: Units,
     /// The endpoint to record.
     pub endpoint: Endpoint,
@@ -52,18 +52,18 @@ pub enum RulesError {
     /// A rule's `match` is no path.
     #[error("rule {number}: match = {pattern:?} is not a path")]
     Pattern {
-        /// Which rule, from 1.
+        /// The rule's number, from 1.
         number: usize,
         /// Its `match`.
         pattern: String,
-        /// What is wrong with it.
+        /// The reason.
         #[source]
         source: PathError,
     },
     /// A star stands elsewhere than at the end of a rule's `match`.
     #[error("rule {number}: match = {pattern:?} may hold one * only, at its end")]
     Star {
-        /// Which rule, from 1.
+        /// The rule's number, from 1.
         number: usize,
         /// Its `match`.
         pattern: String,
@@ -71,11 +71,11 @@ pub enum RulesError {
     /// Another field of a rule is wrong.
     #[error("rule {number}: {field} is not valid")]
     Field {
-        /// Which rule, from 1.
+        /// The rule's number, from 1.
         number: usize,
         /// The field's name.
         field: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         #[source]
         source: Invalid,
     },
@@ -135,8 +135,8 @@ impl Rules {
         Ok(Self { rules: rules.collect::<Result<_, _>>()? })
     }
 
-    /// What a call of this endpoint is counted as. A call that ended with a 5xx never counts. Without a matching
-    /// rule it is `other`, one unit.
+    /// Classifies a call of this endpoint. A call that ended with a 5xx never counts. Without a matching rule it is
+    /// `other`, one unit.
     pub fn classify(
         &self,
         endpoint: &Endpoint,

@@ -1,4 +1,4 @@
-//! What text may come in, and the error that every refused value gives.
+//! Bounds on text that comes in, and the error that every refused value gives.
 
 /// Why a value from outside was refused: a stable code for programs and a sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! What a call is counted as: its category, the meters it uses, its units.
+//! Counting of a call: its category, the meters it uses, its units.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::text::Invalid;
 
-/// What kind of call it was; decided once, by the rules.
+/// Kind of a call; decided once, by the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Category {
@@ -58,7 +58,7 @@ impl fmt::Display for Category {
     }
 }
 
-/// What a plan limits.
+/// Sum of units that a plan limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Meter {
@@ -98,7 +98,7 @@ impl fmt::Display for Meter {
     }
 }
 
-/// How many units a call costs: 1 to 1,000,000.
+/// Cost of a call in units: 1 to 1,000,000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Units(u32);
 

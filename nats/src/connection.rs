@@ -14,14 +14,14 @@ use tokio::time::{Instant, timeout_at};
 use crate::error::{ConnectError, LogError};
 use crate::stream::StreamName;
 
-/// How long one attempt to open a socket and log in may take.
+/// Longest time that one attempt to open a socket and log in may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A silent connection is noticed after two of these.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest pause between two attempts to connect again.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(250);
 
-/// Where the log is.
+/// Address of the log, and the login.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// One URL or several with commas: `nats://127.0.0.1:4222`, `tls://…`. May hold `user:password@`.
@@ -30,13 +30,13 @@ pub struct Connection {
     pub monitor_url: Option<String>,
     /// The stream that is the log.
     pub stream: StreamName,
-    /// How to log in.
+    /// The login.
     pub auth: Auth,
-    /// What this process is called in the server's list of connections.
+    /// Name of this process in the server's list of connections.
     pub client_name: String,
 }
 
-/// How to log in to NATS.
+/// Login to NATS.
 #[derive(Clone, Debug, Default)]
 pub enum Auth {
     /// With whatever the URL holds: `user:password@` or `token@`, percent-encoded.
@@ -49,7 +49,7 @@ pub enum Auth {
         /// The password.
         password: SecretString,
     },
-    /// With a token.
+    /// With a token of the server's configuration.
     Token(SecretString),
 }
 

@@ -1,4 +1,4 @@
-//! Is the log whole? A pure check of one frame after the other against what came before.
+//! Continuity of the log: a pure check of one frame after the other against what came before.
 //!
 //! Two things are proven: stream sequences follow each other without a hole, and so does every producer's own
 //! counter. The first finds frames that the server lost, the second finds them even where sequences were
@@ -32,22 +32,22 @@ pub struct ProducerState {
 pub struct AcceptedGap {
     /// The range, both ends included.
     pub seqs: RangeInclusive<u64>,
-    /// What happened to it.
+    /// Its fault.
     pub kind: GapKind,
 }
 
-/// Where a projection stands, as its database says.
+/// Position that a projection has reached, as its database says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The last sequence applied, 0 before the first.
     pub seq: u64,
     /// The message id of that frame, empty where it has none or the frame was an accepted gap.
     pub frame_id: String,
-    /// When the stream that it was read from was created, if it is known yet.
+    /// Creation of the stream that it was read from, if it is known yet.
     pub stream_created: Option<DateTime<Utc>>,
 }
 
-/// What to do with a frame.
+/// Verdict on a frame: what to do with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The next frame: apply its events.
@@ -102,7 +102,7 @@ pub enum Stop {
         seq: u64,
         /// Its message id, which names producer and counter.
         msg_id: String,
-        /// What is wrong with it.
+        /// The damage.
         damage: Damage,
     },
     /// Sequences are unbroken, yet frames of a producer are missing before this one.
@@ -177,9 +177,9 @@ pub enum Stop {
     StreamReplaced {
         /// The stream.
         stream: StreamName,
-        /// When the stream of the checkpoint was created.
+        /// Creation of the checkpoint's stream.
         expected: DateTime<Utc>,
-        /// When this one was created.
+        /// Creation of this one.
         found: DateTime<Utc>,
     },
 }
@@ -199,7 +199,7 @@ impl Stop {
         }
     }
 
-    /// What an operator may accept to go on. None: no acceptance makes this whole.
+    /// The range that an operator may accept to go on. None: no acceptance makes this whole.
     pub fn acceptable(&self) -> Option<AcceptedGap> {
         let (seqs, kind) = match *self {
             Self::MissingFrames { seq_from, seq_to, .. } => (seq_from..=seq_to, GapKind::Missing),
@@ -255,7 +255,7 @@ pub fn check_start(
     }
 }
 
-/// What is known of the log up to one sequence.
+/// Knowledge of the log up to one sequence.
 #[derive(Clone, Debug)]
 pub struct Continuity {
     stream: StreamName,
@@ -398,7 +398,7 @@ impl Continuity {
         jump.found - jump.expected <= self.accepted_between(after, seq)
     }
 
-    /// How many sequences strictly between `after` and `before` were accepted as lost.
+    /// Counts the sequences strictly between `after` and `before` that were accepted as lost.
     fn accepted_between(&self, after: u64, before: u64) -> u64 {
         let lost = self.accepted.iter().filter(|gap| gap.kind != GapKind::Truncated);
         let mut ranges: Vec<(u64, u64)> = lost.map(|gap| (*gap.seqs.start(), *gap.seqs.end())).collect();

@@ -1,3 +1,5 @@
+//! Tests of continuity, with a log in memory.
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -212,7 +214,7 @@ fn healthy_log() -> impl Strategy<Value = Vec<RawFrame>> {
     })
 }
 
-/// Which frames a reader of `frames` applies; where it stops, what it says is accepted.
+/// Sequences of the frames that a reader of `frames` applies; where it stops, what it says is accepted.
 fn read_accepting(frames: &[RawFrame]) -> (Vec<u64>, Vec<AcceptedGap>) {
     let (mut log, mut accepted, mut applied) = (fresh(vec![]), Vec::new(), Vec::new());
     for frame in frames {

@@ -10,7 +10,7 @@ pub enum ConnectError {
     Connect {
         /// The address, without its login.
         url: String,
-        /// What the client says.
+        /// The client's error.
         #[source]
         source: async_nats::ConnectError,
     },
@@ -34,14 +34,14 @@ pub enum LogError {
     /// The request failed.
     #[error("the request to NATS failed")]
     Request {
-        /// What the client says.
+        /// The client's error.
         #[source]
         source: async_nats::RequestError,
     },
     /// The server refused the request.
     #[error("JetStream refused the request")]
     Server {
-        /// What the server says.
+        /// The server's error.
         #[source]
         source: async_nats::jetstream::Error,
     },

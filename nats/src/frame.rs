@@ -54,7 +54,7 @@ impl From<Bytes> for EncodedEvent {
     }
 }
 
-/// Where an event stands in the log: the frame's stream sequence, and the event's index in it (from 0).
+/// Position of an event in the log: the frame's stream sequence, and the event's index in it (from 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// Stream sequence of the frame, from 1.
@@ -63,12 +63,12 @@ pub struct Position {
     pub idx: u16,
 }
 
-/// What the `Ledger-Frame` header says.
+/// Content of the `Ledger-Frame` header.
 ///
 /// Its text form is `v=1;producer=<uuid>;n=<counter>;count=<events>;crc32c=<8 hex digits>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FrameHeader {
-    /// Who wrote the frame: a new id at every process start, and after every frame of unknown fate.
+    /// The frame's writer: a new id at every process start, and after every frame of unknown fate.
     pub producer: Uuid,
     /// The producer's own counter, from 1, without holes.
     pub n: u64,
@@ -198,7 +198,7 @@ pub enum Damage {
 pub struct RawFrame {
     /// Stream sequence, from 1.
     pub seq: u64,
-    /// When the server stored it.
+    /// The instant at which the server stored it.
     pub time: DateTime<Utc>,
     /// `Nats-Msg-Id`, empty where there is none. The frame's id in checkpoints.
     pub msg_id: String,

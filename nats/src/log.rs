@@ -17,7 +17,7 @@ use crate::error::{ConnectError, LogError};
 use crate::frame::RawFrame;
 use crate::stream::{StreamName, StreamState, definition};
 
-/// How long a question to the server may take.
+/// Longest time that a question to the server may take.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The log: one stream of one JetStream. Cheap to clone.
@@ -47,7 +47,7 @@ impl Log {
         self.stream().subject()
     }
 
-    /// Where the log is.
+    /// Address of the log, and the login.
     pub fn connection(&self) -> &Connection {
         &self.0.connection
     }
@@ -79,7 +79,7 @@ impl Log {
         }
     }
 
-    /// How far the stream reaches now.
+    /// State of the stream now.
     pub async fn state(&self) -> Result<StreamState, LogError> {
         let info = self.info().await?;
         Ok(StreamState {

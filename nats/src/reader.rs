@@ -22,13 +22,13 @@ use crate::log::{Log, REQUEST_TIMEOUT, time_of};
 /// Bounds of a reader.
 #[derive(Clone, Debug)]
 pub struct ReaderConfig {
-    /// How long [`Reader::next_batch`] waits for a first frame.
+    /// Longest time that [`Reader::next_batch`] waits for a first frame.
     pub idle: Duration,
     /// The most frames asked for at a time.
     pub pull_frames: usize,
     /// The most bytes asked for at a time. Twice as much may be under way.
     pub pull_bytes: usize,
-    /// How often the server says that it is still there; after three silent ones the consumer is made anew.
+    /// Interval at which the server says that it is still there; after three silent ones the consumer is made anew.
     pub heartbeat: Duration,
 }
 
@@ -91,11 +91,11 @@ struct Source {
     due: usize,
     /// The consumer's own count of what it delivered.
     delivered: u64,
-    /// How long it has been waited for in vain, heartbeats included.
+    /// Time that it has been waited for in vain, heartbeats included.
     silent_for: Duration,
 }
 
-/// What a message from the consumer means.
+/// Meaning of a message from the consumer.
 enum Item {
     Frame(RawFrame),
     /// Nothing to hand on.
@@ -127,8 +127,8 @@ impl Reader {
         waiting.map_or(self.next_seq, |frame| frame.seq)
     }
 
-    /// How many frames the stream held behind the last one read when the server sent it: the backlog, without what is on
-    /// its way already.
+    /// Number of frames that the stream held behind the last one read when the server sent it: the backlog, without
+    /// what is on its way already.
     pub fn pending(&self) -> u64 {
         self.pending
     }
@@ -352,7 +352,7 @@ struct Created {
     name: String,
 }
 
-/// Where a delivered message stands, by its reply subject (ADR-15):
+/// Place of a delivered message, by its reply subject (ADR-15):
 /// `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<tries>.<seq>.<delivered>.<nanos>.<pending>[.<token>]`.
 #[derive(Debug, PartialEq, Eq)]
 struct Place {

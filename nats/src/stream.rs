@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::{
 };
 use chrono::{DateTime, Utc};
 
-/// How long the server recognises a repeated message id; a frame is retried for a tenth of it.
+/// Time for which the server recognises a repeated message id; a frame is retried for a tenth of it.
 pub const DUPLICATE_WINDOW: Duration = Duration::from_mins(10);
 
 /// The name of the stream: 1..=64 letters, digits, `_` or `-`. Its subjects derive from it.
@@ -59,12 +59,12 @@ impl fmt::Display for StreamName {
     }
 }
 
-/// How far the stream reaches.
+/// State of the stream: how far it reaches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamState {
     /// The stream's name.
     pub stream: StreamName,
-    /// When the stream was created: another time means another stream.
+    /// Creation of the stream: another time means another stream.
     pub created: DateTime<Utc>,
     /// The lowest sequence still there; 1 unless the head was lost. 0 or `last_seq` + 1 for an empty stream.
     pub first_seq: u64,

@@ -12,8 +12,8 @@ use crate::stream::unsafe_settings;
 
 /// The oldest server that is trusted: earlier ones go on after an fsync that failed.
 const OLDEST_VERSION: (u64, u64) = (2, 14);
-/// How long a server's monitoring may take to answer. `/jsz` waits for streams that are being written, and so for their
-/// fsync: on a disk that is busy for seconds, a server that is merely slow must not pass for an unsafe one.
+/// Longest time that a server's monitoring may take to answer. `/jsz` waits for streams that are being written, and so
+/// for their fsync: on a disk that is busy for seconds, a server that is merely slow must not pass for an unsafe one.
 const MONITOR_TIMEOUT: Duration = Duration::from_secs(15);
 /// A monitoring answer longer than this, in bytes, is not one of a NATS server.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
@@ -102,7 +102,7 @@ impl Log {
     }
 }
 
-/// What a server says of itself.
+/// A server, by what it says of itself.
 struct Server {
     id: String,
     name: String,

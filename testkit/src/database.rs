@@ -1,3 +1,5 @@
+//! Databases of tests, copied from a migrated template.
+
 use std::{fs, path::Path, sync::mpsc, thread, time::Duration};
 
 use anyhow::{Context, Result};
@@ -54,7 +56,7 @@ impl Database {
     }
 }
 
-/// How long a test waits for its database to be gone.
+/// Longest time that a test waits for its database to be gone.
 const DROP_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Drop for Database {

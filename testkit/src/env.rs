@@ -1,3 +1,5 @@
+//! Database, stream, clock and ids of one test.
+
 use anyhow::Result;
 use ledger::{Clock, IdSource};
 use nats::{Connection, Log, StreamName};
@@ -5,7 +7,7 @@ use sqlx::PgPool;
 
 use crate::{Database, Role, Servers, Token};
 
-/// What one test needs of the world, its own from database to stream.
+/// Surroundings of one test, its own from database to stream.
 pub struct Env {
     servers: &'static Servers,
     database: Database,
@@ -68,7 +70,7 @@ impl Env {
         Ok(log)
     }
 
-    /// A token of an hour for `<user>`.
+    /// A bearer token of an hour for this user.
     pub fn token(&self, subject: &str, role: Role) -> String {
         Token::new(&self.clock, subject, role).mint()
     }

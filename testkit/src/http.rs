@@ -1,3 +1,5 @@
+//! An HTTP client for tests.
+
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -27,7 +29,7 @@ impl Client {
         Ok(Self { inner, base_url: base_url.into(), bearer: None })
     }
 
-    /// The same client with a Bearer token on every request.
+    /// The same client with a bearer token on every request.
     #[must_use]
     pub fn with_token(&self, token: impl Into<String>) -> Self {
         Self { bearer: Some(token.into()), ..self.clone() }

@@ -1,3 +1,5 @@
+//! Servers of one test's own, to be killed and started again.
+
 use anyhow::Result;
 use infra::{NatsConfig, NatsServer, Postgres, PostgresConfig};
 

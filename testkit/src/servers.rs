@@ -1,3 +1,5 @@
+//! Servers that all tests share.
+
 use std::{env, fs, os::unix::fs::PermissionsExt};
 
 use anyhow::{Context, Result};

@@ -1,3 +1,5 @@
+//! Bearer tokens and root keys of tests.
+
 use jsonwebtoken::{EncodingKey, Header};
 use keys::KeyConfig;
 use ledger::Clock;
@@ -15,7 +17,7 @@ pub fn keys() -> KeyConfig {
     KeyConfig::read(&|name| (name == "ENCRYPTION_KEY").then(|| ENCRYPTION_KEY.to_owned()))
 }
 
-/// Who a token speaks for.
+/// Role of the one whom a bearer token speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -27,7 +29,7 @@ pub enum Role {
     Admin,
 }
 
-/// A JWT in the making: valid for an hour and minted by us unless told otherwise.
+/// A bearer token in the making, a JWT: valid for an hour and minted by us unless told otherwise.
 #[derive(Clone, Debug)]
 pub struct Token {
     claims: Map<String, Value>,
@@ -35,7 +37,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// A token for a user (our id or the host's), issued at the clock's present.
+    /// A bearer token for a user (our id or the host's), issued at the clock's present.
     pub fn new(clock: &Clock, subject: &str, role: Role) -> Self {
         let now = clock.now().timestamp();
         let claims = [

@@ -1,3 +1,5 @@
+//! Waiting for a condition, within a bound.
+
 use std::{
     future::Future,
     panic::Location,

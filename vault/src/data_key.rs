@@ -1,3 +1,5 @@
+//! Data keys, opened: they seal and open tokens and personal data.
+
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -41,17 +43,17 @@ impl DataKey {
         Self { user, id, kid, secret }
     }
 
-    /// Whose key this is.
+    /// The user whose data key this is.
     pub fn user(&self) -> Uuid {
         self.user
     }
 
-    /// Which of the user's keys this is.
+    /// Name of this one among the user's data keys.
     pub fn id(&self) -> &DekId {
         &self.id
     }
 
-    /// The root key that this key was wrapped under when it was opened.
+    /// The root key that this data key was wrapped under when it was opened.
     pub fn kid(&self) -> &KeyId {
         &self.kid
     }
@@ -104,8 +106,8 @@ impl DataKey {
         Fingerprint(self.keyed_hash(b"usage-ledger/v2/fingerprint", &message))
     }
 
-    /// What is kept of an erased user's external id: enough to recognise the id when it comes again, and nothing that
-    /// tells it. The first 32 bytes of HMAC-SHA-512 over the id, under HKDF-SHA-512(DEK, no salt,
+    /// Hash of an external id, kept when its user is erased: enough to recognise the id when it comes again, and
+    /// nothing that tells it. The first 32 bytes of HMAC-SHA-512 over the id, under HKDF-SHA-512(DEK, no salt,
     /// `lp("usage-ledger/v2/external-id", user)`, 64 bytes).
     ///
     /// The data key for this belongs to the ledger and not to a user (whose own is destroyed): its user is the nil

@@ -1,3 +1,5 @@
+//! Sources of random bytes.
+
 /// A source of bytes that nobody can predict: initialisation vectors and keys are drawn from it.
 ///
 /// It is a parameter so that a test can repeat a value; production uses [`OsEntropy`].

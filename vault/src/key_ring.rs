@@ -1,3 +1,5 @@
+//! The key ring: key encryption keys, which wrap and open data keys.
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -16,7 +18,7 @@ use crate::names::{DekId, KeyId, NameError};
 use crate::root_key::{RootKey, RootKeyError};
 use crate::sealed::Sealed;
 
-/// The keys that data keys are wrapped under: the current one, and previous ones that only open.
+/// The root keys that data keys are wrapped under: the current one, and previous ones that only open.
 ///
 /// Holds key encryption keys, derived from the root keys by HKDF-SHA-512, and not the root keys themselves.
 pub struct KeyRing {
@@ -30,70 +32,70 @@ struct Kek {
     check: KeyCheck,
 }
 
-/// The key check value: the first 8 bytes of HMAC-SHA-512(KEK(kid), "check").
+/// Check value of a root key: the first 8 bytes of HMAC-SHA-512(KEK(kid), "check").
 ///
-/// Stored at first start, it tells a changed key from the right one. It reveals nothing of the key, and is shown as 16
-/// hexadecimal digits.
+/// Stored at first start, it tells a changed root key from the right one. It reveals nothing of the key, and is shown
+/// as 16 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyCheck([u8; 8]);
 
-/// What a process finds when it holds its keys against the database.
+/// Findings of a process that holds its root keys against the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Startup {
-    /// Keys that the database does not know yet; their check values must be stored.
+    /// Root keys that the database does not know yet; their check values must be stored.
     pub to_store: Vec<(KeyId, KeyCheck)>,
-    /// Keys that are not configured although this many data keys are still wrapped under them. Their owners' tokens
-    /// do not open until the key is back.
+    /// Root keys that are not configured although this many data keys are still wrapped under them. Their owners'
+    /// tokens do not open until the key is back.
     pub missing: Vec<(KeyId, u64)>,
 }
 
-/// Why there is no key ring. Every variant names the key concerned and echoes none.
+/// Why there is no key ring. Every variant names the root key concerned and echoes none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyRingError {
-    /// The name of the current key, or of a previous one, is malformed.
+    /// The name of the current root key, or of a previous one, is malformed.
     #[error("a name in ENCRYPTION_KEY_ID or ENCRYPTION_KEY_PREVIOUS is malformed")]
     Name(#[source] NameError),
     /// A root key is malformed.
     #[error("the encryption key {kid} is malformed")]
     RootKey {
-        /// Which key.
+        /// Name of the root key.
         kid: KeyId,
-        /// What is wrong with it.
+        /// The reason.
         #[source]
         source: RootKeyError,
     },
     /// `ENCRYPTION_KEY_PREVIOUS` is not `kid:hex,kid:hex`.
     #[error("entry {entry} of ENCRYPTION_KEY_PREVIOUS is not of the form kid:hex")]
     Previous {
-        /// Which of the comma-separated entries, counted from 1.
+        /// Number of the comma-separated entry, from 1.
         entry: usize,
     },
-    /// Two keys of one name.
+    /// Two root keys of one name.
     #[error("the encryption key {kid} is given twice")]
     Duplicate {
         /// The name.
         kid: KeyId,
     },
-    /// The key of this name is not the one that the database was set up with.
+    /// The root key of this name is not the one that the database was set up with.
     #[error(
         "the encryption key {kid} is not the one that this database expects: its check value is {found}, not {expected}"
     )]
     Changed {
-        /// Which key.
+        /// Name of the root key.
         kid: KeyId,
         /// The stored check value.
         expected: KeyCheck,
-        /// The check value of the key that was given.
+        /// The check value of the root key that was given.
         found: KeyCheck,
     },
-    /// The database's data keys are wrapped under a key that was not given, all of them.
+    /// The database's data keys are wrapped under a root key that was not given, all of them.
     #[error(
         "this database expects the encryption key {kid}, which is not configured: {data_keys} data keys are wrapped under it"
     )]
     Absent {
-        /// Which key.
+        /// Name of the root key.
         kid: KeyId,
-        /// How many data keys need it.
+        /// Number of data keys that need it.
         data_keys: u64,
     },
 }
@@ -104,22 +106,22 @@ pub enum DataKeyError {
     /// It is wrapped under a root key that is not configured.
     #[error("the encryption key {kid} is not configured")]
     UnknownKey {
-        /// Which key.
+        /// Name of the root key.
         kid: KeyId,
     },
-    /// It is not what was sealed for this user under this key.
+    /// It is not what was sealed for this user under this root key.
     #[error("the data key does not open")]
     Open(#[source] OpenError),
 }
 
 impl KeyRing {
-    /// A ring of one key.
+    /// A ring of one root key.
     pub fn new(kid: KeyId, root: &RootKey) -> Self {
         let kek = Kek::derive(&kid, root);
         Self { current: kid.clone(), keys: BTreeMap::from([(kid, kek)]) }
     }
 
-    /// Adds a key that opens what it wrapped once, and wraps nothing any more.
+    /// Adds a root key that opens what it wrapped once, and wraps nothing any more.
     pub fn add_previous(&mut self, kid: KeyId, root: &RootKey) -> Result<(), KeyRingError> {
         if self.keys.contains_key(&kid) {
             return Err(KeyRingError::Duplicate { kid });
@@ -145,22 +147,22 @@ impl KeyRing {
         Ok(ring)
     }
 
-    /// The key that wraps new data keys.
+    /// Name of the root key that wraps new data keys.
     pub fn current(&self) -> &KeyId {
         &self.current
     }
 
-    /// Every key of the ring with its check value, in the order of their names.
+    /// Every root key of the ring with its check value, in the order of their names.
     pub fn checks(&self) -> impl Iterator<Item = (&KeyId, KeyCheck)> {
         self.keys.iter().map(|(kid, kek)| (kid, kek.check))
     }
 
     /// Holds the ring against the database, before anything is sealed or opened: `stored` are the check values kept
-    /// there, `in_use` how many data keys are wrapped under each key.
+    /// there, `in_use` how many data keys are wrapped under each root key.
     ///
-    /// A key that is not the one of its name refuses. So does a ring that opens none of the data keys there are: that
-    /// is another database, or another key under a new name. A ring that opens some of them starts, and says which
-    /// keys it lacks: the owners of the rest get [`DataKeyError::UnknownKey`].
+    /// A root key that is not the one of its name refuses. So does a ring that opens none of the data keys there are:
+    /// that is another database, or another root key under a new name. A ring that opens some of them starts, and says
+    /// which root keys it lacks: the owners of the rest get [`DataKeyError::UnknownKey`].
     pub fn startup(
         &self,
         stored: &[(KeyId, KeyCheck)],
@@ -191,7 +193,7 @@ impl KeyRing {
         Ok(Startup { to_store, missing })
     }
 
-    /// Makes a random data key for `user` and wraps it under the current key.
+    /// Makes a random data key for `user` and wraps it under the current root key.
     ///
     /// Two processes may do so at once; the one whose row is stored first wins, and the other opens that row.
     pub fn new_data_key<E: Entropy + ?Sized>(
@@ -212,8 +214,8 @@ impl KeyRing {
         Ok(DataKey::new(user, dek.clone(), sealed.kid.clone(), &bytes))
     }
 
-    /// Wraps a data key anew under the current key; `None` when it already is. The data key itself stays the same, so
-    /// all that is sealed under it opens as before.
+    /// Wraps a data key anew under the current root key; `None` when it already is. The data key itself stays the same,
+    /// so all that is sealed under it opens as before.
     pub fn rewrap<E: Entropy + ?Sized>(
         &self,
         user: Uuid,
@@ -265,7 +267,7 @@ impl KeyRing {
 /// Why a data key was not wrapped anew. The old row stays as it is.
 #[derive(Debug, thiserror::Error)]
 pub enum RewrapError {
-    /// It does not open under the key that it names.
+    /// It does not open under the root key that it names.
     #[error("the data key cannot be wrapped anew, for it does not open")]
     DataKey(#[from] DataKeyError),
     /// There are no random bytes for a new IV.

@@ -2,7 +2,7 @@
 
 use crate::a256cbc_hs512::OpenError;
 
-/// What a byte that is no digit stands for; a digit's value has none of these bits.
+/// Value of a byte that is no digit; a digit's value has none of these bits.
 const NO_DIGIT: u8 = 0xf0;
 
 /// The value of each byte as a digit.

@@ -1,3 +1,5 @@
+//! Length-prefixed fields.
+
 /// Length-prefixed fields: for each field its length in bytes as a big-endian `u32`, then the bytes.
 ///
 /// Unlike joining with a separator this is injective: no two lists of fields give the same bytes. Ids and names go in

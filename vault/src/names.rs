@@ -1,7 +1,9 @@
+//! Names of root keys and of data keys.
+
 use std::fmt;
 use std::str::FromStr;
 
-/// The longest name of a key, in bytes.
+/// The longest name of a root key or a data key, in bytes.
 const NAME_BYTES_MAX: usize = 32;
 
 /// A key's name is not 1..=32 characters of `A-Z a-z 0-9 . _ -`.

@@ -1,8 +1,10 @@
+//! The operator's root keys.
+
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::entropy::{Entropy, EntropyError};
 
-/// The operator's key, from `ENCRYPTION_KEY`: 256 bits written as exactly 64 hexadecimal digits.
+/// The operator's root key, from `ENCRYPTION_KEY`: 256 bits written as exactly 64 hexadecimal digits.
 ///
 /// Nothing is sealed under it directly. The key ring derives from it and lets it go; only the import of rows of the
 /// older form uses its bytes as they stand.
@@ -18,7 +20,7 @@ pub enum RootKeyError {
     /// Shorter or longer than 64 characters.
     #[error("the key is {found} characters long; it must be exactly 64 hexadecimal digits")]
     Length {
-        /// How many characters there are.
+        /// Number of characters.
         found: usize,
     },
     /// 64 characters, of which one at least is no hexadecimal digit.
@@ -27,7 +29,7 @@ pub enum RootKeyError {
 }
 
 impl RootKey {
-    /// Reads a key. There is no trimming, no padding and no derivation from a pass phrase: what is not a key is an
+    /// Reads a root key. There is no trimming, no padding and no derivation from a pass phrase: what is not a key is an
     /// error.
     pub fn parse(text: &str) -> Result<Self, RootKeyError> {
         if text.is_empty() {
@@ -45,7 +47,7 @@ impl RootKey {
         Ok(Self(bytes))
     }
 
-    /// A fresh key.
+    /// A fresh root key.
     pub fn generate<E: Entropy + ?Sized>(entropy: &E) -> Result<Self, EntropyError> {
         let mut key = Self(Box::new([0; 32]));
         entropy.fill(key.0.as_mut_slice())?;

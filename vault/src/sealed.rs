@@ -1,3 +1,5 @@
+//! Sealed values and their JSON.
+
 use std::borrow::Cow;
 
 use serde::de::Error as _;

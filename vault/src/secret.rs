@@ -1,3 +1,5 @@
+//! Secrets in text form.
+
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};

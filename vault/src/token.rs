@@ -1,3 +1,5 @@
+//! Kinds of tokens, their checks, and the mask.
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -11,13 +13,13 @@ pub const TOKEN_BYTES_MAX: usize = 4096;
 /// At least this many characters of a masked token stay hidden, or all of them do.
 const HIDDEN_CHARS_MIN: usize = 12;
 
-/// How many of a token's last characters a mask shows.
+/// Number of a token's last characters that a mask shows.
 const SHOWN_CHARS: usize = 4;
 
-/// What a mask shows of a token too short to show anything of. It does not even show the length.
+/// Mask of a token too short to show anything of. It does not even show the length.
 const ALL_HIDDEN: &str = "••••••••";
 
-/// Whose token it is.
+/// Kind of a token: its provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenKind {
@@ -54,12 +56,12 @@ pub enum TokenRefused {
     /// Its prefix is another provider's, beyond doubt.
     #[error("the token looks like one of {looks_like}")]
     OtherKind {
-        /// Which one.
+        /// The other kind.
         looks_like: TokenKind,
     },
 }
 
-/// What the user should hear about a token that was taken.
+/// Note to the user on a token that was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenNote {
     /// It has none of the prefixes known for its kind. Formats change, so this is no error.
@@ -144,7 +146,7 @@ fn known_prefix(token: &str) -> Option<&'static Prefix> {
     PREFIXES.iter().filter(|prefix| token.starts_with(prefix.text)).max_by_key(|prefix| prefix.text.len())
 }
 
-/// What must hold for a token of any kind.
+/// Checks what must hold for a token of any kind.
 pub(crate) fn check_text(token: &SecretText) -> Result<(), TokenRefused> {
     let text = token.expose();
     if text.is_empty() {
@@ -167,8 +169,8 @@ fn is_bidi_control(char: char) -> bool {
     matches!(char, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// What may be shown of a token: its known prefix, an ellipsis, its last 4 characters. Of a token that would have fewer
-/// than 12 characters left in the dark, nothing.
+/// Mask of a token, fit to be shown: its known prefix, an ellipsis, its last 4 characters. Of a token that would have
+/// fewer than 12 characters left in the dark, nothing.
 pub fn mask(token: &SecretText) -> String {
     let text = token.expose();
     let prefix = known_prefix(text).map_or("", |prefix| prefix.text);

@@ -1,3 +1,5 @@
+//! Tests of tokens' kinds, checks and masks.
+
 use super::{TOKEN_BYTES_MAX, TokenKind, TokenNote, TokenRefused, mask};
 use crate::SecretText;
 

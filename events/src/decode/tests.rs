@@ -1,3 +1,5 @@
+//! Tests of reading frames' bodies: bad events, unknown types, bounds.
+
 use std::error::Error;
 
 use ledger::{Category, Month, UserId};

@@ -1,3 +1,5 @@
+//! Tests of the scanner against the JSON parser.
+
 use ledger::Clock;
 use proptest::option;
 use proptest::prelude::*;
@@ -76,7 +78,7 @@ fn encoded(event: &Event<'_>) -> String {
     String::from_utf8(json).expect("JSON is UTF-8")
 }
 
-/// What the scanner says of this JSON, in the mode that a batch of it alone would choose.
+/// The scanner's answer to this JSON, in the mode that a batch of it alone would choose.
 fn scan(json: &str) -> Option<(Event<'_>, usize)> {
     if is_plain(json.as_bytes()) {
         Scanner::<true>::new(json, 0).event()

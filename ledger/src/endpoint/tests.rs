@@ -1,3 +1,5 @@
+//! Tests of endpoints and methods.
+
 use super::*;
 
 #[test]

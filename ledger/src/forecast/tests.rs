@@ -1,3 +1,5 @@
+//! Tests of the forecast.
+
 use proptest::prelude::*;
 
 use super::*;

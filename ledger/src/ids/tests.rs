@@ -1,3 +1,5 @@
+//! Tests of ids.
+
 use std::collections::HashSet;
 
 use uuid::Variant;

@@ -1,3 +1,5 @@
+//! Tests of the limit decision.
+
 use proptest::prelude::*;
 
 use super::*;

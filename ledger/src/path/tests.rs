@@ -1,3 +1,5 @@
+//! Tests of the normalisation of paths.
+
 use proptest::prelude::*;
 
 use super::{PathError, match_key, normalise};

@@ -1,3 +1,5 @@
+//! Tests of the rules.
+
 use std::error::Error;
 
 use super::*;

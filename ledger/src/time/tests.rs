@@ -1,3 +1,5 @@
+//! Tests of reading and writing times.
+
 use chrono::Duration;
 use proptest::prelude::*;
 

@@ -33,11 +33,11 @@ pub struct PublisherConfig {
     pub queue_events: usize,
     /// The most bytes that may wait for the log, beside those in flight.
     pub queue_bytes: usize,
-    /// How long a frame is retried. Must stay well inside the stream's duplicate window of 10 minutes.
+    /// Time for which a frame is retried. Must stay well inside the stream's duplicate window of 10 minutes.
     pub retry_for: Duration,
-    /// How long one attempt waits for its acknowledgement before the frame is sent again.
+    /// Time for which one attempt waits for its acknowledgement before the frame is sent again.
     pub attempt_timeout: Duration,
-    /// When a frame waits this long, what is queued behind it is refused ([`PublishError::Unavailable`]), and so is
+    /// Time that a frame may wait before what is queued behind it is refused ([`PublishError::Unavailable`]), and so is
     /// what comes, until the log answers again: a caller should hear soon that the log is away.
     pub stall_after: Duration,
 }
@@ -162,8 +162,8 @@ impl Publisher {
         self.0.queue.push(&event)?.await
     }
 
-    /// [`Publisher::publish`] in two steps: the event is queued now, and the acknowledgement can be waited for by somebody
-    /// else, when the caller itself may be gone by then.
+    /// [`Publisher::publish`] in two steps: the event is queued now, and the acknowledgement can be waited for by
+    /// somebody else, when the caller itself may be gone by then.
     pub fn submit(&self, event: &EncodedEvent) -> Result<Acknowledgement, PublishError> {
         self.0.queue.push(event).map(Acknowledgement)
     }

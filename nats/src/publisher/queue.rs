@@ -1,4 +1,4 @@
-//! What waits for the log: the frame that fills, and those that are full.
+//! Queue of what waits for the log: the frame that fills, and those that are full.
 //!
 //! Callers write their events straight into the body of the open frame, under a lock held for one copy. All
 //! callers of a frame share one outcome; waiting for it costs a waker in a list, no channel.
@@ -66,7 +66,7 @@ pub(super) struct Full {
     pub(super) outcome: Arc<Outcome>,
 }
 
-/// What became of a frame: its sequence, or why it has none.
+/// Outcome of a frame: its sequence, or why it has none.
 #[derive(Debug, Default)]
 pub(super) struct Outcome(Mutex<Fate>);
 
@@ -88,7 +88,7 @@ pub(super) struct Ticket {
     outcome: Arc<Outcome>,
     from: u16,
     count: u16,
-    /// Where this ticket's waker stands in the outcome's list.
+    /// Place of this ticket's waker in the outcome's list.
     slot: Option<usize>,
 }
 

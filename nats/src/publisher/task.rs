@@ -35,7 +35,7 @@ pub(super) struct Task {
     producer: Uuid,
     /// The counter of the producer's last frame.
     n: u64,
-    /// Who waits for the frame in flight.
+    /// Outcome of the frame in flight, which its callers wait for.
     in_flight: Option<Arc<Outcome>>,
 }
 
@@ -53,15 +53,15 @@ struct Sending {
     header: FrameHeader,
     headers: HeaderMap,
     body: Bytes,
-    /// Where its acknowledgement comes to, whichever attempt it is for.
+    /// Subject that its acknowledgement comes to, whichever attempt it is for.
     reply: String,
-    /// When callers behind it are refused; None once that has happened.
+    /// Instant at which callers behind it are refused; None once that has happened.
     stalls_at: Option<Instant>,
-    /// When it is given up.
+    /// Instant at which it is given up.
     ends_at: Instant,
 }
 
-/// What one attempt came to.
+/// Result of one attempt.
 enum Attempt {
     Acked(PublishAck),
     /// Send it again, after a pause if the server refused it.

@@ -1,4 +1,4 @@
-//! What the publisher promises, kept through lost acknowledgements, frozen, killed and restored servers.
+//! Promises of the publisher, kept through lost acknowledgements, frozen, killed and restored servers.
 
 use std::collections::HashSet;
 use std::fs;

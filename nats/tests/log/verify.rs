@@ -103,8 +103,8 @@ async fn a_wrong_login_or_address_is_one_line_without_the_password() {
     }
 }
 
-/// Passes requests on to `monitor`, one after the other, and answers with what `change` makes of the answers; those about
-/// JetStream take `delay` longer.
+/// Passes requests on to `monitor`, one after the other, and answers with what `change` makes of the answers; those
+/// about JetStream take `delay` longer.
 async fn through_proxy(monitor: &str, delay: Duration, change: fn(String) -> String) -> String {
     let upstream = monitor.trim_start_matches("http://").to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

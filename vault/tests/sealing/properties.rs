@@ -1,4 +1,4 @@
-//! What holds for all tokens.
+//! Properties of all tokens.
 
 use std::collections::HashSet;
 

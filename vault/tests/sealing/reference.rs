@@ -50,7 +50,7 @@ struct LegacyRow {
     row: Box<RawValue>,
 }
 
-/// What `reference.mjs open` answers.
+/// Answer of `reference.mjs open`.
 #[derive(Deserialize)]
 struct Opened {
     key_check: String,

@@ -1,4 +1,4 @@
-//! What was changed, cut or moved does not open, and nobody learns why.
+//! Values that were changed, cut or moved do not open, and nobody learns why.
 
 use crate::common::{TOKEN, Wrapped, root, secret, uuid, with_member, wrapped};
 use vault::a256cbc_hs512::{open, seal};
