@@ -22,10 +22,10 @@ pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The log: one stream of one JetStream. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Log(Arc<Inner>);
+pub struct Log(Arc<Connected>);
 
 #[derive(Debug)]
-struct Inner {
+struct Connected {
     connection: Connection,
     link: Link,
 }
@@ -33,7 +33,7 @@ struct Inner {
 /// Connects to the log's server. Later losses of the connection are mended without end.
 pub async fn connect(connection: &Connection) -> Result<Log, ConnectError> {
     let link = Link::open(connection, false).await?;
-    Ok(Log(Arc::new(Inner { connection: connection.clone(), link })))
+    Ok(Log(Arc::new(Connected { connection: connection.clone(), link })))
 }
 
 impl Log {

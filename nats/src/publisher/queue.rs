@@ -32,14 +32,14 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct Queue {
     limits: Limits,
-    inner: Mutex<Inner>,
+    waiting: Mutex<Waiting>,
     /// Tells the task that there is something to take.
     ready: Notify,
     last_acked: AtomicU64,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct Waiting {
     sealed: VecDeque<Filling>,
     open: Filling,
     /// Events and bytes in `sealed` and `open`.
@@ -94,7 +94,7 @@ pub(super) struct Ticket {
 
 impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
-        let inner = Inner {
+        let waiting = Waiting {
             sealed: VecDeque::new(),
             open: Filling::new(FIRST_CAPACITY),
             events: 0,
@@ -102,23 +102,23 @@ impl Queue {
             state: PublisherState::Ready,
             idle: false,
         };
-        Self { limits, inner: Mutex::new(inner), ready: Notify::new(), last_acked: AtomicU64::new(0) }
+        Self { limits, waiting: Mutex::new(waiting), ready: Notify::new(), last_acked: AtomicU64::new(0) }
     }
 
     /// Adds one event.
     pub(super) fn push(&self, event: &EncodedEvent) -> Result<OneTicket, PublishError> {
-        let mut inner = self.admit(1, checked_len(event)?)?;
-        let from = inner.append(event, &self.limits);
-        let outcome = Arc::clone(&inner.open.outcome);
-        self.wake(inner);
+        let mut waiting = self.admit(1, checked_len(event)?)?;
+        let from = waiting.append(event, &self.limits);
+        let outcome = Arc::clone(&waiting.open.outcome);
+        self.wake(waiting);
         Ok(OneTicket(Ticket { outcome, from, count: 1, slot: None }))
     }
 
     /// Adds one event for whose outcome nobody waits.
     pub(super) fn offer(&self, event: &EncodedEvent) -> Result<(), PublishError> {
-        let mut inner = self.admit(1, checked_len(event)?)?;
-        inner.append(event, &self.limits);
-        self.wake(inner);
+        let mut waiting = self.admit(1, checked_len(event)?)?;
+        waiting.append(event, &self.limits);
+        self.wake(waiting);
         Ok(())
     }
 
@@ -128,19 +128,19 @@ impl Queue {
         for event in events {
             bytes += checked_len(event)?;
         }
-        let mut inner = self.admit(events.len(), bytes)?;
+        let mut waiting = self.admit(events.len(), bytes)?;
         let mut tickets: Vec<Ticket> = Vec::new();
         for event in events {
-            let from = inner.append(event, &self.limits);
+            let from = waiting.append(event, &self.limits);
             match tickets.last_mut() {
-                Some(last) if Arc::ptr_eq(&last.outcome, &inner.open.outcome) => last.count += 1,
+                Some(last) if Arc::ptr_eq(&last.outcome, &waiting.open.outcome) => last.count += 1,
                 _ => {
-                    let outcome = Arc::clone(&inner.open.outcome);
+                    let outcome = Arc::clone(&waiting.open.outcome);
                     tickets.push(Ticket { outcome, from, count: 1, slot: None });
                 }
             }
         }
-        self.wake(inner);
+        self.wake(waiting);
         Ok(tickets)
     }
 
@@ -148,14 +148,14 @@ impl Queue {
     pub(super) async fn take(&self) -> Option<Full> {
         loop {
             {
-                let mut inner = self.inner.lock();
-                if let Some(full) = inner.take() {
+                let mut waiting = self.waiting.lock();
+                if let Some(full) = waiting.take() {
                     return Some(full);
                 }
-                if inner.state == PublisherState::Closed {
+                if waiting.state == PublisherState::Closed {
                     return None;
                 }
-                inner.idle = true;
+                waiting.idle = true;
             }
             // A wake-up between the lock and here is kept by `Notify`.
             self.ready.notified().await;
@@ -174,15 +174,15 @@ impl Queue {
 
     /// The log answers again.
     pub(super) fn resume(&self) {
-        let mut inner = self.inner.lock();
-        if inner.state == PublisherState::Stalled {
-            inner.state = PublisherState::Ready;
+        let mut waiting = self.waiting.lock();
+        if waiting.state == PublisherState::Stalled {
+            waiting.state = PublisherState::Ready;
         }
     }
 
     /// Takes no more events.
     pub(super) fn close(&self) {
-        self.inner.lock().state = PublisherState::Closed;
+        self.waiting.lock().state = PublisherState::Closed;
         self.ready.notify_one();
     }
 
@@ -193,7 +193,7 @@ impl Queue {
     }
 
     pub(super) fn state(&self) -> PublisherState {
-        self.inner.lock().state
+        self.waiting.lock().state
     }
 
     pub(super) fn last_acked(&self) -> u64 {
@@ -205,22 +205,26 @@ impl Queue {
         self.last_acked.fetch_max(seq, Ordering::AcqRel) < seq
     }
 
-    fn admit(&self, events: usize, bytes: usize) -> Result<parking_lot::MutexGuard<'_, Inner>, PublishError> {
-        let inner = self.inner.lock();
-        match inner.state {
+    fn admit(
+        &self,
+        events: usize,
+        bytes: usize,
+    ) -> Result<parking_lot::MutexGuard<'_, Waiting>, PublishError> {
+        let waiting = self.waiting.lock();
+        match waiting.state {
             PublisherState::Ready => {}
             PublisherState::Stalled => return Err(PublishError::Unavailable),
             PublisherState::LogWentBackwards => return Err(PublishError::LogWentBackwards),
             PublisherState::Closed => return Err(PublishError::Closed),
         }
-        let fits = inner.events + events <= self.limits.queue_events
-            && inner.bytes + bytes <= self.limits.queue_bytes;
-        if fits { Ok(inner) } else { Err(PublishError::QueueFull) }
+        let fits = waiting.events + events <= self.limits.queue_events
+            && waiting.bytes + bytes <= self.limits.queue_bytes;
+        if fits { Ok(waiting) } else { Err(PublishError::QueueFull) }
     }
 
-    fn wake(&self, mut inner: parking_lot::MutexGuard<'_, Inner>) {
-        let idle = std::mem::take(&mut inner.idle);
-        drop(inner);
+    fn wake(&self, mut waiting: parking_lot::MutexGuard<'_, Waiting>) {
+        let idle = std::mem::take(&mut waiting.idle);
+        drop(waiting);
         if idle {
             self.ready.notify_one();
         }
@@ -228,13 +232,13 @@ impl Queue {
 
     fn refuse(&self, state: PublisherState, error: PublishError) {
         let refused = {
-            let mut inner = self.inner.lock();
+            let mut waiting = self.waiting.lock();
             // A closing publisher only drains; its state stays.
-            if inner.state != PublisherState::Closed {
-                inner.state = state;
+            if waiting.state != PublisherState::Closed {
+                waiting.state = state;
             }
             let mut refused = Vec::new();
-            while let Some(full) = inner.take() {
+            while let Some(full) = waiting.take() {
                 refused.push(full.outcome);
             }
             refused
@@ -245,7 +249,7 @@ impl Queue {
     }
 }
 
-impl Inner {
+impl Waiting {
     /// Puts an event into the open frame, after sealing a frame that has no room; its index in the frame.
     fn append(&mut self, event: &EncodedEvent, limits: &Limits) -> u16 {
         // The separator before the event and the bracket that closes the body.
