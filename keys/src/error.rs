@@ -28,7 +28,7 @@ pub enum KeysError {
 
 impl KeysError {
     /// The root key that is not configured, if that is the reason.
-    pub fn missing_key(&self) -> Option<&vault::KeyId> {
+    pub fn missing_key(&self) -> Option<&vault::RootKeyId> {
         match self {
             Self::DataKey(DataKeyError::UnknownKey { kid }) => Some(kid),
             _ => None,

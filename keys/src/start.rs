@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use store::{data_keys, encryption_keys};
-use vault::{KeyCheck, KeyId, KeyRing, Startup};
+use vault::{KeyCheck, KeyRing, RootKeyId, Startup};
 
 use crate::{KeyConfig, KeysError};
 
@@ -11,7 +11,7 @@ use crate::{KeyConfig, KeysError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InUse {
     /// Its name.
-    pub kid: KeyId,
+    pub kid: RootKeyId,
     /// Its check value, if one is stored.
     pub check: Option<KeyCheck>,
     /// Data keys that it wraps.
@@ -83,15 +83,15 @@ pub(crate) async fn prove(
 
 fn startup(
     ring: &KeyRing,
-    stored: &[(KeyId, KeyCheck)],
-    counts: &[(KeyId, u64)],
+    stored: &[(RootKeyId, KeyCheck)],
+    counts: &[(RootKeyId, u64)],
 ) -> Result<Startup, KeysError> {
     ring.startup(stored, counts)
         .map_err(|source| KeysError::Ring { expected: expected(stored, counts), source })
 }
 
 /// What an operator is told beside the reason: the key that most data keys need, else the one that was used last.
-fn expected(stored: &[(KeyId, KeyCheck)], counts: &[(KeyId, u64)]) -> String {
+fn expected(stored: &[(RootKeyId, KeyCheck)], counts: &[(RootKeyId, u64)]) -> String {
     let kid = counts.iter().max_by_key(|(_, count)| *count).map(|(kid, _)| kid);
     let Some(kid) = kid.or_else(|| stored.last().map(|(kid, _)| kid)) else { return String::new() };
     match stored.iter().find(|(stored, _)| stored == kid) {
@@ -100,7 +100,7 @@ fn expected(stored: &[(KeyId, KeyCheck)], counts: &[(KeyId, u64)]) -> String {
     }
 }
 
-async fn stored_checks(conn: &mut PgConnection) -> Result<Vec<(KeyId, KeyCheck)>, store::Error> {
+async fn stored_checks(conn: &mut PgConnection) -> Result<Vec<(RootKeyId, KeyCheck)>, store::Error> {
     encryption_keys::all(conn)
         .await?
         .into_iter()
@@ -111,7 +111,7 @@ async fn stored_checks(conn: &mut PgConnection) -> Result<Vec<(KeyId, KeyCheck)>
         .collect()
 }
 
-async fn counts(conn: &mut PgConnection) -> Result<Vec<(KeyId, u64)>, store::Error> {
+async fn counts(conn: &mut PgConnection) -> Result<Vec<(RootKeyId, u64)>, store::Error> {
     data_keys::counts(conn)
         .await?
         .into_iter()

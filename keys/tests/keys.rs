@@ -243,6 +243,6 @@ async fn after_a_rotation_the_old_root_key_is_not_needed_and_a_row_left_under_it
         assert!(opened.is_ok_and(|token| token.expose() == "ghp_0123456789"));
     }
     let error = new.find(&mut conn, left).await.err().expect("its root key is gone");
-    assert_eq!(error.missing_key().map(vault::KeyId::as_str), Some("k1"), "{error}");
+    assert_eq!(error.missing_key().map(vault::RootKeyId::as_str), Some("k1"), "{error}");
     Ok(())
 }

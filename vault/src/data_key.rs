@@ -11,7 +11,7 @@ use crate::a256cbc_hs512::{OpenError, Schedule};
 use crate::derive::derive;
 use crate::entropy::{Entropy, EntropyError};
 use crate::lp::lp;
-use crate::names::{DekId, KeyId};
+use crate::names::{DekId, RootKeyId};
 use crate::sealed::Sealed;
 use crate::secret::SecretText;
 use crate::token::TokenKind;
@@ -22,7 +22,7 @@ use crate::token::TokenKind;
 pub struct DataKey {
     user: Uuid,
     id: DekId,
-    kid: KeyId,
+    kid: RootKeyId,
     secret: Box<Secret>,
 }
 
@@ -38,7 +38,7 @@ struct Secret {
 pub struct Fingerprint([u8; 8]);
 
 impl DataKey {
-    pub(crate) fn new(user: Uuid, id: DekId, kid: KeyId, bytes: &[u8; 64]) -> Self {
+    pub(crate) fn new(user: Uuid, id: DekId, kid: RootKeyId, bytes: &[u8; 64]) -> Self {
         let secret = Box::new(Secret { bytes: Zeroizing::new(*bytes), schedule: Schedule::new(bytes) });
         Self { user, id, kid, secret }
     }
@@ -54,7 +54,7 @@ impl DataKey {
     }
 
     /// The root key that this data key was wrapped under when it was opened.
-    pub fn kid(&self) -> &KeyId {
+    pub fn kid(&self) -> &RootKeyId {
         &self.kid
     }
 

@@ -14,7 +14,7 @@ use crate::data_key::DataKey;
 use crate::derive::derive;
 use crate::entropy::{Entropy, EntropyError};
 use crate::lp::lp;
-use crate::names::{DekId, KeyId, NameError};
+use crate::names::{DekId, NameError, RootKeyId};
 use crate::root_key::{RootKey, RootKeyError};
 use crate::sealed::Sealed;
 
@@ -22,8 +22,8 @@ use crate::sealed::Sealed;
 ///
 /// Holds key encryption keys, derived from the root keys by HKDF-SHA-512, and not the root keys themselves.
 pub struct KeyRing {
-    current: KeyId,
-    keys: BTreeMap<KeyId, Kek>,
+    current: RootKeyId,
+    keys: BTreeMap<RootKeyId, Kek>,
 }
 
 /// KEK(kid) = HKDF-SHA-512(root key, no salt, info = lp("usage-ledger/v2/kek", kid), 64 bytes), made ready.
@@ -43,10 +43,10 @@ pub struct KeyCheck([u8; 8]);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Startup {
     /// Root keys that the database does not know yet; their check values must be stored.
-    pub to_store: Vec<(KeyId, KeyCheck)>,
+    pub to_store: Vec<(RootKeyId, KeyCheck)>,
     /// Root keys that are not configured although this many data keys are still wrapped under them. Their owners'
     /// tokens do not open until the key is back.
-    pub missing: Vec<(KeyId, u64)>,
+    pub missing: Vec<(RootKeyId, u64)>,
 }
 
 /// Why there is no key ring. Every variant names the root key concerned and echoes none.
@@ -59,7 +59,7 @@ pub enum KeyRingError {
     #[error("the encryption key {kid} is malformed")]
     RootKey {
         /// Name of the root key.
-        kid: KeyId,
+        kid: RootKeyId,
         /// The reason.
         #[source]
         source: RootKeyError,
@@ -74,7 +74,7 @@ pub enum KeyRingError {
     #[error("the encryption key {kid} is given twice")]
     Duplicate {
         /// The name.
-        kid: KeyId,
+        kid: RootKeyId,
     },
     /// The root key of this name is not the one that the database was set up with.
     #[error(
@@ -82,7 +82,7 @@ pub enum KeyRingError {
     )]
     Changed {
         /// Name of the root key.
-        kid: KeyId,
+        kid: RootKeyId,
         /// The stored check value.
         expected: KeyCheck,
         /// The check value of the root key that was given.
@@ -94,7 +94,7 @@ pub enum KeyRingError {
     )]
     Absent {
         /// Name of the root key.
-        kid: KeyId,
+        kid: RootKeyId,
         /// Number of data keys that need it.
         data_keys: u64,
     },
@@ -107,7 +107,7 @@ pub enum DataKeyError {
     #[error("the encryption key {kid} is not configured")]
     UnknownKey {
         /// Name of the root key.
-        kid: KeyId,
+        kid: RootKeyId,
     },
     /// It is not what was sealed for this user under this root key.
     #[error("the data key does not open")]
@@ -116,13 +116,13 @@ pub enum DataKeyError {
 
 impl KeyRing {
     /// A ring of one root key.
-    pub fn new(kid: KeyId, root: &RootKey) -> Self {
+    pub fn new(kid: RootKeyId, root: &RootKey) -> Self {
         let kek = Kek::derive(&kid, root);
         Self { current: kid.clone(), keys: BTreeMap::from([(kid, kek)]) }
     }
 
     /// Adds a root key that opens what it wrapped once, and wraps nothing any more.
-    pub fn add_previous(&mut self, kid: KeyId, root: &RootKey) -> Result<(), KeyRingError> {
+    pub fn add_previous(&mut self, kid: RootKeyId, root: &RootKey) -> Result<(), KeyRingError> {
         if self.keys.contains_key(&kid) {
             return Err(KeyRingError::Duplicate { kid });
         }
@@ -133,14 +133,14 @@ impl KeyRing {
 
     /// Reads `ENCRYPTION_KEY`, `ENCRYPTION_KEY_ID` and `ENCRYPTION_KEY_PREVIOUS` (`kid:hex,kid:hex`, empty for none).
     pub fn from_config(key: &str, kid: &str, previous: &str) -> Result<Self, KeyRingError> {
-        let kid: KeyId = kid.parse().map_err(KeyRingError::Name)?;
+        let kid: RootKeyId = kid.parse().map_err(KeyRingError::Name)?;
         let mut ring = Self::new(kid.clone(), &read_root(&kid, key)?);
         if previous.is_empty() {
             return Ok(ring);
         }
         for (index, entry) in previous.split(',').enumerate() {
             let (kid, key) = entry.split_once(':').ok_or(KeyRingError::Previous { entry: index + 1 })?;
-            let kid: KeyId = kid.parse().map_err(KeyRingError::Name)?;
+            let kid: RootKeyId = kid.parse().map_err(KeyRingError::Name)?;
             let root = read_root(&kid, key)?;
             ring.add_previous(kid, &root)?;
         }
@@ -148,12 +148,12 @@ impl KeyRing {
     }
 
     /// Name of the root key that wraps new data keys.
-    pub fn current(&self) -> &KeyId {
+    pub fn current(&self) -> &RootKeyId {
         &self.current
     }
 
     /// Every root key of the ring with its check value, in the order of their names.
-    pub fn checks(&self) -> impl Iterator<Item = (&KeyId, KeyCheck)> {
+    pub fn checks(&self) -> impl Iterator<Item = (&RootKeyId, KeyCheck)> {
         self.keys.iter().map(|(kid, kek)| (kid, kek.check))
     }
 
@@ -165,8 +165,8 @@ impl KeyRing {
     /// which root keys it lacks: the owners of the rest get [`DataKeyError::UnknownKey`].
     pub fn startup(
         &self,
-        stored: &[(KeyId, KeyCheck)],
-        in_use: &[(KeyId, u64)],
+        stored: &[(RootKeyId, KeyCheck)],
+        in_use: &[(RootKeyId, u64)],
     ) -> Result<Startup, KeyRingError> {
         for (kid, expected) in stored {
             match self.keys.get(kid) {
@@ -187,7 +187,7 @@ impl KeyRing {
         {
             return Err(KeyRingError::Absent { kid, data_keys });
         }
-        let is_new = |kid: &KeyId| !stored.iter().any(|(known, _)| known == kid);
+        let is_new = |kid: &RootKeyId| !stored.iter().any(|(known, _)| known == kid);
         let to_store =
             self.checks().filter(|(kid, _)| is_new(kid)).map(|(kid, check)| (kid.clone(), check)).collect();
         Ok(Startup { to_store, missing })
@@ -275,18 +275,18 @@ pub enum RewrapError {
     Entropy(#[from] EntropyError),
 }
 
-fn read_root(kid: &KeyId, key: &str) -> Result<RootKey, KeyRingError> {
+fn read_root(kid: &RootKeyId, key: &str) -> Result<RootKey, KeyRingError> {
     RootKey::parse(key).map_err(|source| KeyRingError::RootKey { kid: kid.clone(), source })
 }
 
-fn wrap_aad(user: Uuid, dek: &DekId, kid: &KeyId) -> Vec<u8> {
+fn wrap_aad(user: Uuid, dek: &DekId, kid: &RootKeyId) -> Vec<u8> {
     let mut user_text = [0; 36];
     let user = user.as_hyphenated().encode_lower(&mut user_text);
     lp(&[b"usage-ledger/v2/dek", user.as_bytes(), dek.as_str().as_bytes(), kid.as_str().as_bytes()])
 }
 
 impl Kek {
-    fn derive(kid: &KeyId, root: &RootKey) -> Self {
+    fn derive(kid: &RootKeyId, root: &RootKey) -> Self {
         let key = derive(root.bytes(), &lp(&[b"usage-ledger/v2/kek", kid.as_str().as_bytes()]));
         let mac = Hmac::<Sha512>::new_from_slice(key.as_slice()).expect("HMAC takes a key of any length");
         let full = mac.chain_update(b"check").finalize().into_bytes();

@@ -37,7 +37,7 @@ pub use data_key::{DataKey, Fingerprint};
 pub use entropy::{Entropy, EntropyError, OsEntropy};
 pub use key_ring::{DataKeyError, KeyCheck, KeyRing, KeyRingError, RewrapError, Startup};
 pub use lp::lp;
-pub use names::{DekId, KeyId, NameError};
+pub use names::{DekId, NameError, RootKeyId};
 pub use root_key::{RootKey, RootKeyError};
 pub use sealed::Sealed;
 pub use secret::SecretText;

@@ -22,7 +22,7 @@ fn check(name: &str) -> Result<(), NameError> {
 
 /// The name of a root key, and of the key encryption key derived from it (`ENCRYPTION_KEY_ID`, by default `k1`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyId(Box<str>);
+pub struct RootKeyId(Box<str>);
 
 /// The name of one of a user's data keys; it is unique for that user only.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,7 +35,7 @@ impl DekId {
     }
 }
 
-impl KeyId {
+impl RootKeyId {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -49,7 +49,7 @@ impl DekId {
     }
 }
 
-impl FromStr for KeyId {
+impl FromStr for RootKeyId {
     type Err = NameError;
 
     fn from_str(name: &str) -> Result<Self, NameError> {
@@ -67,7 +67,7 @@ impl FromStr for DekId {
     }
 }
 
-impl fmt::Display for KeyId {
+impl fmt::Display for RootKeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::a256cbc_hs512::{OpenError, TAG_BYTES};
 use crate::lower_hex;
-use crate::names::{DekId, KeyId};
+use crate::names::{DekId, RootKeyId};
 
 /// The version of the sealed form that this crate writes, and the only one that it opens.
 const VERSION: u8 = 2;
@@ -20,7 +20,7 @@ const VERSION: u8 = 2;
 /// form of this one. Holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
-    pub(crate) kid: KeyId,
+    pub(crate) kid: RootKeyId,
     pub(crate) dek: DekId,
     pub(crate) ciphertext: Vec<u8>,
     pub(crate) iv: [u8; 16],
@@ -30,7 +30,7 @@ pub struct Sealed {
 impl Sealed {
     /// The root key that the data key was wrapped under when this was sealed. In a wrapped data key it says which
     /// root key opens it; elsewhere it only informs, for a rotation re-wraps data keys and changes no event.
-    pub fn kid(&self) -> &KeyId {
+    pub fn kid(&self) -> &RootKeyId {
         &self.kid
     }
 

@@ -2,10 +2,10 @@
 
 use crate::common::{TOKEN, Wrapped, root, secret, uuid, with_member, wrapped};
 use vault::{
-    DataKeyError, DekId, KeyCheck, KeyId, KeyRing, KeyRingError, OsEntropy, RootKeyError, TokenKind,
+    DataKeyError, DekId, KeyCheck, KeyRing, KeyRingError, OsEntropy, RootKeyError, RootKeyId, TokenKind,
 };
 
-fn kid(name: &str) -> KeyId {
+fn kid(name: &str) -> RootKeyId {
     name.parse().expect("a name")
 }
 
@@ -17,7 +17,7 @@ fn ring(config: (&str, &str, &str)) -> KeyRing {
     KeyRing::from_config(config.0, config.1, config.2).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn checks(ring: &KeyRing) -> Vec<(KeyId, KeyCheck)> {
+fn checks(ring: &KeyRing) -> Vec<(RootKeyId, KeyCheck)> {
     ring.checks().map(|(kid, check)| (kid.clone(), check)).collect()
 }
 

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use keys::InUse;
 use sqlx::Connection as _;
-use vault::{KeyCheck, KeyId};
+use vault::{KeyCheck, RootKeyId};
 
 use crate::config::Settings;
 
@@ -13,7 +13,7 @@ pub(super) async fn run(settings: &Settings) -> Result<ExitCode> {
     let known = keys::in_use(&mut conn).await?;
     conn.close().await.map_err(store::Error::from)?;
     let ring = settings.keys().ring();
-    let configured: Vec<(KeyId, KeyCheck)> = match &ring {
+    let configured: Vec<(RootKeyId, KeyCheck)> = match &ring {
         Ok(ring) => ring.checks().map(|(kid, check)| (kid.clone(), check)).collect(),
         Err(_) => Vec::new(),
     };
@@ -35,7 +35,7 @@ pub(super) async fn run(settings: &Settings) -> Result<ExitCode> {
 }
 
 /// The keys that the database knows, and the configured ones that it does not know yet.
-fn merged(mut known: Vec<InUse>, configured: &[(KeyId, KeyCheck)]) -> Vec<InUse> {
+fn merged(mut known: Vec<InUse>, configured: &[(RootKeyId, KeyCheck)]) -> Vec<InUse> {
     for (kid, _) in configured {
         if known.iter().all(|key| key.kid != *kid) {
             known.push(InUse { kid: kid.clone(), check: None, data_keys: 0 });
