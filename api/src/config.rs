@@ -13,7 +13,7 @@ use url::Url;
 
 use crate::auth::JwtSettings;
 use crate::http::client::TrustedProxies;
-use crate::providers::ProviderUrls;
+use crate::providers::{ProviderUrls, UrlRefused};
 
 /// Fewer bytes of secret than HS256's hash has would make the secret the weakest part (RFC 7518 §3.2).
 const MIN_SECRET_BYTES: usize = 32;
@@ -111,6 +111,9 @@ pub enum ConfigError {
         /// What is wrong and what would be right; never the value, which may be a secret.
         reason: String,
     },
+    /// It names no address of a provider's.
+    #[error(transparent)]
+    Provider(#[from] UrlRefused),
 }
 
 impl ApiConfig {

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 use vault::{SecretText, TokenKind};
 
-pub use urls::ProviderUrls;
+pub use urls::{ProviderUrls, UrlRefused};
 
 /// Until a connection stands, name resolution and TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

@@ -1,12 +1,12 @@
+//! Addresses of the providers' APIs, as variables give them.
+
 use std::net::IpAddr;
 
 use axum::http::Uri;
 use url::{Host, Url};
 use vault::TokenKind;
 
-use crate::config::ConfigError;
-
-/// Where the providers' APIs are.
+/// Addresses of the providers' APIs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProviderUrls {
     /// `GITHUB_API_URL`, by default `https://api.github.com`.
@@ -19,10 +19,20 @@ pub struct ProviderUrls {
     pub gemini: Url,
 }
 
+/// A variable that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{variable} cannot be used: {reason}")]
+pub struct UrlRefused {
+    /// Name of the variable.
+    pub variable: &'static str,
+    /// What is wrong and what would be right; never the value, which may hold a secret.
+    pub reason: &'static str,
+}
+
 impl ProviderUrls {
     /// Reads the variables; `get` answers a variable's value, if it is set. A path stays, for those who go through a
     /// proxy of their own, which may be asked by plain http where it is near: see [`is_near`].
-    pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+    pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, UrlRefused> {
         let defaults = Self::default();
         Ok(Self {
             github: base(get, "GITHUB_API_URL", defaults.github)?,
@@ -65,9 +75,9 @@ fn base(
     get: &dyn Fn(&str) -> Option<String>,
     variable: &'static str,
     default: Url,
-) -> Result<Url, ConfigError> {
+) -> Result<Url, UrlRefused> {
     let Some(text) = get(variable).filter(|text| !text.trim().is_empty()) else { return Ok(default) };
-    let refused = |reason: &str| ConfigError::Invalid { variable, reason: reason.into() };
+    let refused = |reason| UrlRefused { variable, reason };
     let url = Url::parse(text.trim()).ok().filter(is_base);
     let url =
         url.ok_or_else(|| refused("it must be an http or https URL without user, query and fragment"))?;
@@ -117,7 +127,7 @@ fn without_version(mut url: Url) -> Url {
 mod tests {
     use super::*;
 
-    fn read(variable: &'static str, value: &str) -> Result<ProviderUrls, ConfigError> {
+    fn read(variable: &'static str, value: &str) -> Result<ProviderUrls, UrlRefused> {
         let value = value.to_owned();
         ProviderUrls::read(&move |name| (name == variable).then(|| value.clone()))
     }
