@@ -16,9 +16,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use chrono::{DateTime, Utc};
 use http::{Http, NoAnswer};
-use serde::Serialize;
 use tokio::sync::Semaphore;
-use utoipa::ToSchema;
 use vault::{SecretText, TokenKind};
 
 pub use urls::{ProviderUrls, UrlRefused};
@@ -31,36 +29,23 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const REQUESTS_AT_ONCE: usize = 32;
 
 /// What a provider says of a token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct TokenTest {
-    /// Whether the token works.
-    pub result: TestResult,
-    /// Why nobody knows; only beside `unknown`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<UnknownReason>,
-    /// What a GitHub token may do, where GitHub says so: it does of classic tokens only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scopes: Option<Vec<String>>,
-    /// When a GitHub token ends, where GitHub says so.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<DateTime<Utc>>,
-}
-
-/// Whether a token works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum TestResult {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenTest {
     /// The provider takes it. It may still not be allowed everything.
-    Valid,
+    Valid {
+        /// What a GitHub token may do, where GitHub says so: it does of classic tokens only.
+        scopes: Option<Vec<String>>,
+        /// When a GitHub token ends, where GitHub says so.
+        expires_at: Option<DateTime<Utc>>,
+    },
     /// The provider refuses it.
     Invalid,
     /// The provider did not say.
-    Unknown,
+    Unknown(UnknownReason),
 }
 
 /// Why nobody knows whether a token works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownReason {
     /// The provider refuses to answer so often.
     RateLimited,
@@ -117,18 +102,18 @@ impl Providers {
     /// other tests: beyond 32 at once the answer is [`UnknownReason::Busy`].
     pub async fn test(&self, kind: TokenKind, token: &SecretText) -> TokenTest {
         let Some(credential) = credential(kind, token) else {
-            return TokenTest::unknown(UnknownReason::NotAHeaderValue);
+            return TokenTest::Unknown(UnknownReason::NotAHeaderValue);
         };
         match self.0.slots.try_acquire() {
             Ok(_slot) => self.ask(kind, credential).await,
-            Err(_) => TokenTest::unknown(UnknownReason::Busy),
+            Err(_) => TokenTest::Unknown(UnknownReason::Busy),
         }
     }
 
     async fn ask(&self, kind: TokenKind, credential: (HeaderName, HeaderValue)) -> TokenTest {
         const VERSION: HeaderName = HeaderName::from_static("anthropic-version");
         let Some(address) = self.0.urls.test_address(kind) else {
-            return TokenTest::unknown(UnknownReason::Unreachable);
+            return TokenTest::Unknown(UnknownReason::Unreachable);
         };
         let accept = match kind {
             TokenKind::Github => "application/vnd.github+json",
@@ -142,7 +127,7 @@ impl Providers {
         match self.0.http.get(address, headers).await {
             Ok(answer) => {
                 let test = verdict::of(kind, &answer);
-                if test.result == TestResult::Unknown {
+                if matches!(test, TokenTest::Unknown(_)) {
                     let status = answer.status.as_u16();
                     tracing::info!(provider = %kind, status, "a provider does not say whether a token works");
                 }
@@ -150,24 +135,14 @@ impl Providers {
             }
             Err(NoAnswer::TimedOut) => {
                 tracing::warn!(provider = %kind, "a provider does not answer in time");
-                TokenTest::unknown(UnknownReason::TimedOut)
+                TokenTest::Unknown(UnknownReason::TimedOut)
             }
             Err(NoAnswer::Failed(error)) => {
                 let cause = error.source().map(ToString::to_string).unwrap_or_default();
                 tracing::warn!(provider = %kind, %error, cause, "a provider cannot be asked");
-                TokenTest::unknown(UnknownReason::Unreachable)
+                TokenTest::Unknown(UnknownReason::Unreachable)
             }
         }
-    }
-}
-
-impl TokenTest {
-    fn known(result: TestResult) -> Self {
-        Self { result, reason: None, scopes: None, expires_at: None }
-    }
-
-    fn unknown(reason: UnknownReason) -> Self {
-        Self { reason: Some(reason), ..Self::known(TestResult::Unknown) }
     }
 }
 

@@ -110,15 +110,15 @@ fn token() -> SecretText {
 }
 
 fn valid() -> TokenTest {
-    TokenTest::known(TestResult::Valid)
+    TokenTest::Valid { scopes: None, expires_at: None }
 }
 
 fn invalid() -> TokenTest {
-    TokenTest::known(TestResult::Invalid)
+    TokenTest::Invalid
 }
 
 fn unexpected() -> TokenTest {
-    TokenTest::unknown(UnknownReason::UnexpectedStatus)
+    TokenTest::Unknown(UnknownReason::UnexpectedStatus)
 }
 
 #[tokio::test]
@@ -169,7 +169,7 @@ async fn some_answers_mean_the_same_of_every_provider() {
             (403, "<html>forbidden</html>", unexpected()),
             (403, r#"{"error": {"type": "permission_error"}}"#, unexpected()),
             (404, "{}", unexpected()),
-            (429, r#"{"error": "slow down"}"#, TokenTest::unknown(UnknownReason::RateLimited)),
+            (429, r#"{"error": "slow down"}"#, TokenTest::Unknown(UnknownReason::RateLimited)),
             (500, TOKEN, unexpected()),
             (503, "", unexpected()),
         ];
@@ -190,7 +190,7 @@ async fn a_provider_that_refuses_is_understood() {
     let openai = |message: &str, code: Value| json!({"error": {"message": message, "code": code}});
     let scopes = "You have insufficient permissions for this operation. Missing scopes: api.model.read.";
     let github = |message: &str| json!({"message": message, "documentation_url": "https://docs.github.com/"});
-    let limited = TokenTest::unknown(UnknownReason::RateLimited);
+    let limited = TokenTest::Unknown(UnknownReason::RateLimited);
     let cases = [
         (TokenKind::Gemini, 400, gemini("API_KEY_INVALID", "API key not valid."), invalid()),
         (TokenKind::Gemini, 403, gemini("API_KEY_INVALID", "API key expired."), invalid()),
@@ -231,18 +231,16 @@ async fn only_github_describes_a_token() {
         ("github-authentication-token-expiration", "2026-12-24 10:00:00 UTC"),
     ];
     let fake = Fake::answering(200, &described, "{}").await;
-    let json = serde_json::to_value(fake.test(TokenKind::Github).await).unwrap();
-    let scopes = ["repo", "admin:public_key"];
-    assert_eq!(json, json!({"result": "valid", "scopes": scopes, "expires_at": "2026-12-24T10:00:00Z"}));
+    let expected = TokenTest::Valid {
+        scopes: Some(vec!["repo".to_owned(), "admin:public_key".to_owned()]),
+        expires_at: Some("2026-12-24T10:00:00Z".parse().unwrap()),
+    };
+    assert_eq!(fake.test(TokenKind::Github).await, expected);
     assert_eq!(fake.test(TokenKind::Openai).await, valid());
     let fake = Fake::answering(401, &described, "{}").await;
-    assert_eq!(
-        serde_json::to_value(fake.test(TokenKind::Github).await).unwrap(),
-        json!({"result": "invalid"})
-    );
+    assert_eq!(fake.test(TokenKind::Github).await, invalid());
     let fake = Fake::answering(403, &[("x-ratelimit-remaining", "0")], "{}").await;
-    let json = serde_json::to_value(fake.test(TokenKind::Github).await).unwrap();
-    assert_eq!(json, json!({"result": "unknown", "reason": "rate_limited"}));
+    assert_eq!(fake.test(TokenKind::Github).await, TokenTest::Unknown(UnknownReason::RateLimited));
 }
 
 #[tokio::test]
@@ -287,7 +285,7 @@ async fn a_body_is_read_as_far_as_it_helps() {
 async fn whoever_never_answers_is_given_up() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = loopback(silent.local_addr().unwrap());
-    let timed_out = TokenTest::unknown(UnknownReason::TimedOut);
+    let timed_out = TokenTest::Unknown(UnknownReason::TimedOut);
     let providers = at(&url, Bounds { total: Duration::from_millis(50), ..PATIENT });
     assert_eq!(ask(&providers, TokenKind::Github).await, timed_out);
 
@@ -308,7 +306,7 @@ async fn whoever_never_answers_is_given_up() {
 
 #[tokio::test]
 async fn no_connection_and_no_http_is_unreachable() {
-    let unreachable = TokenTest::unknown(UnknownReason::Unreachable);
+    let unreachable = TokenTest::Unknown(UnknownReason::Unreachable);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closed = loopback(listener.local_addr().unwrap());
     drop(listener);
@@ -363,7 +361,7 @@ async fn what_no_header_can_carry_is_not_sent() {
             "\u{7f}",
         ] {
             let test = providers.test(kind, &SecretText::new(text.to_owned())).await;
-            assert_eq!(test, TokenTest::unknown(UnknownReason::NotAHeaderValue), "{kind} {text:?}");
+            assert_eq!(test, TokenTest::Unknown(UnknownReason::NotAHeaderValue), "{kind} {text:?}");
         }
     }
     assert!(fake.requests.lock().is_empty());
@@ -377,7 +375,7 @@ async fn tests_at_once_are_bounded() {
     let clone = providers.clone();
     let first = tokio::spawn(async move { clone.test(TokenKind::Openai, &token()).await });
     let connection = silent.accept().await.unwrap();
-    let busy = TokenTest::unknown(UnknownReason::Busy);
+    let busy = TokenTest::Unknown(UnknownReason::Busy);
     assert_eq!(ask(&providers, TokenKind::Github).await, busy);
     first.abort();
     assert!(first.await.unwrap_err().is_cancelled());
@@ -385,7 +383,7 @@ async fn tests_at_once_are_bounded() {
     let after = ask(&providers, TokenKind::Github).await;
     assert_eq!(
         after,
-        TokenTest::unknown(UnknownReason::Unreachable),
+        TokenTest::Unknown(UnknownReason::Unreachable),
         "a test that was cancelled left its slot"
     );
 }

@@ -9,50 +9,50 @@ use serde_json::Value;
 use vault::TokenKind;
 
 use super::http::Answer;
-use super::{TestResult, TokenTest, UnknownReason};
+use super::{TokenTest, UnknownReason};
 
 const SCOPES_MAX: usize = 50;
 const SCOPE_BYTES_MAX: usize = 100;
 
 /// Judges an answer of the provider's.
 pub(super) fn of(kind: TokenKind, answer: &Answer) -> TokenTest {
-    let (result, reason) = match answer.status.as_u16() {
-        200..=299 => (TestResult::Valid, None),
-        429 => (TestResult::Unknown, Some(UnknownReason::RateLimited)),
+    match answer.status.as_u16() {
+        200..=299 => valid(kind, answer),
+        429 => TokenTest::Unknown(UnknownReason::RateLimited),
         status @ (400 | 401 | 403) => refusal(kind, status, answer),
-        _ => (TestResult::Unknown, Some(UnknownReason::UnexpectedStatus)),
-    };
-    let described = kind == TokenKind::Github && result == TestResult::Valid;
-    TokenTest {
-        result,
-        reason,
+        _ => TokenTest::Unknown(UnknownReason::UnexpectedStatus),
+    }
+}
+
+fn valid(kind: TokenKind, answer: &Answer) -> TokenTest {
+    let described = kind == TokenKind::Github;
+    TokenTest::Valid {
         scopes: described.then(|| scopes(&answer.headers)).flatten(),
         expires_at: described.then(|| expires_at(&answer.headers)).flatten(),
     }
 }
 
-fn refusal(kind: TokenKind, status: u16, answer: &Answer) -> (TestResult, Option<UnknownReason>) {
-    const VALID: (TestResult, Option<UnknownReason>) = (TestResult::Valid, None);
-    const INVALID: (TestResult, Option<UnknownReason>) = (TestResult::Invalid, None);
-    const UNKNOWN: (TestResult, Option<UnknownReason>) =
-        (TestResult::Unknown, Some(UnknownReason::UnexpectedStatus));
+fn refusal(kind: TokenKind, status: u16, answer: &Answer) -> TokenTest {
+    const UNEXPECTED: TokenTest = TokenTest::Unknown(UnknownReason::UnexpectedStatus);
     let body = answer.refusal.as_deref().and_then(|body| serde_json::from_slice(body).ok());
     let body: Value = body.unwrap_or_default();
     match (kind, status) {
         (TokenKind::Github, 403) if github_is_rate_limited(answer, &body) => {
-            (TestResult::Unknown, Some(UnknownReason::RateLimited))
+            TokenTest::Unknown(UnknownReason::RateLimited)
         }
         // An app's or a fine-grained token that may not ask who it is.
         (TokenKind::Github, 403) if text(&body, "/message").starts_with("Resource not accessible by") => {
-            VALID
+            valid(kind, answer)
         }
         // A restricted key that may not list models.
-        (TokenKind::Openai, 401 | 403) if openai_message(&body).contains("Missing scopes") => VALID,
+        (TokenKind::Openai, 401 | 403) if openai_message(&body).contains("Missing scopes") => {
+            valid(kind, answer)
+        }
         // The key works from other addresses.
-        (TokenKind::Openai, 401) if text(&body, "/error/code") == "ip_not_authorized" => UNKNOWN,
-        (TokenKind::Gemini, 400 | 403) if gemini_names_the_key(&body) => INVALID,
-        (_, 401) => INVALID,
-        _ => UNKNOWN,
+        (TokenKind::Openai, 401) if text(&body, "/error/code") == "ip_not_authorized" => UNEXPECTED,
+        (TokenKind::Gemini, 400 | 403) if gemini_names_the_key(&body) => TokenTest::Invalid,
+        (_, 401) => TokenTest::Invalid,
+        _ => UNEXPECTED,
     }
 }
 

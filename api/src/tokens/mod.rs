@@ -11,6 +11,7 @@ mod parts;
 mod read;
 mod request;
 mod test;
+mod test_answer;
 
 pub use error::TokensError;
 pub(crate) use parts::Parts;

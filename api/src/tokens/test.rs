@@ -17,12 +17,12 @@ use vault::{Sealed, SecretText, TokenKind};
 use super::error::TokensError;
 use super::parts::Tokens;
 use super::request::{Client, Kind, check, must_be, token_id};
+use super::test_answer::TokenTest;
 use crate::auth::UserOnly;
 use crate::http::extract::{Json, NoQuery, Path, Query, SecretFields, SecretJson};
 use crate::http::idempotency::Idempotency;
 use crate::http::problem::{Problem, ProblemBody};
 use crate::metering::sealer::SealError;
-use crate::providers::TokenTest;
 
 /// What a use for a test is called in the audit.
 const PURPOSE: &str = "test";
@@ -78,7 +78,7 @@ pub(super) async fn test_stored(
     let work = async move {
         let seq = tokens.record_use(&client, &token).await?;
         let (kind, secret) = tokens.open(&client, token.id).await?;
-        let answer = tokens.0.providers.test(kind, &secret).await;
+        let answer = TokenTest::from(tokens.0.providers.test(kind, &secret).await);
         Ok((StatusCode::OK, tokens.0.writer.at(seq), Json(answer)).into_response())
     };
     idempotency.to_its_end(work).await
@@ -106,7 +106,7 @@ pub(super) async fn test_given(
     let TestRequest { token_type: Kind(kind), token } = body;
     check(kind, &token).map_err(TokensError::from)?;
     tokens.0.tests.check(caller.user_id)?;
-    Ok(Json(tokens.0.providers.test(kind, &token).await))
+    Ok(Json(tokens.0.providers.test(kind, &token).await.into()))
 }
 
 impl Tokens {
