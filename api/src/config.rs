@@ -8,12 +8,12 @@ use ipnet::IpNet;
 use keys::KeyConfig;
 use ledger::{Clock, Rules};
 use nats::Connection;
+use outbound::providers::{ProviderUrls, UrlRefused};
 use secrecy::SecretString;
 use url::Url;
 
 use crate::auth::JwtSettings;
 use crate::http::client::TrustedProxies;
-use crate::providers::{ProviderUrls, UrlRefused};
 
 /// Fewer bytes of secret than HS256's hash has would make the secret the weakest part (RFC 7518 §3.2).
 const MIN_SECRET_BYTES: usize = 32;

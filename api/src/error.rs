@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use keys::KeysError;
+use outbound::providers::ProvidersError;
 
 use crate::limits::StartError;
-use crate::providers::ProvidersError;
 
 /// Why the api could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]

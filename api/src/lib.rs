@@ -21,7 +21,6 @@ pub mod metering;
 pub mod operations;
 pub mod plans;
 mod problems;
-pub mod providers;
 pub mod router;
 pub mod state;
 pub mod tokens;

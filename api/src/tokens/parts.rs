@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use events::{Personal, SealedJson};
 use ledger::UserId;
+use outbound::providers::Providers;
 use store::read::tokens::Token;
 use uuid::Uuid;
 
@@ -12,7 +13,6 @@ use super::request::Client;
 use crate::facts::{Projections, Writer};
 use crate::http::throttle::Throttle;
 use crate::metering::sealer::{self, SealError, Sealer};
-use crate::providers::Providers;
 
 /// Users' tokens of third parties. Cheap to clone.
 #[derive(Clone)]

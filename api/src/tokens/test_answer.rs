@@ -1,10 +1,9 @@
 //! Answer of the endpoints that test a token.
 
 use chrono::{DateTime, Utc};
+use outbound::providers;
 use serde::Serialize;
 use utoipa::ToSchema;
-
-use crate::providers;
 
 /// What a provider says of a token.
 #[derive(Serialize, ToSchema)]

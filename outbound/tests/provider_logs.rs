@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use api::providers::{ProviderUrls, Providers, TokenTest};
 use axum::Router;
 use axum::http::StatusCode;
+use outbound::providers::{ProviderUrls, Providers, TokenTest};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;

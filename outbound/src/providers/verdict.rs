@@ -3,13 +3,13 @@
 //! * a key without a permission is not a wrong key, and some providers say 401 to both;
 //! * a 403 can come from a firewall before anybody has looked at the key.
 
-use axum::http::HeaderMap;
 use chrono::{DateTime, Datelike, NaiveDateTime, Utc};
+use http::HeaderMap;
 use serde_json::Value;
 use vault::TokenKind;
 
-use super::http::Answer;
 use super::{TokenTest, UnknownReason};
+use crate::client::Answer;
 
 const SCOPES_MAX: usize = 50;
 const SCOPE_BYTES_MAX: usize = 100;
@@ -113,7 +113,7 @@ fn the_one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::{HeaderName, HeaderValue};
+    use http::{HeaderName, HeaderValue};
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let pair = |(name, value): &(&'static str, &str)| {

@@ -3,7 +3,6 @@
 //! The token goes to its provider in a header and nowhere else. Nothing that the provider answers is shown or logged,
 //! for providers quote keys in their errors, apart from a token's scopes and expiry.
 
-mod http;
 #[cfg(test)]
 mod tests;
 mod urls;
@@ -13,11 +12,12 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use chrono::{DateTime, Utc};
-use http::{Http, NoAnswer};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::sync::Semaphore;
 use vault::{SecretText, TokenKind};
+
+use crate::client::{Http, NoAnswer};
 
 pub use urls::{ProviderUrls, UrlRefused};
 

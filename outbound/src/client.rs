@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Collected, Empty, Limited};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
@@ -29,22 +29,22 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Sends requests, each on a connection of its own.
-pub(super) struct Http {
+pub(crate) struct Http {
     client: Client<Connector, Empty<Bytes>>,
     timeout: Duration,
 }
 
 /// What came back.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     /// Of an answer that refuses, unless it is too long or broke off.
-    pub(super) refusal: Option<Bytes>,
+    pub(crate) refusal: Option<Bytes>,
 }
 
 /// Why nothing came back.
 #[derive(Debug)]
-pub(super) enum NoAnswer {
+pub(crate) enum NoAnswer {
     TimedOut,
     /// Holds nothing of what was sent or received.
     Failed(hyper_util::client::legacy::Error),
@@ -52,7 +52,7 @@ pub(super) enum NoAnswer {
 
 impl Http {
     /// A connection may take `connect`, all of a request `timeout`.
-    pub(super) fn new(connect: Duration, timeout: Duration) -> Result<Self, rustls::Error> {
+    pub(crate) fn new(connect: Duration, timeout: Duration) -> Result<Self, rustls::Error> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         let inner = HttpsConnectorBuilder::new()
@@ -68,7 +68,7 @@ impl Http {
     }
 
     /// GET of this address.
-    pub(super) async fn get(&self, address: Uri, headers: HeaderMap) -> Result<Answer, NoAnswer> {
+    pub(crate) async fn get(&self, address: Uri, headers: HeaderMap) -> Result<Answer, NoAnswer> {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = address;
         *request.headers_mut() = headers;
