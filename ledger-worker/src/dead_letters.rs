@@ -13,7 +13,7 @@ use store::partitions::{self, Partition};
 
 use crate::batch::{Item, KnownKeys, Parsed, apply_late};
 use crate::error::chain;
-use crate::standing::Standing;
+use crate::log::Standing;
 
 /// How many dead letters are read at a time.
 const PAGE: i64 = 500;

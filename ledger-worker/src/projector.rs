@@ -21,8 +21,7 @@ use crate::config::WorkerConfig;
 use crate::dead_letters::{self, RetryError};
 use crate::erasures;
 use crate::error::{SessionError, chain};
-use crate::reading::{Batch, BatchError, Read, Reading, continuity};
-use crate::standing::Standing;
+use crate::log::{Batch, BatchError, Read, Reading, Standing, continuity};
 use crate::status::Status;
 use crate::thresholds::Signal;
 

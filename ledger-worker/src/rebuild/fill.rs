@@ -8,11 +8,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::log::{Ahead, Batch, Chunk, Standing, continuity};
 use crate::projector::Applier;
-use crate::reading::{Batch, continuity};
-use crate::standing::Standing;
 
-use super::ahead::{Ahead, Chunk};
 use super::{BATCH_EVENTS, Progress, Rebuild, RebuildError};
 
 /// One for the keys of users that are not remembered, one to hear of those that are destroyed.

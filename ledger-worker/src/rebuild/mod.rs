@@ -4,12 +4,8 @@
 //! exchanged with the live one in one transaction. The sums alone are counted in memory, which is faster, and put in the
 //! place of those that differ.
 
-mod ahead;
-mod audit;
 mod fill;
-mod recent;
 mod summaries;
-mod tally;
 
 use std::time::Duration;
 
@@ -22,10 +18,8 @@ use store::compare::Difference;
 use store::{Schema, next_schema};
 
 use crate::batch::ApplyError;
-use crate::reading::BatchError;
-use crate::standing::Standing;
+use crate::log::{BatchError, Standing};
 
-pub(crate) use ahead::{Ahead, each_frame};
 use fill::Fill;
 pub(crate) use summaries::{Counted, count, refuse_late_completions};
 

@@ -10,10 +10,9 @@ use store::checkpoint::{self, PARTITION};
 use store::completions::{self, Completion};
 use store::{Position, dead_letters, recount};
 
-use crate::reading::{BatchError, accepted_gaps};
+use crate::log::{BatchError, accepted_gaps, each_frame};
+use crate::recount::{Tally, Unmatched};
 
-use super::ahead::each_frame;
-use super::tally::{Tally, Unmatched};
 use super::{MAX_NAMED_ROWS, Outcome, Progress, Rebuild, RebuildError, sound_checkpoint};
 
 const PAGE: i64 = 10_000;

@@ -6,7 +6,7 @@ use nats::{Continuity, Log, RawFrame, ReadError, Reader, ReaderConfig, Stop, Ver
 
 use tokio::sync::mpsc;
 
-use super::{BATCH_EVENTS, Progress, Rebuild, RebuildError};
+use crate::rebuild::{BATCH_EVENTS, Progress, Rebuild, RebuildError};
 
 /// How often a log that does not answer is asked again before the work ends; it goes on there when started again.
 const MAX_FAILURES: u32 = 20;

@@ -10,9 +10,11 @@ use store::checkpoint::{self, Checkpoint, PARTITION};
 use store::gaps::{self, Gap};
 use store::projector_status::{self, Status};
 
-use crate::reading::continuity;
-use crate::rebuild::{Ahead, RebuildError};
-use crate::standing::Standing;
+use crate::rebuild::RebuildError;
+
+use super::ahead::Ahead;
+use super::log_check::Standing;
+use super::reading::continuity;
 
 /// The most events that are read at a time.
 const READ_EVENTS: usize = 20_000;
