@@ -18,8 +18,8 @@ mod status;
 mod thresholds;
 pub mod verify;
 
+pub use batch::{Applier, Batch, BatchError};
 pub use config::WorkerConfig;
 pub use error::WorkerError;
-pub use log::{Batch, BatchError, accepted_gaps, continuity, gaps};
-pub use projector::Applier;
+pub use log::gaps;
 pub use run::run;

@@ -40,11 +40,11 @@ pub struct Applied {
 
 /// Where events are applied.
 #[derive(Debug, Clone, Copy)]
-pub struct Target<'a> {
+pub(super) struct Target<'a> {
     /// The projection that the connection sees.
-    pub schema: Schema,
+    pub(super) schema: Schema,
     /// Users whom it has as erased.
-    pub erased: &'a HashSet<UserId>,
+    pub(super) erased: &'a HashSet<UserId>,
 }
 
 /// Why a batch was not applied.
@@ -84,7 +84,7 @@ enum Order {
 
 /// Applies all segments. With `one_by_one` an event whose values the database refuses becomes a dead letter and the rest
 /// goes on; without, the refusal is the answer, and the caller's transaction is lost.
-pub async fn apply_all(
+pub(super) async fn apply_all(
     conn: &mut PgConnection,
     target: Target<'_>,
     parsed: &Parsed,

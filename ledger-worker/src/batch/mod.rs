@@ -1,19 +1,24 @@
 //! A batch of frames on its way from the log to the tables: parsed, then made ready, then applied.
 //!
 //! Parsing and preparing are pure and run beside the database's work; applying takes a connection and a prepared batch
-//! and does not care which schema the connection's `search_path` names.
+//! and does not care which schema the connection's `search_path` names. May touch the store's projection tables and
+//! users' data keys, never the log.
 
+mod applier;
 mod apply;
 mod audited;
 mod item;
 mod parse;
 mod personal;
 mod prepare;
+mod ready;
 
-pub use apply::{Applied, ApplyError, Target, apply_all, apply_late};
+pub use applier::Applier;
+pub use apply::{Applied, ApplyError, apply_late};
 pub use audited::Audited;
 pub(crate) use audited::{Tokens, link_hash};
 pub use item::{Call, Command, Item};
 pub use parse::Parsed;
 pub use personal::KnownKeys;
 pub use prepare::{Exclude, Prepared, Segment};
+pub use ready::{Batch, BatchError};

@@ -13,8 +13,8 @@ use store::projector_status::{self, Status};
 use crate::rebuild::RebuildError;
 
 use super::ahead::Ahead;
+use super::continuity::continuity;
 use super::log_check::Standing;
-use super::reading::continuity;
 
 /// The most events that are read at a time.
 const READ_EVENTS: usize = 20_000;

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use store::checkpoint::Checkpoint;
 use store::gaps;
 
-use super::reading::accepted_gaps;
+use super::continuity::accepted_gaps;
 
 /// How a checkpoint and the stream stand to each other.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,11 +4,12 @@
 //! projector it hands to `batch`; it writes nothing that is projected.
 
 mod ahead;
+mod continuity;
 pub mod gaps;
 mod log_check;
 mod reading;
 
 pub(crate) use ahead::{Ahead, Chunk, each_frame};
+pub(crate) use continuity::{accepted_gaps, continuity};
 pub(crate) use log_check::Standing;
-pub use reading::{Batch, BatchError, accepted_gaps, continuity};
 pub(crate) use reading::{Read, Reading};

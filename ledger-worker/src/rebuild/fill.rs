@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::log::{Ahead, Batch, Chunk, Standing, continuity};
-use crate::projector::Applier;
+use crate::batch::{Applier, Batch};
+use crate::log::{Ahead, Chunk, Standing, continuity};
 
 use super::{BATCH_EVENTS, Progress, Rebuild, RebuildError};
 

@@ -17,8 +17,8 @@ use store::checkpoint::{self, PARTITION};
 use store::compare::Difference;
 use store::{Schema, next_schema};
 
-use crate::batch::ApplyError;
-use crate::log::{BatchError, Standing};
+use crate::batch::{ApplyError, BatchError};
+use crate::log::Standing;
 
 use fill::Fill;
 pub(crate) use summaries::{Counted, count, refuse_late_completions};

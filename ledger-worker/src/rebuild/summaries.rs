@@ -10,7 +10,8 @@ use store::checkpoint::{self, PARTITION};
 use store::completions::{self, Completion};
 use store::{Position, dead_letters, recount};
 
-use crate::log::{BatchError, accepted_gaps, each_frame};
+use crate::batch::BatchError;
+use crate::log::{accepted_gaps, each_frame};
 use crate::recount::{Tally, Unmatched};
 
 use super::{MAX_NAMED_ROWS, Outcome, Progress, Rebuild, RebuildError, sound_checkpoint};

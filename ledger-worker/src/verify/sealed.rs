@@ -13,7 +13,8 @@ use store::{Position, Schema, data_keys};
 use uuid::Uuid;
 use vault::{DataKey, DataKeyError, OpenError, Sealed};
 
-use crate::log::{BatchError, accepted_gaps, each_frame};
+use crate::batch::BatchError;
+use crate::log::{accepted_gaps, each_frame};
 use crate::rebuild::{Progress, Rebuild, RebuildError, sound_checkpoint};
 
 /// What became of opening everything of a user.

@@ -1,0 +1,120 @@
+//! The one way into a projection: a batch and the checkpoint's move in one transaction, for the projector and a rebuild.
+
+use std::collections::{BTreeSet, HashSet};
+
+use ledger::{Month, UserId};
+use sqlx::{Connection, PgConnection};
+use store::checkpoint::{self, Checkpoint};
+use store::partitions::{self, Partition};
+use store::{Schema, erasure, producers};
+
+use crate::error::chain;
+
+use super::apply::{Applied, ApplyError, Target, apply_all};
+use super::ready::Batch;
+
+/// Applies batches from a checkpoint on, whichever schema the connection sees.
+#[derive(Debug)]
+pub struct Applier {
+    schema: Schema,
+    partition: i16,
+    checkpoint: Checkpoint,
+    /// The last two months, if they have a partition.
+    attached: BTreeSet<Month>,
+    /// Users who are erased; None until the table was read.
+    erased: Option<HashSet<UserId>>,
+}
+
+impl Applier {
+    /// Goes on after `checkpoint`, as it is stored in `schema`.
+    pub fn new(schema: Schema, partition: i16, checkpoint: Checkpoint) -> Self {
+        Self { schema, partition, checkpoint, attached: BTreeSet::new(), erased: None }
+    }
+
+    /// How far it is.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Applies the batch, all or nothing, and moves the checkpoint with it.
+    ///
+    /// # Errors
+    /// After any error nothing is applied, or, if the connection broke during the commit, all of it: the stored
+    /// checkpoint tells.
+    pub async fn apply(&mut self, conn: &mut PgConnection, batch: &mut Batch) -> Result<Applied, ApplyError> {
+        self.ensure_partitions(conn, batch).await?;
+        match self.transaction(conn, batch, false).await {
+            Err(ApplyError::Store(error)) if error.is_refused() => {
+                tracing::warn!(
+                    last_seq = batch.last_seq,
+                    error = chain(&error),
+                    "the database refused a value; looking for the event"
+                );
+                self.transaction(conn, batch, true).await
+            }
+            other => other,
+        }
+    }
+
+    async fn ensure_partitions(
+        &mut self,
+        conn: &mut PgConnection,
+        batch: &mut Batch,
+    ) -> Result<(), store::Error> {
+        let missing: Vec<Month> = batch.months.difference(&self.attached).copied().collect();
+        for month in missing {
+            match partitions::ensure(conn, month).await? {
+                Partition::Attached => {
+                    self.attached.insert(month);
+                }
+                Partition::Detached => {
+                    batch.parsed.bury_month(month);
+                    batch.prepare();
+                }
+            }
+        }
+        // Old months get detached while we run: those are looked up for every batch.
+        if let Some(newest) = self.attached.last() {
+            let recent = newest.prev();
+            self.attached.retain(|month| *month >= recent);
+        }
+        Ok(())
+    }
+
+    async fn transaction(
+        &mut self,
+        conn: &mut PgConnection,
+        batch: &Batch,
+        one_by_one: bool,
+    ) -> Result<Applied, ApplyError> {
+        let mut tx = conn.begin().await.map_err(store::Error::from)?;
+        let stored = checkpoint::lock(&mut tx, self.partition).await?;
+        let old_seq = self.checkpoint.seq;
+        if stored.seq != old_seq {
+            let moved = store::Error::CheckpointMoved { partition: self.partition, expected_seq: old_seq };
+            return Err(moved.into());
+        }
+        let mut erased = match self.erased.take() {
+            Some(erased) => erased,
+            None => erasure::all(&mut tx).await?.into_iter().collect(),
+        };
+        let target = Target { schema: self.schema, erased: &erased };
+        let applied = apply_all(&mut tx, target, &batch.parsed, &batch.segments, one_by_one).await?;
+        if !batch.producers.is_empty() {
+            producers::set(&mut tx, &batch.producers).await?;
+        }
+        let new = Checkpoint {
+            seq: batch.last_seq,
+            frame_id: batch.frame_id.clone(),
+            frame_time: batch.frame_time.or(stored.frame_time),
+            stream_created: self.checkpoint.stream_created,
+            events: stored.events + batch.parsed.events(),
+        };
+        checkpoint::advance(&mut tx, self.schema, self.partition, old_seq, &new).await?;
+        tx.commit().await.map_err(store::Error::from)?;
+        self.checkpoint = new;
+        erased.extend(&applied.erased);
+        self.erased = Some(erased);
+        Ok(applied)
+    }
+}
