@@ -13,7 +13,7 @@ use store::partitions::{self, Partition};
 
 use crate::batch::{Item, KnownKeys, Parsed, apply_late};
 use crate::error::chain;
-use crate::log::Standing;
+use crate::log::sound_checkpoint;
 
 /// How many dead letters are read at a time.
 const PAGE: i64 = 500;
@@ -41,7 +41,7 @@ pub enum RetryError {
     Log(#[from] LogError),
     /// The stream is not the one that they are from: what stands at their places now is something else.
     #[error(transparent)]
-    Stopped(Stop),
+    Stopped(#[from] Stop),
 }
 
 /// Tries the dead letter at `position` again; `None` when there is none.
@@ -51,7 +51,7 @@ pub async fn retry_one(
     keys: &Keys,
     position: Position,
 ) -> Result<Option<bool>, RetryError> {
-    check_stream(conn, log).await?;
+    sound_checkpoint::<RetryError>(conn, log).await?;
     let mut letters = dead_letters::list(conn, None, before(position), 1).await?;
     let Some(letter) = letters.pop().filter(|letter| letter.position == position) else { return Ok(None) };
     let frame = log.frame_at(position.seq).await?;
@@ -65,7 +65,7 @@ pub async fn retry_all(
     keys: &Keys,
     reason: Option<Reason>,
 ) -> Result<RetryReport, RetryError> {
-    check_stream(conn, log).await?;
+    sound_checkpoint::<RetryError>(conn, log).await?;
     let mut report = RetryReport::default();
     let mut after = None;
     let mut frame: Option<RawFrame> = None;
@@ -125,15 +125,6 @@ async fn retry(
             Ok(keep(conn, DeadLetter { reason: Reason::Refused, ..letter }, chain(&error)).await?)
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-async fn check_stream(conn: &mut PgConnection, log: &Log) -> Result<(), RetryError> {
-    let checkpoint = checkpoint::read(conn, PARTITION).await?;
-    let state = log.state().await?;
-    match Standing::of::<RetryError>(conn, log, &checkpoint, &state).await?.into_stop() {
-        None => Ok(()),
-        Some(stop) => Err(RetryError::Stopped(stop)),
     }
 }
 

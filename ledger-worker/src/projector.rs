@@ -18,7 +18,7 @@ use crate::config::WorkerConfig;
 use crate::dead_letters::{self, RetryError};
 use crate::erasures;
 use crate::error::{SessionError, chain};
-use crate::log::{Read, Reading, Standing, continuity};
+use crate::log::{LogCheck, Read, Reading, continuity};
 use crate::status::Status;
 use crate::thresholds::Signal;
 
@@ -251,10 +251,10 @@ impl Projector {
         state: &nats::StreamState,
     ) -> Result<Result<Checkpoint, Stop>, SessionError> {
         let checkpoint = checkpoint::read(conn, PARTITION).await?;
-        match Standing::of::<SessionError>(conn, &self.log, &checkpoint, state).await? {
-            Standing::Same => Ok(Ok(checkpoint)),
-            Standing::Lost { whole_to, .. } => self.rewind(conn, checkpoint, whole_to).await.map(Ok),
-            Standing::Other(stop) => Ok(Err(stop)),
+        match LogCheck::of::<SessionError>(conn, &self.log, &checkpoint, state).await? {
+            LogCheck::Same => Ok(Ok(checkpoint)),
+            LogCheck::Lost { whole_to, .. } => self.rewind(conn, checkpoint, whole_to).await.map(Ok),
+            LogCheck::Other(stop) => Ok(Err(stop)),
         }
     }
 

@@ -2,17 +2,27 @@
 
 use std::time::Duration;
 
-use nats::{Continuity, Log, RawFrame, ReadError, Reader, ReaderConfig, Stop, Verdict};
-
+use nats::{Continuity, Log, LogError, RawFrame, ReadError, Reader, ReaderConfig, Stop, Verdict};
 use tokio::sync::mpsc;
 
-use crate::rebuild::{BATCH_EVENTS, Progress, Rebuild, RebuildError};
-
+/// The most events that are read at a time.
+pub(crate) const READ_EVENTS: usize = 20_000;
 /// How often a log that does not answer is asked again before the work ends; it goes on there when started again.
 const MAX_FAILURES: u32 = 20;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Hand-overs to the thread that takes the frames that may wait.
 const WAITING_CHUNKS: usize = 4;
+
+/// Failure to read the log up to a target.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AheadError {
+    /// The log is not whole.
+    #[error(transparent)]
+    Stopped(Stop),
+    /// The log is away.
+    #[error("the log cannot be read")]
+    Log(#[from] LogError),
+}
 
 /// Frames that follow each other.
 #[derive(Debug)]
@@ -25,16 +35,18 @@ pub(crate) struct Chunk {
     pub(crate) last_seq: u64,
 }
 
-/// Gives `take` every frame up to `target`, in order: this task reads and checks, a thread of its own takes. Answers
-/// what `state` became, and what is known of the log then.
+/// Gives `take` every frame up to `target`, in order: this task reads and checks, a thread of its own takes. `tell` hears
+/// how far it is: the last sequence, and the number of events up to it. Answers what `state` became, and what is known of
+/// the log then.
 pub(crate) async fn each_frame<T: Send + 'static>(
-    rebuild: &Rebuild<'_>,
+    log: &Log,
     continuity: Continuity,
     target: u64,
     mut state: T,
     take: fn(&mut T, &RawFrame),
-) -> Result<(T, Continuity), RebuildError> {
-    let mut ahead = Ahead::new(rebuild.log, continuity, target, BATCH_EVENTS);
+    tell: &(dyn Fn(u64, u64) + Send + Sync),
+) -> Result<(T, Continuity), AheadError> {
+    let mut ahead = Ahead::new(log, continuity, target);
     let (to, mut from) = mpsc::channel::<Vec<RawFrame>>(WAITING_CHUNKS);
     let taking = tokio::task::spawn_blocking(move || {
         while let Some(frames) = from.blocking_recv() {
@@ -49,7 +61,7 @@ pub(crate) async fn each_frame<T: Send + 'static>(
         match ahead.next().await {
             Ok(Some(chunk)) => {
                 events += chunk.frames.iter().map(|frame| frame.count() as u64).sum::<u64>();
-                (rebuild.progress)(Progress::At { seq: chunk.last_seq, target, events });
+                tell(chunk.last_seq, events);
                 if to.send(chunk.frames).await.is_err() {
                     break Ok(());
                 }
@@ -75,14 +87,13 @@ pub(crate) struct Ahead {
     reader: Reader,
     continuity: Continuity,
     target: u64,
-    max_events: usize,
     failures: u32,
 }
 
 impl Ahead {
-    pub(crate) fn new(log: &Log, continuity: Continuity, target: u64, max_events: usize) -> Self {
+    pub(crate) fn new(log: &Log, continuity: Continuity, target: u64) -> Self {
         let reader = Reader::open(log, continuity.last_seq() + 1, ReaderConfig::default());
-        Self { log: log.clone(), reader, continuity, target, max_events, failures: 0 }
+        Self { log: log.clone(), reader, continuity, target, failures: 0 }
     }
 
     /// What it knows of the log so far.
@@ -91,9 +102,9 @@ impl Ahead {
     }
 
     /// The next frames; `None` at the target.
-    pub(crate) async fn next(&mut self) -> Result<Option<Chunk>, RebuildError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Chunk>, AheadError> {
         while self.continuity.last_seq() < self.target {
-            let frames = match self.reader.next_batch(self.max_events).await {
+            let frames = match self.reader.next_batch(READ_EVENTS).await {
                 Ok(frames) => frames,
                 Err(ReadError::Reconnected) => {
                     self.failures += 1;
@@ -116,7 +127,7 @@ impl Ahead {
         Ok(None)
     }
 
-    async fn judge(&mut self, frames: Vec<RawFrame>) -> Result<Option<Chunk>, RebuildError> {
+    async fn judge(&mut self, frames: Vec<RawFrame>) -> Result<Option<Chunk>, AheadError> {
         let past_target = frames.iter().any(|frame| frame.seq > self.target);
         let within: Vec<RawFrame> = frames.into_iter().filter(|frame| frame.seq <= self.target).collect();
         let (mut apply, mut last) = (Vec::with_capacity(within.len()), None);
@@ -125,7 +136,7 @@ impl Ahead {
                 Verdict::Apply(_) => apply.push(frame.clone()),
                 Verdict::SkipDuplicate | Verdict::SkipAccepted => {}
                 Verdict::Stop(stop) => {
-                    return Err(RebuildError::Stopped(self.continuity.name_jumps(stop, &within[index..])));
+                    return Err(AheadError::Stopped(self.continuity.name_jumps(stop, &within[index..])));
                 }
             }
             last = Some(frame.clone());
@@ -136,24 +147,24 @@ impl Ahead {
         }
         // What the stream has had since before this wait, or had before a frame that came, is not on its way.
         if past_target || self.reaches_target().await? && self.waited_in_vain().await? {
-            self.continuity.check_tail(self.target).map_err(RebuildError::Stopped)?;
+            self.continuity.check_tail(self.target).map_err(AheadError::Stopped)?;
             return Ok(Some(Chunk { frames: Vec::new(), last: None, last_seq: self.target }));
         }
         Ok(None)
     }
 
     /// The target was in the log: a stream that ends before it has lost its tail, and waiting would be in vain.
-    async fn reaches_target(&self) -> Result<bool, RebuildError> {
+    async fn reaches_target(&self) -> Result<bool, AheadError> {
         let (state, checkpoint) = (self.log.state().await?, self.target);
         if state.last_seq >= checkpoint {
             return Ok(true);
         }
         let (stream, last_seq) = (state.stream, state.last_seq);
-        Err(RebuildError::Stopped(Stop::StreamTruncated { stream, checkpoint, last_seq }))
+        Err(AheadError::Stopped(Stop::StreamTruncated { stream, checkpoint, last_seq }))
     }
 
     /// Whether the frame that is due is really not there.
-    async fn waited_in_vain(&self) -> Result<bool, RebuildError> {
+    async fn waited_in_vain(&self) -> Result<bool, AheadError> {
         Ok(self.log.frame_at(self.continuity.last_seq() + 1).await?.is_none())
     }
 }

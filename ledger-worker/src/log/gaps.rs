@@ -1,4 +1,4 @@
-//! Is the log whole from the checkpoint on, and what can be accepted if it is not?
+//! Gaps of the log: whether it is whole from the checkpoint on, and what can be accepted if it is not.
 
 use std::ops::RangeInclusive;
 
@@ -10,14 +10,9 @@ use store::checkpoint::{self, Checkpoint, PARTITION};
 use store::gaps::{self, Gap};
 use store::projector_status::{self, Status};
 
-use crate::rebuild::RebuildError;
-
-use super::ahead::Ahead;
+use super::ahead::{Ahead, AheadError, READ_EVENTS};
 use super::continuity::continuity;
-use super::log_check::Standing;
-
-/// The most events that are read at a time.
-const READ_EVENTS: usize = 20_000;
+use super::log_check::LogCheck;
 
 /// How the log and the projection of it stand.
 #[derive(Debug, Clone)]
@@ -32,6 +27,17 @@ pub struct LogStatus {
     pub stop: Option<Stop>,
     /// What operators accepted before.
     pub accepted: Vec<Gap>,
+}
+
+/// Failure to compare the log with its projection.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// The database is away or refuses.
+    #[error("the projections cannot be read or written")]
+    Store(#[from] store::Error),
+    /// The log is away.
+    #[error("the log cannot be read")]
+    Log(#[from] LogError),
 }
 
 /// Why a range is not accepted.
@@ -69,7 +75,7 @@ pub enum AcceptError {
     },
     /// The log can't be read.
     #[error("the log cannot be examined")]
-    Examine(#[from] RebuildError),
+    Examine(#[from] StatusError),
     /// The event is not in the log; the range is accepted all the same, and accepting it again writes the event.
     #[error("the range is accepted, but the log does not say so yet: run the same command again")]
     Publish(#[from] nats::PublishError),
@@ -88,7 +94,7 @@ impl From<LogError> for AcceptError {
 }
 
 /// Compares checkpoint and stream, and reads what is not projected yet, as the projector does.
-pub async fn status(conn: &mut PgConnection, log: &Log) -> Result<LogStatus, RebuildError> {
+pub async fn status(conn: &mut PgConnection, log: &Log) -> Result<LogStatus, StatusError> {
     // In this order: the projector may go on in between, and what it projected is in the stream.
     let checkpoint = checkpoint::read(conn, PARTITION).await?;
     let stream = log.state().await?;
@@ -103,21 +109,21 @@ async fn find_stop(
     log: &Log,
     stream: &StreamState,
     checkpoint: &Checkpoint,
-) -> Result<Option<Stop>, RebuildError> {
-    let from = match Standing::of::<RebuildError>(conn, log, checkpoint, stream).await? {
-        Standing::Same => checkpoint.seq,
+) -> Result<Option<Stop>, StatusError> {
+    let from = match LogCheck::of::<StatusError>(conn, log, checkpoint, stream).await? {
+        LogCheck::Same => checkpoint.seq,
         // The projector is about to go back there.
-        Standing::Lost { whole_to, .. } => whole_to,
-        Standing::Other(stop) => return Ok(Some(stop)),
+        LogCheck::Lost { whole_to, .. } => whole_to,
+        LogCheck::Other(stop) => return Ok(Some(stop)),
     };
     let continuity = continuity(conn, log, from).await?;
-    let mut ahead = Ahead::new(log, continuity, stream.last_seq, READ_EVENTS);
+    let mut ahead = Ahead::new(log, continuity, stream.last_seq);
     loop {
         match ahead.next().await {
             Ok(Some(_)) => {}
             Ok(None) => return Ok(None),
-            Err(RebuildError::Stopped(stop)) => return Ok(Some(stop)),
-            Err(error) => return Err(error),
+            Err(AheadError::Stopped(stop)) => return Ok(Some(stop)),
+            Err(AheadError::Log(error)) => return Err(error.into()),
         }
     }
 }

@@ -1,15 +1,15 @@
-//! Does the stored checkpoint belong to the stream that is there now?
+//! Check whether the stored checkpoint belongs to the stream that is there now.
 
 use nats::{Log, LogError, Stop, StreamState, check_start};
 use sqlx::PgConnection;
-use store::checkpoint::Checkpoint;
+use store::checkpoint::{self, Checkpoint, PARTITION};
 use store::gaps;
 
 use super::continuity::accepted_gaps;
 
-/// How a checkpoint and the stream stand to each other.
+/// Relation of a checkpoint to the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum LogCheck {
     /// What was projected is in the stream.
     Same,
     /// The stream lost its tail, which was accepted: what follows this sequence is to be projected.
@@ -23,7 +23,7 @@ pub(crate) enum Standing {
     Other(Stop),
 }
 
-impl Standing {
+impl LogCheck {
     /// Compares them. `state` is read after `checkpoint`, or by whoever alone moves the checkpoint.
     pub(crate) async fn of<E>(
         conn: &mut PgConnection,
@@ -59,5 +59,18 @@ impl Standing {
             Self::Same => None,
             Self::Lost { stop, .. } | Self::Other(stop) => Some(stop),
         }
+    }
+}
+
+/// The sequence of the live checkpoint, if what it stands for is still in the stream.
+pub(crate) async fn sound_checkpoint<E>(conn: &mut PgConnection, log: &Log) -> Result<u64, E>
+where
+    E: From<store::Error> + From<LogError> + From<Stop>,
+{
+    let checkpoint = checkpoint::read(conn, PARTITION).await?;
+    let state = log.state().await?;
+    match LogCheck::of::<E>(conn, log, &checkpoint, &state).await?.into_stop() {
+        None => Ok(checkpoint.seq),
+        Some(stop) => Err(stop.into()),
     }
 }

@@ -9,7 +9,7 @@ pub mod gaps;
 mod log_check;
 mod reading;
 
-pub(crate) use ahead::{Ahead, Chunk, each_frame};
+pub(crate) use ahead::{Ahead, AheadError, Chunk, each_frame};
 pub(crate) use continuity::{accepted_gaps, continuity};
-pub(crate) use log_check::Standing;
+pub(crate) use log_check::{LogCheck, sound_checkpoint};
 pub(crate) use reading::{Read, Reading};

@@ -9,9 +9,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Applier, Batch};
-use crate::log::{Ahead, Chunk, Standing, continuity};
+use crate::log::{Ahead, Chunk, LogCheck, continuity};
 
-use super::{BATCH_EVENTS, Progress, Rebuild, RebuildError};
+use super::{Progress, Rebuild, RebuildError};
 
 /// One for the keys of users that are not remembered, one to hear of those that are destroyed.
 const POOL_CONNECTIONS: u32 = 2;
@@ -64,8 +64,8 @@ impl<'a> Fill<'a> {
         let mut conn = store::connect(rebuild.database_url, Schema::Next).await?;
         let stored = checkpoint::read(&mut conn, PARTITION).await?;
         let state = rebuild.log.state().await?;
-        let standing = Standing::of::<RebuildError>(&mut conn, rebuild.log, &stored, &state).await?;
-        let fits = standing == Standing::Same && stored.seq <= checkpoint::read(live, PARTITION).await?.seq;
+        let check = LogCheck::of::<RebuildError>(&mut conn, rebuild.log, &stored, &state).await?;
+        let fits = check == LogCheck::Same && stored.seq <= checkpoint::read(live, PARTITION).await?.seq;
         if !fits {
             tracing::warn!(
                 seq = stored.seq,
@@ -106,7 +106,7 @@ impl<'a> Fill<'a> {
         }
         let seq = self.seq();
         let continuity = continuity(&mut self.conn, self.rebuild.log, seq).await?;
-        let ahead = Ahead::new(self.rebuild.log, continuity, target, BATCH_EVENTS);
+        let ahead = Ahead::new(self.rebuild.log, continuity, target);
         let (to, mut from) = mpsc::channel(1);
         // Dropping the set ends the reader, however this function is left.
         let mut reader = JoinSet::new();
@@ -142,7 +142,7 @@ async fn prepare(
                 Batch::read(frames, last, &keys, &pool).await.map_err(RebuildError::from)
             }
             Ok(Some(chunk)) => Ok(Batch::gap(chunk.last_seq)),
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         };
         let failed = batch.is_err();
         permit.send(batch.map(Box::new));

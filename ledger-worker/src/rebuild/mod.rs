@@ -18,7 +18,7 @@ use store::compare::Difference;
 use store::{Schema, next_schema};
 
 use crate::batch::{ApplyError, BatchError};
-use crate::log::Standing;
+use crate::log::{AheadError, LogCheck};
 
 use fill::Fill;
 pub(crate) use summaries::{Counted, count, refuse_late_completions};
@@ -26,8 +26,6 @@ pub(crate) use summaries::{Counted, count, refuse_late_completions};
 /// Rows that are named of each table that differs.
 pub const MAX_NAMED_ROWS: usize = 20;
 
-/// The most events of one transaction, or of one hand-over in memory.
-pub(crate) const BATCH_EVENTS: usize = 20_000;
 /// So near to the live projection filling ends, and the rest is done while the projector waits.
 const NEAR_FRAMES: u64 = 200;
 /// How often filling catches up with a projector that goes on.
@@ -40,16 +38,6 @@ const SWAP_WITHIN: Duration = Duration::from_mins(1);
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 const SWAP_PAUSE: Duration = Duration::from_millis(200);
-
-/// The live checkpoint, if what it stands for is still in the stream.
-pub(crate) async fn sound_checkpoint(conn: &mut PgConnection, log: &Log) -> Result<u64, RebuildError> {
-    let checkpoint = checkpoint::read(conn, PARTITION).await?;
-    let state = log.state().await?;
-    match Standing::of::<RebuildError>(conn, log, &checkpoint, &state).await?.into_stop() {
-        None => Ok(checkpoint.seq),
-        Some(stop) => Err(RebuildError::Stopped(stop)),
-    }
-}
 
 /// What is rebuilt, from where, and who is told how it goes.
 #[derive(Clone, Copy)]
@@ -124,7 +112,7 @@ pub enum RebuildError {
     },
     /// The log is not whole.
     #[error(transparent)]
-    Stopped(Stop),
+    Stopped(#[from] Stop),
     /// What is read makes no batch.
     #[error(transparent)]
     Batch(#[from] BatchError),
@@ -156,6 +144,15 @@ impl From<ApplyError> for RebuildError {
         match error {
             ApplyError::Store(error) => Self::Store(error),
             error @ ApplyError::BrokenLink { .. } => Self::BrokenLink(error),
+        }
+    }
+}
+
+impl From<AheadError> for RebuildError {
+    fn from(error: AheadError) -> Self {
+        match error {
+            AheadError::Stopped(stop) => Self::Stopped(stop),
+            AheadError::Log(error) => Self::Log(error),
         }
     }
 }
@@ -232,10 +229,10 @@ impl Rebuild<'_> {
     async fn target(&self, conn: &mut PgConnection) -> Result<u64, RebuildError> {
         let checkpoint = checkpoint::read(conn, PARTITION).await?;
         let state = self.log.state().await?;
-        match Standing::of::<RebuildError>(conn, self.log, &checkpoint, &state).await? {
-            Standing::Same => Ok(checkpoint.seq),
-            Standing::Lost { .. } | Standing::Other(Stop::StreamReplaced { .. }) => Ok(state.last_seq),
-            Standing::Other(stop) => Err(RebuildError::Stopped(stop)),
+        match LogCheck::of::<RebuildError>(conn, self.log, &checkpoint, &state).await? {
+            LogCheck::Same => Ok(checkpoint.seq),
+            LogCheck::Lost { .. } | LogCheck::Other(Stop::StreamReplaced { .. }) => Ok(state.last_seq),
+            LogCheck::Other(stop) => Err(RebuildError::Stopped(stop)),
         }
     }
 

@@ -11,10 +11,10 @@ use store::completions::{self, Completion};
 use store::{Position, dead_letters, recount};
 
 use crate::batch::BatchError;
-use crate::log::{accepted_gaps, each_frame};
+use crate::log::{accepted_gaps, each_frame, sound_checkpoint};
 use crate::recount::{Tally, Unmatched};
 
-use super::{MAX_NAMED_ROWS, Outcome, Progress, Rebuild, RebuildError, sound_checkpoint};
+use super::{MAX_NAMED_ROWS, Outcome, Progress, Rebuild, RebuildError};
 
 const PAGE: i64 = 10_000;
 
@@ -51,7 +51,8 @@ pub(crate) async fn count(
     target: u64,
 ) -> Result<Counted, RebuildError> {
     let Counted { tally, continuity } = counted;
-    let (tally, continuity) = each_frame(rebuild, continuity, target, tally, Tally::frame).await?;
+    let tell = |seq, events| (rebuild.progress)(Progress::At { seq, target, events });
+    let (tally, continuity) = each_frame(rebuild.log, continuity, target, tally, Tally::frame, &tell).await?;
     if let Some(seq) = tally.earlier_build() {
         return Err(BatchError::EarlierBuild { seq }.into());
     }
@@ -65,7 +66,7 @@ pub(super) async fn rebuild(
     dry_run: bool,
 ) -> Result<Outcome, RebuildError> {
     (rebuild.progress)(Progress::Step("counting"));
-    let near = sound_checkpoint(live, rebuild.log).await?;
+    let near = sound_checkpoint::<RebuildError>(live, rebuild.log).await?;
     let counted = Counted::start(rebuild, live, None).await?;
     let mut counted = count(rebuild, counted, near).await?;
     let mut tx = live.begin().await?;

@@ -6,9 +6,9 @@ use ledger::UserId;
 use sqlx::Connection;
 use store::{Schema, recount};
 
+use crate::log::sound_checkpoint;
 use crate::rebuild::{
     Counted, MAX_NAMED_ROWS, Outcome, Progress, Rebuild, RebuildError, count, refuse_late_completions,
-    sound_checkpoint,
 };
 
 pub use sealed::{Fault, SealedReport, Tried, open_all};
@@ -18,7 +18,7 @@ pub use sealed::{Fault, SealedReport, Tried, open_all};
 pub async fn verify(rebuild: &Rebuild<'_>, user: Option<UserId>) -> Result<Outcome, RebuildError> {
     let mut conn = store::connect(rebuild.database_url, Schema::Live).await?;
     let mut snapshot = conn.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
-    let seq = sound_checkpoint(&mut snapshot, rebuild.log).await?;
+    let seq = sound_checkpoint::<RebuildError>(&mut snapshot, rebuild.log).await?;
     (rebuild.progress)(Progress::Step("counting"));
     let counted = Counted::start(rebuild, &mut snapshot, user).await?.with_audit();
     let counted = count(rebuild, counted, seq).await?;
