@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use keys::Keys;
-use ledger_worker::rebuild::{Finish, Outcome, Rebuild};
+use ledger_worker::rebuild::{Compared, Finish, Rebuild};
 
 use crate::config::Settings;
 use crate::differences;
@@ -58,7 +58,7 @@ pub(crate) async fn run(arguments: &Arguments, settings: &Settings) -> Result<Ex
         eprintln!("the rebuilt tables are live");
         return Ok(ExitCode::SUCCESS);
     }
-    let outcome = match arguments.only {
+    let compared = match arguments.only {
         Some(Only::Summaries) => rebuild.summaries(arguments.dry_run).await?,
         None => {
             let keys = Keys::start(database_url, &settings.keys(), &clock).await?;
@@ -66,7 +66,7 @@ pub(crate) async fn run(arguments: &Arguments, settings: &Settings) -> Result<Ex
         }
     };
     bar.finish();
-    tell(arguments, &outcome)
+    tell(arguments, &compared)
 }
 
 impl Arguments {
@@ -79,9 +79,9 @@ impl Arguments {
     }
 }
 
-fn tell(arguments: &Arguments, outcome: &Outcome) -> Result<ExitCode> {
-    differences::print(&outcome.differences, "log")?;
-    let (differs, events, seq) = (!outcome.differences.is_empty(), outcome.events, outcome.seq);
+fn tell(arguments: &Arguments, compared: &Compared) -> Result<ExitCode> {
+    differences::print(&compared.differences, "log")?;
+    let (differs, events, seq) = (!compared.differences.is_empty(), compared.events, compared.seq);
     let found = if differs { "differences as listed" } else { "no differences" };
     let done = match (arguments.dry_run, arguments.hold, arguments.only) {
         (true, _, _) => "dry run, nothing was changed",
@@ -92,7 +92,7 @@ fn tell(arguments: &Arguments, outcome: &Outcome) -> Result<ExitCode> {
     };
     eprintln!(
         "{events} events read; {} tables compared at frame {seq}: {found}; {done}",
-        outcome.tables.len()
+        compared.tables.len()
     );
     Ok(if differs && arguments.dry_run { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

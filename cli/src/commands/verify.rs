@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use keys::Keys;
 use ledger::{ExternalId, UserId, UserRef};
-use ledger_worker::rebuild::{Outcome, Rebuild};
+use ledger_worker::rebuild::{Compared, Rebuild};
 use ledger_worker::verify::{self, SealedReport};
 use store::{Schema, data_keys, remains};
 
@@ -42,13 +42,13 @@ pub(crate) async fn run(arguments: &Arguments, settings: &Settings) -> Result<Ex
     let bar = Bar::new();
     let progress = |step| bar.show(step);
     let rebuild = Rebuild { database_url, log: &log, progress: &progress };
-    let outcome = verify::verify(&rebuild, user.as_ref().map(|(user, _)| *user)).await?;
+    let compared = verify::verify(&rebuild, user.as_ref().map(|(user, _)| *user)).await?;
     let opened = match &user {
         None => None,
         Some((user, keys)) => Some((*user, verify::open_all(&rebuild, *user, keys.as_ref()).await?)),
     };
     bar.finish();
-    let agrees = tell(&outcome)?;
+    let agrees = tell(&compared)?;
     let is_proven = opened.is_none_or(|(user, report)| tell_opened(user, report));
     Ok(if agrees && is_proven { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -95,10 +95,10 @@ async fn start_keys(settings: &Settings) -> Result<Keys> {
     Ok(Keys::start(settings.database_url()?, &settings.keys(), &settings.clock()?).await?)
 }
 
-fn tell(outcome: &Outcome) -> Result<bool> {
-    differences::print(&outcome.differences, "log")?;
-    let (events, seq, tables) = (outcome.events, outcome.seq, outcome.tables.len());
-    if outcome.differences.is_empty() {
+fn tell(compared: &Compared) -> Result<bool> {
+    differences::print(&compared.differences, "log")?;
+    let (events, seq, tables) = (compared.events, compared.seq, compared.tables.len());
+    if compared.differences.is_empty() {
         println!("log, calls and sums agree: {events} events up to frame {seq}, {tables} comparisons");
         return Ok(true);
     }

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::{Applier, Batch};
 use crate::log::{Ahead, Chunk, LogCheck, continuity};
 
-use super::{Progress, Rebuild, RebuildError};
+use super::error::RebuildError;
+use super::job::{Progress, Rebuild};
 
 /// One for the keys of users that are not remembered, one to hear of those that are destroyed.
 const POOL_CONNECTIONS: u32 = 2;

@@ -1,30 +1,29 @@
 //! Rebuilding the projections from the log, beside the projector that goes on.
 //!
 //! The whole of them goes into a schema of its own, filled by the very code that the projector runs, and is then
-//! exchanged with the live one in one transaction. The sums alone are counted in memory, which is faster, and put in the
-//! place of those that differ.
+//! exchanged with the live one in one transaction. The sums alone are counted in memory (`recount/`), which is faster, and
+//! put in the place of those that differ. May touch `ledger_next`, and the live tables in those two transactions alone.
 
+mod error;
 mod fill;
+mod job;
 mod summaries;
 
 use std::time::Duration;
 
-use keys::{Keys, KeysError};
-use nats::{Log, LogError, Stop};
+use keys::Keys;
+use nats::Stop;
 use sqlx::{Connection, PgConnection};
 use store::advisory::{self, Lock};
 use store::checkpoint::{self, PARTITION};
-use store::compare::Difference;
 use store::{Schema, next_schema};
 
-use crate::batch::{ApplyError, BatchError};
-use crate::log::{AheadError, LogCheck};
+use crate::log::LogCheck;
+
+pub use error::RebuildError;
+pub use job::{Compared, Finish, Progress, Rebuild};
 
 use fill::Fill;
-pub(crate) use summaries::{Counted, count, refuse_late_completions};
-
-/// Rows that are named of each table that differs.
-pub const MAX_NAMED_ROWS: usize = 20;
 
 /// So near to the live projection filling ends, and the rest is done while the projector waits.
 const NEAR_FRAMES: u64 = 200;
@@ -39,134 +38,10 @@ const LOCK_WITHIN: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 const SWAP_PAUSE: Duration = Duration::from_millis(200);
 
-/// What is rebuilt, from where, and who is told how it goes.
-#[derive(Clone, Copy)]
-pub struct Rebuild<'a> {
-    /// Where the projections are.
-    pub database_url: &'a str,
-    /// What they are made from.
-    pub log: &'a Log,
-    /// Told often; not to be slow.
-    pub progress: &'a (dyn Fn(Progress) + Send + Sync),
-}
-
-/// How far a rebuild is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// A step begins.
-    Step(&'static str),
-    /// An earlier rebuild is gone on with, after this sequence.
-    Resumed(u64),
-    /// So many events are behind it, up to this sequence of the log.
-    At {
-        /// Last sequence that is done.
-        seq: u64,
-        /// Where it ends for now.
-        target: u64,
-        /// Events of this run.
-        events: u64,
-    },
-}
-
-/// What becomes of the rebuilt projections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
-    /// They take the place of the live ones.
-    Swap,
-    /// They are kept beside them.
-    Hold,
-    /// They are dropped; nothing changes.
-    DryRun,
-}
-
-/// What came of a rebuild.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
-    /// The last sequence that was compared.
-    pub seq: u64,
-    /// Events that were read in this run.
-    pub events: u64,
-    /// What was compared.
-    pub tables: Vec<String>,
-    /// What differed; `expected` is what the log says.
-    pub differences: Vec<Difference>,
-}
-
-/// Why a rebuild or a count did not come to its end. Nothing that is read was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum RebuildError {
-    /// Another one is at work.
-    #[error("another rebuild is at work on this database; wait for it to end")]
-    Busy,
-    /// There is no rebuilt schema.
-    #[error("there is nothing to swap; run `usage-ledger rebuild --hold` first")]
-    NothingHeld,
-    /// Somebody reads all the time.
-    #[error("readers did not leave the tables for {} s; the rebuilt ones are kept: run `usage-ledger rebuild --swap` later", SWAP_WITHIN.as_secs())]
-    Readers,
-    /// Others built on the tables.
-    #[error("{} would be lost with the tables that are replaced; drop what is listed, rebuild, and make it anew", names.join(", "))]
-    Dependants {
-        /// What they built.
-        names: Vec<String>,
-    },
-    /// The log is not whole.
-    #[error(transparent)]
-    Stopped(#[from] Stop),
-    /// What is read makes no batch.
-    #[error(transparent)]
-    Batch(#[from] BatchError),
-    /// An event that is not to be passed over cannot be applied.
-    #[error(transparent)]
-    BrokenLink(ApplyError),
-    /// Completions name calls that are not remembered.
-    #[error("{calls} calls were completed long after they began; run a full `usage-ledger rebuild`")]
-    LateCompletions {
-        /// How many.
-        calls: usize,
-    },
-    /// The dead letters changed under the count.
-    #[error("dead letters were retried meanwhile; run it again")]
-    DeadLettersMoved,
-    /// What is sealed cannot be opened.
-    #[error("the data keys cannot be read")]
-    Keys(#[from] KeysError),
-    /// The database is away or refuses.
-    #[error("the projections cannot be read or written")]
-    Store(#[from] store::Error),
-    /// The log is away.
-    #[error("the log cannot be read")]
-    Log(#[from] LogError),
-}
-
-impl From<ApplyError> for RebuildError {
-    fn from(error: ApplyError) -> Self {
-        match error {
-            ApplyError::Store(error) => Self::Store(error),
-            error @ ApplyError::BrokenLink { .. } => Self::BrokenLink(error),
-        }
-    }
-}
-
-impl From<AheadError> for RebuildError {
-    fn from(error: AheadError) -> Self {
-        match error {
-            AheadError::Stopped(stop) => Self::Stopped(stop),
-            AheadError::Log(error) => Self::Log(error),
-        }
-    }
-}
-
-impl From<sqlx::Error> for RebuildError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Store(error.into())
-    }
-}
-
 impl Rebuild<'_> {
     /// Fills fresh tables from the log, compares them with the live ones, and then does as `finish` says. After a crash
     /// it goes on where it was.
-    pub async fn run(&self, keys: &Keys, finish: Finish) -> Result<Outcome, RebuildError> {
+    pub async fn run(&self, keys: &Keys, finish: Finish) -> Result<Compared, RebuildError> {
         let mut live = self.lock().await?;
         if finish == Finish::Swap {
             // Filling may take hours; the exchange looks again.
@@ -174,7 +49,7 @@ impl Rebuild<'_> {
         }
         let mut fill = Fill::open(self, keys, &mut live).await?;
         self.catch_up(&mut live, &mut fill).await?;
-        let mut outcome = self.compare(&mut live, &mut fill).await?;
+        let mut compared = self.compare(&mut live, &mut fill).await?;
         match finish {
             Finish::Swap => self.exchange(&mut live, &mut fill).await?,
             Finish::Hold => {}
@@ -182,8 +57,8 @@ impl Rebuild<'_> {
                 next_schema::drop_next(&mut live).await?;
             }
         }
-        outcome.events = fill.events();
-        Ok(outcome)
+        compared.events = fill.events();
+        Ok(compared)
     }
 
     /// Exchanges what an earlier run held back, after catching up.
@@ -204,7 +79,7 @@ impl Rebuild<'_> {
     }
 
     /// Counts summaries and roll-ups anew, and unless it is a dry run, puts them in the place of those that differ.
-    pub async fn summaries(&self, dry_run: bool) -> Result<Outcome, RebuildError> {
+    pub async fn summaries(&self, dry_run: bool) -> Result<Compared, RebuildError> {
         let mut live = self.lock().await?;
         summaries::rebuild(self, &mut live, dry_run).await
     }
@@ -249,7 +124,7 @@ impl Rebuild<'_> {
     }
 
     /// Compares both projections at the same position of the log. The projector waits only until they are level.
-    async fn compare(&self, live: &mut PgConnection, fill: &mut Fill<'_>) -> Result<Outcome, RebuildError> {
+    async fn compare(&self, live: &mut PgConnection, fill: &mut Fill<'_>) -> Result<Compared, RebuildError> {
         (self.progress)(Progress::Step("comparing"));
         let mut hold = live.begin().await?;
         next_schema::hold_projector(&mut hold).await?;
@@ -262,13 +137,10 @@ impl Rebuild<'_> {
         let (_, next_seq) = next_schema::checkpoints(&mut snapshot, PARTITION).await?;
         hold.rollback().await?;
         debug_assert_eq!(next_seq, seq, "nobody else fills it");
-        let mut outcome = Outcome { seq, events: 0, tables: Vec::new(), differences: Vec::new() };
-        for comparison in store::compare::next_with_live(&mut snapshot).await? {
-            outcome.differences.extend(comparison.run(&mut snapshot, MAX_NAMED_ROWS).await?);
-            outcome.tables.push(comparison.name);
-        }
+        let comparisons = store::compare::next_with_live(&mut snapshot).await?;
+        let compared = Compared::by(&mut snapshot, seq, fill.events(), comparisons).await?;
         snapshot.rollback().await?;
-        Ok(outcome)
+        Ok(compared)
     }
 
     async fn exchange(&self, live: &mut PgConnection, fill: &mut Fill<'_>) -> Result<(), RebuildError> {
@@ -290,7 +162,7 @@ impl Rebuild<'_> {
             }
             tx.rollback().await?;
             if tokio::time::Instant::now() > until {
-                return Err(RebuildError::Readers);
+                return Err(RebuildError::Readers { within: SWAP_WITHIN });
             }
             tokio::time::sleep(SWAP_PAUSE).await;
         }

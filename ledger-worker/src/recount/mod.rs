@@ -4,7 +4,8 @@
 //! May touch events and frames, and of `batch` the form of an audit chain's link; never what the projector adds up.
 
 mod audit;
+mod count;
 mod recent;
 mod tally;
 
-pub(crate) use tally::{Tally, Unmatched};
+pub(crate) use count::{CountError, Counted, count, dead_positions, refuse_late_completions};

@@ -1,5 +1,8 @@
-//! `verify`: do log, rows and sums agree, and does what is sealed for a user open?
+//! Verification: whether log, rows and sums agree, and whether what is sealed for a user opens.
+//!
+//! Counts by `recount/`, which shares no code with what it checks. Reads the tables in one snapshot and changes nothing.
 
+mod error;
 mod sealed;
 
 use ledger::UserId;
@@ -7,21 +10,22 @@ use sqlx::Connection;
 use store::{Schema, recount};
 
 use crate::log::sound_checkpoint;
-use crate::rebuild::{
-    Counted, MAX_NAMED_ROWS, Outcome, Progress, Rebuild, RebuildError, count, refuse_late_completions,
-};
+use crate::rebuild::{Compared, Progress, Rebuild};
+use crate::recount::{Counted, count, refuse_late_completions};
 
+pub use error::VerifyError;
 pub use sealed::{Fault, SealedReport, Tried, open_all};
 
 /// Counts the log up to the checkpoint, and compares it with the stored sums, with the calls themselves, and these with
-/// the sums, and the audit chains link by link; of one user, or of all. Everything is seen as at one instant, beside a projector that goes on.
-pub async fn verify(rebuild: &Rebuild<'_>, user: Option<UserId>) -> Result<Outcome, RebuildError> {
+/// the sums, and the audit chains link by link; of one user, or of all. Everything is seen as at one instant, beside a
+/// projector that goes on.
+pub async fn verify(rebuild: &Rebuild<'_>, user: Option<UserId>) -> Result<Compared, VerifyError> {
     let mut conn = store::connect(rebuild.database_url, Schema::Live).await?;
     let mut snapshot = conn.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
-    let seq = sound_checkpoint::<RebuildError>(&mut snapshot, rebuild.log).await?;
+    let seq = sound_checkpoint::<VerifyError>(&mut snapshot, rebuild.log).await?;
     (rebuild.progress)(Progress::Step("counting"));
-    let counted = Counted::start(rebuild, &mut snapshot, user).await?.with_audit();
-    let counted = count(rebuild, counted, seq).await?;
+    let counted = Counted::start(&mut snapshot, rebuild.log, user).await?.with_audit();
+    let counted = count(rebuild.log, counted, seq, &rebuild.progress_to(seq)).await?;
     refuse_late_completions(&mut snapshot, counted.tally.unmatched()).await?;
     (rebuild.progress)(Progress::Step("comparing"));
     let (summaries, hours) = counted.tally.sums();
@@ -29,13 +33,8 @@ pub async fn verify(rebuild: &Rebuild<'_>, user: Option<UserId>) -> Result<Outco
     if let Some(audit) = counted.tally.audit() {
         recount::stage_vault(&mut snapshot, audit.links(), &audit.tokens()).await?;
     }
-    let mut outcome =
-        Outcome { seq, events: counted.tally.events(), tables: Vec::new(), differences: Vec::new() };
-    let comparisons = recount::sums(user).into_iter().chain(recount::rows(user)).chain(recount::vault(user));
-    for comparison in comparisons {
-        outcome.differences.extend(comparison.run(&mut snapshot, MAX_NAMED_ROWS).await?);
-        outcome.tables.push(comparison.name);
-    }
+    let comparisons = [recount::sums(user), recount::rows(user), recount::vault(user)].concat();
+    let compared = Compared::by(&mut snapshot, seq, counted.tally.events(), comparisons).await?;
     snapshot.rollback().await?;
-    Ok(outcome)
+    Ok(compared)
 }

@@ -15,7 +15,9 @@ use vault::{DataKey, DataKeyError, OpenError, Sealed};
 
 use crate::batch::BatchError;
 use crate::log::{accepted_gaps, each_frame, sound_checkpoint};
-use crate::rebuild::{Progress, Rebuild, RebuildError};
+use crate::rebuild::{Progress, Rebuild};
+
+use super::error::VerifyError;
 
 /// What became of opening everything of a user.
 #[derive(Debug)]
@@ -93,10 +95,10 @@ pub async fn open_all(
     rebuild: &Rebuild<'_>,
     user: UserId,
     keys: Option<&Keys>,
-) -> Result<SealedReport, RebuildError> {
+) -> Result<SealedReport, VerifyError> {
     let mut conn = store::connect(rebuild.database_url, Schema::Live).await?;
     let mut snapshot = conn.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
-    let seq = sound_checkpoint::<RebuildError>(&mut snapshot, rebuild.log).await?;
+    let seq = sound_checkpoint::<VerifyError>(&mut snapshot, rebuild.log).await?;
     let standing = remains::standing(&mut snapshot, user).await?;
     let rows = remains::personal_rows(&mut snapshot, user).await?;
     let stored_tokens = remains::tokens(&mut snapshot, user).await?;
@@ -116,7 +118,7 @@ pub async fn open_all(
     (rebuild.progress)(Progress::Step("opening"));
     let continuity = Continuity::new(rebuild.log.stream().clone(), 0, HashMap::new(), accepted);
     let walk = Walk::new(user, opened);
-    let tell = |at, events| (rebuild.progress)(Progress::At { seq: at, target: seq, events });
+    let tell = rebuild.progress_to(seq);
     let (walk, _) = each_frame(rebuild.log, continuity, seq, walk, Walk::frame, &tell).await?;
     if let Some(seq) = walk.earlier_build {
         return Err(BatchError::EarlierBuild { seq }.into());

@@ -9,6 +9,7 @@ use events::GapKind;
 use ledger::Category::Other;
 use ledger_worker::dead_letters::{RetryError, retry_all};
 use ledger_worker::rebuild::{Finish, RebuildError};
+use ledger_worker::verify::VerifyError;
 use nats::{EncodedEvent, Stop};
 use testkit::{PrivateServers, wait_until};
 
@@ -23,16 +24,16 @@ const SOON: Duration = Duration::from_secs(20);
 impl TestLedger {
     /// What verify, rebuild, the count and a retry say of a log that is not the one of the checkpoint.
     async fn stops(&self) -> Result<[Stop; 4]> {
-        let stop = |error: RebuildError| match error {
-            RebuildError::Stopped(stop) => stop,
-            other => panic!("{other}"),
-        };
         let rebuild = self.rebuild();
-        let verify = tokio::time::timeout(SOON, self.verified()).await?.expect_err("it differs");
-        let whole = tokio::time::timeout(SOON, rebuild.run(&self.keys, Finish::DryRun))
-            .await?
-            .expect_err("it differs");
-        Ok([stop(verify), stop(whole), self.count_stops().await?, self.retry_stops().await?])
+        let verify = match tokio::time::timeout(SOON, self.verified()).await? {
+            Err(VerifyError::Stopped(stop)) => stop,
+            other => panic!("{other:?}"),
+        };
+        let whole = match tokio::time::timeout(SOON, rebuild.run(&self.keys, Finish::DryRun)).await? {
+            Err(RebuildError::Stopped(stop)) => stop,
+            other => panic!("{other:?}"),
+        };
+        Ok([verify, whole, self.count_stops().await?, self.retry_stops().await?])
     }
 
     async fn count_stops(&self) -> Result<Stop> {
@@ -159,7 +160,7 @@ async fn a_replaced_log_is_rebuilt_from_and_its_places_are_not_mistaken() -> Res
     let replaced = |stop: &Stop| matches!(stop, Stop::StreamReplaced { .. });
     assert!(replaced(&ledger.count_stops().await?) && replaced(&ledger.retry_stops().await?));
     let verify = tokio::time::timeout(SOON, ledger.verified()).await?;
-    assert!(matches!(&verify, Err(RebuildError::Stopped(stop)) if replaced(stop)), "{verify:?}");
+    assert!(matches!(&verify, Err(VerifyError::Stopped(stop)) if replaced(stop)), "{verify:?}");
     assert_eq!((ledger.number(ROWS).await, ledger.number(DEAD).await), (3, 1), "nothing was applied");
 
     // The way on that the stop names, though this log is shorter than the one that was projected.

@@ -9,7 +9,7 @@ use anyhow::Result;
 use futures_util::future::join_all;
 use ledger::Category::{Analyze, Other};
 use ledger::{Month, UserId};
-use ledger_worker::rebuild::{Finish, Outcome, Progress, Rebuild, RebuildError};
+use ledger_worker::rebuild::{Compared, Finish, Progress, Rebuild, RebuildError};
 use nats::EncodedEvent;
 use sqlx::{Connection, PgConnection};
 use testkit::wait_until;
@@ -122,7 +122,7 @@ async fn keep_calling(ledger: &TestLedger, users: &[UserId], stop: &AtomicBool) 
 }
 
 /// The rebuild is given up like one that is killed: at whatever it was doing when half of the log was behind it.
-async fn kill_half_way_and_resume(ledger: &TestLedger, last: u64) -> Result<Outcome> {
+async fn kill_half_way_and_resume(ledger: &TestLedger, last: u64) -> Result<Compared> {
     let (at, half) = (AtomicU64::new(0), last / 2);
     let note = |progress| {
         if let Progress::At { seq, .. } = progress {

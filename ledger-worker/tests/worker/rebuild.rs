@@ -4,7 +4,8 @@ use anyhow::Result;
 use events::{Body, CallCompleted, Event, LimitRejected, PeriodClosed, SOURCE_WORKER};
 use ledger::Category::{Analyze, Auth, Other};
 use ledger::{Meter, Month, UserId};
-use ledger_worker::rebuild::{Finish, Outcome, Progress, Rebuild, RebuildError};
+use ledger_worker::rebuild::{Compared, Finish, Progress, Rebuild, RebuildError};
+use ledger_worker::verify::{VerifyError, verify};
 use nats::EncodedEvent;
 
 use crate::support::{TestLedger, call, minutes, plan, reported, reset};
@@ -16,8 +17,8 @@ impl TestLedger {
         Rebuild { database_url: self.env.database_url(), log: &self.log, progress: SILENT }
     }
 
-    pub(crate) async fn verified(&self) -> Result<Outcome, RebuildError> {
-        ledger_worker::verify::verify(&self.rebuild(), None).await
+    pub(crate) async fn verified(&self) -> Result<Compared, VerifyError> {
+        verify(&self.rebuild(), None).await
     }
 
     /// Events of every kind: reported twice, completed, un-counted, reset, closed, unknown, refused, another plan.
@@ -156,8 +157,8 @@ async fn rows_changed_by_hand_are_found_and_mended() -> Result<()> {
                     WHERE (user_id, month_year) = (SELECT user_id, month_year FROM monthly_usage_summary LIMIT 1);
                     DELETE FROM api_usage WHERE id = (SELECT id FROM api_usage LIMIT 1);
                     DELETE FROM usage_daily WHERE (user_id, bucket) = (SELECT user_id, bucket FROM usage_daily LIMIT 1)").await;
-    let tables = |outcome: &Outcome| -> Vec<String> {
-        outcome.differences.iter().map(|difference| difference.name.clone()).collect()
+    let tables = |compared: &Compared| -> Vec<String> {
+        compared.differences.iter().map(|difference| difference.name.clone()).collect()
     };
     let found = tables(&ledger.verified().await?);
     assert_eq!(found, ["monthly_usage_summary", "usage_daily", "api_usage", "monthly_usage_summary by rows"]);
