@@ -10,7 +10,7 @@ use std::ops::Range;
 use ledger::{Month, UserId};
 use sqlx::PgConnection;
 use store::completions::{self, Completion, OpenCall};
-use store::dead_letters::{self, Reason};
+use store::dead_letters;
 use store::savepoint::{self, Savepoint};
 use store::summaries::{self, Correction, Crossed};
 use store::{
@@ -18,9 +18,8 @@ use store::{
     usage_rows,
 };
 
-use crate::error::chain;
-
 use super::audited;
+use super::fault::EventFault;
 use super::item::Item;
 use super::parse::Parsed;
 use super::prepare::{Exclude, Prepared, Segment, count, rollup_delta, start_of_hour};
@@ -150,8 +149,8 @@ async fn isolate(
                     let position = parsed.items()[items.start].position();
                     return Err(ApplyError::BrokenLink { position, source: error });
                 } else {
-                    let detail = chain(&error);
-                    let letter = parsed.dead_letter(&parsed.items()[items.start], Reason::Refused, detail);
+                    let fault = EventFault::Refused(error);
+                    let letter = parsed.dead_letter(&parsed.items()[items.start], &fault);
                     dead_letters::record(conn, &letter).await?;
                     applied.dead += 1;
                 }
@@ -301,8 +300,8 @@ impl Step<'_> {
                     }
                 }
                 None => {
-                    let detail = "the user has no call with this id and time before it".to_owned();
-                    dead_letters::record(conn, &self.dead_letter_at(completion, detail)).await?;
+                    let letter = self.dead_letter_at(completion, &EventFault::NoCall);
+                    dead_letters::record(conn, &letter).await?;
                     dead += 1;
                 }
             }
@@ -325,10 +324,10 @@ impl Step<'_> {
         Ok(dead)
     }
 
-    fn dead_letter_at(&self, completion: &Completion, detail: String) -> dead_letters::DeadLetter {
+    fn dead_letter_at(&self, completion: &Completion, fault: &EventFault) -> dead_letters::DeadLetter {
         let items = &self.parsed.items()[self.items.clone()];
         let at = items.partition_point(|item: &Item| item.position() < completion.position);
-        self.parsed.dead_letter(&items[at], Reason::Domain, detail)
+        self.parsed.dead_letter(&items[at], fault)
     }
 }
 

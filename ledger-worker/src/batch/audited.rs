@@ -15,6 +15,8 @@ use store::tokens::{self, StoredToken, TokenUse};
 use store::{Position, Schema};
 use uuid::Uuid;
 
+use super::fault::EventFault;
+
 /// One of them, read.
 #[derive(Debug, Clone)]
 pub struct Audited {
@@ -44,8 +46,8 @@ impl Audited {
         event: &Event<'_>,
         raw: &str,
         personal: &Personal<'_>,
-    ) -> Result<Self, String> {
-        let claim = event.row_id().map_err(|error| error.detail())?;
+    ) -> Result<Self, EventFault> {
+        let claim = event.row_id().map_err(EventFault::Unreadable)?;
         let text = |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().map(str::to_owned);
         let link = |action: Action, actor: &Actor<'_>| Link {
             user,
@@ -97,7 +99,7 @@ impl Audited {
                 (link, None)
             }
             Body::UserErased(body) => (link(Action::Erased, &body.actor), None),
-            _ => return Err("it belongs to no audit chain".to_owned()),
+            _ => return Err(EventFault::NotAudited),
         };
         Ok(Self { claim, link, stored })
     }

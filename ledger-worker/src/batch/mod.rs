@@ -7,6 +7,7 @@
 mod applier;
 mod apply;
 mod audited;
+mod fault;
 mod item;
 mod parse;
 mod personal;
@@ -17,6 +18,7 @@ pub use applier::Applier;
 pub use apply::{Applied, ApplyError, apply_late};
 pub use audited::Audited;
 pub(crate) use audited::{Tokens, link_hash};
+pub use fault::{BrokenLink, EventFault};
 pub use item::{Call, Command, Item};
 pub use parse::Parsed;
 pub use personal::KnownKeys;

@@ -9,7 +9,7 @@ use ledger::{Month, UserId};
 use nats::RawFrame;
 use store::Position;
 use store::completions::Completion;
-use store::dead_letters::{DeadLetter, Reason};
+use store::dead_letters::DeadLetter;
 use store::rejections::Rejection;
 use store::subscriptions::PlanChange;
 use store::thresholds::Crossing;
@@ -17,6 +17,7 @@ use store::usage_rows::{self, UsageRow};
 use uuid::Uuid;
 
 use super::audited::Audited;
+use super::fault::{BrokenLink, EventFault};
 use super::item::{Call, Command, Item};
 use super::personal::{self, Known, KnownKeys, Unreadable};
 
@@ -34,8 +35,8 @@ pub struct Parsed {
     unreadable: Unreadable,
     /// The first frame of a build whose log is not read.
     earlier_build: Option<u64>,
-    /// The first event of an audit chain that cannot be read, and why.
-    broken_link: Option<(Position, String)>,
+    /// The first event of an audit chain that cannot be read.
+    broken_link: Option<BrokenLink>,
 }
 
 impl Parsed {
@@ -83,17 +84,16 @@ impl Parsed {
         self.earlier_build
     }
 
-    /// The first event of a user's audit chain that cannot be read, and why: it is not to be passed over.
-    pub fn broken_link(&self) -> Option<(Position, &str)> {
-        self.broken_link.as_ref().map(|(position, detail)| (*position, detail.as_str()))
+    /// Takes out the first event of a user's audit chain that cannot be read: it is not to be passed over.
+    pub fn take_broken_link(&mut self) -> Option<BrokenLink> {
+        self.broken_link.take()
     }
 
     /// Turns the calls of a month that takes no rows into dead letters.
     pub fn bury_month(&mut self, month: Month) {
         for index in 0..self.items.len() {
             if self.items[index].month() == Some(month) {
-                let detail = format!("the month {month} is detached and takes no rows");
-                let letter = self.dead_letter(&self.items[index], Reason::Domain, detail);
+                let letter = self.dead_letter(&self.items[index], &EventFault::Detached(month));
                 self.items[index] = Item::Dead(Box::new(letter));
             }
         }
@@ -105,14 +105,14 @@ impl Parsed {
     }
 
     /// The dead letter that an item becomes.
-    pub(super) fn dead_letter(&self, item: &Item, reason: Reason, detail: String) -> DeadLetter {
+    pub(super) fn dead_letter(&self, item: &Item, fault: &EventFault) -> DeadLetter {
         let position = item.position();
         let frame = self.frame_times.binary_search_by_key(&position.seq, |(seq, _)| *seq);
         DeadLetter {
             position,
             event_type: item.event_type().to_owned(),
-            reason,
-            detail,
+            reason: fault.reason(),
+            detail: fault.to_string(),
             recorded_at: frame.map(|at| self.frame_times[at].1).unwrap_or_default(),
         }
     }
@@ -141,21 +141,15 @@ impl Parsed {
                 self.events += u64::from(found);
             }
             Err(error) => {
-                let detail = error.to_string();
-                self.items.push(dead(
-                    Position { seq: frame.seq, idx: 0 },
-                    "",
-                    Reason::Undecodable,
-                    &detail,
-                    frame.time,
-                ));
+                let position = Position { seq: frame.seq, idx: 0 };
+                self.items.push(dead(position, "", &EventFault::Frame(error), frame.time));
                 return;
             }
         }
         if frame.count() != usize::from(found) && only.is_none_or(|only| only == found) {
-            let detail = format!("the frame's header says {} events, its body has {found}", frame.count());
+            let fault = EventFault::Count { announced: frame.count(), found };
             let position = Position { seq: frame.seq, idx: found };
-            self.items.push(dead(position, "", Reason::Undecodable, &detail, frame.time));
+            self.items.push(dead(position, "", &fault, frame.time));
         }
     }
 
@@ -167,21 +161,22 @@ impl Parsed {
         frame_time: DateTime<Utc>,
         keys: &KnownKeys,
     ) -> Item {
-        let (event_type, detail) = match event {
+        let (event_type, fault) = match event {
             Ok(event) => {
                 let link = match raw {
                     Some(raw) => self.link(position, &event, raw, keys),
-                    None => Err("its bytes cannot be told from the frame's".to_owned()),
+                    None => Err(EventFault::NoBytes),
                 };
                 match link {
                     Ok(link) => return Item::Command(Box::new(Command::Audit(Box::new(link)))),
-                    Err(detail) => (event.body.event_type().into_owned(), detail),
+                    Err(fault) => (event.body.event_type().into_owned(), fault),
                 }
             }
-            Err(error) => (error.event_type.clone(), error.detail()),
+            Err(error) => (error.event_type.clone(), EventFault::Unreadable(error)),
         };
-        self.broken_link.get_or_insert_with(|| (position, format!("{event_type}: {detail}")));
-        dead(position, &event_type, Reason::Undecodable, &detail, frame_time)
+        let item = dead(position, &event_type, &fault, frame_time);
+        self.broken_link.get_or_insert(BrokenLink { position, event_type, fault });
+        item
     }
 
     fn link(
@@ -190,15 +185,15 @@ impl Parsed {
         event: &Event<'_>,
         raw: &str,
         keys: &KnownKeys,
-    ) -> Result<Audited, String> {
+    ) -> Result<Audited, EventFault> {
         let sealed = match &event.body {
             Body::TokenStored(body) => body.personal.as_ref(),
             Body::TokenDeleted(body) => body.personal.as_ref(),
             Body::TokenUsed(body) => body.personal.as_ref(),
             Body::UserErased(_) => None,
-            _ => return Err("this version does not know the type".to_owned()),
+            _ => return Err(EventFault::UnknownLink),
         };
-        let user = event.subject.ok_or_else(|| "it has no subject".to_owned())?;
+        let user = event.subject.ok_or(EventFault::NoSubject)?;
         let of = |personal: Personal<'_>| Audited::of(position, user, event, raw, &personal);
         match sealed.map(|sealed| (sealed, keys.key(user))) {
             Some((sealed, Known::Key(key))) => personal::open(&key, &event.id, sealed, |opened| {
@@ -232,24 +227,23 @@ impl Parsed {
                 if error.kind == EventErrorKind::EarlierBuild {
                     self.earlier_build.get_or_insert(position.seq);
                 }
-                return dead(position, &error.event_type, Reason::Undecodable, &error.detail(), frame_time);
+                let event_type = error.event_type.clone();
+                return dead(position, &event_type, &EventFault::Unreadable(error), frame_time);
             }
         };
         if let Body::Unknown { .. } = event.body {
             let event_type = event.body.event_type();
-            let detail = format!("this version does not know the type {event_type}");
-            return dead(position, &event_type, Reason::Unknown, &detail, frame_time);
+            let fault = EventFault::UnknownType(event_type.clone().into_owned());
+            return dead(position, &event_type, &fault, frame_time);
         }
         let item = match (&event.body, event.subject) {
             (Body::ApiCalled(called), Some(user)) => {
                 self.call(position, user, &event, called, keys).map(Item::Call)
             }
-            (Body::ApiCalled(_), None) => Err("it has no subject".to_owned()),
+            (Body::ApiCalled(_), None) => Err(EventFault::NoSubject),
             _ => command(position, &event).map(|command| Item::Command(Box::new(command))),
         };
-        item.unwrap_or_else(|detail| {
-            dead(position, &event.body.event_type(), Reason::Undecodable, &detail, frame_time)
-        })
+        item.unwrap_or_else(|fault| dead(position, &event.body.event_type(), &fault, frame_time))
     }
 
     fn call(
@@ -259,8 +253,8 @@ impl Parsed {
         event: &Event<'_>,
         called: &ApiCalled<'_>,
         keys: &KnownKeys,
-    ) -> Result<Call, String> {
-        let id = event.row_id().map_err(|error| error.detail())?;
+    ) -> Result<Call, EventFault> {
+        let id = event.row_id().map_err(EventFault::Unreadable)?;
         let start = self.tuples.len();
         match called.personal.as_ref().map(|sealed| (sealed, keys.key(user))) {
             Some((sealed, Known::Key(key))) => {
@@ -336,9 +330,9 @@ fn is_audited(event: &Result<Event<'_>, EventError>) -> bool {
     }
 }
 
-fn command(position: Position, event: &Event<'_>) -> Result<Command, String> {
-    let owner = || event.subject.ok_or_else(|| "it has no subject".to_owned());
-    let claim = || event.row_id().map_err(|error| error.detail());
+fn command(position: Position, event: &Event<'_>) -> Result<Command, EventFault> {
+    let owner = || event.subject.ok_or(EventFault::NoSubject);
+    let claim = || event.row_id().map_err(EventFault::Unreadable);
     Ok(match &event.body {
         Body::CallCompleted(completed) => Command::Complete(Completion {
             user: owner()?,
@@ -397,20 +391,14 @@ fn command(position: Position, event: &Event<'_>) -> Result<Command, String> {
     })
 }
 
-fn dead(
-    position: Position,
-    event_type: &str,
-    reason: Reason,
-    detail: &str,
-    recorded_at: DateTime<Utc>,
-) -> Item {
+fn dead(position: Position, event_type: &str, fault: &EventFault, recorded_at: DateTime<Utc>) -> Item {
     // PostgreSQL stores no NUL; what a broken event says of itself is not trusted to be free of it.
     let clean = |text: &str| text.chars().filter(|c| !c.is_control()).take(500).collect();
     Item::Dead(Box::new(DeadLetter {
         position,
         event_type: clean(event_type),
-        reason,
-        detail: clean(detail),
+        reason: fault.reason(),
+        detail: clean(&fault.to_string()),
         recorded_at,
     }))
 }

@@ -7,9 +7,9 @@ use keys::{Keys, KeysError};
 use ledger::Month;
 use nats::RawFrame;
 use sqlx::PgPool;
-use store::Position;
 use store::producers::Producer;
 
+use super::fault::BrokenLink;
 use super::item::Item;
 use super::parse::Parsed;
 use super::personal::KnownKeys;
@@ -48,14 +48,9 @@ pub enum BatchError {
         /// The first such frame.
         seq: u64,
     },
-    /// An event of a user's audit chain cannot be read. Passed over, the chain would be broken for ever.
-    #[error("the event {position} of a user's audit chain cannot be read: {detail}")]
-    BrokenLink {
-        /// Where in the log it is.
-        position: Position,
-        /// What is wrong with it.
-        detail: String,
-    },
+    /// An event of a user's audit chain cannot be read.
+    #[error(transparent)]
+    BrokenLink(#[from] BrokenLink),
     /// What calls hold cannot be opened: left out for want of a key, it would be lost.
     #[error("the calls' sealed fields cannot be opened")]
     Keys(#[from] KeysError),
@@ -76,7 +71,7 @@ impl Batch {
                 let batch = Self::of(&frames, &last, &known);
                 (batch, frames, last, known)
             });
-            let batch = match parsing.await {
+            let mut batch = match parsing.await {
                 Ok(parsed) => {
                     let batch;
                     (batch, frames, last, known) = parsed;
@@ -88,8 +83,8 @@ impl Batch {
             if let Some(seq) = batch.parsed.earlier_build() {
                 return Err(BatchError::EarlierBuild { seq });
             }
-            if let Some((position, detail)) = batch.parsed.broken_link() {
-                return Err(BatchError::BrokenLink { position, detail: detail.to_owned() });
+            if let Some(broken) = batch.parsed.take_broken_link() {
+                return Err(broken.into());
             }
             let unknown = batch.parsed.unknown_keys();
             if unknown.is_empty() {
