@@ -49,14 +49,39 @@ pub(crate) struct Projector {
     pub(crate) erasures: erasures::Signal,
 }
 
-/// How following the log came to an end.
+/// End of following the log.
 enum End {
     /// The worker is to end.
     Shutdown,
     /// The checkpoint is to be compared with the stream again.
     Again,
-    /// The log can't be trusted, or not be projected: the reason.
-    Stopped(String),
+    /// The log can't be trusted, or not be projected.
+    Stopped(Halt),
+}
+
+/// Reason to project nothing from here on until it is gone.
+#[derive(Debug, thiserror::Error)]
+enum Halt {
+    /// The log is not whole.
+    #[error(transparent)]
+    Log(#[from] Stop),
+    /// Its frames make no batch.
+    #[error(transparent)]
+    Batch(BatchError),
+    /// An event that is not to be passed over cannot be applied.
+    #[error(transparent)]
+    BrokenLink(ApplyError),
+}
+
+impl Halt {
+    /// The reason in one line, for the status.
+    fn reason(&self) -> String {
+        match self {
+            // It names every producer that misses frames, however many.
+            Self::Log(stop) => stop.to_string(),
+            Self::Batch(_) | Self::BrokenLink(_) => chain(self),
+        }
+    }
 }
 
 impl Projector {
@@ -99,8 +124,8 @@ impl Projector {
             match self.follow(&mut conn, shutdown).await? {
                 End::Shutdown => break,
                 End::Again => {}
-                End::Stopped(stop) => {
-                    self.status.set(State::Stopped, Some(stop));
+                End::Stopped(halt) => {
+                    self.status.set(State::Stopped, Some(halt.reason()));
                     wait(RECHECK, shutdown).await;
                 }
             }
@@ -140,7 +165,7 @@ impl Projector {
         let state = self.log.state().await?;
         let mut checkpoint = match self.check_start(conn, &state).await? {
             Ok(checkpoint) => checkpoint,
-            Err(stop) => return Ok(End::Stopped(stop.to_string())),
+            Err(stop) => return Ok(End::Stopped(stop.into())),
         };
         checkpoint.stream_created = Some(state.created);
         let seq = checkpoint.seq;
@@ -179,13 +204,15 @@ impl Projector {
                             return Ok(End::Again);
                         }
                         Err(ApplyError::Store(error)) => return Err(error.into()),
-                        Err(error @ ApplyError::BrokenLink { .. }) => return Ok(End::Stopped(chain(&error))),
+                        Err(error @ ApplyError::BrokenLink { .. }) => {
+                            return Ok(End::Stopped(Halt::BrokenLink(error)));
+                        }
                     }
                 }
                 Some(Read::Idle) => self.status.set(State::Running, None),
-                Some(Read::Stopped(stop)) => return Ok(End::Stopped(stop.to_string())),
+                Some(Read::Stopped(stop)) => return Ok(End::Stopped(stop.into())),
                 Some(Read::Halted(BatchError::Keys(KeysError::Store(error)))) => return Err(error.into()),
-                Some(Read::Halted(error)) => return Ok(End::Stopped(chain(&error))),
+                Some(Read::Halted(error)) => return Ok(End::Stopped(Halt::Batch(error))),
                 Some(Read::Unavailable(error)) => return Err(error.into()),
                 Some(Read::Reconnected) | None => return Ok(End::Again),
             }
