@@ -198,5 +198,4 @@ fn lossy(text: &[u8]) -> Cow<'_, str> {
 }
 
 #[cfg(test)]
-#[path = "combined_tests.rs"]
 mod tests;
