@@ -43,14 +43,19 @@ struct Accept {
 #[derive(Debug, Clone)]
 struct Range(RangeInclusive<u64>);
 
-impl FromStr for Range {
-    type Err = String;
+/// Text that is no range of frames.
+#[derive(Debug, thiserror::Error)]
+#[error("a range of frames is like 120..125, or 120 for one")]
+struct RangeError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Range {
+    type Err = RangeError;
+
+    fn from_str(text: &str) -> Result<Self, RangeError> {
         let (from, to) = text.split_once("..").unwrap_or((text, text));
         match (from.parse(), to.parse()) {
             (Ok(from), Ok(to)) if 1 <= from && from <= to => Ok(Self(from..=to)),
-            _ => Err("a range of frames is like 120..125, or 120 for one".to_owned()),
+            _ => Err(RangeError),
         }
     }
 }

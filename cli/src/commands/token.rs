@@ -1,6 +1,6 @@
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use api::auth::{Mint, Role, mint};
 use clap::Args;
 use keys::Keys;
@@ -76,9 +76,8 @@ async fn ensure_account(
     Ok(())
 }
 
-fn ttl(text: &str) -> Result<Duration, String> {
-    match parse_duration(text) {
-        Ok(Duration::ZERO) => Err("a token of no time is of no use".to_owned()),
-        other => other.map_err(|error| error.to_string()),
-    }
+fn ttl(text: &str) -> Result<Duration> {
+    let ttl = parse_duration(text)?;
+    ensure!(!ttl.is_zero(), "a token of no time is of no use");
+    Ok(ttl)
 }

@@ -1,6 +1,7 @@
 //! The configuration: where each value comes from, and what the processes are told.
 
 mod catalogue;
+mod duration;
 mod processes;
 
 use std::{collections::BTreeMap, env, fmt, io, path::Path};
@@ -8,7 +9,7 @@ use std::{collections::BTreeMap, env, fmt, io, path::Path};
 use anyhow::Result;
 
 pub(crate) use catalogue::{Shown, VARIABLES};
-pub(crate) use processes::parse_duration;
+pub(crate) use duration::parse_duration;
 
 /// Where `dev` keeps its data unless told otherwise.
 pub(crate) const DEV_DATA_DIR: &str = ".dev/data";

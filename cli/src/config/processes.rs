@@ -10,6 +10,7 @@ use ledger_worker::WorkerConfig;
 use nats::Connection;
 
 use super::Settings;
+use super::duration::parse_duration;
 use crate::logging::LogFormat;
 
 impl Settings {
@@ -97,36 +98,9 @@ impl Settings {
     }
 }
 
-/// `90s`, `15m`, `1h`, `7d`.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration> {
-    let parse = || -> Option<Duration> {
-        let text = text.trim();
-        let unit = text.chars().next_back()?;
-        let number: u64 = text[..text.len() - unit.len_utf8()].parse().ok()?;
-        let seconds = match unit {
-            's' => 1,
-            'm' => 60,
-            'h' => 3_600,
-            'd' => 86_400,
-            _ => return None,
-        };
-        Some(Duration::from_secs(number.checked_mul(seconds)?))
-    };
-    parse().context("a duration is a number with s, m, h or d, such as 90s or 1h")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_have_a_unit() {
-        assert_eq!(parse_duration("90s").unwrap(), Duration::from_secs(90));
-        assert_eq!(parse_duration(" 7d ").unwrap(), Duration::from_hours(168));
-        for bad in ["", "1", "h", "-1h", "1.5h", "1é", "99999999999999999999d", "18446744073709551615d"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_wrong_value_is_named_and_not_shown() {
