@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use api::http::problem::FieldError;
 use chrono::{DateTime, Utc};
-use ledger::UserRef;
+use ledger::{Invalid, UserRef};
 
 /// A call that a line tells of. Its texts are as found: the ingest path normalises and checks them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,8 +91,8 @@ pub(crate) enum LineError {
     BadUser {
         /// The name.
         name: Shown,
-        /// Why not.
-        reason: String,
+        /// The rule that it breaks.
+        reason: Invalid,
     },
     /// The line is not a JSON object.
     #[error("not a JSON object ({0})")]
@@ -146,10 +146,7 @@ impl fmt::Display for Shown {
 
 /// The user of this name. An address is written in its one canonical form, so that a client stays one user.
 pub(crate) fn user(name: &str) -> Result<UserRef, LineError> {
-    let canonical = name.parse::<IpAddr>().map(|address| address.to_string());
-    canonical
-        .as_deref()
-        .unwrap_or(name)
-        .parse()
-        .map_err(|error: ledger::Invalid| LineError::BadUser { name: Shown::new(name), reason: error.detail })
+    let address = name.parse::<IpAddr>().map(|address| address.to_string());
+    let user = address.as_deref().unwrap_or(name).parse();
+    user.map_err(|reason| LineError::BadUser { name: Shown::new(name), reason })
 }

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use ledger::UserRef;
+use ledger::{Invalid, UserRef};
 use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
-use vault::{RootKey, SecretText, TokenKind, TokenRefused};
+use vault::{RootKey, SecretText, TokenKind, TokenKindError, TokenRefused};
 
 /// The longest line that is read. A token of 4 KiB takes half of it.
 pub(crate) const MAX_LINE_BYTES: usize = 16 * 1024;
@@ -41,14 +41,20 @@ pub(crate) enum RowError {
     /// A member is not there.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// A member is not a string, or not one that it may be.
+    /// A member is not a string.
+    #[error("{0}: it is not a string")]
+    NotAString(&'static str),
+    /// A member is not what it may be.
     #[error("{member}: {reason}")]
     Member {
         /// Its name.
         member: &'static str,
-        /// Why not.
-        reason: String,
+        /// The rule that it breaks.
+        reason: Invalid,
     },
+    /// Nobody knows the token's type.
+    #[error("token_type: {0}")]
+    TokenType(TokenKindError),
     /// What it holds is no token under this key.
     #[error("it does not open under ENCRYPTION_KEY: another key, changed bytes, or no token")]
     NotOpened,
@@ -95,9 +101,9 @@ impl Row {
             _ => RowError::NotJson { column: error.column() },
         })?;
         let user = text_of("user", line.user)?;
-        let user = user.parse().map_err(|error: ledger::Invalid| refused("user", &error))?;
+        let user = user.parse().map_err(|reason| RowError::Member { member: "user", reason })?;
         let kind = text_of("token_type", line.token_type)?;
-        let kind: TokenKind = kind.parse().map_err(|error| refused("token_type", &error))?;
+        let kind: TokenKind = kind.parse().map_err(RowError::TokenType)?;
         let name = line.token_name.filter(|name| name.get() != "null");
         let name = name.map(name_of).transpose()?;
         let sealed = match (line.encrypted_token, line.encrypted, line.iv) {
@@ -115,18 +121,15 @@ impl Row {
 
 fn name_of(raw: &RawValue) -> Result<String, RowError> {
     let name = text_of("token_name", Some(raw))?;
-    ledger::text::check_name("a token's name", &name).map_err(|error| refused("token_name", &error))?;
+    ledger::text::check_name("a token's name", &name)
+        .map_err(|reason| RowError::Member { member: "token_name", reason })?;
     Ok(name.into_owned())
 }
 
 fn text_of<'a>(member: &'static str, raw: Option<&'a RawValue>) -> Result<Cow<'a, str>, RowError> {
     let raw = raw.ok_or(RowError::Missing(member))?;
     // The library's error would quote the value.
-    serde_json::from_str(raw.get()).map_err(|_| refused(member, "it is not a string"))
-}
-
-fn refused(member: &'static str, reason: &(impl ToString + ?Sized)) -> RowError {
-    RowError::Member { member, reason: reason.to_string() }
+    serde_json::from_str(raw.get()).map_err(|_| RowError::NotAString(member))
 }
 
 #[cfg(test)]
