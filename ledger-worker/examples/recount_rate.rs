@@ -1,5 +1,5 @@
-//! How many events a second `rebuild --only summaries` counts: two million calls in frames of a thousand, on servers of
-//! its own. `cargo run --release -p ledger-worker --example recount_rate`
+//! Rate at which `rebuild --only summaries` counts: two million calls in frames of a thousand, on servers of its own.
+//! `cargo run --release -p ledger-worker --example recount_rate`
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What a worker is told.
+//! Settings of a worker.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use ledger::Clock;
 /// Settings of a worker.
 #[derive(Clone)]
 pub struct WorkerConfig {
-    /// Where the database is; may hold a password.
+    /// Address of the database; may hold a password.
     pub database_url: String,
-    /// Where the log is.
+    /// Servers and stream of the log.
     pub nats: nats::Connection,
     /// The root keys.
     pub keys: KeyConfig,
-    /// How many copies of the log are kept, when its stream has to be made.
+    /// Number of copies of the log, when its stream has to be made.
     pub log_replicas: usize,
     /// Starts even if an acknowledgement of the log may not mean "on disk".
     pub allow_unsafe_log: bool,
@@ -22,7 +22,7 @@ pub struct WorkerConfig {
     pub clock: Clock,
     /// The most events that one transaction applies.
     pub max_batch_events: usize,
-    /// How long after its end a month is closed.
+    /// Time between a month's end and its closing.
     pub close_grace: Duration,
 }
 

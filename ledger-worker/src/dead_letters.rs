@@ -1,4 +1,4 @@
-//! Trying dead letters again: after an upgrade, or after what stood in their way was mended.
+//! Dead letters, tried again: after an upgrade, or after what stood in their way was mended.
 
 use std::collections::BTreeSet;
 
@@ -11,14 +11,14 @@ use store::checkpoint::{self, PARTITION};
 use store::dead_letters::{self, DeadLetter, Reason};
 use store::partitions::{self, Partition};
 
-use crate::batch::{Item, KnownKeys, Parsed, apply_late};
+use crate::batch::{Item, KnownDataKeys, Parsed, apply_late};
 use crate::error::chain;
 use crate::log::sound_checkpoint;
 
-/// How many dead letters are read at a time.
+/// Dead letters that are read at a time.
 const PAGE: i64 = 500;
 
-/// What became of the dead letters that were tried again.
+/// Result of trying dead letters again.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct RetryReport {
     /// Applied now, or found to be applied already: no dead letters any more.
@@ -27,13 +27,13 @@ pub struct RetryReport {
     pub still_dead: u64,
 }
 
-/// Why retrying ended early.
+/// Reason for which retrying ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum RetryError {
     /// The database does not answer.
     #[error("the dead letters cannot be applied")]
     Store(#[from] store::Error),
-    /// What they hold cannot be opened.
+    /// Their sealed fields cannot be opened.
     #[error("the dead letters cannot be opened")]
     Keys(#[from] KeysError),
     /// The log does not answer.
@@ -95,7 +95,7 @@ async fn retry(
     let Some(frame) = frame.filter(|frame| frame.header.is_ok()) else {
         return Ok(keep(conn, letter, "its frame is not in the log any more, or damaged".to_owned()).await?);
     };
-    let mut known = KnownKeys::of(keys);
+    let mut known = KnownDataKeys::of(keys);
     let mut parsed = Parsed::one(frame, letter.position.idx, &known);
     let unknown = parsed.unknown_keys();
     if !unknown.is_empty() {

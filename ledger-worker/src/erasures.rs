@@ -20,7 +20,7 @@ use crate::error::chain;
 const PAGE: u32 = 100;
 /// Rows that one transaction blanks: some 50 ms, during which no call of the user can be completed.
 const ROWS_AT_ONCE: u32 = 5_000;
-/// How often it is looked without a signal.
+/// Time between two looks without a signal.
 const INTERVAL: Duration = Duration::from_secs(30);
 
 /// Makes the reconciler look at once. Cheap to clone.

@@ -1,8 +1,8 @@
-//! Why a worker does not start, or why its projector has to begin anew.
+//! Reasons for which a worker does not start, or its projector has to begin anew.
 
 use std::time::Duration;
 
-/// Why a worker does not start.
+/// Reason for which a worker does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The encryption keys can't be used.
@@ -22,7 +22,7 @@ pub enum WorkerError {
     Store(#[from] store::Error),
 }
 
-/// Why the projector begins anew.
+/// Reason for which the projector begins anew.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
     /// The database is away or refuses.
@@ -34,9 +34,9 @@ pub(crate) enum SessionError {
     /// The database does not answer: its host may be gone without a word.
     #[error("{operation} took longer than {} s", within.as_secs())]
     Slow {
-        /// What was being done.
+        /// The operation.
         operation: &'static str,
-        /// How long it was waited for.
+        /// The time for which it was waited for.
         within: Duration,
     },
 }

@@ -22,7 +22,7 @@ use crate::log::{LogCheck, Read, Reading, continuity};
 use crate::status::Status;
 use crate::thresholds::Signal;
 
-/// How often a stopped projector looks at the log again, and one that is not active tries to become it.
+/// Time after which a stopped projector looks at the log again, and one that is not active tries to become it.
 const RECHECK: Duration = Duration::from_millis(500);
 /// The longest pause after an error.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
@@ -31,10 +31,10 @@ const BACKLOG_FRAMES: u64 = 100;
 /// The longest that frames gather before they are applied.
 const MAX_PACE: Duration = Duration::from_millis(100);
 
-/// How long the database has for a session's start.
+/// Time that the database has for a session's start.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// How long it has for a batch, also one that waits for a rebuild's comparison. Beyond that the connection is given up:
-/// the next one finds in the checkpoint whether the batch was applied.
+/// Time that it has for a batch, also one that waits for a rebuild's comparison. Beyond that the connection is given
+/// up: the next one finds in the checkpoint whether the batch was applied.
 const APPLY_WITHIN: Duration = Duration::from_mins(1);
 
 /// The worker's projector.
@@ -42,7 +42,7 @@ pub(crate) struct Projector {
     pub(crate) config: WorkerConfig,
     pub(crate) log: Log,
     pub(crate) keys: Keys,
-    /// For the keys of users that are not remembered.
+    /// Connections for the data keys that are not remembered.
     pub(crate) pool: PgPool,
     pub(crate) status: Status,
     pub(crate) signal: Signal,
@@ -219,7 +219,7 @@ impl Projector {
         }
     }
 
-    /// How long to let frames gather after a batch. What a transaction costs is mostly one upsert a user and table, and
+    /// Time to let frames gather after a batch. What a transaction costs is mostly one upsert a user and table, and
     /// its own round trips: at a few dozen events each, the projector takes a core from those who are answering calls.
     /// A pause in proportion to the work leaves that core to them and lets the next batch share its upserts. A lone
     /// event is still applied at once, a full batch or a backlog is followed without a pause, and nobody waits longer

@@ -22,12 +22,12 @@ use crate::status::Status;
 
 /// Second 0 of minute 0 of every hour, the first one of a month among them.
 const HOURLY: &str = "0 0 * * * *";
-/// How often the ledger's clock is looked at.
+/// Time between two looks at the ledger's clock.
 const TICK: Duration = Duration::from_secs(1);
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Why months were not closed.
+/// Reason for which months were not closed.
 #[derive(Debug, thiserror::Error)]
 pub enum RolloverError {
     /// The month has not ended, or not long enough ago.
@@ -35,7 +35,7 @@ pub enum RolloverError {
     NotOver {
         /// The month.
         month: Month,
-        /// From when on it can be.
+        /// The time from which it can be.
         from: DateTime<Utc>,
     },
     /// The database is away.
@@ -55,13 +55,13 @@ pub struct Closer {
     pub ids: IdSource,
     /// Decides which months are over.
     pub clock: Clock,
-    /// How long after its end a month is closed.
+    /// Time between a month's end and its closing.
     pub close_grace: TimeDelta,
 }
 
 impl Closer {
-    /// Publishes the end of every month that is due, or of this one if it is; answers which, with the last sequence. The
-    /// partitions of this month and the next are made on the way.
+    /// Publishes the end of every month that is due, or of this one if it is; answers these months, with the last
+    /// sequence. The partitions of this month and the next are made on the way.
     pub async fn close_due(
         &self,
         conn: &mut PgConnection,

@@ -1,4 +1,4 @@
-//! What the worker says of itself, for readyz.
+//! The worker's word on itself, for readyz.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// How often the worker says that it is still there.
+/// Time between two heartbeats, by which the worker says that it is still there.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The worker's state, as it is now. Cheap to clone.

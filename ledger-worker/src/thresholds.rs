@@ -1,4 +1,4 @@
-//! Crossings of 80 % and 100 % of a limit become events, once each.
+//! Crossings of 80 % and 100 % of a limit, which become events once each.
 //!
 //! A reconciler: it looks at the summaries for crossings that no event tells of yet, and publishes those. A signal from
 //! the projector only makes it look sooner, and at fewer users.
@@ -22,14 +22,14 @@ use crate::status::Status;
 
 /// More months of users than this are not remembered one by one: all are looked at.
 const MAX_MONTHS: usize = 10_000;
-/// How many crossings are published at a time.
+/// The most crossings that are published at a time.
 const PAGE: i64 = 1_000;
-/// How long signals are gathered.
+/// Time for which signals are gathered.
 const GATHER: Duration = Duration::from_millis(200);
-/// How often all users are looked at, signal or not.
+/// Time between two looks at all users, signal or not.
 const FULL_SCAN: Duration = Duration::from_mins(10);
-/// How long a closed month is still looked at with the open ones: a worker that was away at a month's end closes it
-/// before it has looked.
+/// Time for which a closed month is still looked at with the open ones: a worker that was away at a month's end closes
+/// it before it has looked.
 const CLOSED_FOR: TimeDelta = TimeDelta::days(7);
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -73,14 +73,14 @@ impl Signal {
         *self.0.months.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Whose months to look at; `None` is all of them.
+    /// Takes the users' months to look at; `None` is all of them.
     fn take(&self) -> Option<HashSet<(UserId, Month)>> {
         self.0.months.lock().unwrap_or_else(PoisonError::into_inner).replace(HashSet::new())
     }
 }
 
 /// A crossing that was published.
-type Key = (UserId, Month, Meter, i16);
+type CrossingKey = (UserId, Month, Meter, i16);
 
 /// Publishes crossings that no event tells of yet.
 pub(crate) struct Reconciler {
@@ -91,7 +91,7 @@ pub(crate) struct Reconciler {
     pub(crate) status: Status,
     pub(crate) signal: Signal,
     /// Published and perhaps not projected yet, with the sequence.
-    pub(crate) published: HashMap<Key, u64>,
+    pub(crate) published: HashMap<CrossingKey, u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -142,13 +142,13 @@ impl Reconciler {
         drop(conn);
         let new: Vec<(Month, Unrecorded)> = found
             .into_iter()
-            .filter(|(month, found)| !self.published.contains_key(&key(*month, found)))
+            .filter(|(month, found)| !self.published.contains_key(&crossing_key(*month, found)))
             .collect();
         let events = new.iter().map(|(month, crossing)| self.event(*month, crossing)).collect();
         if !new.is_empty() {
             let positions = self.publisher.publish_all(events).await?;
             for ((month, crossing), position) in new.iter().zip(positions) {
-                self.published.insert(key(*month, crossing), position.seq);
+                self.published.insert(crossing_key(*month, crossing), position.seq);
             }
         }
         if more {
@@ -199,6 +199,6 @@ async fn look(
     Ok((found, false))
 }
 
-fn key(month: Month, crossing: &Unrecorded) -> Key {
+fn crossing_key(month: Month, crossing: &Unrecorded) -> CrossingKey {
     (crossing.user, month, crossing.meter, crossing.threshold_percent)
 }

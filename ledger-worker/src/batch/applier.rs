@@ -1,4 +1,4 @@
-//! The one way into a projection: a batch and the checkpoint's move in one transaction, for the projector and a rebuild.
+//! The one way into a projection, for projector and rebuild: a batch and the checkpoint's move in one transaction.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -31,7 +31,7 @@ impl Applier {
         Self { schema, partition, checkpoint, attached: BTreeSet::new(), erased: None }
     }
 
-    /// How far it is.
+    /// The checkpoint after the last batch.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }

@@ -24,7 +24,7 @@ use super::item::Item;
 use super::parse::Parsed;
 use super::prepare::{Exclude, Prepared, Segment, count, rollup_delta, start_of_hour};
 
-/// What applying did.
+/// Result of applying.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// Rows that were inserted.
@@ -37,7 +37,7 @@ pub struct Applied {
     pub erased: Vec<UserId>,
 }
 
-/// Where events are applied.
+/// The projection that events are applied to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Target<'a> {
     /// The projection that the connection sees.
@@ -46,7 +46,7 @@ pub(super) struct Target<'a> {
     pub(super) erased: &'a HashSet<UserId>,
 }
 
-/// Why a batch was not applied.
+/// Reason for which a batch was not applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The database is away or refuses.
@@ -55,9 +55,9 @@ pub enum ApplyError {
     /// The database refuses a value of an event that is not to be passed over.
     #[error("the event {position} of a user's audit chain cannot be applied")]
     BrokenLink {
-        /// Where in the log it is.
+        /// Its position in the log.
         position: Position,
-        /// What the database said.
+        /// The database's own error.
         #[source]
         source: store::Error,
     },
@@ -72,7 +72,7 @@ impl Applied {
     }
 }
 
-/// How a step treats the log's order.
+/// Place of a step in the log's order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
     /// Everything before it in the log was applied, nothing after it.
@@ -81,8 +81,8 @@ enum Order {
     Late,
 }
 
-/// Applies all segments. With `one_by_one` an event whose values the database refuses becomes a dead letter and the rest
-/// goes on; without, the refusal is the answer, and the caller's transaction is lost.
+/// Applies all segments. With `one_by_one` an event whose values the database refuses becomes a dead letter and the
+/// rest goes on; without, the refusal is the answer, and the caller's transaction is lost.
 pub(super) async fn apply_all(
     conn: &mut PgConnection,
     target: Target<'_>,
@@ -254,8 +254,8 @@ impl Step<'_> {
         if late.is_empty() { Ok(()) } else { erasure::blank_calls(conn, &late).await }
     }
 
-    /// The months that were closed before a reset of theirs, which comes to nothing then. A segment ends with a closing,
-    /// so within one nothing is closed before its end.
+    /// The months that were closed before a reset of theirs, which comes to nothing then. A segment ends with a
+    /// closing, so within one nothing is closed before its end.
     async fn closed(&self, conn: &mut PgConnection, all: &Prepared) -> Result<HashSet<Month>, store::Error> {
         if all.resets.is_empty() {
             return Ok(HashSet::new());
@@ -379,7 +379,7 @@ async fn add_rollups(
     rollups::add_daily(conn, &Prepared::daily(hourly)).await
 }
 
-/// What a completion changes in its month's summary; nothing if the call did not count before.
+/// Change of a completion to its month's summary; none if the call did not count before.
 fn correction(completion: &Completion, call: &OpenCall) -> Option<Correction> {
     if !call.counted {
         return None;

@@ -33,7 +33,7 @@ fn event_hash(raw: &str) -> Hash {
     Sha256::digest(raw.as_bytes()).into()
 }
 
-/// What binds an event to the chain that ends with `previous`.
+/// The hash that binds an event to the chain that ends with `previous`.
 pub(crate) fn link_hash(previous: &Hash, event_hash: &Hash) -> Hash {
     Sha256::new().chain_update(previous).chain_update(event_hash).finalize().into()
 }
@@ -115,8 +115,8 @@ impl Audited {
     }
 }
 
-/// Applies the events in their order, after `erased` users; answers who is erased by them. However many events they are,
-/// it is the same few statements, and some for each erasure.
+/// Applies the events in their order, after `erased` users; answers who is erased by them. However many events they
+/// are, it is the same few statements, and some for each erasure.
 pub(super) async fn apply(
     conn: &mut PgConnection,
     schema: Schema,
@@ -159,7 +159,7 @@ pub(super) async fn apply(
     Ok(erased_now)
 }
 
-/// Which token each user has of each type: what the events of tokens come to, in their order.
+/// The stored token of each user and type, as the events of tokens leave them, in their order.
 #[derive(Debug, Default)]
 pub(crate) struct Tokens(HashMap<UserId, BTreeMap<String, Uuid>>);
 
@@ -189,7 +189,7 @@ impl Tokens {
     }
 }
 
-/// The tokens of some users, and what a batch changes in the table.
+/// The stored tokens of some users, and what a batch changes in their table.
 struct Vault<'e> {
     tokens: Tokens,
     /// Those that are to be written, by user and type.

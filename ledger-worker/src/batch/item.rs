@@ -1,4 +1,4 @@
-//! What the events of a batch ask for.
+//! Events of a batch, read: each is what it asks for.
 
 use std::ops::Range;
 
@@ -27,7 +27,7 @@ pub enum Item {
 }
 
 impl Item {
-    /// Where in the log the event is.
+    /// Position of the event in the log.
     pub fn position(&self) -> Position {
         match self {
             Self::Call(call) => call.position,
@@ -59,26 +59,26 @@ impl Item {
     }
 }
 
-/// What the sums need of a call; the rest is in its encoded row.
+/// The part of a call that the sums need; the rest is in its encoded row.
 #[derive(Debug, Clone)]
 pub struct Call {
     /// The row's id.
     pub id: Uuid,
     /// Whether the id must be claimed: a client chose it.
     pub claimed: bool,
-    /// Whose call.
+    /// User who made the call.
     pub user: UserId,
-    /// When it was admitted or happened.
+    /// Time at which it was admitted or happened.
     pub created_at: DateTime<Utc>,
     /// The month of `created_at`.
     pub month: Month,
-    /// Where in the log it is.
+    /// Position in the log.
     pub position: Position,
-    /// What it costs.
+    /// Its cost in units.
     pub units: u32,
-    /// How long it took, if known.
+    /// Duration in milliseconds, if known.
     pub response_time_ms: Option<u32>,
-    /// What it counts as.
+    /// Category that it counts in.
     pub category: Category,
     /// Whether it counts.
     pub counted: bool,
@@ -87,9 +87,9 @@ pub struct Call {
 }
 
 impl Call {
-    /// What tells the call from all others: a claimed id counts once whatever its time, an id of our own belongs to
-    /// one time.
-    pub(super) fn key(&self) -> (Uuid, i64) {
+    /// The mark that tells the call from all others: a claimed id counts once whatever its time, an id of our own
+    /// belongs to one time.
+    pub(super) fn dedup_key(&self) -> (Uuid, i64) {
         (self.id, if self.claimed { 0 } else { self.created_at.timestamp_micros() })
     }
 }
@@ -101,15 +101,15 @@ pub enum Command {
     Complete(Completion),
     /// A month's counters start anew.
     Reset {
-        /// Where in the log it is.
+        /// Position in the log.
         position: Position,
         /// Its id, which is claimed.
         claim: Uuid,
-        /// Whose month.
+        /// User of the month.
         user: UserId,
         /// The month.
         month: Month,
-        /// When it was decided.
+        /// Time of the decision.
         at: DateTime<Utc>,
     },
     /// A plan changes.
@@ -125,11 +125,11 @@ pub enum Command {
     Cross(Crossing),
     /// A month is closed.
     Close {
-        /// Where in the log it is.
+        /// Position in the log.
         position: Position,
         /// The month.
         month: Month,
-        /// When it was closed.
+        /// Time of the closing.
         at: DateTime<Utc>,
     },
     /// A link of a user's audit chain.

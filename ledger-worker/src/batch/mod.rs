@@ -21,6 +21,6 @@ pub(crate) use audited::{Tokens, link_hash};
 pub use fault::{BrokenLink, EventFault};
 pub use item::{Call, Command, Item};
 pub use parse::Parsed;
-pub use personal::KnownKeys;
+pub use personal::KnownDataKeys;
 pub use prepare::{Exclude, Prepared, Segment};
 pub use ready::{Batch, BatchError};

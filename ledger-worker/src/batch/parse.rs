@@ -1,4 +1,4 @@
-//! From frames to items: decoding, and encoding of the rows. Pure.
+//! Parsing of frames into items: decoding, and encoding of the rows. Pure.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::audited::Audited;
 use super::fault::{BrokenLink, EventFault};
 use super::item::{Call, Command, Item};
-use super::personal::{self, Known, KnownKeys, Unreadable};
+use super::personal::{self, Known, KnownDataKeys, Unreadable};
 
 /// The events of some frames, decoded.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ pub struct Parsed {
     frame_times: Vec<(u64, DateTime<Utc>)>,
     events: u64,
     month_text: MonthText,
-    /// Whose keys are not known yet: what they sealed was left out.
+    /// Users whose data keys are not known yet: what these sealed was left out.
     unknown_keys: BTreeSet<UserId>,
     unreadable: Unreadable,
     /// The first frame of a build whose log is not read.
@@ -41,7 +41,7 @@ pub struct Parsed {
 
 impl Parsed {
     /// Decodes the frames, which are whole and follow each other. What can't be decoded becomes a dead letter.
-    pub fn of(frames: &[RawFrame], keys: &KnownKeys) -> Self {
+    pub fn of(frames: &[RawFrame], keys: &KnownDataKeys) -> Self {
         let bytes = frames.iter().map(|frame| frame.body.len()).sum();
         let count = frames.iter().map(RawFrame::count).sum();
         let mut parsed =
@@ -53,7 +53,7 @@ impl Parsed {
     }
 
     /// Decodes the one event of a frame: a dead letter that is tried again.
-    pub fn one(frame: &RawFrame, idx: u16, keys: &KnownKeys) -> Self {
+    pub fn one(frame: &RawFrame, idx: u16, keys: &KnownDataKeys) -> Self {
         let mut parsed = Self::default();
         parsed.frame(frame, Some(idx), keys);
         parsed
@@ -64,12 +64,12 @@ impl Parsed {
         &self.items
     }
 
-    /// How many events the frames hold.
+    /// Number of events that the frames hold.
     pub fn events(&self) -> u64 {
         self.events
     }
 
-    /// Whose keys must be looked up before it is parsed again; nobody's, if it is complete.
+    /// Users whose data keys must be looked up before it is parsed again; none, if it is complete.
     pub fn unknown_keys(&self) -> Vec<UserId> {
         self.unknown_keys.iter().copied().collect()
     }
@@ -117,7 +117,7 @@ impl Parsed {
         }
     }
 
-    fn frame(&mut self, frame: &RawFrame, only: Option<u16>, keys: &KnownKeys) {
+    fn frame(&mut self, frame: &RawFrame, only: Option<u16>, keys: &KnownDataKeys) {
         self.frame_times.push((frame.seq, frame.time));
         let (mut found, mut raw) = (0_u16, Vec::new());
         match events::decode_batch(&frame.body) {
@@ -159,7 +159,7 @@ impl Parsed {
         event: Result<Event<'_>, EventError>,
         raw: Option<&&str>,
         frame_time: DateTime<Utc>,
-        keys: &KnownKeys,
+        keys: &KnownDataKeys,
     ) -> Item {
         let (event_type, fault) = match event {
             Ok(event) => {
@@ -184,7 +184,7 @@ impl Parsed {
         position: Position,
         event: &Event<'_>,
         raw: &str,
-        keys: &KnownKeys,
+        keys: &KnownDataKeys,
     ) -> Result<Audited, EventFault> {
         let sealed = match &event.body {
             Body::TokenStored(body) => body.personal.as_ref(),
@@ -195,7 +195,7 @@ impl Parsed {
         };
         let user = event.subject.ok_or(EventFault::NoSubject)?;
         let of = |personal: Personal<'_>| Audited::of(position, user, event, raw, &personal);
-        match sealed.map(|sealed| (sealed, keys.key(user))) {
+        match sealed.map(|sealed| (sealed, keys.data_key(user))) {
             Some((sealed, Known::Key(key))) => personal::open(&key, &event.id, sealed, |opened| {
                 if opened.is_none() {
                     self.unreadable.add(user, position);
@@ -219,7 +219,7 @@ impl Parsed {
         position: Position,
         event: Result<Event<'_>, EventError>,
         frame_time: DateTime<Utc>,
-        keys: &KnownKeys,
+        keys: &KnownDataKeys,
     ) -> Item {
         let event = match event {
             Ok(event) => event,
@@ -252,11 +252,11 @@ impl Parsed {
         user: UserId,
         event: &Event<'_>,
         called: &ApiCalled<'_>,
-        keys: &KnownKeys,
+        keys: &KnownDataKeys,
     ) -> Result<Call, EventFault> {
         let id = event.row_id().map_err(EventFault::Unreadable)?;
         let start = self.tuples.len();
-        match called.personal.as_ref().map(|sealed| (sealed, keys.key(user))) {
+        match called.personal.as_ref().map(|sealed| (sealed, keys.data_key(user))) {
             Some((sealed, Known::Key(key))) => {
                 personal::open(&key, &event.id, sealed, |opened| {
                     if opened.is_none() {

@@ -1,4 +1,4 @@
-//! Opening the sealed address and user agent of a call.
+//! Data keys of the users of a batch, and opening of the personal fields that are sealed under them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,31 +13,31 @@ use vault::{DataKey, DataKeyError, Sealed};
 /// The data keys that a batch is opened with. Parsing does not wait: who is not known is asked for, and the batch is
 /// parsed again.
 #[derive(Clone, Default)]
-pub struct KnownKeys {
+pub struct KnownDataKeys {
     keys: Option<Keys>,
-    /// What was looked up for this batch.
+    /// Data keys that were looked up for this batch.
     looked_up: HashMap<UserId, Known>,
 }
 
-/// What is known of a user's data key.
+/// Knowledge of a user's data key.
 #[derive(Clone)]
 pub(super) enum Known {
     Key(Arc<DataKey>),
     /// There is none: what it sealed is noise for ever.
     Destroyed,
-    /// What is stored is not what was sealed for this user; no configuration would open it.
+    /// The stored one is not what was sealed for this user; no configuration would open it.
     Damaged,
     /// The database was not asked yet.
     NotYet,
 }
 
-impl KnownKeys {
-    /// Those that this process remembers.
+impl KnownDataKeys {
+    /// The data keys that this process remembers.
     pub fn of(keys: &Keys) -> Self {
         Self { keys: Some(keys.clone()), looked_up: HashMap::new() }
     }
 
-    /// Asks the database for the keys of these users.
+    /// Asks the database for the data keys of these users.
     ///
     /// # Errors
     /// Also when a root key is not configured: what is left out for want of it would be lost.
@@ -58,7 +58,7 @@ impl KnownKeys {
         Ok(())
     }
 
-    pub(super) fn key(&self, user: UserId) -> Known {
+    pub(super) fn data_key(&self, user: UserId) -> Known {
         if let Some(known) = self.looked_up.get(&user) {
             return known.clone();
         }

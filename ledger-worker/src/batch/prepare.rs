@@ -1,4 +1,4 @@
-//! From items to what the tables need: sorted claims, COPY buffers, deltas. Pure.
+//! Preparing items for the tables: sorted claims, COPY buffers, deltas. Pure.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -20,7 +20,7 @@ use super::audited::Audited;
 use super::item::{Call, Command, Item};
 use super::parse::Parsed;
 
-/// What turned out to be there already and is left out.
+/// Rows and claims that turned out to be there already and are left out.
 #[derive(Debug, Default)]
 pub struct Exclude {
     /// Claims of earlier events.
@@ -37,22 +37,22 @@ pub struct Exclude {
 pub struct Segment {
     /// The items.
     pub items: Range<usize>,
-    /// What they need, if nothing is excluded.
+    /// The rows and sums that they need, if nothing is excluded.
     pub prepared: Prepared,
 }
 
-/// What a segment writes.
+/// Rows and sums that a segment writes.
 #[derive(Debug, Default)]
 pub struct Prepared {
     /// Claims, sorted by id.
     pub claims: Vec<Claim>,
     /// Rows by month.
     pub rows: BTreeMap<Month, CopyBuffer>,
-    /// The keys of the rows.
+    /// Ids and times of the rows.
     pub row_keys: Vec<(Uuid, DateTime<Utc>)>,
-    /// What is added to summaries, sorted by key.
+    /// Amounts that are added to summaries, sorted by user and month.
     pub summaries: Vec<((UserId, Month), summaries::Delta)>,
-    /// What is added to hours, sorted by key.
+    /// Amounts that are added to hours, sorted by the row's key.
     pub hourly: Vec<(rollups::Key, rollups::Delta)>,
     /// The last reset of each month.
     pub resets: Vec<(UserId, Month, Position)>,
@@ -91,7 +91,7 @@ impl Segment {
 }
 
 impl Prepared {
-    /// What these items write when `exclude` is left out.
+    /// The rows and sums that these items write when `exclude` is left out.
     pub fn of(parsed: &Parsed, items: Range<usize>, exclude: &Exclude) -> Self {
         let mut builder = Builder::new(parsed, exclude, items.len());
         for item in &parsed.items()[items] {
@@ -100,7 +100,7 @@ impl Prepared {
         builder.finish()
     }
 
-    /// What is added to days: the hours, summed.
+    /// Amounts that are added to days: the hours, summed.
     pub fn daily(hourly: &[(rollups::Key, rollups::Delta)]) -> Vec<(rollups::Key, rollups::Delta)> {
         let mut days: BTreeMap<rollups::Key, rollups::Delta> = BTreeMap::new();
         for (key, delta) in hourly {
@@ -147,7 +147,7 @@ impl<'a> Builder<'a> {
         } else {
             !self.exclude.rows.is_empty() && self.exclude.rows.contains(&(call.id, call.created_at))
         };
-        if excluded || !self.seen.insert(call.key()) {
+        if excluded || !self.seen.insert(call.dedup_key()) {
             return;
         }
         if call.claimed {

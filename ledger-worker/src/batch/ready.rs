@@ -12,7 +12,7 @@ use store::producers::Producer;
 use super::fault::BrokenLink;
 use super::item::Item;
 use super::parse::Parsed;
-use super::personal::KnownKeys;
+use super::personal::KnownDataKeys;
 use super::prepare::Segment;
 
 /// Frames that are ready to be applied.
@@ -20,7 +20,7 @@ use super::prepare::Segment;
 pub struct Batch {
     /// Their events.
     pub parsed: Parsed,
-    /// What those need.
+    /// The same, prepared for the tables.
     pub segments: Vec<Segment>,
     /// The producers' last frames.
     pub producers: Vec<Producer>,
@@ -30,13 +30,13 @@ pub struct Batch {
     pub last_seq: u64,
     /// The id of the frame there, empty if there is none.
     pub frame_id: String,
-    /// When that frame was stored.
+    /// Time at which that frame was stored.
     pub frame_time: Option<DateTime<Utc>>,
     /// Frames that the stream held behind it when it was read.
     pub backlog_frames: u64,
 }
 
-/// Why frames that are whole make no batch. Nothing of them is projected.
+/// Reason for which frames that are whole make no batch. Nothing of them is projected.
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
     /// The log is one of a build whose logs are not read.
@@ -51,7 +51,7 @@ pub enum BatchError {
     /// An event of a user's audit chain cannot be read.
     #[error(transparent)]
     BrokenLink(#[from] BrokenLink),
-    /// What calls hold cannot be opened: left out for want of a key, it would be lost.
+    /// Sealed fields of calls cannot be opened: left out for want of a data key, they would be lost.
     #[error("the calls' sealed fields cannot be opened")]
     Keys(#[from] KeysError),
 }
@@ -65,7 +65,7 @@ impl Batch {
         keys: &Keys,
         pool: &PgPool,
     ) -> Result<Self, BatchError> {
-        let (mut frames, mut last, mut known) = (frames, last, KnownKeys::of(keys));
+        let (mut frames, mut last, mut known) = (frames, last, KnownDataKeys::of(keys));
         loop {
             let parsing = tokio::task::spawn_blocking(move || {
                 let batch = Self::of(&frames, &last, &known);
@@ -98,7 +98,7 @@ impl Batch {
     }
 
     /// Parses and prepares `frames` with the keys that are at hand. Pure, and busy for some milliseconds.
-    pub fn of(frames: &[RawFrame], last: &RawFrame, keys: &KnownKeys) -> Self {
+    pub fn of(frames: &[RawFrame], last: &RawFrame, keys: &KnownDataKeys) -> Self {
         let parsed = Parsed::of(frames, keys);
         let mut latest = HashMap::new();
         for frame in frames {

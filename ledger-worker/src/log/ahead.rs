@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 /// The most events that are read at a time.
 pub(crate) const READ_EVENTS: usize = 20_000;
-/// How often a log that does not answer is asked again before the work ends; it goes on there when started again.
+/// Times that a log that does not answer is asked again before the work ends; it goes on there when started again.
 const MAX_FAILURES: u32 = 20;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Hand-overs to the thread that takes the frames that may wait.
@@ -35,9 +35,9 @@ pub(crate) struct Chunk {
     pub(crate) last_seq: u64,
 }
 
-/// Gives `take` every frame up to `target`, in order: this task reads and checks, a thread of its own takes. `tell` hears
-/// how far it is: the last sequence, and the number of events up to it. Answers what `state` became, and what is known of
-/// the log then.
+/// Gives `take` every frame up to `target`, in order: this task reads and checks, a thread of its own takes. `tell`
+/// hears how far it is: the last sequence, and the number of events up to it. Answers what `state` became, and what is
+/// known of the log then.
 pub(crate) async fn each_frame<T: Send + 'static>(
     log: &Log,
     continuity: Continuity,
@@ -96,7 +96,7 @@ impl Ahead {
         Self { log: log.clone(), reader, continuity, target, failures: 0 }
     }
 
-    /// What it knows of the log so far.
+    /// The continuity of the log so far.
     fn into_continuity(self) -> Continuity {
         self.continuity
     }
@@ -163,7 +163,7 @@ impl Ahead {
         Err(AheadError::Stopped(Stop::StreamTruncated { stream, checkpoint, last_seq }))
     }
 
-    /// Whether the frame that is due is really not there.
+    /// Tells whether the frame that is due is really not there.
     async fn waited_in_vain(&self) -> Result<bool, AheadError> {
         Ok(self.log.frame_at(self.continuity.last_seq() + 1).await?.is_none())
     }

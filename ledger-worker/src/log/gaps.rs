@@ -14,18 +14,18 @@ use super::ahead::{Ahead, AheadError, READ_EVENTS};
 use super::continuity::continuity;
 use super::log_check::LogCheck;
 
-/// How the log and the projection of it stand.
+/// State of the log and of its projection.
 #[derive(Debug, Clone)]
 pub struct LogStatus {
     /// The stream.
     pub stream: StreamState,
-    /// How far it is projected.
+    /// The position up to which it is projected.
     pub checkpoint: Checkpoint,
-    /// What the worker says of itself.
+    /// The worker's word on itself.
     pub projector: Option<Status>,
-    /// Why it can't be projected to its end.
+    /// The reason why it can't be projected to its end.
     pub stop: Option<Stop>,
-    /// What operators accepted before.
+    /// Gaps that operators accepted before.
     pub accepted: Vec<Gap>,
 }
 
@@ -40,7 +40,7 @@ pub enum StatusError {
     Log(#[from] LogError),
 }
 
-/// Why a range is not accepted.
+/// Reason for which a range is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
     /// Frames of the range are as they were written.
@@ -160,14 +160,14 @@ pub async fn accept(
     Ok(gap)
 }
 
-/// Whether the log's tail is lost and nobody accepted that. What was accepted earlier was another tail, though it may have
-/// had the same sequences.
+/// Tells whether the log's tail is lost and nobody accepted that. An earlier acceptance was of another tail, though it
+/// may have had the same sequences.
 async fn is_truncated(conn: &mut PgConnection, log: &Log) -> Result<bool, AcceptError> {
     let stop = status(conn, log).await?.stop;
     Ok(matches!(stop, Some(Stop::StreamTruncated { .. } | Stop::OtherFrame { .. })))
 }
 
-/// What is wrong with the range.
+/// Finds the damage of the range.
 async fn judge(
     conn: &mut PgConnection,
     log: &Log,

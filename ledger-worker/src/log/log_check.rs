@@ -10,13 +10,13 @@ use super::continuity::accepted_gaps;
 /// Relation of a checkpoint to the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LogCheck {
-    /// What was projected is in the stream.
+    /// The stream has all that was projected.
     Same,
     /// The stream lost its tail, which was accepted: what follows this sequence is to be projected.
     Lost {
         /// The last sequence before the accepted range.
         whole_to: u64,
-        /// What was accepted.
+        /// The loss that was accepted.
         stop: Stop,
     },
     /// The stream is not the one that was projected, or not all of it.
@@ -53,7 +53,7 @@ impl LogCheck {
         })
     }
 
-    /// Why the checkpoint does not hold as it is, if it does not.
+    /// The reason why the checkpoint does not hold as it is, if it does not.
     pub(crate) fn into_stop(self) -> Option<Stop> {
         match self {
             Self::Same => None,

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::batch::{Batch, BatchError};
 
-/// What reading came to.
+/// One result of reading.
 #[derive(Debug)]
 pub(crate) enum Read {
     /// Frames to apply.
@@ -16,7 +16,7 @@ pub(crate) enum Read {
     Idle,
     /// The log can't be trusted from here on.
     Stopped(Stop),
-    /// What was read makes no batch.
+    /// The frames that were read make no batch.
     Halted(BatchError),
     /// The connection to the log was made anew: the checkpoint is to be compared with the stream.
     Reconnected,
@@ -29,7 +29,7 @@ pub(crate) struct Reading {
     pub(crate) log: Log,
     pub(crate) reader: Reader,
     pub(crate) continuity: Continuity,
-    /// What opens the calls' sealed fields.
+    /// Users' data keys, which open the calls' sealed fields.
     pub(crate) keys: Keys,
     pub(crate) pool: PgPool,
     pub(crate) max_events: usize,

@@ -33,13 +33,13 @@ pub enum RebuildError {
         names.join(", ")
     )]
     Dependants {
-        /// What they built.
+        /// Names of what they built.
         names: Vec<String>,
     },
     /// The log is not whole.
     #[error(transparent)]
     Stopped(#[from] Stop),
-    /// What is read makes no batch.
+    /// The frames that are read make no batch.
     #[error(transparent)]
     Batch(#[from] BatchError),
     /// An event that is not to be passed over cannot be applied.
@@ -48,13 +48,13 @@ pub enum RebuildError {
     /// Completions name calls that are not remembered.
     #[error("{calls} calls were completed long after they began; run a full `usage-ledger rebuild`")]
     LateCompletions {
-        /// How many.
+        /// Their number.
         calls: usize,
     },
     /// The dead letters changed under the count.
     #[error("dead letters were retried meanwhile; run it again")]
     DeadLettersMoved,
-    /// What is sealed cannot be opened.
+    /// The users' data keys cannot be had.
     #[error("the data keys cannot be read")]
     Keys(#[from] KeysError),
     /// The database is away or refuses.

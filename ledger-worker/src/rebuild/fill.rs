@@ -14,19 +14,19 @@ use crate::log::{Ahead, Chunk, LogCheck, continuity};
 use super::error::RebuildError;
 use super::job::{Progress, Rebuild};
 
-/// One for the keys of users that are not remembered, one to hear of those that are destroyed.
+/// One for the data keys that are not remembered, one to hear of those that are destroyed.
 const POOL_CONNECTIONS: u32 = 2;
 
 /// The next projection in the making.
 pub(super) struct Fill<'a> {
     rebuild: &'a Rebuild<'a>,
     keys: &'a Keys,
-    /// For the keys of users that are not remembered.
+    /// Connections for the data keys that are not remembered.
     pool: PgPool,
     conn: PgConnection,
     applier: Applier,
     events: u64,
-    /// Hears of keys that are destroyed meanwhile; ends with this.
+    /// Hears of data keys that are destroyed meanwhile; ends with this.
     _follower: JoinSet<()>,
 }
 
@@ -90,7 +90,7 @@ impl<'a> Fill<'a> {
         Ok(Self { rebuild, keys, pool, conn, applier, events: 0, _follower: follower })
     }
 
-    /// How far it is.
+    /// The last sequence that it holds.
     pub(super) fn seq(&self) -> u64 {
         self.applier.checkpoint().seq
     }

@@ -7,18 +7,18 @@ use store::compare::{Comparison, Difference};
 /// Rows that are named of each table that differs.
 const MAX_NAMED_ROWS: usize = 20;
 
-/// What is rebuilt, from where, and who is told how it goes.
+/// A job over the whole log: the projections, the log, and the listener to its progress.
 #[derive(Clone, Copy)]
 pub struct Rebuild<'a> {
-    /// Where the projections are.
+    /// Address of the projections; may hold a password.
     pub database_url: &'a str,
-    /// What they are made from.
+    /// The log that they are made from.
     pub log: &'a Log,
-    /// Told often; not to be slow.
+    /// Hears of every step, often; not to be slow.
     pub progress: &'a (dyn Fn(Progress) + Send + Sync),
 }
 
-/// How far a rebuild is.
+/// Progress of a rebuild or a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// A step begins.
@@ -29,14 +29,14 @@ pub enum Progress {
     At {
         /// Last sequence that is done.
         seq: u64,
-        /// Where it ends for now.
+        /// Last sequence for now.
         target: u64,
         /// Events of this run.
         events: u64,
     },
 }
 
-/// What becomes of the rebuilt projections.
+/// Fate of the rebuilt projections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
     /// They take the place of the live ones.

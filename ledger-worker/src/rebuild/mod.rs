@@ -1,8 +1,8 @@
 //! Rebuilding the projections from the log, beside the projector that goes on.
 //!
 //! The whole of them goes into a schema of its own, filled by the very code that the projector runs, and is then
-//! exchanged with the live one in one transaction. The sums alone are counted in memory (`recount/`), which is faster, and
-//! put in the place of those that differ. May touch `ledger_next`, and the live tables in those two transactions alone.
+//! exchanged with the live one in one transaction. The sums alone are counted in memory (`recount/`), which is faster,
+//! and put in the place of those that differ. May touch `ledger_next`, and the live tables in those two transactions.
 
 mod error;
 mod fill;
@@ -27,13 +27,13 @@ use fill::Fill;
 
 /// So near to the live projection filling ends, and the rest is done while the projector waits.
 const NEAR_FRAMES: u64 = 200;
-/// How often filling catches up with a projector that goes on.
+/// Times that filling catches up with a projector that goes on.
 const MAX_ROUNDS: u32 = 1_000;
-/// How long readers of one table are waited for. Below PostgreSQL's `deadlock_timeout` of a second.
+/// Time for which readers of one table are waited for. Below PostgreSQL's `deadlock_timeout` of a second.
 const READERS_WAIT_MS: u32 = 300;
-/// How long a swap is tried in all.
+/// Time for which a swap is tried in all.
 const SWAP_WITHIN: Duration = Duration::from_mins(1);
-/// How long the lock of an earlier rebuild is waited for.
+/// Time for which the lock of an earlier rebuild is waited for.
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 const SWAP_PAUSE: Duration = Duration::from_millis(200);
@@ -99,8 +99,8 @@ impl Rebuild<'_> {
         Ok(live)
     }
 
-    /// Up to where the log is to be projected: as far as the live projection is. One that was made from frames that the
-    /// stream will never have again says nothing; all that the stream has takes its place.
+    /// The sequence up to which the log is to be projected: as far as the live projection is. One that was made from
+    /// frames that the stream will never have again says nothing; all that the stream has takes its place.
     async fn target(&self, conn: &mut PgConnection) -> Result<u64, RebuildError> {
         let checkpoint = checkpoint::read(conn, PARTITION).await?;
         let state = self.log.state().await?;

@@ -17,9 +17,9 @@ use uuid::Uuid;
 use super::audit::Audit;
 use super::recent::{IdMap, IdSet, Recent};
 
-/// For so long a request is remembered by its idempotency key, and its event can be published again.
+/// Time for which a request is remembered by its idempotency key, and its event can be published again.
 const OWN_IDS_PERIOD: TimeDelta = TimeDelta::hours(25);
-/// A call can be completed for an hour.
+/// Time for which a call is remembered until it ends. It can be completed for an hour.
 const OPEN_CALLS_PERIOD: TimeDelta = TimeDelta::hours(2);
 const HOUR_US: i64 = 3_600_000_000;
 const CATEGORIES: [Category; 3] = [Category::Analyze, Category::Auth, Category::Other];
@@ -81,7 +81,7 @@ struct Bucket {
     ids: u64,
 }
 
-/// What completing a call needs of it.
+/// The part of a call that completing it needs.
 #[derive(Debug)]
 struct OpenCall {
     owner: u32,
@@ -125,7 +125,7 @@ impl Tally {
         self.audit.as_ref()
     }
 
-    /// How many events were read.
+    /// Number of events that were read.
     pub(crate) fn events(&self) -> u64 {
         self.events
     }
@@ -196,7 +196,7 @@ impl Tally {
             })
         });
         let hours = self.hours.iter().map(|(key, bucket)| {
-            let (owner, hour, category, counted) = split_key(*key);
+            let (owner, hour, category, counted) = split_bucket_key(*key);
             Hour {
                 user: self.owners[owner].user,
                 bucket: DateTime::from_timestamp_micros(hour * HOUR_US).unwrap_or_default(),
@@ -274,7 +274,7 @@ impl Tally {
             self.open_calls.insert(id, open);
         }
         let hour = time_us.div_euclid(HOUR_US);
-        let bucket = self.hours.entry(key(owner, hour, category, called.counted)).or_default();
+        let bucket = self.hours.entry(bucket_key(owner, hour, category, called.counted)).or_default();
         bucket.add(1, called.units, called.response_time_ms, id);
         if called.counted {
             if self.last_hour.0 != hour {
@@ -304,9 +304,12 @@ impl Tally {
         let category = usize::from(call.category);
         let after_ms = completed.response_time_ms.or(before_ms);
         let hour = time_us.div_euclid(HOUR_US);
-        self.hours.entry(key(owner, hour, category, counted)).or_default().add(-1, units, before_ms, id);
+        self.hours
+            .entry(bucket_key(owner, hour, category, counted))
+            .or_default()
+            .add(-1, units, before_ms, id);
         let counts = counted && completed.counted;
-        self.hours.entry(key(owner, hour, category, counts)).or_default().add(1, units, after_ms, id);
+        self.hours.entry(bucket_key(owner, hour, category, counts)).or_default().add(1, units, after_ms, id);
         if !counted {
             return;
         }
@@ -390,11 +393,11 @@ fn category_index(category: Category) -> usize {
 }
 
 /// Owner, hour since 1970, category and whether it counts, in one word: 32, 29, 2 and 1 bits.
-fn key(owner: u32, hour: i64, category: usize, counted: bool) -> u64 {
+fn bucket_key(owner: u32, hour: i64, category: usize, counted: bool) -> u64 {
     u64::from(owner) << 32 | hour.cast_unsigned() << 3 | (category as u64) << 1 | u64::from(counted)
 }
 
-fn split_key(key: u64) -> (usize, i64, usize, bool) {
+fn split_bucket_key(key: u64) -> (usize, i64, usize, bool) {
     let (owner, hour) = ((key >> 32) as usize, (key >> 3 & 0x1fff_ffff).cast_signed());
     (owner, hour, (key >> 1 & 3) as usize, key & 1 == 1)
 }

@@ -1,6 +1,7 @@
 //! Verification: whether log, rows and sums agree, and whether what is sealed for a user opens.
 //!
-//! Counts by `recount/`, which shares no code with what it checks. Reads the tables in one snapshot and changes nothing.
+//! Counts by `recount/`, which adds up by other code than the projector's. Reads the tables in one snapshot, and
+//! changes nothing.
 
 mod error;
 mod sealed;

@@ -19,10 +19,10 @@ use crate::rebuild::{Progress, Rebuild};
 
 use super::error::VerifyError;
 
-/// What became of opening everything of a user.
+/// Result of opening everything of a user.
 #[derive(Debug)]
 pub struct SealedReport {
-    /// When the user was erased, if so.
+    /// Time at which the user was erased, if so.
     pub erased_at: Option<DateTime<Utc>>,
     /// Sealed tokens of the log, also of events that were reported twice or replaced since.
     pub tokens: Tried,
@@ -34,11 +34,11 @@ pub struct SealedReport {
     pub data_keys: u64,
     /// Rows that hold something personal in the clear, or a sealed token.
     pub personal_rows: u64,
-    /// What should not be; empty when the proof holds.
+    /// Faults of the proof; none when it holds.
     pub faults: Vec<Fault>,
 }
 
-/// How many sealed values there are, and how many of them open.
+/// Number of sealed values, and of those among them that open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tried {
     /// All.
@@ -47,7 +47,7 @@ pub struct Tried {
     pub open: u64,
 }
 
-/// Why the proof does not hold.
+/// Reason for which the proof does not hold.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// Of an erased user.
@@ -59,9 +59,9 @@ pub enum Fault {
     /// Of an erased user.
     #[error("{rows} rows of {table} still hold personal fields or tokens")]
     RowsLeft {
-        /// Which table.
+        /// The table.
         table: String,
-        /// How many of its rows.
+        /// Number of its rows.
         rows: u64,
     },
     /// Of an erased user.
@@ -73,17 +73,17 @@ pub enum Fault {
     /// Of a living user.
     #[error("{values} sealed values of the log do not open, the first one in the event {first}")]
     NotOpen {
-        /// How many.
+        /// Their number.
         values: u64,
-        /// Where the first of them is.
+        /// Position of the event that holds the first of them.
         first: Position,
     },
     /// Of a living user.
     #[error("the stored {token_type} token {id} does not open")]
     TokenNotOpen {
-        /// Which token.
+        /// Id of the stored token.
         id: Uuid,
-        /// Whose API it is for.
+        /// Provider whose API it opens.
         token_type: String,
     },
 }
@@ -126,7 +126,7 @@ pub async fn open_all(
     Ok(walk.report(standing, data_keys, &rows, &stored_tokens, faults))
 }
 
-/// What was opened so far of one user's events.
+/// One user's events, opened so far.
 struct Walk {
     user: UserId,
     keys: Vec<DataKey>,
@@ -248,7 +248,7 @@ impl Walk {
     }
 }
 
-/// What of an erased user should not be any more.
+/// Faults of an erasure: what of the user should not be any more.
 fn left(standing: Standing, open: u64, data_keys: u64, rows: &[PersonalRows]) -> Vec<Fault> {
     let mut faults = Vec::new();
     if open > 0 {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use events::{Body, CallCompleted, Event, PeriodClosed, SOURCE_API, SOURCE_WORKER};
 use ledger::{Category, Month, UserId};
-use ledger_worker::batch::{KnownKeys, Parsed, apply_late};
+use ledger_worker::batch::{KnownDataKeys, Parsed, apply_late};
 use ledger_worker::{Applier, Batch};
 use nats::{FrameHeader, RawFrame};
 use proptest::prelude::*;
@@ -169,7 +169,7 @@ async fn project(conn: &mut PgConnection, frames: &[RawFrame], cuts: &[Range<usi
     let mut applier = Applier::new(Schema::Live, 0, Checkpoint::default());
     for cut in cuts {
         let frames = &frames[cut.clone()];
-        let mut batch = Batch::of(frames, frames.last().unwrap(), &KnownKeys::default());
+        let mut batch = Batch::of(frames, frames.last().unwrap(), &KnownDataKeys::default());
         applier.apply(conn, &mut batch).await.unwrap();
     }
     dump(conn).await
@@ -210,10 +210,12 @@ async fn differences(conn: &mut PgConnection) -> Vec<String> {
              WHERE calls > 0)
          SELECT 'summary ' || d::text FROM (
              (SELECT user_id, month_year, total, analyze_units, time_ms, timed FROM rows EXCEPT SELECT * FROM sums)
-             UNION ALL (SELECT * FROM sums EXCEPT SELECT user_id, month_year, total, analyze_units, time_ms, timed FROM rows)
+             UNION ALL (SELECT * FROM sums
+                        EXCEPT SELECT user_id, month_year, total, analyze_units, time_ms, timed FROM rows)
          ) d
          UNION ALL SELECT 'hours ' || d::text FROM (
-             (SELECT * FROM hours EXCEPT SELECT * FROM rollups) UNION ALL (SELECT * FROM rollups EXCEPT SELECT * FROM hours)
+             (SELECT * FROM hours EXCEPT SELECT * FROM rollups)
+             UNION ALL (SELECT * FROM rollups EXCEPT SELECT * FROM hours)
          ) d",
     )
     .fetch_all(conn)
@@ -301,7 +303,7 @@ fn a_late_retry_undoes_nothing_newer() {
                     let frame = whole.iter().find(|frame| frame.seq == letter.position.seq).unwrap();
                     let mut tx = conn.begin().await.unwrap();
                     assert!(dead_letters::remove(&mut tx, letter.position).await.unwrap());
-                    apply_late(&mut tx, &Parsed::one(frame, letter.position.idx, &KnownKeys::default()))
+                    apply_late(&mut tx, &Parsed::one(frame, letter.position.idx, &KnownDataKeys::default()))
                         .await
                         .unwrap();
                     tx.commit().await.unwrap();

@@ -1,4 +1,4 @@
-//! What is known of the person behind a call: opened for the row, lost with the key, never guessed at without it.
+//! Personal fields of calls: opened for the row, lost with the data key, never guessed at without it.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +10,7 @@ use keys::{KeyConfig, Keys};
 use ledger::Category::Other;
 use ledger::UserId;
 use ledger_worker::WorkerConfig;
-use ledger_worker::batch::{KnownKeys, Parsed};
+use ledger_worker::batch::{KnownDataKeys, Parsed};
 use ledger_worker::rebuild::{Finish, RebuildError};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use nats::EncodedEvent;
@@ -53,7 +53,7 @@ impl TestLedger {
     }
 }
 
-/// What is logged.
+/// Gathers what is logged.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -165,7 +165,7 @@ async fn a_damaged_data_key_costs_its_users_fields_alone() -> Result<()> {
 
     // Every such call is counted, and one line tells of all.
     let keys = Keys::start(ledger.env.database_url(), &testkit::keys(), &ledger.env.clock).await?;
-    let mut known = KnownKeys::of(&keys);
+    let mut known = KnownDataKeys::of(&keys);
     known.look_up(&mut *ledger.env.pool().acquire().await?, &[alice, bob]).await?;
     let frame = ledger.log.frame_at(1).await?.expect("it was published");
     let parsed = Parsed::of(&[frame], &known);

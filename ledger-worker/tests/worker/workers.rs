@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use ledger::Category::Other;
-use ledger_worker::batch::{ApplyError, KnownKeys};
+use ledger_worker::batch::{ApplyError, KnownDataKeys};
 use ledger_worker::{Applier, Batch};
 use nats::{Reader, ReaderConfig};
 use sqlx::Connection;
@@ -65,7 +65,7 @@ async fn a_checkpoint_that_moved_aborts_the_batch() -> Result<()> {
     let ledger = TestLedger::start().await?;
     ledger.publish(&[ledger.own_call(ledger.user(), call(Other))]).await;
     let frames = Reader::open(&ledger.log, 1, ReaderConfig::default()).next_batch(100).await?;
-    let mut batch = Batch::of(&frames, &frames[0], &KnownKeys::default());
+    let mut batch = Batch::of(&frames, &frames[0], &KnownDataKeys::default());
     let mut conn = connect::connect_projector(ledger.env.database_url(), Schema::Live).await?;
     let start = checkpoint::read(&mut conn, 0).await?;
     let mut first = Applier::new(Schema::Live, 0, start.clone());
