@@ -1,4 +1,4 @@
-//! What can't be applied is set aside with its position; the rest goes on.
+//! Dead letters: what can't be applied is set aside with its position; the rest goes on.
 
 use anyhow::Result;
 use events::Event;

@@ -202,7 +202,7 @@ async fn what_a_rebuild_left_loses_the_addresses_too() -> Result<()> {
     Ok(())
 }
 
-/// As in a database that was made anew: nobody has an account, and the log says who is erased.
+/// A database that was made anew: nobody has an account, and the log says who is erased.
 #[tokio::test]
 async fn an_erased_user_without_an_account_gets_none_again() -> Result<()> {
     let ledger = TestLedger::start().await?;

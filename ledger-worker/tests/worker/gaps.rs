@@ -1,4 +1,4 @@
-//! What an operator may accept, and that reading goes on exactly there.
+//! Gaps that an operator may accept, and that reading goes on exactly there.
 
 use anyhow::Result;
 use events::GapKind;

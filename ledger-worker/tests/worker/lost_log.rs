@@ -10,10 +10,10 @@ use ledger::Category::Other;
 use ledger_worker::dead_letters::{RetryError, retry_all};
 use ledger_worker::rebuild::{Finish, RebuildError};
 use ledger_worker::verify::VerifyError;
-use nats::{EncodedEvent, Stop};
+use nats::Stop;
 use testkit::{PrivateServers, wait_until};
 
-use crate::support::{BOUND, TestLedger, call, encoded, reported};
+use crate::support::{BOUND, TestLedger, call, encoded, of_a_later_version, reported};
 
 const STATE: &str = "SELECT state FROM projector_status ORDER BY heartbeat_at DESC LIMIT 1";
 const ROWS: &str = "SELECT count(*) FROM api_usage";
@@ -22,7 +22,7 @@ const DEAD: &str = "SELECT count(*) FROM dead_letters";
 const SOON: Duration = Duration::from_secs(20);
 
 impl TestLedger {
-    /// What verify, rebuild, the count and a retry say of a log that is not the one of the checkpoint.
+    /// Answers of verify, rebuild, the count and a retry to a log that is not the one of the checkpoint.
     async fn stops(&self) -> Result<[Stop; 4]> {
         let rebuild = self.rebuild();
         let verify = match tokio::time::timeout(SOON, self.verified()).await? {
@@ -54,8 +54,7 @@ impl TestLedger {
     /// Two calls in one frame, with a dead letter between them.
     async fn publish_with_a_dead_letter(&self) {
         let good = || encoded(&self.own_call(self.user(), call(Other)));
-        let unknown = br#"{"specversion":"1.0","id":"x","source":"urn:usage-ledger:api","type":"usage.new.v9","time":"2026-11-01T00:00:00Z","data":{}}"#;
-        let events = vec![good(), EncodedEvent::from(unknown.to_vec()), good()];
+        let events = vec![good(), of_a_later_version(), good()];
         self.publisher.publish_all(events).await.expect("the log takes them");
         self.projected().await;
     }

@@ -39,10 +39,13 @@ async fn a_million_events_are_rebuilt_while_calls_keep_coming() -> Result<()> {
     let ledger = TestLedger::start().await?;
     let worker = ledger.spawn_worker();
     let users: Vec<UserId> = (0..USERS).map(|_| ledger.user()).collect();
-    sqlx::query("INSERT INTO public.users (user_id, external_id, created_at, updated_at) VALUES ($1, 'reader', now(), now())")
-        .bind(users[0].get())
-        .execute(ledger.env.pool())
-        .await?;
+    sqlx::query(
+        "INSERT INTO public.users (user_id, external_id, created_at, updated_at)
+         VALUES ($1, 'reader', now(), now())",
+    )
+    .bind(users[0].get())
+    .execute(ledger.env.pool())
+    .await?;
     let mut answered = publish_a_million(&ledger, &users).await;
     let last = ledger.log.state().await?.last_seq;
     wait_until(PATIENCE, || async { ledger.checkpoint().await >= last }).await;

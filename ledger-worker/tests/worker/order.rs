@@ -1,4 +1,4 @@
-//! What depends on the log's order: resets, plan changes, completions.
+//! Events that depend on the log's order: resets, plan changes, completions.
 
 use anyhow::Result;
 use events::{Body, CallCompleted, Event, SOURCE_API};
@@ -99,7 +99,8 @@ async fn a_completed_call_takes_its_units_back_if_it_failed() -> Result<()> {
         "SELECT string_agg(concat_ws(' ', status_code, counted, response_size), ', ' ORDER BY status_code)
                 FROM api_usage";
     assert_eq!(ledger.text(rows).await, "200 t 1000, 502 f 1000");
-    let hours = "SELECT string_agg(concat_ws(' ', counted, units, calls, timed_calls), ', ' ORDER BY counted) FROM usage_hourly";
+    let hours = "SELECT string_agg(concat_ws(' ', counted, units, calls, timed_calls), ', ' ORDER BY counted)
+                 FROM usage_hourly";
     assert_eq!(ledger.text(hours).await, "f 3 1 1, t 3 1 1");
     assert_eq!(ledger.number("SELECT count(*) FROM dead_letters").await, 0);
     worker.stop().await;
@@ -111,7 +112,8 @@ async fn thresholds_are_told_once_and_again_after_a_reset() -> Result<()> {
     let ledger = TestLedger::start().await?;
     let worker = ledger.spawn_worker();
     let (user, now) = (ledger.user(), ledger.env.clock.now());
-    let crossings = "SELECT COALESCE(string_agg(meter || ' ' || threshold_percent, ', ' ORDER BY meter, threshold_percent), '')
+    let crossings = "SELECT COALESCE(string_agg(meter || ' ' || threshold_percent, ', '
+                                                ORDER BY meter, threshold_percent), '')
                      FROM limit_thresholds";
     let mut big = call(Analyze);
     big.units = 8;

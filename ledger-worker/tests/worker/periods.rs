@@ -34,8 +34,10 @@ async fn a_statement_stays_as_issued_and_the_next_lists_what_came_late() -> Resu
         ])
         .await;
     ledger.projected().await;
-    let statements = "SELECT string_agg(concat_ws(' ', month_year, plan_name, price_monthly, monthly_api_limit, total_calls,
-                          analyze_calls, auth_calls, other_calls), ', ' ORDER BY month_year) FROM statements";
+    let statements =
+        "SELECT string_agg(concat_ws(' ', month_year, plan_name, price_monthly, monthly_api_limit,
+                          total_calls, analyze_calls, auth_calls, other_calls), ', ' ORDER BY month_year)
+                      FROM statements";
     assert_eq!(ledger.text(statements).await, "2026-10 free 0.00 50 2 1 1 0");
     assert_eq!(ledger.number("SELECT total_calls FROM monthly_usage_summary").await, 3);
     assert_eq!(ledger.number("SELECT count(*) FROM closed_periods").await, 1);
@@ -59,7 +61,7 @@ async fn a_statement_stays_as_issued_and_the_next_lists_what_came_late() -> Resu
     Ok(())
 }
 
-/// What a statement lists is not reset any more, whether the closing is in the same batch or an earlier one.
+/// A month that a statement lists is not reset any more, whether the closing is in the same batch or an earlier one.
 #[tokio::test]
 async fn a_reset_after_the_closing_comes_to_nothing() -> Result<()> {
     let ledger = TestLedger::start().await?;
@@ -81,7 +83,8 @@ async fn a_reset_after_the_closing_comes_to_nothing() -> Result<()> {
     ledger.projected().await;
     ledger.publish(&[reset(id(), user, october, at), reset(id(), other, october, at)]).await;
     ledger.projected().await;
-    let sums = "SELECT string_agg(concat_ws(' ', total_calls, billed_other, reset_idx), ', ') FROM monthly_usage_summary";
+    let sums = "SELECT string_agg(concat_ws(' ', total_calls, billed_other, reset_idx), ', ')
+                FROM monthly_usage_summary";
     assert_eq!(ledger.text(sums).await, "1 1 1");
     assert_eq!(ledger.verified().await?.differences, []);
     assert_eq!(ledger.rebuild().summaries(true).await?.differences, []);
@@ -97,11 +100,14 @@ async fn people_with_psql_see_the_same_figures() -> Result<()> {
     let worker = ledger.spawn_worker();
     let (busy, idle) = (ledger.user(), ledger.user());
     for user in [busy, idle] {
-        sqlx::query("INSERT INTO users (user_id, external_id, email, created_at, updated_at) VALUES ($1, $2, 'a@b', now(), now())")
-            .bind(user.get())
-            .bind(user.to_string())
-            .execute(ledger.env.pool())
-            .await?;
+        sqlx::query(
+            "INSERT INTO users (user_id, external_id, email, created_at, updated_at)
+             VALUES ($1, $2, 'a@b', now(), now())",
+        )
+        .bind(user.get())
+        .bind(user.to_string())
+        .execute(ledger.env.pool())
+        .await?;
     }
     let mut big = call(Analyze);
     big.units = 44;
@@ -119,7 +125,8 @@ async fn people_with_psql_see_the_same_figures() -> Result<()> {
         .fetch_all(&mut conn)
         .await?;
     assert_eq!((near.len(), near[0].len()), (1, 14));
-    let averages = "SELECT month_year, AVG(usage_percentage) AS avg_usage FROM monthly_usage_summary GROUP BY month_year ORDER BY month_year DESC;";
+    let averages = "SELECT month_year, AVG(usage_percentage) AS avg_usage FROM monthly_usage_summary \
+                    GROUP BY month_year ORDER BY month_year DESC;";
     assert_eq!(sqlx::raw_sql(averages).fetch_all(&mut conn).await?.len(), 1);
     Ok(())
 }

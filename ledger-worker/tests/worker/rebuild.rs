@@ -1,4 +1,4 @@
-//! Rebuilding beside a worker that goes on: identical tables, mended rows, tables that are held, months that are detached.
+//! Rebuilding beside a worker that goes on: identical tables, mended rows, tables that are held, detached months.
 
 use anyhow::Result;
 use events::{Body, CallCompleted, Event, LimitRejected, PeriodClosed, SOURCE_WORKER};
@@ -6,9 +6,8 @@ use ledger::Category::{Analyze, Auth, Other};
 use ledger::{Meter, Month, UserId};
 use ledger_worker::rebuild::{Compared, Finish, Progress, Rebuild, RebuildError};
 use ledger_worker::verify::{VerifyError, verify};
-use nats::EncodedEvent;
 
-use crate::support::{TestLedger, call, minutes, plan, reported, reset};
+use crate::support::{TestLedger, call, minutes, of_a_later_version, plan, reported, reset};
 
 const SILENT: &(dyn Fn(Progress) + Send + Sync) = &|_| {};
 
@@ -73,8 +72,7 @@ impl TestLedger {
             reported(user, "a", now, call(Auth)),
         ])
         .await;
-        let unknown = br#"{"specversion":"1.0","id":"x","source":"urn:usage-ledger:api","type":"usage.new.v9","time":"2026-11-01T00:00:00Z","data":{}}"#;
-        self.publisher.publish(EncodedEvent::from(unknown.to_vec())).await.expect("the log takes it");
+        self.publisher.publish(of_a_later_version()).await.expect("the log takes it");
         self.projected().await;
         user
     }
@@ -139,8 +137,10 @@ async fn catalogue(ledger: &TestLedger) -> Result<Vec<String>> {
          UNION ALL SELECT concat_ws(' ', conname, pg_get_constraintdef(oid)) FROM pg_constraint
          WHERE connamespace = 'ledger'::regnamespace
          UNION ALL SELECT concat_ws(' ', tablename, indexdef) FROM pg_indexes WHERE schemaname = 'ledger'
-         UNION ALL SELECT pg_get_viewdef(oid) FROM pg_class WHERE relnamespace = 'ledger'::regnamespace AND relkind = 'v'
-         UNION ALL SELECT concat_ws(' ', table_name, column_name, data_type, is_nullable, column_default, generation_expression)
+         UNION ALL SELECT pg_get_viewdef(oid) FROM pg_class
+         WHERE relnamespace = 'ledger'::regnamespace AND relkind = 'v'
+         UNION ALL SELECT concat_ws(' ', table_name, column_name, data_type, is_nullable, column_default,
+                                    generation_expression)
          FROM information_schema.columns WHERE table_schema = 'ledger' ORDER BY 1",
     )
     .fetch_all(ledger.env.pool())
@@ -153,10 +153,14 @@ async fn rows_changed_by_hand_are_found_and_mended() -> Result<()> {
     let worker = ledger.spawn_worker();
     ledger.publish_all_kinds().await;
     assert_eq!(ledger.verified().await?.differences, []);
-    ledger.execute("UPDATE monthly_usage_summary SET total_calls = total_calls + 7, other_calls = other_calls + 7
-                    WHERE (user_id, month_year) = (SELECT user_id, month_year FROM monthly_usage_summary LIMIT 1);
-                    DELETE FROM api_usage WHERE id = (SELECT id FROM api_usage LIMIT 1);
-                    DELETE FROM usage_daily WHERE (user_id, bucket) = (SELECT user_id, bucket FROM usage_daily LIMIT 1)").await;
+    ledger
+        .execute(
+            "UPDATE monthly_usage_summary SET total_calls = total_calls + 7, other_calls = other_calls + 7
+             WHERE (user_id, month_year) = (SELECT user_id, month_year FROM monthly_usage_summary LIMIT 1);
+             DELETE FROM api_usage WHERE id = (SELECT id FROM api_usage LIMIT 1);
+             DELETE FROM usage_daily WHERE (user_id, bucket) = (SELECT user_id, bucket FROM usage_daily LIMIT 1)",
+        )
+        .await;
     let tables = |compared: &Compared| -> Vec<String> {
         compared.differences.iter().map(|difference| difference.name.clone()).collect()
     };

@@ -64,7 +64,8 @@ async fn missed_months_are_closed_once_and_late_calls_are_adjustments() -> Resul
     ledger.env.clock.set(november.end() + minutes(61));
     ledger.until(CLOSED, "2026-08 2026-09 2026-10 2026-11").await;
     assert_eq!(ledger.text(STATEMENTS).await, "2026-08 2, 2026-09 1, 2026-10 1, 2026-11 1");
-    let adjustments = "SELECT string_agg(concat_ws(' ', listed_in, of_month, other_units), ', ') FROM statement_adjustments";
+    let adjustments = "SELECT string_agg(concat_ws(' ', listed_in, of_month, other_units), ', ')
+                       FROM statement_adjustments";
     assert_eq!(ledger.text(adjustments).await, "2026-11 2026-08 1");
     assert_eq!(
         ledger.number("SELECT total_calls FROM monthly_usage_summary WHERE month_year = '2026-08'").await,

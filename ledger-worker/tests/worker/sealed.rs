@@ -25,7 +25,7 @@ impl TestLedger {
         Ok(data_keys::of_users(&mut conn, &[user]).await?)
     }
 
-    /// As somebody would who has the row from a backup.
+    /// Puts a data key back, as somebody would who has the row from a backup.
     async fn put_back(&self, key: &WrappedKey) -> Result<()> {
         sqlx::query(
             "INSERT INTO public.user_data_keys (user_id, dek_id, kid, sealed, created_at)

@@ -11,17 +11,25 @@ async fn counting_in_memory_gives_what_the_projector_counted() -> Result<()> {
     let ledger = TestLedger::start().await?;
     let worker = ledger.spawn_worker();
     ledger.publish_all_kinds().await;
-    let outcome = ledger.rebuild().summaries(true).await?;
-    assert_eq!(outcome.differences, []);
-    assert_eq!(outcome.tables, ["monthly_usage_summary", "usage_hourly", "usage_daily"]);
-    let sums = "SELECT string_agg(concat_ws(' ', user_id, month_year, total_calls, analyze_calls, timed_calls, monthly_api_limit,
-                    reset_seq, reset_idx, billed_other, last_updated), ', ' ORDER BY user_id, month_year)
+    let compared = ledger.rebuild().summaries(true).await?;
+    assert_eq!(compared.differences, []);
+    assert_eq!(compared.tables, ["monthly_usage_summary", "usage_hourly", "usage_daily"]);
+    let sums =
+        "SELECT string_agg(concat_ws(' ', user_id, month_year, total_calls, analyze_calls, timed_calls,
+                    monthly_api_limit, reset_seq, reset_idx, billed_other, last_updated), ', '
+                    ORDER BY user_id, month_year)
                 FROM monthly_usage_summary";
     let before = ledger.text(sums).await;
-    ledger.execute("UPDATE monthly_usage_summary SET reset_seq = 0, timed_calls = 9, billed_other = 5;
-                    DELETE FROM monthly_usage_summary WHERE user_id = (SELECT min(user_id::text)::uuid FROM monthly_usage_summary);
-                    INSERT INTO usage_hourly SELECT gen_random_uuid(), bucket, category, counted, 1, 1, 0, 0 FROM usage_hourly LIMIT 1;
-                    TRUNCATE usage_daily").await;
+    ledger
+        .execute(
+            "UPDATE monthly_usage_summary SET reset_seq = 0, timed_calls = 9, billed_other = 5;
+             DELETE FROM monthly_usage_summary
+             WHERE user_id = (SELECT min(user_id::text)::uuid FROM monthly_usage_summary);
+             INSERT INTO usage_hourly
+             SELECT gen_random_uuid(), bucket, category, counted, 1, 1, 0, 0 FROM usage_hourly LIMIT 1;
+             TRUNCATE usage_daily",
+        )
+        .await;
     let found = ledger.rebuild().summaries(true).await?;
     assert_eq!(found.differences.len(), 3);
     assert_ne!(ledger.text(sums).await, before, "a dry run changes nothing");

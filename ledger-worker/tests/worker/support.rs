@@ -23,7 +23,7 @@ pub(crate) struct TestLedger {
     pub(crate) publisher: Publisher,
     connection: Connection,
     pub(crate) keys: Keys,
-    /// Why a worker did not start.
+    /// The reason why a worker did not start.
     refusal: Arc<OnceLock<String>>,
 }
 
@@ -52,7 +52,7 @@ impl TestLedger {
         Self::with_log(env, connection).await
     }
 
-    /// With a log of its own.
+    /// Starts with a log of its own.
     pub(crate) async fn on(servers: &PrivateServers) -> Result<Self> {
         let mut connection = Connection::new(servers.nats.url(), "LEDGER".parse()?);
         connection.monitor_url = Some(servers.nats.monitor_url());
@@ -68,7 +68,7 @@ impl TestLedger {
         Ok(Self { env, log, publisher, connection, keys, refusal: Arc::default() })
     }
 
-    /// As a process that is started anew: another connection, another producer.
+    /// Connects anew, as a process that is started again: another connection, another producer.
     pub(crate) async fn reconnected(self) -> Result<Self> {
         Self::with_log(self.env, self.connection).await
     }
@@ -127,8 +127,8 @@ impl TestLedger {
         self.wait_until(move || async move { self.text(query).await == answer })
     }
 
-    /// Waits for what a worker does. One that refuses to start says why in its error alone, and whoever waits for its work
-    /// would wait in vain.
+    /// Waits for what a worker does. One that refuses to start says why in its error alone, and whoever waits for its
+    /// work would wait in vain.
     #[track_caller]
     fn wait_until<F: Future<Output = bool>>(
         &self,
@@ -153,6 +153,15 @@ impl TestLedger {
 
 pub(crate) fn encoded(event: &Event<'_>) -> EncodedEvent {
     EncodedEvent::of(event)
+}
+
+/// An event of a type that a later version writes.
+pub(crate) fn of_a_later_version() -> EncodedEvent {
+    let event = concat!(
+        r#"{"specversion":"1.0","id":"x","source":"urn:usage-ledger:api","type":"usage.new.v9","#,
+        r#""time":"2026-11-01T00:00:00Z","data":{}}"#
+    );
+    EncodedEvent::from(event.as_bytes().to_vec())
 }
 
 pub(crate) fn call(category: Category) -> ApiCalled<'static> {

@@ -1,4 +1,5 @@
-//! Tokens as the log tells of them: the last store wins, every event is a link of its user's chain, none is passed over.
+//! Stored tokens as the log tells of them: the last store wins, every event is a link of its user's chain, none is
+//! passed over.
 
 use anyhow::Result;
 use events::{
@@ -16,7 +17,8 @@ use crate::support::{TestLedger, call};
 const TOKENS: &str = "SELECT COALESCE(string_agg(concat_ws(' ', token_type, token_name, masked,
          CASE WHEN last_used IS NULL THEN 'unused' ELSE 'used' END), ', ' ORDER BY token_type), '') FROM user_tokens";
 const ACTIONS: &str = "SELECT COALESCE(string_agg(action || COALESCE(' ' || purpose, '') ||
-         CASE WHEN replaced_id IS NULL THEN '' ELSE ' instead' END, ', ' ORDER BY log_seq, log_idx), '') FROM token_audit";
+         CASE WHEN replaced_id IS NULL THEN '' ELSE ' instead' END, ', ' ORDER BY log_seq, log_idx), '')
+     FROM token_audit";
 const STOPPED: &str = "SELECT COALESCE(reason, '') FROM projector_status WHERE state = 'stopped'";
 
 impl TestLedger {
@@ -95,10 +97,9 @@ async fn the_last_store_of_a_type_wins_and_all_of_them_are_links() -> Result<()>
         ledger.text(ACTIONS).await,
         "stored, used test, stored instead, stored, used test, deleted, used test"
     );
-    assert_eq!(
-        ledger.text("SELECT string_agg(DISTINCT concat_ws(' ', ip_address, user_agent), ',') FROM token_audit WHERE action = 'stored'").await,
-        "192.0.2.9 curl/8"
-    );
+    let clients = "SELECT string_agg(DISTINCT concat_ws(' ', ip_address, user_agent), ',') FROM token_audit
+                   WHERE action = 'stored'";
+    assert_eq!(ledger.text(clients).await, "192.0.2.9 curl/8");
     ledger.agrees().await?;
     ledger.publish(&[ledger.deleted(user, second)]).await;
     ledger.projected().await;
@@ -195,8 +196,8 @@ async fn a_token_event_that_cannot_be_read_stops_and_is_no_dead_letter() -> Resu
     // Of a later build; without a field; with a value that no table takes.
     let later = good.replace("token_used.v1", "token_used.v2");
     ledger.store_raw(&later).await?;
-    let reason = "the event 2/0 of a user's audit chain cannot be read: token.token_used.v2: this version does not know \
-                  the type";
+    let reason = "the event 2/0 of a user's audit chain cannot be read: token.token_used.v2: this version does not \
+                  know the type";
     ledger.until(STOPPED, reason).await;
     assert_eq!(ledger.number("SELECT count(*) FROM dead_letters").await, 0);
     assert_eq!(ledger.number("SELECT seq FROM projection_checkpoint").await, 1);
