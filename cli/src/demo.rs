@@ -1,7 +1,7 @@
 //! A month of believable calls, reported through the ingest endpoint like any host would.
 //!
-//! All follows from the user, the day and the call's number, so that a second `--demo` on the same data reports the same
-//! events again, which count once.
+//! All follows from the user, the day and the call's number, so that a second `--demo` on the same data reports the
+//! same events again, which count once.
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 struct User {
     name: &'static str,
     plan: &'static str,
-    /// On a weekday; a third of it at the weekend.
+    /// Calls on a weekday; a third of them at the weekend.
     calls_per_day: u32,
-    /// Of a hundred calls.
+    /// Share of analyses in the calls, in percent.
     analyze_percent: u32,
 }
 
@@ -121,13 +121,13 @@ fn dice(user: &str, day: NaiveDate, number: u32) -> [u32; 6] {
 struct Api<'a> {
     client: reqwest::Client,
     url: &'a str,
-    token: &'a str,
+    bearer_token: &'a str,
 }
 
 impl<'a> Api<'a> {
-    fn new(url: &'a str, token: &'a str) -> Result<Self> {
+    fn new(url: &'a str, bearer_token: &'a str) -> Result<Self> {
         let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build();
-        Ok(Self { client: client.context("cannot make an HTTP client")?, url, token })
+        Ok(Self { client: client.context("cannot make an HTTP client")?, url, bearer_token })
     }
 
     #[expect(
@@ -135,8 +135,11 @@ impl<'a> Api<'a> {
         reason = "the one request of the command line, to its own api, with a time-out"
     )]
     async fn send(&self, method: reqwest::Method, path: &str, body: &Value) -> Result<Value> {
-        let request =
-            self.client.request(method, format!("{}{path}", self.url)).bearer_auth(self.token).json(body);
+        let request = self
+            .client
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(self.bearer_token)
+            .json(body);
         let answer = request.send().await.context("the api does not answer")?;
         let (status, text) = (answer.status(), answer.text().await.context("the api's answer broke off")?);
         anyhow::ensure!(status.is_success(), "{path} answered {status}: {text}");

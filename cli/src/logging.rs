@@ -1,4 +1,4 @@
-//! Log lines go to stderr; `RUST_LOG` filters them.
+//! Log lines: they go to stderr, and `RUST_LOG` filters them.
 
 use std::io::IsTerminal as _;
 
@@ -9,7 +9,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
-/// How log lines are written.
+/// Form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// For people.
@@ -18,8 +18,8 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// What `RUST_LOG` asks for of others' code, where it may print what passes through it, is not more than this: a body, a
-/// header or a bound value may be a secret.
+/// Others' code that may print what passes through it. Whatever `RUST_LOG` asks for, it says no more than info: a body,
+/// a header or a bound value may be a secret.
 const CAPPED: [&str; 8] =
     ["sqlx", "hyper", "hyper_util", "h2", "reqwest", "rustls", "async_nats", "tungstenite"];
 
@@ -37,7 +37,7 @@ pub(crate) fn start(format: LogFormat) {
     }
 }
 
-/// Whether a line may be logged, whoever asks for it.
+/// Tells whether a line may be logged, whoever asks for it.
 fn may_be_logged(line: &Metadata<'_>) -> bool {
     let of = |krate: &str| {
         line.target().strip_prefix(krate).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))

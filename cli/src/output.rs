@@ -1,4 +1,4 @@
-//! What goes to a terminal.
+//! Texts for a terminal.
 
 use std::fmt::Write as _;
 use std::io;
@@ -33,7 +33,7 @@ pub(crate) fn chain(error: &anyhow::Error) -> String {
     })
 }
 
-/// Whether the reader of a list has seen enough and left, as `head` does: nothing failed.
+/// Tells whether the reader of a list has seen enough and left, as `head` does: nothing failed.
 pub(crate) fn is_unread(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -1,4 +1,4 @@
-//! How far a rebuild or a count is: a bar on a terminal, a line per step otherwise.
+//! Progress of a rebuild or a count: a bar on a terminal, a line per step otherwise.
 
 use std::io::{self, IsTerminal as _};
 

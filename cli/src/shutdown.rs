@@ -3,11 +3,11 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that SIGINT and SIGTERM cancel. A second signal does not hurry: what is answered is acknowledged first.
+/// A cancellation token for SIGINT and SIGTERM. A second signal does not hurry: what is answered is acknowledged first.
 pub(crate) fn on_signals() -> std::io::Result<CancellationToken> {
-    let token = CancellationToken::new();
+    let shutdown = CancellationToken::new();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let cancelled = token.clone();
+    let cancelled = shutdown.clone();
     tokio::spawn(async move {
         loop {
             tokio::select! {
@@ -18,5 +18,5 @@ pub(crate) fn on_signals() -> std::io::Result<CancellationToken> {
             cancelled.cancel();
         }
     });
-    Ok(token)
+    Ok(shutdown)
 }

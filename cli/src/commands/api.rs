@@ -1,3 +1,5 @@
+//! `usage-ledger api`: the HTTP service alone.
+
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};

@@ -1,3 +1,5 @@
+//! `usage-ledger config`: every variable with its value and where it comes from.
+
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 

@@ -1,3 +1,5 @@
+//! `usage-ledger dev`: the whole system on this machine, with servers of its own.
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -26,7 +28,7 @@ use crate::{
 const DATABASE: &str = "usage_ledger";
 const ADMIN: &str = "admin";
 const ADMIN_TOKEN_TTL: Duration = Duration::from_hours(30 * 24);
-/// The file of the key that `dev` makes.
+/// The file of the root key that `dev` makes.
 const ENCRYPTION_KEY: &str = "encryption-key";
 const READY_BOUND: Duration = Duration::from_mins(10);
 
@@ -174,7 +176,7 @@ async fn asks_ready(address: SocketAddr) -> std::io::Result<bool> {
     Ok(answer.starts_with(b"HTTP/1.1 200"))
 }
 
-/// As it was called: it need not be on the PATH.
+/// The program as it was called: it need not be on the PATH.
 fn program() -> String {
     std::env::args_os().next().map_or_else(|| "usage-ledger".to_owned(), |path| path.display().to_string())
 }

@@ -46,7 +46,7 @@ enum FormatName {
 }
 
 impl Arguments {
-    /// What the arguments say that cannot be.
+    /// Contradiction in the arguments.
     fn contradiction(&self) -> Option<&'static str> {
         match self.format {
             FormatName::Combined if self.map.is_some() => Some("--map is for --format json"),

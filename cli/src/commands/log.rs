@@ -1,4 +1,4 @@
-//! `usage-ledger log`: is the log whole, and what to do when it is not.
+//! `usage-ledger log`: whether the log is whole, and the way on when it is not.
 
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
@@ -106,7 +106,7 @@ fn print_status(status: &LogStatus) {
     println!("way on\t{}", way_on(stop));
 }
 
-/// What an operator can do about it.
+/// Ways on for an operator.
 fn way_on(stop: &Stop) -> String {
     let Some(gap) = stop.acceptable() else {
         return match stop {

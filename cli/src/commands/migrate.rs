@@ -1,3 +1,5 @@
+//! `usage-ledger migrate`: brings the tables up to date.
+
 use std::process::ExitCode;
 
 use anyhow::Result;

@@ -26,11 +26,11 @@ impl Processes {
         api.log.allow_unsafe |= allow_unsafe_log;
         worker.allow_unsafe_log |= allow_unsafe_log;
         let (api_shutdown, worker_shutdown) = (CancellationToken::new(), CancellationToken::new());
-        let api_token = api_shutdown.clone();
-        let api_task = tokio::spawn(async move { Ok(api::run(api, api_token).await?) });
-        let worker_token = worker_shutdown.clone();
+        let shutdown = api_shutdown.clone();
+        let api_task = tokio::spawn(async move { Ok(api::run(api, shutdown).await?) });
+        let shutdown = worker_shutdown.clone();
         let worker_task =
-            tokio::spawn(async move { Ok(Box::pin(ledger_worker::run(worker, worker_token)).await?) });
+            tokio::spawn(async move { Ok(Box::pin(ledger_worker::run(worker, shutdown)).await?) });
         Ok(Self {
             api: Part { name: "api", shutdown: api_shutdown, task: Some(api_task) },
             worker: Part { name: "worker", shutdown: worker_shutdown, task: Some(worker_task) },

@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 
 use crate::config::Settings;
 
-/// How long the worker may take to close them.
+/// Time that the worker may take to close them.
 const WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 

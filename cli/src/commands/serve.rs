@@ -1,3 +1,5 @@
+//! `usage-ledger serve`: api, worker and a nats-server for one production machine.
+
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
@@ -8,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::processes::Processes;
 use crate::{config::Settings, shutdown};
 
-/// What other commands need to reach the log of a running `serve`.
+/// File with what other commands need to reach the log of a running `serve`.
 const SERVE_ENV: &str = "serve.env";
 
 #[derive(Debug, Args)]

@@ -1,3 +1,5 @@
+//! `usage-ledger token`: mints a bearer token and makes its user an account.
+
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -31,7 +33,7 @@ pub(crate) async fn run(arguments: &Arguments, settings: &Settings) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// Creates the user where there is none, and mints.
+/// Creates the user where there is none, and mints a bearer token.
 pub(crate) async fn mint_for(
     settings: &Settings,
     clock: &Clock,
@@ -48,8 +50,8 @@ pub(crate) async fn mint_for(
     Ok(token.expose_secret().to_owned())
 }
 
-/// Makes an account where there is none. Only who is not there yet, by an external id, needs the encryption key: it
-/// tells whether the id was an erased user's.
+/// Makes an account where there is none. Only who is not there yet, by an external id, needs the root key: it tells
+/// whether the id was an erased user's.
 async fn ensure_account(
     settings: &Settings,
     clock: &Clock,

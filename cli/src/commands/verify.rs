@@ -1,3 +1,5 @@
+//! `usage-ledger verify`: whether log and tables agree, and whether what is sealed for a user opens.
+
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -17,8 +19,8 @@ use crate::progress::Bar;
 /// worker.
 ///
 /// With --user it also opens everything that the log holds sealed for the user, and the stored tokens: all of it must
-/// open. That needs `ENCRYPTION_KEY`. Of a user who was erased nothing may open: no data key may be left, and no row with
-/// an address, a user agent or a token. Without a data key that needs no `ENCRYPTION_KEY`.
+/// open. That needs `ENCRYPTION_KEY`. Of a user who was erased nothing may open: no data key may be left, and no row
+/// with an address, a user agent or a token. Without a data key that needs no `ENCRYPTION_KEY`.
 ///
 /// Exit code 0 when all agrees, 1 when something differs (the rows are listed) or it could not be found out.
 #[derive(Args, Debug)]
@@ -78,8 +80,8 @@ async fn erased(external: &ExternalId, settings: &Settings) -> Result<Option<Use
     Ok(store::users::by_external_id(&mut conn, &hashed).await?.map(|account| account.user_id))
 }
 
-/// What opens the user's sealed values. Of an erased user there is nothing to open with, and a data key that should not
-/// be there counts against the erasure whether it opens or not.
+/// The data keys that open the user's sealed values. Of an erased user there is nothing to open with, and a data key
+/// that should not be there counts against the erasure whether it opens or not.
 async fn keys_for(user: UserId, settings: &Settings) -> Result<Option<Keys>> {
     let mut conn = store::connect(settings.database_url()?, Schema::Live).await?;
     if remains::standing(&mut conn, user).await?.erased_at.is_none() {

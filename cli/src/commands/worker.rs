@@ -1,3 +1,5 @@
+//! `usage-ledger worker`: the projector alone.
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 

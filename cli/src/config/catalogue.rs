@@ -1,6 +1,6 @@
 //! Every variable there is.
 
-/// What may be shown of a value.
+/// Part of a value that may be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shown {
     /// All of it.
@@ -37,7 +37,7 @@ const fn secret(name: &'static str, meaning: &'static str) -> Variable {
     Variable { name, default: "", shown: Shown::Secret, meaning }
 }
 
-/// In the order in which `usage-ledger config` lists them.
+/// All variables, in the order in which `usage-ledger config` lists them.
 pub(crate) const VARIABLES: &[Variable] = &[
     url("DATABASE_URL", "PostgreSQL; sslmode=require|verify-full works"),
     plain("DATABASE_CONNECTIONS", "16", "the most connections of one api"),

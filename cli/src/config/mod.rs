@@ -1,4 +1,4 @@
-//! The configuration: where each value comes from, and what the processes are told.
+//! The configuration: every variable's value and source, and the settings of the processes that follow from them.
 
 mod catalogue;
 mod duration;
@@ -11,12 +11,12 @@ use anyhow::Result;
 pub(crate) use catalogue::{Shown, VARIABLES};
 pub(crate) use duration::parse_duration;
 
-/// Where `dev` keeps its data unless told otherwise.
+/// Directory in which `dev` keeps its data unless told otherwise.
 pub(crate) const DEV_DATA_DIR: &str = ".dev/data";
-/// What `dev` writes into it when everything is ready.
+/// File that `dev` writes into it when everything is ready.
 pub(crate) const DEV_ENV: &str = "dev.env";
 
-/// Where a value comes from, from the strongest to the weakest.
+/// Source of a value, from the strongest to the weakest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Environment,
@@ -46,14 +46,14 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// From the environment, `.env`, and what a running `dev` has written.
+    /// Reads the environment, `.env`, and what a running `dev` has written.
     pub(crate) fn load() -> Result<Self> {
         let mut settings = Self::load_own()?;
         settings.add_file(&Path::new(DEV_DATA_DIR).join(DEV_ENV), Source::DevEnv)?;
         Ok(settings)
     }
 
-    /// From the environment and `.env` alone: for `dev` itself, and for `serve`, which must not take a running `dev`'s
+    /// Reads the environment and `.env` alone: for `dev` itself, and for `serve`, which must not take a running `dev`'s
     /// servers for its own.
     pub(crate) fn load_own() -> Result<Self> {
         let mut settings = Self::default();
@@ -148,7 +148,7 @@ fn unreadable(path: &Path, error: dotenvy::Error) -> anyhow::Error {
     anyhow::anyhow!("cannot read {}: {reason}", path.display())
 }
 
-/// As shells and dotenv readers alike take it.
+/// The value as shells and dotenv readers alike take it.
 fn quoted(value: &str) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,=".contains(c);
     if value.chars().all(safe) { value.to_owned() } else { format!("'{}'", value.replace('\'', "'\\''")) }

@@ -1,4 +1,4 @@
-//! What the api and the worker are told.
+//! Settings of the api, the worker and the commands, read from the variables.
 
 use std::{fs, time::Duration};
 
@@ -36,7 +36,7 @@ impl Settings {
         Ok(url)
     }
 
-    /// Where the log is, and what it must hold.
+    /// Servers of the log, and what it must promise.
     pub(crate) fn log(&self) -> Result<LogSettings> {
         Ok(LogSettings::read(&|name| self.get(name).map(str::to_owned))?)
     }
@@ -46,7 +46,7 @@ impl Settings {
         Ok(self.log()?.connection_of(client_name))
     }
 
-    /// How tokens are signed.
+    /// Signing of bearer tokens.
     pub(crate) fn jwt(&self) -> Result<JwtSettings> {
         Ok(JwtSettings::read(&|name| self.get(name).map(str::to_owned))?)
     }
@@ -74,7 +74,7 @@ impl Settings {
         Ok(config)
     }
 
-    /// How log lines are written.
+    /// Form of log lines.
     pub(crate) fn log_format(&self) -> Result<LogFormat> {
         match self.get("LOG_FORMAT") {
             None | Some("text") => Ok(LogFormat::Text),
@@ -83,14 +83,14 @@ impl Settings {
         }
     }
 
-    /// How long after its end a month is closed.
+    /// Time between a month's end and its closing.
     pub(crate) fn close_grace(&self) -> Result<Duration> {
         self.get("CLOSE_GRACE").map_or(Ok(Duration::from_hours(1)), |text| {
             parse_duration(text).context("CLOSE_GRACE cannot be used")
         })
     }
 
-    /// What counts, and as what.
+    /// Rules of what counts, and as what.
     pub(crate) fn rules(&self) -> Result<Rules> {
         let Some(path) = self.get("RULES_FILE") else { return Ok(Rules::default()) };
         let text = fs::read_to_string(path).with_context(|| format!("cannot read RULES_FILE {path}"))?;

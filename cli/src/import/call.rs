@@ -10,9 +10,9 @@ use ledger::{Invalid, UserRef};
 /// A call that a line tells of. Its texts are as found: the ingest path normalises and checks them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Call {
-    /// Whose it was.
+    /// User who made it.
     pub(crate) user: UserRef,
-    /// When it happened.
+    /// Time at which it happened.
     pub(crate) time: DateTime<Utc>,
     /// The request's target.
     pub(crate) endpoint: String,
@@ -20,7 +20,7 @@ pub(crate) struct Call {
     pub(crate) method: Option<String>,
     /// The answer's status.
     pub(crate) status_code: Option<u64>,
-    /// How long it took.
+    /// Duration in milliseconds.
     pub(crate) response_time_ms: Option<u64>,
     /// The client's address.
     pub(crate) ip_address: Option<IpAddr>,
@@ -30,11 +30,11 @@ pub(crate) struct Call {
     pub(crate) request_size: Option<u64>,
     /// Bytes of the answer.
     pub(crate) response_size: Option<u64>,
-    /// What it costs; none when the rules say it.
+    /// Its cost in units; none when the rules say it.
     pub(crate) units: Option<u64>,
 }
 
-/// Where a line names its user.
+/// Part of a line that names its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum UserFrom {
     /// By the client's address
@@ -45,7 +45,7 @@ pub(crate) enum UserFrom {
     Field,
 }
 
-/// Why a line gives no call. Shown behind the line's number.
+/// Reason for which a line gives no call. Shown behind the line's number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LineError {
     /// The line ends too early.
@@ -59,30 +59,30 @@ pub(crate) enum LineError {
     Field {
         /// Its name.
         field: &'static str,
-        /// What it should be.
+        /// Its form, as it should be.
         expected: &'static str,
     },
     /// A mapped field of a JSON line is not what it should be.
-    #[error("{key} ({field}) is not {expected}")]
-    Key {
+    #[error("{member} ({field}) is not {expected}")]
+    Member {
         /// The name in the file.
-        key: Shown,
+        member: Quoted,
         /// Our name.
         field: &'static str,
-        /// What it should be.
+        /// Its form, as it should be.
         expected: &'static str,
     },
     /// A mapped field that must be there is not.
-    #[error("{key} ({field}) is missing")]
-    MissingKey {
+    #[error("{member} ({field}) is missing")]
+    MissingMember {
         /// The name in the file.
-        key: Shown,
+        member: Quoted,
         /// Our name.
         field: &'static str,
     },
     /// The request line names no target.
     #[error("the request {0} names no path")]
-    NoTarget(Shown),
+    NoTarget(Quoted),
     /// Nobody is named as the user.
     #[error("nobody is named as the user (--user-from)")]
     NoUser,
@@ -90,7 +90,7 @@ pub(crate) enum LineError {
     #[error("{name} cannot name a user: {reason}")]
     BadUser {
         /// The name.
-        name: Shown,
+        name: Quoted,
         /// The rule that it breaks.
         reason: Invalid,
     },
@@ -100,7 +100,7 @@ pub(crate) enum LineError {
     /// The line is longer than a line may be.
     #[error("longer than {0} bytes")]
     TooLong(usize),
-    /// What the ingest path says of the call.
+    /// The ingest path refuses the call.
     #[error("{field}: {detail}")]
     Refused {
         /// The field's name.
@@ -123,9 +123,9 @@ impl From<FieldError> for LineError {
 
 /// Foreign text in a message: shortened, and without characters that a terminal would obey.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Shown(String);
+pub(crate) struct Quoted(String);
 
-impl Shown {
+impl Quoted {
     const MAX_CHARS: usize = 60;
 
     /// Text from outside, made harmless.
@@ -138,7 +138,7 @@ impl Shown {
     }
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for Quoted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\"{}\"", self.0)
     }
@@ -148,5 +148,5 @@ impl fmt::Display for Shown {
 pub(crate) fn user(name: &str) -> Result<UserRef, LineError> {
     let address = name.parse::<IpAddr>().map(|address| address.to_string());
     let user = address.as_deref().unwrap_or(name).parse();
-    user.map_err(|reason| LineError::BadUser { name: Shown::new(name), reason })
+    user.map_err(|reason| LineError::BadUser { name: Quoted::new(name), reason })
 }

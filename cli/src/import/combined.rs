@@ -11,9 +11,9 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 
-use super::call::{Call, LineError, Shown, UserFrom, user};
+use super::call::{Call, LineError, Quoted, UserFrom, user};
 
-/// What was read, and what comes behind it.
+/// A part that was read, and the rest of the line behind it.
 type Parsed<'a, T> = Result<(T, &'a [u8]), LineError>;
 
 const TIME_BYTES: usize = "10/Oct/2000:13:55:36 -0700".len();
@@ -51,7 +51,7 @@ pub(crate) fn parse(line: &[u8], user_from: UserFrom) -> Result<Call, LineError>
     })
 }
 
-/// What comes before the next space, and what comes behind it.
+/// The text before the next space, and the text behind it.
 fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = text.iter().position(|&byte| byte == b' ')?;
     (at > 0).then(|| (&text[..at], &text[at + 1..]))
@@ -160,7 +160,7 @@ fn hex(digit: u8) -> Option<u8> {
 
 /// Method and target of a request line. HTTP/0.9 has no version; a target may hold spaces, where a client sent them.
 fn request_line(request: &[u8]) -> Result<(String, String), LineError> {
-    let no_target = || LineError::NoTarget(Shown::new(&lossy(request)));
+    let no_target = || LineError::NoTarget(Quoted::new(&lossy(request)));
     let (method, rest) = word(request).ok_or_else(no_target)?;
     let target = match rest.iter().rposition(|&byte| byte == b' ') {
         Some(at) if rest[at + 1..].starts_with(b"HTTP/") => &rest[..at],
@@ -188,7 +188,7 @@ fn percent_encoded(target: &[u8]) -> String {
     text
 }
 
-/// None for the dash (or nothing) that stands where a client sent nothing.
+/// The field's text; none for the dash (or nothing) that stands where a client sent nothing.
 fn present(field: &[u8]) -> Option<&[u8]> {
     (!field.is_empty() && field != b"-").then_some(field)
 }

@@ -1,10 +1,12 @@
+//! The file that is imported, or stdin.
+
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
-use super::call::Shown;
+use super::call::Quoted;
 
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -13,7 +15,7 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<(Box<dyn BufRead + Send>, Opti
     if path == Path::new("-") {
         return Ok((Box::new(BufReader::with_capacity(BUFFER_BYTES, io::stdin())), None));
     }
-    let name = Shown::new(&path.to_string_lossy());
+    let name = Quoted::new(&path.to_string_lossy());
     let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
     let metadata = file.metadata().with_context(|| format!("cannot look at {name}"))?;
     if metadata.is_dir() {

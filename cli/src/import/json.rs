@@ -5,11 +5,11 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
-use super::call::{Call, LineError, Shown, UserFrom, user};
+use super::call::{Call, LineError, Quoted, UserFrom, user};
 use super::mapping::{Field, Mapping};
 
-/// From this on a time in digits is in milliseconds: as seconds it would be in the year 5138, as milliseconds it is in
-/// 1973.
+/// The number from which a time in digits is in milliseconds: as seconds it would be in the year 5138, as milliseconds
+/// it is in 1973.
 const FIRST_AS_MILLIS: f64 = 1e11;
 
 /// Parses a line, without its line end.
@@ -48,8 +48,8 @@ struct Fields<'a> {
 impl Fields<'_> {
     /// The field's value; none when it is absent, null, empty or the dash of access logs.
     fn get(&self, field: Field) -> Option<&Value> {
-        let key = self.mapping.key(field);
-        let value = self.object.get(key).or_else(|| nested(self.object, key))?;
+        let member = self.mapping.member(field);
+        let value = self.object.get(member).or_else(|| nested(self.object, member))?;
         let absent = value.is_null() || matches!(value.as_str(), Some("" | "-"));
         (!absent).then_some(value)
     }
@@ -101,11 +101,11 @@ impl Fields<'_> {
     }
 
     fn wrong(&self, field: Field, expected: &'static str) -> LineError {
-        LineError::Key { key: Shown::new(self.mapping.key(field)), field: field.name(), expected }
+        LineError::Member { member: Quoted::new(self.mapping.member(field)), field: field.name(), expected }
     }
 
     fn missing(&self, field: Field) -> LineError {
-        LineError::MissingKey { key: Shown::new(self.mapping.key(field)), field: field.name() }
+        LineError::MissingMember { member: Quoted::new(self.mapping.member(field)), field: field.name() }
     }
 }
 
@@ -143,7 +143,8 @@ mod tests {
     #[test]
     fn a_full_line_is_read_through_its_mapping() {
         let line = r#"{"path":"/api/analyze","ts":"2026-11-01T10:00:00.5+01:00","account":42,"verb":"POST","code":"201",
-            "request_time":"0.0425","http":{"client":{"ip":"::1"}},"agent":"curl/8","in":10,"out":"20","cost":3,"more":[1]}"#;
+            "request_time":"0.0425","http":{"client":{"ip":"::1"}},"agent":"curl/8","in":10,"out":"20","cost":3,
+            "more":[1]}"#;
         let mapping = "endpoint=path,time=ts,user=account,method=verb,status_code=code,response_time_s=request_time,\
             ip_address=http.client.ip,user_agent=agent,request_size=in,response_size=out,units=cost";
         let expected = Call {
@@ -207,7 +208,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_values_make_it_panic(key in "(user|time|endpoint|status_code|response_time_s|units)", value in "(-?[0-9]{1,30}(\\.[0-9]{1,5})?(e[0-9]{1,3})?|\"\\PC{0,20}\"|null|\\{\\}|\\[\\])") {
+        fn no_values_make_it_panic(
+            key in "(user|time|endpoint|status_code|response_time_s|units)",
+            value in "(-?[0-9]{1,30}(\\.[0-9]{1,5})?(e[0-9]{1,3})?|\"\\PC{0,20}\"|null|\\{\\}|\\[\\])"
+        ) {
             let line = format!(r#"{{"{key}":{value},"user":"a","time":1,"endpoint":"/"}}"#);
             let _ = read(&line, "");
         }

@@ -31,12 +31,12 @@ impl<R: BufRead> Lines<R> {
         Self::bounded(reader, MAX_LINE_BYTES)
     }
 
-    /// Of a longer line than `max_bytes` only the number is told.
+    /// Reads lines of at most `max_bytes`; of a longer one only the number is told.
     pub(crate) fn bounded(reader: R, max_bytes: usize) -> Self {
         Self { reader, max_bytes, buffer: Vec::new(), number: 0, bytes: 0 }
     }
 
-    /// How many bytes were read.
+    /// Number of bytes that were read.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -76,7 +76,7 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-/// Without the marks that another system may put around the same text: the id must not depend on them.
+/// The line without the marks that another system may put around the same text: the id must not depend on them.
 fn trimmed(line: &[u8], number: u64) -> &[u8] {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     match number {
@@ -89,7 +89,7 @@ fn trimmed(line: &[u8], number: u64) -> &[u8] {
 /// lines are separate calls, and the same file gives the same ids again.
 #[derive(Default)]
 pub(crate) struct LineIds {
-    /// By the first half of a line's hash, since a file may have very many lines. Should two lines share it, the
+    /// Counts by the first half of a line's hash, since a file may have very many lines. Should two lines share it, the
     /// second one starts at 2: its id stays unique and the same in every run.
     seen: HashMap<u128, u32>,
 }

@@ -1,4 +1,4 @@
-//! Which field of a JSON line holds which field of a call.
+//! Mapping of a JSON line's members to a call's fields.
 
 use std::str::FromStr;
 
@@ -62,14 +62,14 @@ pub(crate) struct Mapping {
 }
 
 impl Mapping {
-    /// The name in a line of this field.
-    pub(crate) fn key(&self, field: Field) -> &str {
+    /// The member of a line that holds this field.
+    pub(crate) fn member(&self, field: Field) -> &str {
         let mapped = self.entries.iter().find(|(mapped, _)| *mapped == field);
-        mapped.map_or(field.name(), |(_, key)| key)
+        mapped.map_or(field.name(), |(_, member)| member)
     }
 }
 
-/// Why a `--map` is refused.
+/// Reason for which a `--map` is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MappingError {
     #[error("{0:?} is not of the form field=name, such as endpoint=path")]
@@ -87,16 +87,16 @@ impl FromStr for Mapping {
         let mut entries: Vec<(Field, String)> = Vec::new();
         for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
             let form = || MappingError::Form(entry.to_owned());
-            let (name, key) = entry.split_once('=').ok_or_else(form)?;
+            let (name, member) = entry.split_once('=').ok_or_else(form)?;
             let field = Field::ALL.into_iter().find(|field| field.name() == name);
             let field = field.ok_or_else(|| MappingError::UnknownField(name.to_owned()))?;
-            if key.is_empty() {
+            if member.is_empty() {
                 return Err(form());
             }
             if entries.iter().any(|(mapped, _)| *mapped == field) {
                 return Err(MappingError::Twice(field.name()));
             }
-            entries.push((field, key.to_owned()));
+            entries.push((field, member.to_owned()));
         }
         Ok(Self { entries })
     }
@@ -109,10 +109,10 @@ mod tests {
     #[test]
     fn fields_are_mapped_or_keep_their_names() {
         let mapping: Mapping = "endpoint=path, time=@timestamp".parse().unwrap();
-        assert_eq!(mapping.key(Field::Endpoint), "path");
-        assert_eq!(mapping.key(Field::Time), "@timestamp");
-        assert_eq!(mapping.key(Field::StatusCode), "status_code");
-        assert_eq!("user=a=b".parse::<Mapping>().unwrap().key(Field::User), "a=b");
+        assert_eq!(mapping.member(Field::Endpoint), "path");
+        assert_eq!(mapping.member(Field::Time), "@timestamp");
+        assert_eq!(mapping.member(Field::StatusCode), "status_code");
+        assert_eq!("user=a=b".parse::<Mapping>().unwrap().member(Field::User), "a=b");
     }
 
     #[test]

@@ -38,13 +38,13 @@ pub(crate) struct Source {
     pub(crate) reader: Box<dyn BufRead + Send>,
     /// Its length, where it is known.
     pub(crate) bytes: Option<u64>,
-    /// How to read it.
+    /// Form of its lines.
     pub(crate) format: Format,
-    /// Where its lines name their users.
+    /// Part of its lines that names their users.
     pub(crate) user_from: UserFrom,
 }
 
-/// What becomes of valid calls.
+/// Destination of valid calls.
 pub(crate) enum Target<'a> {
     /// They go into the log.
     Log(&'a Sink),
@@ -52,7 +52,7 @@ pub(crate) enum Target<'a> {
     Nowhere(Clock),
 }
 
-/// What an import came to.
+/// Result of an import.
 pub(crate) struct Imported {
     /// The counts.
     pub(crate) tally: Tally,

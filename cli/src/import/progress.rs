@@ -1,4 +1,4 @@
-//! How far an import is: a bar on a terminal, else a line now and then. Both go to stderr.
+//! Progress of an import: a bar on a terminal, else a line now and then. Both go to stderr.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -12,13 +12,13 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Progress {
     bar: ProgressBar,
     is_terminal: bool,
-    /// None when it is not known, as of a pipe.
+    /// The file's length; none when it is not known, as of a pipe.
     total_bytes: Option<u64>,
     last_line: Instant,
 }
 
 impl Progress {
-    /// Of a file of so many bytes.
+    /// The progress of a file of so many bytes.
     pub(crate) fn new(total_bytes: Option<u64>) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };

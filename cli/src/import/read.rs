@@ -1,4 +1,4 @@
-//! Reads a file into batches of calls, on a thread of its own: parsing never waits for the log, nor the log for parsing.
+//! Reads a file into batches of calls on a thread of its own: parsing never waits for the log, nor the log for parsing.
 
 use std::io::{self, BufRead};
 
@@ -13,7 +13,7 @@ use super::{combined, json};
 /// Batches that may wait to be taken in.
 const WAITING: usize = 4;
 
-/// How a file's lines are to be understood.
+/// Form of a file's lines.
 #[derive(Clone, Debug)]
 pub(crate) enum Format {
     /// The combined format of access logs.
@@ -33,7 +33,7 @@ pub(crate) struct Numbered {
     pub(crate) call: Call,
 }
 
-/// What some lines that follow each other gave.
+/// Yield of some lines that follow each other.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     /// At most [`MAX_ITEMS`].

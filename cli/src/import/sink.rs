@@ -1,4 +1,4 @@
-//! Where calls go: the same ingest path as `POST /api/usage/events`, in this process.
+//! The way of calls into the log: the same ingest path as `POST /api/usage/events`, in this process.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -23,18 +23,18 @@ use crate::config::Settings;
 
 /// One for the look-ups, one for the wait at the end.
 const DATABASE_CONNECTIONS: u32 = 2;
-/// How long a batch is tried again while log or database are away.
+/// Time for which a batch is tried again while log or database are away.
 const RETRY_FOR: Duration = Duration::from_mins(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How long an import lets the projection catch up before it begins.
+/// Time that an import gives the projection to catch up before it begins.
 const CATCH_UP: Duration = Duration::from_secs(10);
-/// How often the projection is asked how far it is.
+/// Time between two questions to the projection.
 const POLL_EVERY: Duration = Duration::from_millis(50);
-/// How long a projection may stand still before nobody waits for it any more.
+/// Time for which a projection may stand still before nobody waits for it any more.
 const STANDSTILL: Duration = Duration::from_secs(30);
 
-/// What it takes to write calls.
+/// Settings that it takes to write calls.
 #[derive(Clone)]
 pub(crate) struct SinkConfig {
     /// `DATABASE_URL`.
@@ -52,7 +52,7 @@ pub(crate) struct SinkConfig {
 }
 
 impl SinkConfig {
-    /// What the settings say.
+    /// Reads them from the settings.
     pub(crate) fn of(settings: &Settings, clock: Clock) -> anyhow::Result<Self> {
         let database_url = settings.database_url()?.into();
         let log = settings.log()?;
@@ -73,10 +73,10 @@ pub(crate) struct Sink {
     intake: Intake,
 }
 
-/// Whether the projections hold everything up to a sequence.
+/// Answer to the question whether the projections hold everything up to a sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Projected {
-    /// They do.
+    /// They hold it.
     Yes,
     /// No worker runs.
     NoWorker,

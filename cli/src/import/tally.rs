@@ -1,4 +1,4 @@
-//! What an import came to.
+//! Counts of an import.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
@@ -32,7 +32,7 @@ impl Tally {
         }
     }
 
-    /// Whether nothing of the file was of use, though there was something: the wrong file, or the wrong format.
+    /// Tells whether nothing of the file was of use, though there was something: the wrong file, or the wrong format.
     pub(crate) fn is_failure(&self) -> bool {
         self.skipped > 0 && self.accepted + self.duplicates == 0
     }

@@ -1,4 +1,4 @@
-//! Takes over tokens that another program kept in the older form, by the same event that storing a token publishes.
+//! Takes over provider tokens that another program kept in the older form, by the event that storing one publishes.
 //!
 //! Every line gives its event an id that follows from the line. So a file can be taken over again, whole or after an
 //! interruption, and nothing is stored twice.
@@ -29,11 +29,11 @@ use crate::import::{Connected, Progress};
 use read::{Batch, Numbered};
 use row::RowError;
 
-/// How long a batch is tried again while the log is away.
+/// Time for which a batch is tried again while the log is away.
 const RETRY_FOR: Duration = Duration::from_mins(2);
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What became of a file's lines.
+/// Result of taking over a file's lines.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     /// Tokens that are stored now.
@@ -61,7 +61,7 @@ pub(crate) struct Legacy<'a> {
 }
 
 impl<'a> Legacy<'a> {
-    /// With `provision` a user who has no account gets one.
+    /// Prepares taking over; with `provision` a user who has no account gets one.
     pub(crate) fn new(connected: &'a Connected, clock: Clock, provision: bool) -> Self {
         let users = Accounts::new(connected.pool.clone(), connected.keys.clone(), clock.clone(), provision);
         Self { connected, users, clock, stored: HashMap::new(), taken: Taken::default() }
@@ -246,7 +246,7 @@ enum Made {
     Refused(RowError),
 }
 
-/// What the projections know of a batch's rows.
+/// Knowledge of the projections about a batch's rows.
 struct Known {
     /// Ids of events that are projected already.
     claimed: Vec<Uuid>,

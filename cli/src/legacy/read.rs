@@ -17,13 +17,13 @@ const BATCH_ROWS: usize = 100;
 pub(super) struct Numbered {
     /// Its line, from 1.
     pub(super) line: u64,
-    /// What its event is called: it follows from the line and its place among equal lines.
+    /// Id of its event, which follows from the line and its place among equal lines.
     pub(super) id: Uuid,
     /// The row.
     pub(super) row: Row,
 }
 
-/// What some lines that follow each other gave.
+/// Yield of some lines that follow each other.
 #[derive(Default)]
 pub(super) struct Batch {
     /// Opened rows.

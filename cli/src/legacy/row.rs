@@ -13,17 +13,17 @@ pub(crate) const MAX_LINE_BYTES: usize = 16 * 1024;
 
 /// A row that was opened.
 pub(crate) struct Row {
-    /// Whose token it is.
+    /// User whose token it is.
     pub(crate) user: UserRef,
-    /// Whose API it opens.
+    /// Provider whose API it opens.
     pub(crate) kind: TokenKind,
-    /// What the user calls it.
+    /// The user's name for it.
     pub(crate) name: Option<String>,
     /// The token.
     pub(crate) token: SecretText,
 }
 
-/// Why a line gives no token. Shown behind the line's number; quotes nothing of the line.
+/// Reason for which a line gives no token. Shown behind the line's number; quotes nothing of the line.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RowError {
     /// It is longer than a line may be.
@@ -32,7 +32,7 @@ pub(crate) enum RowError {
     /// It is no JSON.
     #[error("not JSON (column {column})")]
     NotJson {
-        /// Where reading ended.
+        /// Column at which reading ended.
         column: usize,
     },
     /// It is JSON of another form.
@@ -55,7 +55,7 @@ pub(crate) enum RowError {
     /// Nobody knows the token's type.
     #[error("token_type: {0}")]
     TokenType(TokenKindError),
-    /// What it holds is no token under this key.
+    /// It holds no token under this root key.
     #[error("it does not open under ENCRYPTION_KEY: another key, changed bytes, or no token")]
     NotOpened,
     /// It is not one of the type that the row names.

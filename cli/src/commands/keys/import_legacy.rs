@@ -1,3 +1,5 @@
+//! `usage-ledger keys import-legacy`: takes over provider tokens of another program.
+
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,8 +24,8 @@ use crate::shutdown;
 /// the last two there may be `"encrypted_token": {"encrypted": "…", "iv": "…"}`. A line has 16 KiB at most.
 ///
 /// Lines that give no token are told on stderr with their numbers and the reason, never with what they hold, and passed
-/// over. A file can be taken over again, whole or after an interruption: nothing is stored twice. A user's token that is
-/// there already stays: the row is told and skipped. The worker must run, so that such tokens are known.
+/// over. A file can be taken over again, whole or after an interruption: nothing is stored twice. A user's token that
+/// is there already stays: the row is told and skipped. The worker must run, so that such tokens are known.
 ///
 /// Exit code 0 when every line's token is stored or skipped, 1 otherwise.
 #[derive(Args, Debug)]

@@ -1,3 +1,5 @@
+//! `usage-ledger keys rotate`: wraps all data keys under the current root key.
+
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 

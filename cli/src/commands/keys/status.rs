@@ -1,3 +1,5 @@
+//! `usage-ledger keys status`: the root keys that are configured or known.
+
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -7,7 +9,7 @@ use vault::{KeyCheck, RootKeyId};
 
 use crate::config::Settings;
 
-/// A line for each key that is configured or known, and why the configured ones can't be used, if so.
+/// Prints a line for each root key that is configured or known, and why the configured ones can't be used, if so.
 pub(super) async fn run(settings: &Settings) -> Result<ExitCode> {
     let mut conn = store::connect(settings.database_url()?, store::Schema::Live).await?;
     let known = keys::in_use(&mut conn).await?;
@@ -34,7 +36,7 @@ pub(super) async fn run(settings: &Settings) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The keys that the database knows, and the configured ones that it does not know yet.
+/// The root keys that the database knows, and the configured ones that it does not know yet.
 fn merged(mut known: Vec<InUse>, configured: &[(RootKeyId, KeyCheck)]) -> Vec<InUse> {
     for (kid, _) in configured {
         if known.iter().all(|key| key.kid != *kid) {

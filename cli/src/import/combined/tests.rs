@@ -1,3 +1,5 @@
+//! The combined log format, line by line.
+
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -7,7 +9,10 @@ use proptest::prelude::*;
 
 use super::{Call, LineError, UserFrom, parse};
 
-const LINE: &str = r#"83.149.9.216 - - [17/May/2015:10:05:03 +0000] "GET /a/b.png?x=1 HTTP/1.1" 200 203023 "http://semicomplete.com/" "Mozilla/5.0 (Macintosh)""#;
+const LINE: &str = concat!(
+    r#"83.149.9.216 - - [17/May/2015:10:05:03 +0000] "GET /a/b.png?x=1 HTTP/1.1" 200 203023 "#,
+    r#""http://semicomplete.com/" "Mozilla/5.0 (Macintosh)""#
+);
 
 fn by_ip(line: &str) -> Result<Call, LineError> {
     parse(line.as_bytes(), UserFrom::Ip)
@@ -189,7 +194,8 @@ prop_compose! {
         method in "[A-Z]{1,10}",
         status in 100_u64..600,
         bytes in any::<u64>(),
-        agent in proptest::option::of("\\PC{1,60}").prop_filter("a dash is nothing", |agent| agent.as_deref() != Some("-")),
+        agent in proptest::option::of("\\PC{1,60}")
+            .prop_filter("a dash is nothing", |agent| agent.as_deref() != Some("-")),
     ) -> Call {
         Call {
             user: address.to_string().parse().unwrap(),
