@@ -27,7 +27,7 @@ struct Ledger {
     dir: DataDir,
 }
 
-/// What the projections say.
+/// Figures of the projections.
 #[derive(Debug, PartialEq, Eq)]
 struct Figures {
     /// Month, users and calls of the summaries.
@@ -103,7 +103,7 @@ impl Ledger {
     }
 }
 
-/// How many events the log holds. A batch of a thousand is more than one frame takes.
+/// Number of events in the log. A batch of a thousand is more than one frame takes.
 async fn events(log: &Log) -> Result<usize> {
     let mut events = 0;
     for seq in 1..=log.state().await?.last_seq {

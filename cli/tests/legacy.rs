@@ -31,7 +31,7 @@ const GEMINI: &str = "AIzaLegacy0123456789abcdefghijklmnopqr";
 const OTHER: &str = "ghp_another0123456789abcdefghijklmnopq";
 const NOT_OPENED: &str = "it does not open under ENCRYPTION_KEY: another key, changed bytes, or no token";
 
-/// What the program makes of a plaintext, in hexadecimal digits; `None`, said aloud, where there is no such program.
+/// The program's ciphertext of a plaintext, in hexadecimal digits; `None`, said aloud, where there is no such program.
 fn encrypted(program: &str, arguments: &[&str], token: &str) -> Result<Option<String>> {
     let started = Command::new(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = match started {
@@ -53,7 +53,8 @@ fn by_openssl(key: &str, token: &str) -> Result<Option<String>> {
 
 fn by_node(key: &str, token: &str) -> Result<Option<String>> {
     let script = format!(
-        "const c = require('crypto').createCipheriv('aes-256-cbc', Buffer.from('{key}', 'hex'), Buffer.from('{IV}', 'hex'));
+        "const [key, iv] = [Buffer.from('{key}', 'hex'), Buffer.from('{IV}', 'hex')];
+         const c = require('crypto').createCipheriv('aes-256-cbc', key, iv);
          process.stdin.pipe(c).pipe(process.stdout)"
     );
     encrypted("node", &["-e", &script], token)
@@ -211,7 +212,7 @@ fn search(dir: &Path, secrets: &[Vec<u8>]) -> Result<()> {
     Ok(())
 }
 
-/// What is said of the lines that are not taken.
+/// Words on the lines that are not taken.
 fn told() -> [String; 8] {
     [
         format!("line 4: {NOT_OPENED}"),

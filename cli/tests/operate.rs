@@ -1,4 +1,4 @@
-//! What an operator runs beside a worker: exit codes, and what is printed.
+//! Commands that an operator runs beside a worker: exit codes, and what is printed.
 
 #[expect(dead_code, reason = "shared with the tests of dev, which need more of it")]
 mod program;

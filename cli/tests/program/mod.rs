@@ -36,7 +36,7 @@ impl DataDir {
         self.0.path().to_str().unwrap_or_default()
     }
 
-    /// What `dev` wrote when everything was ready.
+    /// Variables that `dev` wrote when everything was ready.
     pub(crate) async fn dev_env(&self, dev: &mut Program) -> Result<BTreeMap<String, String>> {
         let path = self.0.path().join("dev.env");
         let started = Instant::now();
@@ -62,7 +62,7 @@ impl DataDir {
 pub(crate) struct Program {
     child: Child,
     log: PathBuf,
-    /// Where its own words begin in the log.
+    /// Place in the log at which its own words begin.
     log_start: u64,
 }
 
@@ -81,7 +81,7 @@ impl Program {
         Ok(kill(Pid::from_raw(id.cast_signed()), signal)?)
     }
 
-    /// How it ended, if it has, and what it said.
+    /// Its end, if it has come, and what it said.
     pub(crate) fn ended(&mut self) -> Result<Option<(ExitStatus, String)>> {
         let Some(status) = self.child.try_wait()? else { return Ok(None) };
         let said = std::fs::read(&self.log)?.split_off(usize::try_from(self.log_start)?);
@@ -93,7 +93,7 @@ impl Program {
     }
 }
 
-/// What a program that ended said.
+/// Words of a program that ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     pub(crate) code: Option<i32>,
@@ -102,7 +102,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// What it printed, if its exit code was 0.
+    /// Its output, if its exit code was 0.
     pub(crate) fn expect_success(self) -> Result<String> {
         anyhow::ensure!(self.code == Some(0), "exit code {:?}: {}", self.code, self.errors);
         Ok(self.text)

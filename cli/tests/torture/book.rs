@@ -1,4 +1,4 @@
-//! What the callers were told, call by call, and whether the ledger agrees.
+//! The callers' book: what they were told, call by call, and whether the ledger agrees.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-/// What is known of a call from its answers.
+/// Fate of a call, as far as its answers tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// Answered 2xx: it must be there, once.
@@ -47,12 +47,12 @@ struct Row {
 }
 
 impl Book {
-    /// How many calls have this fate.
+    /// Number of calls of this fate.
     pub(crate) fn count(&self, fate: Fate) -> usize {
         self.0.values().filter(|call| call.fate == fate).count()
     }
 
-    /// What the ledger holds otherwise than the callers were told; empty when all is well.
+    /// Calls that the ledger holds otherwise than the callers were told; empty when all is well.
     pub(crate) async fn disagreements(&self, pool: &PgPool) -> Result<Vec<String>> {
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT endpoint, min(id::text)::uuid AS id, count(*) AS rows, max(status_code) AS status_code,

@@ -10,13 +10,13 @@ use testkit::{Client, Database, PrivateServers, Role, Token, wait_until};
 
 use crate::program::{DataDir, Output, Program, output};
 
-/// How long anything may take to come back.
+/// Time that anything may take to come back.
 pub(crate) const BOUND: Duration = Duration::from_mins(1);
 
 const LOG_LINES: usize = 60;
 const STREAM: &str = "TORTURE";
 
-/// What can be killed.
+/// Process that can be killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Victim {
     Api,
@@ -203,7 +203,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// What `/readyz` and the last lines of the programs' logs say, for a failure.
+    /// `/readyz` and the last lines of the programs' logs, for a failure.
     pub(crate) async fn state(&self) -> String {
         let client = Client::new(format!("http://{}", self.settings.address));
         let ready = match client {

@@ -1,6 +1,6 @@
 //! The log has no room left: nothing is answered that was not recorded, and it goes on when there is room again and
-//! nats-server was started anew. (2.15.1 writes no more to a stream after a write that failed, and looks at its limit and
-//! at the disk's size at its start only.)
+//! nats-server was started anew. (2.15.1 writes no more to a stream after a write that failed, and looks at its limit
+//! and at the disk's size at its start only.)
 
 use std::{
     path::{Path, PathBuf},
@@ -22,7 +22,7 @@ use crate::{
 const BATCH: u64 = 100;
 /// Many batches more than what either limit below holds.
 const BATCHES: u64 = 500;
-/// How long a client waits for an answer while there is room.
+/// Time that a client waits for an answer while there is room.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A server that was told to keep 3 MB, whatever the disk holds.

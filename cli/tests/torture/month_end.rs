@@ -14,7 +14,7 @@ use crate::{
     program::{DataDir, Program},
 };
 
-/// How long before the month's end `dev` is started: a busy machine needs longer until it is ready.
+/// Time before the month's end at which `dev` is started: a busy machine needs longer until it is ready.
 const MARGINS_S: [i64; 3] = [15, 60, 240];
 
 #[tokio::test]

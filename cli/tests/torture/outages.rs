@@ -10,7 +10,7 @@ use crate::cluster::{BOUND, Cluster, Victim};
 
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// What `/readyz` says of database and log, when it answers with this status.
+/// `/readyz` on database and log, when it answers with this status.
 async fn ready(client: &Client, status: u16) -> Result<(Value, Value)> {
     let report = client.get("/readyz").send().await?.expect(status)?.json()?;
     Ok((report["database"]["status"].clone(), report["log"]["status"].clone()))

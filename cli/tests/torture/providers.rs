@@ -14,7 +14,7 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Longer than anybody waits for an answer.
 const NEVER: Duration = Duration::from_mins(10);
 
-/// What the provider does, by the letter after the secret part of a token.
+/// Behaviour of the provider, by the letter after the secret part of a provider token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
     Valid,
@@ -37,7 +37,7 @@ impl Mood {
         Self::Gibberish,
     ];
 
-    /// What a token ends with that brings this about.
+    /// End of a provider token that brings this about.
     pub(crate) fn letter(self) -> char {
         match self {
             Self::Valid => 'v',
@@ -50,7 +50,7 @@ impl Mood {
         }
     }
 
-    /// What a test of the token answers.
+    /// Answer to a test of the stored token.
     pub(crate) fn result(self) -> (&'static str, Option<&'static str>) {
         match self {
             Self::Valid => ("valid", None),

@@ -1,4 +1,4 @@
-//! What is configured wrongly does not start, and says in one line what to do.
+//! Refusals: what is configured wrongly does not start, and says in one line what to do.
 
 use anyhow::{Context as _, Result};
 use async_nats::jetstream::stream::Config;
@@ -10,7 +10,7 @@ use crate::{
     program::{DataDir, Output, Program, output},
 };
 
-/// Where nothing listens.
+/// Address at which nothing listens.
 const NOWHERE: &str = "127.0.0.1:1";
 
 /// Exit code 1, and one line at the end that says this; what precedes it are log lines.

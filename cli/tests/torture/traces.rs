@@ -10,7 +10,7 @@ use sqlx::PgPool;
 
 /// Of a secret that was cut short so many bytes are still found.
 const PIECE_BYTES: usize = 12;
-/// How much of what surrounds a find is shown.
+/// Bytes around a find that are shown.
 const SHOWN_BYTES: usize = 60;
 
 /// The forms of one secret.
@@ -38,7 +38,7 @@ impl Needles {
         Self(forms.into_iter().map(|(name, form)| (name, Finder::new(&form).into_owned())).collect())
     }
 
-    /// What is found in these bytes, with what surrounds it.
+    /// Places of the secret in these bytes, with what surrounds them.
     pub(crate) fn found_in(&self, bytes: &[u8]) -> Vec<String> {
         let found = self.0.iter().filter_map(|(name, form)| {
             let at = form.find(bytes)?;
@@ -49,7 +49,7 @@ impl Needles {
         found.collect()
     }
 
-    /// What is found in the files of these directories.
+    /// Places of the secret in the files of these directories.
     pub(crate) fn found_under(&self, dir: &Path) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for file in files(dir)? {
@@ -61,7 +61,7 @@ impl Needles {
         Ok(found)
     }
 
-    /// What is found in any row of any table of the ledger.
+    /// Places of the secret in any row of any table of the ledger.
     pub(crate) async fn found_in_tables(&self, pool: &PgPool) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for (table, text) in table_texts(pool).await? {

@@ -86,7 +86,7 @@ async fn a_token_is_nowhere_but_with_its_provider() -> Result<()> {
     search(&stage, &data, &providers)
 }
 
-/// What is in the files and in the answers.
+/// Searches the files and the answers for secrets.
 fn search(stage: &Stage, data: &DataDir, providers: &Providers) -> Result<()> {
     let log = std::fs::read_to_string(data.path().join("dev.log"))?;
     assert!(log.contains("TRACE") && log.contains("a provider does not say"), "little was logged");
@@ -398,7 +398,7 @@ async fn exported_and_erased(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// What an operator runs, at the level trace too.
+/// Runs the commands of an operator, at the level trace too.
 async fn commands(stage: &Stage, data: &DataDir, environment: &BTreeMap<String, String>) -> Result<()> {
     let wait = async || {
         let stats = stage.caller("root", Role::Admin).get("/api/usage/stats").await;

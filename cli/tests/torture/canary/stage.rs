@@ -16,7 +16,7 @@ const SECRET_CHARACTERS: usize = 36;
 /// Ends the secret, so that a mask shows nothing of it.
 const TAIL: &str = "tail";
 
-/// What is looked for.
+/// The secrets that are looked for.
 pub(super) struct Secrets {
     pub(super) secret: String,
     /// Another one, of digits.

@@ -25,7 +25,7 @@ const LATE_ADDRESS: &str = "203.0.113.7";
 const LATE_AGENT: &str = "a late agent";
 const EVENTS: &str = "/api/usage/events";
 
-/// Where an erasure is cut.
+/// Point at which an erasure is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     /// The event is on disk and projected; the api dies before the account is a tombstone, the worker right after it.
@@ -342,7 +342,7 @@ impl World {
         Ok(())
     }
 
-    /// What was sealed while there was a key comes into the log after the end.
+    /// Publishes after the end what was sealed while there was a data key.
     async fn arrives_late(&self, person: &Person) -> Result<()> {
         let late = self.late(person, true)?;
         self.publisher.publish_all(late.events).await?;
@@ -366,7 +366,8 @@ impl World {
     async fn comes_back(&mut self, person: &Person) -> Result<()> {
         self.cluster.kill(Victim::Worker).await?;
         let insert = "INSERT INTO public.user_data_keys (user_id, dek_id, kid, sealed, created_at)
-                      SELECT $1, sealed ->> 'dek', sealed ->> 'kid', sealed, now() FROM (SELECT $2::json) AS given (sealed)";
+                      SELECT $1, sealed ->> 'dek', sealed ->> 'kid', sealed, now()
+                      FROM (SELECT $2::json) AS given (sealed)";
         sqlx::query(insert).bind(person.id.get()).bind(&person.wrapped).execute(&self.pool).await?;
         // Whoever destroys it waits for this.
         let account = "SELECT FROM public.users WHERE user_id = $1 FOR UPDATE";
@@ -391,7 +392,7 @@ impl World {
         Ok(keys.find(&mut *self.pool.acquire().await?, user).await?)
     }
 
-    /// What an admin is told of the user's month, but for when it was asked.
+    /// An admin's view of the user's month, but for when it was asked.
     async fn stats(&self, person: &Person) -> Result<Value> {
         let path = format!("/api/usage/stats?user_id={}", person.id);
         Ok(without_position(self.admin.get(&path).send().await?.expect(200)?.json()?))
@@ -409,7 +410,7 @@ fn ask(person: &Person) -> JoinHandle<Result<Answer>> {
     tokio::spawn(async move { request.send().await })
 }
 
-/// Whether an export is that of a tombstone.
+/// Checks that an export is that of a tombstone.
 fn holds_nothing(export: &Answer) -> Result<()> {
     let export = export.json()?;
     let sections = export.as_object().context("no object")?;

@@ -25,7 +25,7 @@ pub(super) struct Person {
     pub(super) by_id: Client,
     /// Found in the tables as long as they are not erased.
     pub(super) personal: Vec<String>,
-    /// Where they come from afterwards.
+    /// Address that they come from afterwards.
     pub(super) proxied: String,
     /// The data key as it was stored.
     pub(super) wrapped: String,
