@@ -50,13 +50,13 @@ pub struct Tried {
 /// Reason for which the proof does not hold.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// Of an erased user.
+    /// Sealed values of an erased user still open.
     #[error("{0} sealed values of the log still open")]
     StillOpen(u64),
-    /// Of an erased user.
+    /// Data keys of an erased user are left.
     #[error("{0} data keys are still in public.user_data_keys")]
     DataKeyLeft(u64),
-    /// Of an erased user.
+    /// Rows of an erased user still hold something personal.
     #[error("{rows} rows of {table} still hold personal fields or tokens")]
     RowsLeft {
         /// The table.
@@ -64,13 +64,13 @@ pub enum Fault {
         /// Number of its rows.
         rows: u64,
     },
-    /// Of an erased user.
+    /// The account of an erased user is left.
     #[error("the account is not a tombstone")]
     AccountLeft,
     /// A data key does not open.
     #[error("a data key does not open")]
     DataKey(#[source] DataKeyError),
-    /// Of a living user.
+    /// Sealed values of a living user do not open.
     #[error("{values} sealed values of the log do not open, the first one in the event {first}")]
     NotOpen {
         /// Their number.
@@ -78,7 +78,7 @@ pub enum Fault {
         /// Position of the event that holds the first of them.
         first: Position,
     },
-    /// Of a living user.
+    /// A stored token of a living user does not open.
     #[error("the stored {token_type} token {id} does not open")]
     TokenNotOpen {
         /// Id of the stored token.
