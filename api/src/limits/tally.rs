@@ -368,5 +368,4 @@ impl Sums for Used {
 }
 
 #[cfg(test)]
-#[path = "tally_tests.rs"]
 mod tests;
