@@ -10,7 +10,7 @@ use store::advisory::{self, Lock};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Inner, unknown};
+use super::{Inner, fates};
 
 /// How long a starting api waits for another one to end.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -163,7 +163,7 @@ pub(super) async fn keep(inner: &Inner, mut lock: ApiLock, shutdown: Cancellatio
 
 /// Opens when the projection has reached what the log holds now. Never ends.
 async fn open(inner: &Inner) {
-    let last_seq = unknown::last_seq(inner).await;
+    let last_seq = fates::last_seq(inner).await;
     inner.gate.floor.store(last_seq, Ordering::Release);
     let watermark = &inner.parts.watermark;
     while !watermark.wait_for(last_seq, Duration::from_secs(10)).await {

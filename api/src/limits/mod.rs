@@ -6,6 +6,7 @@
 //! that it has none) is known and the projection contains it.
 
 mod admission;
+mod fates;
 mod gate;
 mod headers;
 mod reader;
@@ -13,7 +14,6 @@ mod refusal;
 mod rejections;
 mod table;
 mod tally;
-mod unknown;
 
 pub use admission::{Admission, Recording};
 pub use gate::{StartError, Unready};
@@ -38,12 +38,12 @@ use url::Url;
 use crate::config::{Enforcement, LimitFailureMode};
 use crate::facts::Watermark;
 use admission::Hold;
+use fates::Unknown;
 use gate::{ApiLock, Gate};
 use reader::Reader;
 use rejections::Rejections;
 use table::{Entry, Table};
 use tally::Answer;
-use unknown::Unknown;
 
 /// A user who was not read for this long, though there is more to read, is read before the next decision: another
 /// process (`import`) may have reported calls.
@@ -271,7 +271,7 @@ impl Limits {
         let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());
         tasks.spawn(async move { reader::refresh(&inner, stop).await });
         let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());
-        tasks.spawn(async move { unknown::resolve(&inner, stop).await });
+        tasks.spawn(async move { fates::resolve(&inner, stop).await });
         let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());
         tasks.spawn(async move {
             let LimitsParts { publisher, clock, ids, .. } = &inner.parts;
