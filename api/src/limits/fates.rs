@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::Inner;
+use super::limiter::Inner;
 use crate::facts::settled_seq;
 
 /// Pause between attempts to ask the log how far it is.

@@ -10,7 +10,8 @@ use store::advisory::{self, Lock};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Inner, fates};
+use super::fates;
+use super::limiter::Inner;
 
 /// How long a starting api waits for another one to end.
 const LOCK_WAIT: Duration = Duration::from_secs(10);

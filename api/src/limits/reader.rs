@@ -15,8 +15,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::limiter::{Inner, LimitsError};
 use super::tally::{PlanDecision, Snapshot};
-use super::{Inner, LimitsError};
 
 /// Users read by one statement.
 const MAX_BATCH: usize = 1_000;

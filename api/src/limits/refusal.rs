@@ -9,7 +9,8 @@ use store::read::plans::SoldPlan;
 use url::Url;
 
 use super::headers::{append_usage_headers, seconds_until};
-use super::{Ask, Standing, next_plan_up, violated};
+use super::limiter::{next_plan_up, violated};
+use super::tally::{Ask, Standing};
 use crate::http::problem::{Code, Problem, QUOTA_EXCEEDED};
 
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
