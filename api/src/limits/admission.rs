@@ -7,8 +7,8 @@ use ledger::limit::Used;
 use ledger::{Meter, Month, UserId};
 use nats::{Acknowledgement, EncodedEvent, Position, PublishError};
 
+use super::ask::Standing;
 use super::limiter::Limits;
-use super::tally::Standing;
 
 /// A call that may happen. Its units are taken; dropped without being recorded, it gives them back.
 pub struct Admission {

@@ -10,6 +10,7 @@ use store::advisory::{self, Lock};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::error::Unready;
 use super::fates;
 use super::limiter::Inner;
 
@@ -21,20 +22,6 @@ const LOCK_RETRY: Duration = Duration::from_millis(200);
 /// and the time-out.
 const HEARTBEAT: Duration = Duration::from_millis(250);
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Why this process may not decide now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unready {
-    /// The projection has not reached what was in the log when this process took the lock.
-    #[error("the projection is behind what was admitted before this process started")]
-    CatchingUp,
-    /// The database is away, and with it the lock and the counts.
-    #[error("the database is away")]
-    Database,
-    /// The process is ending.
-    #[error("this process is ending")]
-    Stopping,
-}
 
 /// Why the api does not start.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use ledger::limit::{self, Status};
 use ledger::{Category, Meter};
 
-use super::tally::Standing;
+use super::ask::Standing;
 
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");

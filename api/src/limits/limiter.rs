@@ -4,24 +4,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ledger::limit::{self, Used};
+use ledger::limit::Used;
 use ledger::{Clock, IdSource, Month, UserId};
 use nats::{Log, Publisher};
 use parking_lot::Mutex;
 use sqlx::PgPool;
-use store::read::plans::SoldPlan;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
 use super::admission::{Admission, Hold};
+use super::ask::{Ask, Standing};
+use super::error::{LimitsError, Unready};
 use super::fates::{self, Unknown};
-use super::gate::{self, ApiLock, Gate, StartError, Unready};
+use super::gate::{self, ApiLock, Gate, StartError};
 use super::reader::{self, Reader};
 use super::refusal::Refusal;
 use super::rejections::Rejections;
 use super::table::{Entry, Table};
-use super::tally::{Answer, Ask, PlanDecision, Standing};
+use super::tally::{Answer, PlanDecision};
 use crate::config::{Enforcement, LimitFailureMode};
 use crate::facts::Watermark;
 
@@ -76,25 +77,6 @@ pub(super) struct Inner {
     lock: Mutex<Option<ApiLock>>,
     /// The highest position of a reported call whose user was not known here.
     reported_seq: AtomicU64,
-}
-
-/// Why nothing can be decided now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum LimitsError {
-    /// This process may not decide (yet).
-    #[error(transparent)]
-    Unready(#[from] Unready),
-    /// The user's counts cannot be read.
-    #[error("the counts of this user cannot be read")]
-    Unreadable,
-    /// Too many units are admitted and not projected.
-    #[error(
-        "{units} admitted units are not projected yet (MAX_UNPROJECTED); the worker is behind or stopped"
-    )]
-    Behind {
-        /// How many.
-        units: u64,
-    },
 }
 
 /// What is decided about a call.
@@ -337,15 +319,4 @@ fn without(standing: &Standing, ask: &Ask) -> Standing {
         analyze: standing.used.analyze.saturating_sub(cost.analyze),
     };
     Standing { used, ..standing.clone() }
-}
-
-/// The meters of a call whose limit it passes.
-pub(super) fn violated(standing: &Standing, ask: &Ask) -> Vec<ledger::Meter> {
-    limit::violated(standing.terms.limits, standing.used, ask.units, ask.category).collect()
-}
-
-/// The next plan up: what a refusal offers.
-pub(super) fn next_plan_up<'a>(plans: &'a [SoldPlan], standing: &Standing) -> Option<&'a SoldPlan> {
-    let at = plans.iter().position(|sold| sold.plan.name == standing.terms.plan)?;
-    plans.get(at + 1)
 }

@@ -6,6 +6,8 @@
 //! that it has none) is known and the projection contains it.
 
 mod admission;
+mod ask;
+mod error;
 mod fates;
 mod gate;
 mod headers;
@@ -17,8 +19,10 @@ mod table;
 mod tally;
 
 pub use admission::{Admission, Recording};
-pub use gate::{StartError, Unready};
+pub use ask::{Ask, Standing};
+pub use error::{LimitsError, Unready};
+pub use gate::StartError;
 pub use headers::append_usage_headers;
-pub use limiter::{Limits, LimitsError, LimitsParts, Preview, Verdict};
+pub use limiter::{Limits, LimitsParts, Preview, Verdict};
 pub use refusal::Refusal;
-pub use tally::{Ask, PlanDecision, Standing};
+pub use tally::PlanDecision;

@@ -15,7 +15,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::limiter::{Inner, LimitsError};
+use super::error::LimitsError;
+use super::limiter::Inner;
 use super::tally::{PlanDecision, Snapshot};
 
 /// Users read by one statement.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use ledger::Meter;
+use ledger::limit;
 use serde_json::{Value, json};
 use store::read::plans::SoldPlan;
 use url::Url;
 
+use super::ask::{Ask, Standing};
 use super::headers::{append_usage_headers, seconds_until};
-use super::limiter::{next_plan_up, violated};
-use super::tally::{Ask, Standing};
 use crate::http::problem::{Code, Problem, QUOTA_EXCEEDED};
 
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -86,4 +86,15 @@ impl Refusal {
             "url": self.upgrade_url,
         })
     }
+}
+
+/// The meters of a call whose limit it passes.
+fn violated(standing: &Standing, ask: &Ask) -> Vec<Meter> {
+    limit::violated(standing.terms.limits, standing.used, ask.units, ask.category).collect()
+}
+
+/// The next plan up: what a refusal offers.
+fn next_plan_up<'a>(plans: &'a [SoldPlan], standing: &Standing) -> Option<&'a SoldPlan> {
+    let at = plans.iter().position(|sold| sold.plan.name == standing.terms.plan)?;
+    plans.get(at + 1)
 }

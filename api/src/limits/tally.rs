@@ -8,9 +8,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use ledger::Month;
 use ledger::limit::{self, Decision, Used};
-use ledger::{Category, Month, Units};
 use store::limits::Terms;
+
+use super::ask::{Ask, Standing};
 
 /// Positions of one user and month that are kept apart. Beyond it neighbours are joined at the later position.
 const MAX_POSITIONS: usize = 64;
@@ -55,37 +57,6 @@ impl Snapshot {
         }
         None
     }
-}
-
-/// A call that asks to be admitted.
-#[derive(Debug, Clone, Copy)]
-pub struct Ask {
-    /// The admission instant; it decides month and plan.
-    pub at: DateTime<Utc>,
-    /// The month of `at`.
-    pub month: Month,
-    /// What kind of call it is.
-    pub category: Category,
-    /// What it costs.
-    pub units: Units,
-}
-
-impl Ask {
-    /// What an admission adds.
-    pub fn cost(&self) -> Used {
-        Used::default().plus(self.category, u64::from(self.units.get()))
-    }
-}
-
-/// How a user stands in a month.
-#[derive(Debug, Clone)]
-pub struct Standing {
-    /// The plan in force.
-    pub terms: Arc<Terms>,
-    /// The month.
-    pub month: Month,
-    /// What is used; of an admitted call this one included.
-    pub used: Used,
 }
 
 /// What a tally says to an ask.

@@ -1,0 +1,39 @@
+//! A call that asks to be admitted, and how its user stands.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use ledger::limit::Used;
+use ledger::{Category, Month, Units};
+use store::limits::Terms;
+
+/// A call that asks to be admitted.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask {
+    /// The admission instant; it decides month and plan.
+    pub at: DateTime<Utc>,
+    /// The month of `at`.
+    pub month: Month,
+    /// What kind of call it is.
+    pub category: Category,
+    /// What it costs.
+    pub units: Units,
+}
+
+impl Ask {
+    /// What an admission adds.
+    pub fn cost(&self) -> Used {
+        Used::default().plus(self.category, u64::from(self.units.get()))
+    }
+}
+
+/// How a user stands in a month.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// The plan in force.
+    pub terms: Arc<Terms>,
+    /// The month.
+    pub month: Month,
+    /// What is used; of an admitted call this one included.
+    pub used: Used,
+}
