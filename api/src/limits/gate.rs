@@ -2,85 +2,14 @@
 //! another process, or this one before a restart, has admitted.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sqlx::{Connection, PgConnection};
-use store::Schema;
-use store::advisory::{self, Lock};
-use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::error::Unready;
 use super::fates;
 use super::limiter::Inner;
-
-/// How long a starting api waits for another one to end.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
-/// Pause between two attempts to take the lock.
-const LOCK_RETRY: Duration = Duration::from_millis(200);
-/// How often the session that holds the lock is tried; the longest time for which a lost lock goes unnoticed is this
-/// and the time-out.
-const HEARTBEAT: Duration = Duration::from_millis(250);
-const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Why the api does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Another api holds the lock.
-    #[error(
-        "another api process serves this database: until limits are leased, one api decides them; stop the other one \
-         (waited {} s)", LOCK_WAIT.as_secs()
-    )]
-    SecondApi,
-    /// The lock cannot be asked for.
-    #[error("the lock against a second api cannot be taken in the database of DATABASE_URL")]
-    Database(#[source] store::Error),
-}
-
-/// The session that holds the lock.
-pub(super) struct ApiLock {
-    conn: PgConnection,
-}
-
-impl ApiLock {
-    /// Waits ten seconds at most.
-    pub(super) async fn acquire(database_url: &str) -> Result<Self, StartError> {
-        let started = Instant::now();
-        loop {
-            match Self::try_acquire(database_url).await {
-                Ok(Some(lock)) => return Ok(lock),
-                outcome if started.elapsed() < LOCK_WAIT => {
-                    if let Err(error) = outcome {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the database");
-                    }
-                    sleep(LOCK_RETRY).await;
-                }
-                Ok(None) => return Err(StartError::SecondApi),
-                Err(error) => return Err(StartError::Database(error)),
-            }
-        }
-    }
-
-    async fn try_acquire(database_url: &str) -> Result<Option<Self>, store::Error> {
-        let mut conn = store::connect(database_url, Schema::Live).await?;
-        if advisory::try_lock(&mut conn, Lock::Api).await? {
-            return Ok(Some(Self { conn }));
-        }
-        // Whether the goodbye arrives does not matter: the session holds nothing.
-        let _ = conn.close().await;
-        Ok(None)
-    }
-
-    async fn is_held(&mut self) -> bool {
-        matches!(timeout(HEARTBEAT_TIMEOUT, self.conn.ping()).await, Ok(Ok(())))
-    }
-
-    /// Lets another process have it.
-    pub(super) async fn release(self) {
-        // A session whose goodbye does not arrive ends with its connection.
-        let _ = timeout(HEARTBEAT_TIMEOUT, self.conn.close()).await;
-    }
-}
+use super::lock::ApiLock;
 
 /// Open or closed.
 pub(super) struct Gate {
@@ -134,10 +63,10 @@ pub(super) async fn keep(inner: &Inner, mut lock: ApiLock, shutdown: Cancellatio
                     inner.gate.set(CATCHING_UP);
                     inner.table.forget_readings();
                 }
-                () = lost(&mut lock) => {
+                () = lock.lost() => {
                     inner.gate.set(NO_DATABASE);
                     tracing::error!("the database is away: nothing is admitted until it is back");
-                    lock = regain(inner).await;
+                    lock.regain().await;
                     inner.gate.set(CATCHING_UP);
                     tracing::info!("the database is back");
                 }
@@ -164,29 +93,4 @@ async fn open(inner: &Inner) {
     inner.gate.set(OPEN);
     tracing::info!(last_seq, "limits are decided from here on");
     std::future::pending::<()>().await;
-}
-
-/// Ends when the session is gone.
-async fn lost(lock: &mut ApiLock) {
-    while lock.is_held().await {
-        sleep(HEARTBEAT).await;
-    }
-}
-
-async fn regain(inner: &Inner) -> ApiLock {
-    let mut is_taken = false;
-    loop {
-        match ApiLock::try_acquire(&inner.parts.database_url).await {
-            Ok(Some(lock)) => return lock,
-            Ok(None) if !is_taken => {
-                is_taken = true;
-                tracing::error!("another api process has taken over this database: nothing is admitted here");
-            }
-            Ok(None) => {}
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "the database is still away");
-            }
-        }
-        sleep(LOCK_RETRY).await;
-    }
 }

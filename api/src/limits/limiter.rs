@@ -17,7 +17,8 @@ use super::admission::{Admission, Hold};
 use super::ask::{Ask, Standing};
 use super::error::{LimitsError, Unready};
 use super::fates::{self, Unknown};
-use super::gate::{self, ApiLock, Gate, StartError};
+use super::gate::{self, Gate};
+use super::lock::{ApiLock, StartError};
 use super::reader::{self, Reader};
 use super::refusal::Refusal;
 use super::rejections::Rejections;
@@ -110,7 +111,7 @@ impl Limits {
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> Result<Self, StartError> {
-        let lock = ApiLock::acquire(&parts.database_url).await?;
+        let lock = ApiLock::acquire(parts.database_url.clone()).await?;
         let limits = Self(Arc::new(Inner {
             parts,
             table: Table::new(),
