@@ -69,9 +69,9 @@ pub struct LimitsParts {
 
 pub(super) struct Inner {
     pub(super) parts: LimitsParts,
-    pub(super) table: Table,
+    pub(super) table: Arc<Table>,
     pub(super) gate: Gate,
-    pub(super) reader: Reader,
+    reader: Arc<Reader>,
     rejections: Rejections,
     pub(super) unknown: Unknown,
     /// The lock against a second api, when the work has ended.
@@ -112,11 +112,13 @@ impl Limits {
         shutdown: &CancellationToken,
     ) -> Result<Self, StartError> {
         let lock = ApiLock::acquire(parts.database_url.clone()).await?;
+        let table = Arc::new(Table::new());
+        let reader = Arc::new(Reader::new(Arc::clone(&table), parts.pool.clone(), parts.clock.clone()));
         let limits = Self(Arc::new(Inner {
             parts,
-            table: Table::new(),
+            table,
             gate: Gate::new(),
-            reader: Reader::new(),
+            reader,
             rejections: Rejections::new(),
             unknown: Unknown::new(),
             lock: Mutex::new(None),
@@ -229,10 +231,9 @@ impl Limits {
             let lock = gate::keep(&inner, lock, stop).await;
             *inner.lock.lock() = Some(lock);
         });
-        let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());
-        tasks.spawn(async move { inner.reader.run(&inner, stop).await });
-        let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());
-        tasks.spawn(async move { reader::refresh(&inner, stop).await });
+        let reader = &self.0.reader;
+        tasks.spawn(Arc::clone(reader).run(shutdown.clone()));
+        tasks.spawn(reader::refresh(Arc::clone(reader), self.0.parts.watermark.clone(), shutdown.clone()));
         let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());
         tasks.spawn(async move { fates::resolve(&inner, stop).await });
         let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());

@@ -6,9 +6,9 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ledger::Month;
-use ledger::UserId;
+use ledger::{Clock, Month, UserId};
 use parking_lot::{Mutex, RwLock};
+use sqlx::PgPool;
 use store::limits::{Terms, UserReading};
 use store::read::plans::{self, SoldPlan};
 use tokio::sync::{Notify, oneshot};
@@ -16,8 +16,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::error::LimitsError;
-use super::limiter::Inner;
+use super::table::Table;
 use super::tally::{PlanDecision, Snapshot};
+use crate::facts::Watermark;
 
 /// Users read by one statement.
 const MAX_BATCH: usize = 1_000;
@@ -33,8 +34,11 @@ const MAX_SHARED_TERMS: usize = 64;
 /// Users to read, each with those who wait for it.
 type Waiting = HashMap<UserId, Vec<oneshot::Sender<bool>>>;
 
-/// Gathers users to read.
+/// Gathers users to read, and reads them into the table.
 pub(super) struct Reader {
+    table: Arc<Table>,
+    pool: PgPool,
+    clock: Clock,
     /// None when nothing is read any more.
     waiting: Mutex<Option<Waiting>>,
     added: Notify,
@@ -49,8 +53,11 @@ struct Memory {
 }
 
 impl Reader {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(table: Arc<Table>, pool: PgPool, clock: Clock) -> Self {
         Self {
+            table,
+            pool,
+            clock,
             waiting: Mutex::new(Some(Waiting::new())),
             added: Notify::new(),
             plans: RwLock::new(Arc::default()),
@@ -102,7 +109,7 @@ impl Reader {
     }
 
     /// Reads until `shutdown`.
-    pub(super) async fn run(&self, inner: &Inner, shutdown: CancellationToken) {
+    pub(super) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let work = async {
             let mut memory = Memory::default();
             loop {
@@ -112,7 +119,7 @@ impl Reader {
                     continue;
                 }
                 let users: Vec<UserId> = batch.keys().copied().collect();
-                let is_read = match timeout(READ_TIMEOUT, self.read_batch(inner, &users, &mut memory)).await {
+                let is_read = match timeout(READ_TIMEOUT, self.read_batch(&users, &mut memory)).await {
                     Ok(Ok(())) => true,
                     Ok(Err(error)) => {
                         tracing::warn!(
@@ -130,7 +137,7 @@ impl Reader {
                 for (user, waiting) in batch {
                     if !is_read {
                         // Lists it again for the refresher, if it has anything to settle.
-                        inner.table.with_known(user, |_| (), || ());
+                        self.table.with_known(user, |_| (), || ());
                     }
                     for tell in waiting {
                         // Who stopped waiting needs no answer.
@@ -144,17 +151,12 @@ impl Reader {
         *self.waiting.lock() = None;
     }
 
-    async fn read_batch(
-        &self,
-        inner: &Inner,
-        users: &[UserId],
-        memory: &mut Memory,
-    ) -> Result<(), store::Error> {
+    async fn read_batch(&self, users: &[UserId], memory: &mut Memory) -> Result<(), store::Error> {
         let started = Instant::now();
-        let generation = inner.table.generation();
-        let now = inner.parts.clock.now();
+        let generation = self.table.generation();
+        let now = self.clock.now();
         let first_month = Month::of(now).prev();
-        let mut conn = inner.parts.pool.acquire().await.map_err(store::Error::from)?;
+        let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
         if memory.plans_read_at.is_none_or(|at| at.elapsed() > PLANS_MAX_AGE) {
             *self.plans.write() = plans::sold(&mut conn).await?.into();
             memory.plans_read_at = Some(started);
@@ -164,10 +166,10 @@ impl Reader {
         for user in reading.users {
             let id = user.user;
             let snapshot = memory.snapshot(user, reading.watermark, first_month);
-            inner.table.with_known(
+            self.table.with_known(
                 id,
                 |entry| {
-                    if inner.table.generation() != generation {
+                    if self.table.generation() != generation {
                         return;
                     }
                     entry.tally.refresh(snapshot);
@@ -209,13 +211,13 @@ impl Memory {
 }
 
 /// Has users read whose units the projection contains by now, so that what is kept of them stays small.
-pub(super) async fn refresh(inner: &Inner, shutdown: CancellationToken) {
+pub(super) async fn refresh(reader: Arc<Reader>, watermark: Watermark, shutdown: CancellationToken) {
     let work = async {
-        let mut marks = inner.parts.watermark.subscribe();
-        // The sender lives as long as `inner`.
+        let mut marks = watermark.subscribe();
+        // The sender lives as long as `watermark`.
         while marks.changed().await.is_ok() {
             let seq = *marks.borrow_and_update();
-            inner.reader.request(inner.table.take_unsettled(seq));
+            reader.request(reader.table.take_unsettled(seq));
             sleep(REFRESH_INTERVAL).await;
         }
     };
