@@ -1,36 +1,38 @@
 //! What an admitted call holds until its fate is known.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ledger::limit::Used;
 use ledger::{Meter, Month, UserId};
-use nats::{Acknowledgement, EncodedEvent, Position, PublishError};
+use nats::{Acknowledgement, EncodedEvent, Position, PublishError, Publisher};
 
 use super::ask::Standing;
-use super::limiter::Limits;
+use super::fates::Fates;
 
 /// A call that may happen. Its units are taken; dropped without being recorded, it gives them back.
 pub struct Admission {
-    limits: Limits,
+    publisher: Publisher,
     hold: Option<Hold>,
     standing: Option<Standing>,
     would_block: Option<Meter>,
 }
 
 impl Admission {
-    pub(super) fn counted(hold: Hold, standing: Option<Standing>) -> Self {
-        Self { limits: hold.limits.clone(), hold: Some(hold), standing, would_block: None }
+    /// A call that counts, with what it holds.
+    pub(super) fn counted(publisher: Publisher, hold: Hold, standing: Option<Standing>) -> Self {
+        Self { publisher, hold: Some(hold), standing, would_block: None }
     }
 
-    pub(super) fn shadow(hold: Hold, standing: Standing, would_block: Meter) -> Self {
-        let limits = hold.limits.clone();
-        Self { limits, hold: Some(hold), standing: Some(standing), would_block: Some(would_block) }
+    /// A call that counts, though a limit would have refused it.
+    pub(super) fn shadow(publisher: Publisher, hold: Hold, standing: Standing, would_block: Meter) -> Self {
+        Self { publisher, hold: Some(hold), standing: Some(standing), would_block: Some(would_block) }
     }
 
     /// A call that does not count: nothing is held for it.
-    pub fn uncounted(limits: Limits) -> Self {
-        Self { limits, hold: None, standing: None, would_block: None }
+    pub(super) fn uncounted(publisher: Publisher) -> Self {
+        Self { publisher, hold: None, standing: None, would_block: None }
     }
 
     /// How the user stands with this call; none when that is not known (failure mode open) or it does not count.
@@ -49,7 +51,7 @@ impl Admission {
     /// The event is certainly not recorded, unless [`PublishError::may_be_recorded`].
     pub fn record(mut self, event: &EncodedEvent) -> Result<Recording, PublishError> {
         let hold = self.hold.take();
-        match self.limits.0.parts.publisher.submit(event) {
+        match self.publisher.submit(event) {
             Ok(ack) => Ok(Recording(Some(InFlight { ack, hold }))),
             Err(error) => {
                 if let Some(hold) = hold {
@@ -109,7 +111,7 @@ impl Drop for Recording {
 
 /// Units of one call, taken from its user's limit.
 pub(super) struct Hold {
-    limits: Limits,
+    fates: Arc<Fates>,
     user: UserId,
     month: Month,
     cost: Used,
@@ -117,14 +119,14 @@ pub(super) struct Hold {
 }
 
 impl Hold {
-    pub(super) fn new(limits: Limits, user: UserId, month: Month, cost: Used) -> Self {
-        Self { limits, user, month, cost, is_open: true }
+    pub(super) fn new(fates: Arc<Fates>, user: UserId, month: Month, cost: Used) -> Self {
+        Self { fates, user, month, cost, is_open: true }
     }
 
-    /// The call is in the log.
+    /// Settles a call that is in the log.
     fn settle(mut self, seq: u64) {
         self.is_open = false;
-        self.limits.0.table.with(self.user, |entry| entry.tally.settle(self.month, self.cost, seq));
+        self.fates.settle(self.user, self.month, self.cost, seq);
     }
 
     fn fail(self, error: PublishError) {
@@ -133,17 +135,17 @@ impl Hold {
         }
     }
 
-    /// Nobody knows whether the call is in the log: its units stay until that no longer matters.
+    /// Leaves the call to those whose fate nobody knows.
     fn lose(mut self) {
         self.is_open = false;
-        self.limits.0.unknown.add(self.user, self.month, self.cost);
+        self.fates.lose(self.user, self.month, self.cost);
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         if self.is_open {
-            self.limits.0.table.with(self.user, |entry| entry.tally.release(self.month, self.cost));
+            self.fates.release(self.user, self.month, self.cost);
         }
     }
 }

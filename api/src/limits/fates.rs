@@ -1,87 +1,65 @@
-//! Units of calls of which nobody knows whether they are in the log.
+//! Fates of admitted calls: in the log, certainly not, or unknown.
 
 use std::mem;
-use std::time::Duration;
+use std::sync::Arc;
 
 use ledger::limit::Used;
 use ledger::{Month, UserId};
 use nats::Log;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::limiter::Inner;
-use crate::facts::settled_seq;
+use super::log_end;
+use super::table::Table;
 
-/// Pause between attempts to ask the log how far it is.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
-
-/// They count until the projection has passed everything that the log can have taken.
-pub(super) struct Unknown {
-    units: Mutex<Vec<(UserId, Month, Used)>>,
+/// Settles the units of admitted calls.
+pub(super) struct Fates {
+    table: Arc<Table>,
+    /// Units of calls of which nobody knows whether they are in the log. They count until the projection has passed
+    /// everything that the log can have taken.
+    unknown: Mutex<Vec<(UserId, Month, Used)>>,
     added: Notify,
 }
 
-impl Unknown {
-    pub(super) fn new() -> Self {
-        Self { units: Mutex::default(), added: Notify::new() }
+impl Fates {
+    pub(super) fn new(table: Arc<Table>) -> Self {
+        Self { table, unknown: Mutex::default(), added: Notify::new() }
     }
 
-    pub(super) fn add(&self, user: UserId, month: Month, cost: Used) {
-        self.units.lock().push((user, month, cost));
+    /// Settles a call that is in the log at this sequence.
+    pub(super) fn settle(&self, user: UserId, month: Month, cost: Used, seq: u64) {
+        self.table.with(user, |entry| entry.tally.settle(month, cost, seq));
+    }
+
+    /// Gives back the units of a call that is certainly not in the log.
+    pub(super) fn release(&self, user: UserId, month: Month, cost: Used) {
+        self.table.with(user, |entry| entry.tally.release(month, cost));
+    }
+
+    /// Keeps the units of a call of which nobody knows whether it is in the log, until that no longer matters.
+    pub(super) fn lose(&self, user: UserId, month: Month, cost: Used) {
+        self.unknown.lock().push((user, month, cost));
         self.added.notify_one();
     }
-}
 
-/// Gives lost units a position: the last one of the log after their producer has retired.
-pub(super) async fn resolve(inner: &Inner, shutdown: CancellationToken) {
-    let work = async {
-        loop {
-            inner.unknown.added.notified().await;
-            let lost = mem::take(&mut *inner.unknown.units.lock());
-            let last_seq = last_seq_of_retired(&inner.parts.log).await;
-            tracing::warn!(
-                calls = lost.len(),
-                last_seq,
-                "calls of unknown fate count until the projection has passed them"
-            );
-            for (user, month, cost) in lost {
-                inner.table.with(user, |entry| entry.tally.settle(month, cost, last_seq));
-            }
-        }
-    };
-    shutdown.run_until_cancelled(work).await;
-}
-
-/// [`settled_seq`], whenever the log answers.
-async fn last_seq_of_retired(log: &Log) -> u64 {
-    loop {
-        match settled_seq(log).await {
-            Ok(seq) => return seq,
-            Err(error) => {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "the log does not say how far it is"
+    /// Gives lost units a position, until `shutdown`: the last one of the log after their producer has retired.
+    pub(super) async fn resolve(self: Arc<Self>, log: Log, shutdown: CancellationToken) {
+        let work = async {
+            loop {
+                self.added.notified().await;
+                let lost = mem::take(&mut *self.unknown.lock());
+                let last_seq = log_end::settled_seq(&log).await;
+                tracing::warn!(
+                    calls = lost.len(),
+                    last_seq,
+                    "calls of unknown fate count until the projection has passed them"
                 );
-                sleep(RETRY_PAUSE).await;
+                for (user, month, cost) in lost {
+                    self.settle(user, month, cost, last_seq);
+                }
             }
-        }
-    }
-}
-
-/// The last sequence of the log, whenever it answers.
-pub(super) async fn last_seq(inner: &Inner) -> u64 {
-    loop {
-        match inner.parts.log.state().await {
-            Ok(state) => return state.last_seq,
-            Err(error) => {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "the log does not say how far it is"
-                );
-                sleep(RETRY_PAUSE).await;
-            }
-        }
+        };
+        shutdown.run_until_cancelled(work).await;
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::error::Unready;
-use super::fates;
 use super::limiter::Inner;
 use super::lock::ApiLock;
+use super::log_end;
 
 /// Open or closed.
 pub(super) struct Gate {
@@ -80,7 +80,7 @@ pub(super) async fn keep(inner: &Inner, mut lock: ApiLock, shutdown: Cancellatio
 
 /// Opens when the projection has reached what the log holds now. Never ends.
 async fn open(inner: &Inner) {
-    let last_seq = fates::last_seq(inner).await;
+    let last_seq = log_end::last_seq(&inner.parts.log).await;
     inner.gate.floor.store(last_seq, Ordering::Release);
     let watermark = &inner.parts.watermark;
     while !watermark.wait_for(last_seq, Duration::from_secs(10)).await {

@@ -16,7 +16,7 @@ use url::Url;
 use super::admission::{Admission, Hold};
 use super::ask::{Ask, Standing};
 use super::error::{LimitsError, Unready};
-use super::fates::{self, Unknown};
+use super::fates::Fates;
 use super::gate::{self, Gate};
 use super::lock::{ApiLock, StartError};
 use super::reader::{self, Reader};
@@ -39,7 +39,7 @@ const MAX_READINGS: usize = 4;
 
 /// Decides about calls. Cheap to clone.
 #[derive(Clone)]
-pub struct Limits(pub(super) Arc<Inner>);
+pub struct Limits(Arc<Inner>);
 
 /// What [`Limits`] works with.
 pub struct LimitsParts {
@@ -73,7 +73,7 @@ pub(super) struct Inner {
     pub(super) gate: Gate,
     reader: Arc<Reader>,
     rejections: Rejections,
-    pub(super) unknown: Unknown,
+    fates: Arc<Fates>,
     /// The lock against a second api, when the work has ended.
     lock: Mutex<Option<ApiLock>>,
     /// The highest position of a reported call whose user was not known here.
@@ -114,13 +114,14 @@ impl Limits {
         let lock = ApiLock::acquire(parts.database_url.clone()).await?;
         let table = Arc::new(Table::new());
         let reader = Arc::new(Reader::new(Arc::clone(&table), parts.pool.clone(), parts.clock.clone()));
+        let fates = Arc::new(Fates::new(Arc::clone(&table)));
         let limits = Self(Arc::new(Inner {
             parts,
             table,
             gate: Gate::new(),
             reader,
             rejections: Rejections::new(),
-            unknown: Unknown::new(),
+            fates,
             lock: Mutex::new(None),
             reported_seq: AtomicU64::new(0),
         }));
@@ -138,12 +139,12 @@ impl Limits {
         };
         match decided {
             Ok(Step::Decided(Answer::Admitted(standing))) => {
-                Ok(Verdict::Admitted(Admission::counted(self.hold(user, &ask), Some(standing))))
+                Ok(Verdict::Admitted(self.counted(user, &ask, Some(standing))))
             }
             Ok(Step::Forced(standing)) => {
                 let hold = self.hold(user, &ask);
                 let refusal = self.refuse(user, &ask, without(&standing, &ask), true);
-                Ok(Verdict::Admitted(Admission::shadow(hold, standing, refusal.meter())))
+                Ok(Verdict::Admitted(Admission::shadow(self.publisher(), hold, standing, refusal.meter())))
             }
             Ok(Step::Decided(Answer::Refused(standing))) => {
                 Ok(Verdict::Refused(self.refuse(user, &ask, standing, false)))
@@ -154,10 +155,15 @@ impl Limits {
                     && error != LimitsError::Unready(Unready::Stopping) =>
             {
                 let standing = inner.table.with(user, |entry| entry.tally.force(&ask));
-                Ok(Verdict::Admitted(Admission::counted(self.hold(user, &ask), standing)))
+                Ok(Verdict::Admitted(self.counted(user, &ask, standing)))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Admits a call that does not count: nothing is held for it.
+    pub fn uncounted(&self) -> Admission {
+        Admission::uncounted(self.publisher())
     }
 
     /// What [`Limits::admit`] would say, without taking anything.
@@ -234,8 +240,7 @@ impl Limits {
         let reader = &self.0.reader;
         tasks.spawn(Arc::clone(reader).run(shutdown.clone()));
         tasks.spawn(reader::refresh(Arc::clone(reader), self.0.parts.watermark.clone(), shutdown.clone()));
-        let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());
-        tasks.spawn(async move { fates::resolve(&inner, stop).await });
+        tasks.spawn(Arc::clone(&self.0.fates).resolve(self.0.parts.log.clone(), shutdown.clone()));
         let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());
         tasks.spawn(async move {
             let LimitsParts { publisher, clock, ids, .. } = &inner.parts;
@@ -243,8 +248,16 @@ impl Limits {
         });
     }
 
+    fn counted(&self, user: UserId, ask: &Ask, standing: Option<Standing>) -> Admission {
+        Admission::counted(self.publisher(), self.hold(user, ask), standing)
+    }
+
+    fn publisher(&self) -> Publisher {
+        self.0.parts.publisher.clone()
+    }
+
     fn hold(&self, user: UserId, ask: &Ask) -> Hold {
-        Hold::new(self.clone(), user, ask.month, ask.cost())
+        Hold::new(Arc::clone(&self.0.fates), user, ask.month, ask.cost())
     }
 
     fn refuse(&self, user: UserId, ask: &Ask, standing: Standing, shadow: bool) -> Refusal {

@@ -13,6 +13,7 @@ mod gate;
 mod headers;
 mod limiter;
 mod lock;
+mod log_end;
 mod reader;
 mod refusal;
 mod rejections;
