@@ -9,6 +9,7 @@ use ledger::{Clock, IdSource, Month, UserId};
 use nats::{Log, Publisher};
 use parking_lot::Mutex;
 use sqlx::PgPool;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
@@ -67,15 +68,15 @@ pub struct LimitsParts {
     pub upgrade_url: Option<Url>,
 }
 
-pub(super) struct Inner {
-    pub(super) parts: LimitsParts,
-    pub(super) table: Arc<Table>,
-    pub(super) gate: Gate,
+struct Inner {
+    parts: LimitsParts,
+    table: Arc<Table>,
+    gate: Arc<Gate>,
     reader: Arc<Reader>,
-    rejections: Rejections,
+    rejections: Arc<Rejections>,
     fates: Arc<Fates>,
-    /// The lock against a second api, when the work has ended.
-    lock: Mutex<Option<ApiLock>>,
+    /// The task that keeps the gate, and hands back the lock against a second api.
+    keeper: Mutex<Option<JoinHandle<ApiLock>>>,
     /// The highest position of a reported call whose user was not known here.
     reported_seq: AtomicU64,
 }
@@ -115,18 +116,36 @@ impl Limits {
         let table = Arc::new(Table::new());
         let reader = Arc::new(Reader::new(Arc::clone(&table), parts.pool.clone(), parts.clock.clone()));
         let fates = Arc::new(Fates::new(Arc::clone(&table)));
-        let limits = Self(Arc::new(Inner {
+        let gate = Arc::new(Gate::new());
+        let rejections = Arc::new(Rejections::new());
+        let (log, watermark, stop) = (&parts.log, &parts.watermark, shutdown);
+        let keeper = tasks.spawn(gate::keep(
+            Arc::clone(&gate),
+            lock,
+            Arc::clone(&table),
+            log.clone(),
+            watermark.clone(),
+            stop.clone(),
+        ));
+        tasks.spawn(Arc::clone(&reader).run(stop.clone()));
+        tasks.spawn(reader::refresh(Arc::clone(&reader), watermark.clone(), stop.clone()));
+        tasks.spawn(Arc::clone(&fates).resolve(log.clone(), stop.clone()));
+        tasks.spawn(Arc::clone(&rejections).run(
+            parts.publisher.clone(),
+            parts.clock.clone(),
+            parts.ids.clone(),
+            stop.clone(),
+        ));
+        Ok(Self(Arc::new(Inner {
             parts,
             table,
-            gate: Gate::new(),
+            gate,
             reader,
-            rejections: Rejections::new(),
+            rejections,
             fates,
-            lock: Mutex::new(None),
+            keeper: Mutex::new(Some(keeper)),
             reported_seq: AtomicU64::new(0),
-        }));
-        limits.spawn(tasks, shutdown, lock);
-        Ok(limits)
+        })))
     }
 
     /// Decides about a call and takes its units.
@@ -225,27 +244,12 @@ impl Limits {
     /// Lets another api decide. To be called when the work of [`Limits::start`] has ended and the publisher is closed:
     /// whatever was admitted here is in the log then, where the next process finds it.
     pub async fn release_lock(&self) {
-        let lock = self.0.lock.lock().take();
-        if let Some(lock) = lock {
+        let keeper = self.0.keeper.lock().take();
+        let Some(keeper) = keeper else { return };
+        // A task that panicked has let go of the session, and thereby of the lock.
+        if let Ok(lock) = keeper.await {
             lock.release().await;
         }
-    }
-
-    fn spawn(&self, tasks: &TaskTracker, shutdown: &CancellationToken, lock: ApiLock) {
-        let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());
-        tasks.spawn(async move {
-            let lock = gate::keep(&inner, lock, stop).await;
-            *inner.lock.lock() = Some(lock);
-        });
-        let reader = &self.0.reader;
-        tasks.spawn(Arc::clone(reader).run(shutdown.clone()));
-        tasks.spawn(reader::refresh(Arc::clone(reader), self.0.parts.watermark.clone(), shutdown.clone()));
-        tasks.spawn(Arc::clone(&self.0.fates).resolve(self.0.parts.log.clone(), shutdown.clone()));
-        let (inner, stop) = (Arc::clone(&self.0), shutdown.clone());
-        tasks.spawn(async move {
-            let LimitsParts { publisher, clock, ids, .. } = &inner.parts;
-            inner.rejections.run(publisher, clock, ids, stop).await;
-        });
     }
 
     fn counted(&self, user: UserId, ask: &Ask, standing: Option<Standing>) -> Admission {
@@ -291,7 +295,7 @@ impl Inner {
     }
 
     fn step(&self, entry: &mut Entry, ask: &Ask, take: bool, is_fresh: bool) -> Step {
-        let Some(watermark) = entry.tally.watermark().filter(|&seq| seq >= self.gate.floor()) else {
+        let Some(watermark) = entry.tally.watermark().filter(|&seq| seq >= self.table.floor()) else {
             return Step::ReadFirst;
         };
         let age = entry.read_at.map_or(Duration::MAX, |at| at.elapsed());

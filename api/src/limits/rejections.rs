@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use events::{Body, Event, LimitRejected};
 use ledger::{Clock, IdSource, Meter, UserId};
 use nats::{EncodedEvent, Publisher};
 use parking_lot::Mutex;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Length of a window in seconds. Months begin at a multiple of it.
@@ -86,21 +87,21 @@ impl Rejections {
 
     /// Flushes until `shutdown`, then everything once more.
     pub(super) async fn run(
-        &self,
-        publisher: &Publisher,
-        clock: &Clock,
-        ids: &IdSource,
+        self: Arc<Self>,
+        publisher: Publisher,
+        clock: Clock,
+        ids: IdSource,
         shutdown: CancellationToken,
     ) {
         let mut ticks = tokio::time::interval(FLUSH_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.flush(publisher, clock, ids, false),
+                _ = ticks.tick() => self.flush(&publisher, &clock, &ids, false),
                 () = shutdown.cancelled() => break,
             }
         }
-        self.flush(publisher, clock, ids, true);
+        self.flush(&publisher, &clock, &ids, true);
     }
 }
 

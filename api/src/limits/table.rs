@@ -23,6 +23,8 @@ pub(super) struct Table {
     outstanding: AtomicU64,
     /// How often all readings were forgotten.
     generation: AtomicU64,
+    /// Readings at an earlier watermark may miss what was admitted elsewhere.
+    floor: AtomicU64,
 }
 
 /// What is kept of one user.
@@ -57,6 +59,7 @@ impl Table {
             max_users_per_shard: max_users.div_ceil(SHARDS),
             outstanding: AtomicU64::new(0),
             generation: AtomicU64::new(0),
+            floor: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -117,6 +120,17 @@ impl Table {
     /// compared under the lock of [`Table::with_known`].
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// The lowest watermark of a reading that contains what was admitted elsewhere; none does before
+    /// [`Table::set_floor`].
+    pub(super) fn floor(&self) -> u64 {
+        self.floor.load(Ordering::Acquire)
+    }
+
+    /// Whatever was admitted elsewhere is contained in readings at `seq` and later.
+    pub(super) fn set_floor(&self, seq: u64) {
+        self.floor.store(seq, Ordering::Release);
     }
 
     /// Forgets what was read of all users, and nothing else: each is read anew before the next decision.
