@@ -16,6 +16,7 @@ use url::Url;
 
 use super::admission::{Admission, Hold};
 use super::ask::{Ask, Standing};
+use super::counts::{Answer, Counts};
 use super::error::{LimitsError, Unready};
 use super::fates::Fates;
 use super::gate::{self, Gate};
@@ -24,7 +25,7 @@ use super::reader::{self, Reader};
 use super::refusal::Refusal;
 use super::rejections::Rejections;
 use super::table::{Entry, Table};
-use super::tally::{Answer, PlanDecision};
+use super::tally::PlanDecision;
 use crate::config::{Enforcement, LimitFailureMode};
 use crate::facts::Watermark;
 

@@ -7,6 +7,7 @@
 
 mod admission;
 mod ask;
+mod counts;
 mod error;
 mod fates;
 mod gate;

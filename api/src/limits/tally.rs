@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use ledger::Month;
-use ledger::limit::{self, Decision, Used};
+use ledger::limit::Used;
 use store::limits::Terms;
 
-use super::ask::{Ask, Standing};
+use super::ask::Standing;
+use super::counts::Counts;
 
 /// Positions of one user and month that are kept apart. Beyond it neighbours are joined at the later position.
 const MAX_POSITIONS: usize = 64;
@@ -59,17 +60,6 @@ impl Snapshot {
     }
 }
 
-/// What a tally says to an ask.
-#[derive(Debug, Clone)]
-pub(super) enum Answer {
-    /// All units are taken; they count until they are settled.
-    Admitted(Standing),
-    /// No unit is taken.
-    Refused(Standing),
-    /// Nothing is known yet about this user and month.
-    Unread,
-}
-
 /// The counts and plan of one user.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -104,42 +94,26 @@ struct MonthTally {
     beyond: VecDeque<(u64, Used)>,
 }
 
-impl Tally {
-    /// Decides, and takes the units of an admitted call.
-    pub(super) fn admit(&mut self, ask: &Ask) -> Answer {
-        let Some((terms, used)) = self.state(ask.at, ask.month) else { return Answer::Unread };
-        match limit::decide(terms.limits, used, ask.units, ask.category) {
-            Decision::Allowed { used_after } => {
-                self.month(ask.month).outstanding.add(ask.cost());
-                Answer::Admitted(Standing { terms, month: ask.month, used: used_after })
-            }
-            Decision::Refused { .. } => Answer::Refused(Standing { terms, month: ask.month, used }),
-        }
+impl Counts for Tally {
+    fn standing(&self, at: DateTime<Utc>, month: Month) -> Option<Standing> {
+        let read = self.read.as_ref().filter(|read| read.covers(month))?;
+        let used = self
+            .months
+            .iter()
+            .find(|tally| tally.month == month)
+            .map_or_else(Used::default, MonthTally::used);
+        Some(Standing { terms: self.terms(read, at), month, used })
     }
 
-    /// Decides without taking anything.
-    pub(super) fn preview(&self, ask: &Ask) -> Answer {
-        let Some((terms, used)) = self.state(ask.at, ask.month) else { return Answer::Unread };
-        match limit::decide(terms.limits, used, ask.units, ask.category) {
-            Decision::Allowed { .. } => Answer::Admitted(Standing { terms, month: ask.month, used }),
-            Decision::Refused { .. } => Answer::Refused(Standing { terms, month: ask.month, used }),
-        }
+    fn take(&mut self, month: Month, cost: Used) {
+        self.month(month).outstanding.add(cost);
     }
 
-    /// Takes the units whatever the limit says (shadow mode, failure mode open). Answers how the user stands then,
-    /// if that is known.
-    pub(super) fn force(&mut self, ask: &Ask) -> Option<Standing> {
-        self.month(ask.month).outstanding.add(ask.cost());
-        self.standing(ask.at, ask.month)
+    fn release(&mut self, month: Month, cost: Used) {
+        self.month(month).outstanding.subtract(cost);
     }
 
-    /// How the user stands, if that is known.
-    pub(super) fn standing(&self, at: DateTime<Utc>, month: Month) -> Option<Standing> {
-        self.state(at, month).map(|(terms, used)| Standing { terms, month, used })
-    }
-
-    /// Units taken earlier are in the log at this sequence.
-    pub(super) fn settle(&mut self, month: Month, cost: Used, seq: u64) {
+    fn settle(&mut self, month: Month, cost: Used, seq: u64) {
         let covered = self.read.as_ref().is_some_and(|read| read.watermark >= seq);
         let tally = self.month(month);
         if covered {
@@ -148,15 +122,12 @@ impl Tally {
             tally.keep_until(seq, cost);
         }
     }
+}
 
-    /// Units taken earlier are certainly not in the log.
-    pub(super) fn release(&mut self, month: Month, cost: Used) {
-        self.month(month).outstanding.subtract(cost);
-    }
-
+impl Tally {
     /// A call that happened was reported and is in the log at this sequence.
     pub(super) fn report(&mut self, month: Month, cost: Used, seq: u64) {
-        self.month(month).outstanding.add(cost);
+        self.take(month, cost);
         self.settle(month, cost, seq);
     }
 
@@ -232,16 +203,6 @@ impl Tally {
     pub(super) fn next_position(&self) -> Option<u64> {
         let calls = self.months.iter().filter_map(|tally| tally.beyond.front()).map(|(seq, _)| *seq);
         calls.chain(self.decisions.first().map(|decision| decision.seq)).min()
-    }
-
-    fn state(&self, at: DateTime<Utc>, month: Month) -> Option<(Arc<Terms>, Used)> {
-        let read = self.read.as_ref().filter(|read| read.covers(month))?;
-        let used = self
-            .months
-            .iter()
-            .find(|tally| tally.month == month)
-            .map_or_else(Used::default, MonthTally::used);
-        Some((self.terms(read, at), used))
     }
 
     /// The plan at an instant is the last one in the log with `effective_at` at or before it.

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 
 use store::limits::Terms;
 
-use super::{Answer, Ask, PlanDecision, Snapshot, Sums, Tally};
+use super::{PlanDecision, Snapshot, Sums, Tally};
+use crate::limits::ask::Ask;
+use crate::limits::counts::{Answer, Counts};
 
 /// One thing that happens to the world; indexes are taken modulo what is there.
 #[derive(Debug, Clone)]

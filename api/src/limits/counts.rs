@@ -1,0 +1,66 @@
+//! Counts of one user, as a decision needs them: the place where another source of counts is plugged in.
+//!
+//! The decision is [`ledger::limit::decide`], the same whatever it counts by. Today's source is a [tally](super::tally):
+//! what the projections counted at a watermark, and our own units beyond it. Leases are the source to come: units that
+//! PostgreSQL granted to this process, taken in memory.
+
+use chrono::{DateTime, Utc};
+use ledger::Month;
+use ledger::limit::{self, Decision, Used};
+
+use super::ask::{Ask, Standing};
+
+/// Answer to an ask.
+#[derive(Debug, Clone)]
+pub(super) enum Answer {
+    /// All units are taken; they count until they are settled.
+    Admitted(Standing),
+    /// No unit is taken.
+    Refused(Standing),
+    /// Nothing is known yet about this user and month.
+    Unread,
+}
+
+/// Counts of one user. A unit counts from the instant at which it is taken until it is released, or until it is settled
+/// and the source counts it by itself. It is never missing; for an instant it may count twice, which only refuses.
+pub(super) trait Counts {
+    /// Standing of the user in the month, under the plan in force at the instant; none while it is not known.
+    fn standing(&self, at: DateTime<Utc>, month: Month) -> Option<Standing>;
+
+    /// Takes units, whatever the limit says.
+    fn take(&mut self, month: Month, cost: Used);
+
+    /// Gives back units taken earlier that are certainly not in the log.
+    fn release(&mut self, month: Month, cost: Used);
+
+    /// Settles units taken earlier that are in the log at this sequence.
+    fn settle(&mut self, month: Month, cost: Used, seq: u64);
+
+    /// Decides, and takes the units of an admitted call.
+    fn admit(&mut self, ask: &Ask) -> Answer {
+        let Some(standing) = self.standing(ask.at, ask.month) else { return Answer::Unread };
+        match limit::decide(standing.terms.limits, standing.used, ask.units, ask.category) {
+            Decision::Allowed { used_after } => {
+                self.take(ask.month, ask.cost());
+                Answer::Admitted(Standing { used: used_after, ..standing })
+            }
+            Decision::Refused { .. } => Answer::Refused(standing),
+        }
+    }
+
+    /// Decides without taking anything.
+    fn preview(&self, ask: &Ask) -> Answer {
+        let Some(standing) = self.standing(ask.at, ask.month) else { return Answer::Unread };
+        match limit::decide(standing.terms.limits, standing.used, ask.units, ask.category) {
+            Decision::Allowed { .. } => Answer::Admitted(standing),
+            Decision::Refused { .. } => Answer::Refused(standing),
+        }
+    }
+
+    /// Takes the units whatever the limit says (shadow mode, failure mode open). Answers how the user stands then,
+    /// if that is known.
+    fn force(&mut self, ask: &Ask) -> Option<Standing> {
+        self.take(ask.month, ask.cost());
+        self.standing(ask.at, ask.month)
+    }
+}
