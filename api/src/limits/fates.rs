@@ -10,13 +10,12 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::counts::Counts;
 use super::log_end;
-use super::table::Table;
+use super::projected::Projected;
 
 /// Settles the units of admitted calls.
 pub(super) struct Fates {
-    table: Arc<Table>,
+    counts: Arc<Projected>,
     /// Units of calls of which nobody knows whether they are in the log. They count until the projection has passed
     /// everything that the log can have taken.
     unknown: Mutex<Vec<(UserId, Month, Used)>>,
@@ -24,18 +23,18 @@ pub(super) struct Fates {
 }
 
 impl Fates {
-    pub(super) fn new(table: Arc<Table>) -> Self {
-        Self { table, unknown: Mutex::default(), added: Notify::new() }
+    pub(super) fn new(counts: Arc<Projected>) -> Self {
+        Self { counts, unknown: Mutex::default(), added: Notify::new() }
     }
 
     /// Settles a call that is in the log at this sequence.
     pub(super) fn settle(&self, user: UserId, month: Month, cost: Used, seq: u64) {
-        self.table.with(user, |entry| entry.tally.settle(month, cost, seq));
+        self.counts.settle(user, month, cost, seq);
     }
 
     /// Gives back the units of a call that is certainly not in the log.
     pub(super) fn release(&self, user: UserId, month: Month, cost: Used) {
-        self.table.with(user, |entry| entry.tally.release(month, cost));
+        self.counts.release(user, month, cost);
     }
 
     /// Keeps the units of a call of which nobody knows whether it is in the log, until that no longer matters.

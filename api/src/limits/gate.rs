@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::Unready;
 use super::lock::ApiLock;
 use super::log_end;
-use super::table::Table;
+use super::projected::Projected;
 use crate::facts::Watermark;
 
 /// Open or closed.
@@ -52,7 +52,7 @@ impl Gate {
 pub(super) async fn keep(
     gate: Arc<Gate>,
     mut lock: ApiLock,
-    table: Arc<Table>,
+    counts: Arc<Projected>,
     log: Log,
     watermark: Watermark,
     shutdown: CancellationToken,
@@ -61,11 +61,11 @@ pub(super) async fn keep(
     let work = async {
         loop {
             tokio::select! {
-                () = open(&gate, &table, &log, &watermark) => {}
+                () = open(&gate, &counts, &log, &watermark) => {}
                 // The sender lives as long as `watermark`.
                 _ = rewinds.changed() => {
                     gate.set(CATCHING_UP);
-                    table.forget_readings();
+                    counts.forget_readings();
                 }
                 () = lock.lost() => {
                     gate.set(NO_DATABASE);
@@ -83,9 +83,9 @@ pub(super) async fn keep(
 }
 
 /// Opens when the projection has reached what the log holds now. Never ends.
-async fn open(gate: &Gate, table: &Table, log: &Log, watermark: &Watermark) {
+async fn open(gate: &Gate, counts: &Projected, log: &Log, watermark: &Watermark) {
     let last_seq = log_end::last_seq(log).await;
-    table.set_floor(last_seq);
+    counts.set_floor(last_seq);
     while !watermark.wait_for(last_seq, Duration::from_secs(10)).await {
         tracing::warn!(
             last_seq,

@@ -15,6 +15,7 @@ mod headers;
 mod limiter;
 mod lock;
 mod log_end;
+mod projected;
 mod reader;
 mod refusal;
 mod rejections;
