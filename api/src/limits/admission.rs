@@ -1,4 +1,4 @@
-//! What an admitted call holds until its fate is known.
+//! Units that an admitted call holds until its fate is known.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Admission {
         Self { publisher, hold: None, standing: None, would_block: None }
     }
 
-    /// How the user stands with this call; none when that is not known (failure mode open) or it does not count.
+    /// Standing of the user with this call; none when it is not known (failure mode open) or the call does not count.
     pub fn standing(&self) -> Option<&Standing> {
         self.standing.as_ref()
     }

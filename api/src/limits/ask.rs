@@ -14,26 +14,26 @@ pub struct Ask {
     pub at: DateTime<Utc>,
     /// The month of `at`.
     pub month: Month,
-    /// What kind of call it is.
+    /// Kind of call.
     pub category: Category,
-    /// What it costs.
+    /// Its cost.
     pub units: Units,
 }
 
 impl Ask {
-    /// What an admission adds.
+    /// Units that its admission adds.
     pub fn cost(&self) -> Used {
         Used::default().plus(self.category, u64::from(self.units.get()))
     }
 }
 
-/// How a user stands in a month.
+/// Standing of a user in a month.
 #[derive(Debug, Clone)]
 pub struct Standing {
     /// The plan in force.
     pub terms: Arc<Terms>,
     /// The month.
     pub month: Month,
-    /// What is used; of an admitted call this one included.
+    /// Units used; of an admitted call its own included.
     pub used: Used,
 }

@@ -1,8 +1,10 @@
 //! Counts of one user, as a decision needs them: the place where another source of counts is plugged in.
 //!
-//! The decision is [`ledger::limit::decide`], the same whatever it counts by. Today's source is a [tally](super::tally):
-//! what the projections counted at a watermark, and our own units beyond it. Leases are the source to come: units that
-//! PostgreSQL granted to this process, taken in memory.
+//! The decision is [`ledger::limit::decide`], the same whatever it counts by. Today's source is a `tally`: what the
+//! projections counted at a watermark, and our own units beyond it; `projected` keeps one for each user. Leases are to
+//! be the next source: units that PostgreSQL granted to this process, taken in memory. A user's lease implements
+//! [`Counts`], and a table of leases stands where `projected` stands, with whatever fences it in the place of the
+//! gate's lock and floor. What decides, holds and refuses stays as it is.
 
 use chrono::{DateTime, Utc};
 use ledger::Month;

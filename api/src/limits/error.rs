@@ -1,6 +1,6 @@
 //! Reasons for which nothing can be decided.
 
-/// Why this process may not decide now.
+/// Reason for which this process may not decide now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unready {
     /// The projection has not reached what was in the log when this process took the lock.
@@ -14,7 +14,7 @@ pub enum Unready {
     Stopping,
 }
 
-/// Why nothing can be decided now.
+/// Reason for which nothing can be decided now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LimitsError {
     /// This process may not decide (yet).
@@ -28,7 +28,7 @@ pub enum LimitsError {
         "{units} admitted units are not projected yet (MAX_UNPROJECTED); the worker is behind or stopped"
     )]
     Behind {
-        /// How many.
+        /// Units admitted and not projected.
         units: u64,
     },
 }

@@ -1,5 +1,5 @@
-//! Whether this process may decide: it holds the lock against a second one, and the projection has everything that
-//! another process, or this one before a restart, has admitted.
+//! Gate before all decisions: open while this process holds the lock against a second one, and the projection has
+//! everything that another process, or this one before a restart, has admitted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -14,7 +14,7 @@ use super::log_end;
 use super::projected::Projected;
 use crate::facts::Watermark;
 
-/// Open or closed.
+/// Gate before all decisions, open or closed.
 pub(super) struct Gate {
     state: AtomicU8,
 }
@@ -22,7 +22,7 @@ pub(super) struct Gate {
 const OPEN: u8 = 0;
 const CATCHING_UP: u8 = 1;
 const NO_DATABASE: u8 = 2;
-/// For good.
+/// Closed for good.
 const STOPPING: u8 = 3;
 
 impl Gate {
@@ -45,10 +45,11 @@ impl Gate {
     }
 }
 
-/// Opens and closes the gate until `shutdown`, which closes it for good; hands the lock back. It is to be held until the
-/// last admitted call is in the log, or else the next process does not count that call when it begins. When the session
-/// is lost another api may have taken the lock and admitted calls, so everything begins anew once the lock is held again.
-/// When the projections were rewound the positions that were read are used anew, so everything begins anew as well.
+/// Opens and closes the gate until `shutdown`, which closes it for good; hands the lock back. It is to be held until
+/// the last admitted call is in the log, or else the next process does not count that call when it begins. When the
+/// session is lost another api may have taken the lock and admitted calls, so everything begins anew once the lock is
+/// held again. When the projections were rewound the positions that were read are used anew, so everything begins anew
+/// as well.
 pub(super) async fn keep(
     gate: Arc<Gate>,
     mut lock: ApiLock,

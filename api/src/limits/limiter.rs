@@ -29,9 +29,9 @@ use crate::facts::Watermark;
 #[derive(Clone)]
 pub struct Limits(Arc<Limiter>);
 
-/// What [`Limits`] works with.
+/// Resources and settings of [`Limits`].
 pub struct LimitsParts {
-    /// For the session that holds the lock against a second api.
+    /// Address of the database, for the session that holds the lock against a second api.
     pub database_url: String,
     /// Connections to PostgreSQL.
     pub pool: PgPool,
@@ -39,7 +39,7 @@ pub struct LimitsParts {
     pub log: Log,
     /// Writes to the log.
     pub publisher: Publisher,
-    /// How far the projections are.
+    /// Position of the projections.
     pub watermark: Watermark,
     /// The ledger's clock.
     pub clock: Clock,
@@ -55,13 +55,14 @@ pub struct LimitsParts {
     pub upgrade_url: Option<Url>,
 }
 
+/// Insides of [`Limits`], shared by its clones.
 struct Limiter {
     counts: Arc<Projected>,
     gate: Arc<Gate>,
     fates: Arc<Fates>,
     rejections: Arc<Rejections>,
     publisher: Publisher,
-    /// What is done with the units of a call that asks to be admitted.
+    /// Intent of every [`Limits::admit`], by `ENFORCEMENT`.
     intent: Intent,
     failure_mode: LimitFailureMode,
     max_unprojected: u64,
@@ -70,19 +71,19 @@ struct Limiter {
     keeper: Mutex<Option<JoinHandle<ApiLock>>>,
 }
 
-/// What is decided about a call.
+/// Decision about a call.
 pub enum Verdict {
-    /// It may happen; its units are held until it is recorded or dropped.
+    /// The call may happen; its units are held until it is recorded or dropped.
     Admitted(Admission),
-    /// It may not.
+    /// The call may not happen.
     Refused(Refusal),
 }
 
-/// What [`Limits::preview`] foresees.
+/// Decision about a call that only asks.
 pub enum Preview {
-    /// It would be admitted; how the user stands without it.
+    /// The call would be admitted; the user stands so without it.
     Allowed(Standing),
-    /// It would be refused.
+    /// The call would be refused.
     Refused(Refusal),
 }
 
@@ -163,7 +164,7 @@ impl Limits {
         Admission::uncounted(self.0.publisher.clone())
     }
 
-    /// What [`Limits::admit`] would say, without taking anything.
+    /// Says what [`Limits::admit`] would, without taking anything.
     pub async fn preview(&self, user: UserId, ask: Ask) -> Result<Preview, LimitsError> {
         let limiter = &self.0;
         limiter.gate.check()?;
@@ -174,17 +175,17 @@ impl Limits {
         }
     }
 
-    /// A decision about the user's plan is in the log: from now on it holds here.
+    /// Makes a decision about the user's plan, which is in the log, hold here from now on.
     pub fn decide_plan(&self, user: UserId, decision: PlanDecision) {
         self.0.counts.decide_plan(user, decision);
     }
 
-    /// Something happened to the user's counts (a reset, an un-counted call) that must be seen before a call is refused.
+    /// Has the user's counts read before a call is refused: something happened to them (a reset, an un-counted call).
     pub fn expire(&self, user: UserId) {
         self.0.counts.expire(user);
     }
 
-    /// Calls that happened are in the log at `seq`: they count here before the projection has them.
+    /// Counts calls that happened and are in the log at `seq`, before the projection has them.
     pub fn report(&self, user: UserId, month: Month, cost: Used, seq: u64) {
         self.0.counts.report(user, month, cost, seq);
     }
@@ -246,7 +247,7 @@ impl Limiter {
     }
 }
 
-/// How the user stood before a call was admitted.
+/// Standing of the user before a call was admitted.
 fn without(standing: &Standing, ask: &Ask) -> Standing {
     let cost = ask.cost();
     let used = Used {

@@ -7,16 +7,16 @@ use store::Schema;
 use store::advisory::{self, Lock};
 use tokio::time::{sleep, timeout};
 
-/// How long a starting api waits for another one to end.
+/// Longest time that a starting api waits for another one to end.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// Pause between two attempts to take the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(200);
-/// How often the session that holds the lock is tried; the longest time for which a lost lock goes unnoticed is this
-/// and the time-out.
+/// Pause between two looks at the session that holds the lock; the longest time for which a lost lock goes unnoticed is
+/// this and the time-out.
 const HEARTBEAT: Duration = Duration::from_millis(250);
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why the api does not start.
+/// Reason for which the api does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Another api holds the lock.
@@ -37,7 +37,7 @@ pub(super) struct ApiLock {
 }
 
 impl ApiLock {
-    /// Waits ten seconds at most.
+    /// Takes the lock; waits ten seconds for it at most.
     pub(super) async fn acquire(database_url: String) -> Result<Self, StartError> {
         let started = Instant::now();
         loop {
@@ -90,7 +90,7 @@ impl ApiLock {
         matches!(timeout(HEARTBEAT_TIMEOUT, self.conn.ping()).await, Ok(Ok(())))
     }
 
-    /// Lets another process have it.
+    /// Lets another process have the lock.
     pub(super) async fn release(self) {
         // A session whose goodbye does not arrive ends with its connection.
         let _ = timeout(HEARTBEAT_TIMEOUT, self.conn.close()).await;

@@ -1,9 +1,14 @@
 //! Limits that hold: exact on one instance.
 //!
-//! The decision is pure ([`ledger::limit`]); [`tally`] knows what counts for a user, `table` keeps the tallies, `reader`
-//! reads the projections for many users at once, and `gate` says whether this process may decide at all. A warm user's
-//! call is decided in memory. Whatever is admitted counts from that instant, until its position in the log (or the proof
-//! that it has none) is known and the projection contains it.
+//! The decision is pure ([`ledger::limit`]); a warm user's call is decided in memory. Whatever is admitted counts from
+//! that instant, until its position in the log (or the proof that it has none) is known and the projection contains it.
+//! Reads projections, asks the log how far it is, hands admitted calls and gathered refusals to the publisher.
+//!
+//! * `limiter` decides; `gate` says whether this process may decide at all, and `lock` keeps a second one from it.
+//! * `counts` is the seam for leases: what a decision needs to know of a user, whatever the source. `projected` is
+//!   today's source, with `tally` for one user, `table` for all of them, and `reader`, which reads many at once.
+//! * `admission` holds the units of an admitted call until its fate is known, and `fates` settles them.
+//! * `refusal` is the answer to a refused call; `rejections` gathers its event; `headers` tell how the user stands.
 
 mod admission;
 mod ask;

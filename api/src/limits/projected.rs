@@ -1,7 +1,7 @@
 //! Counts of all users by the projections: today's source.
 //!
-//! A user is read when a decision needs it and is decided about in memory from then on. This is what leases replace: the
-//! rules here say when a reading is too old to decide by, and those to come say when a lease has too few units.
+//! A user is read when a decision needs it, and decided about in memory from then on. This is what leases replace: here
+//! a user is read when the last reading is too old to decide by; there, units are asked for when too few are left.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +27,7 @@ use crate::facts::Watermark;
 const MAX_AGE: Duration = Duration::from_secs(10);
 /// A user is read at most this often only because a call would be refused.
 const MIN_AGE_TO_REFUSE: Duration = Duration::from_millis(100);
-/// How long the first decision about a user waits for reported calls to be counted.
+/// Longest time that the first decision about a user waits for reported calls to be counted.
 const REPORTED_WAIT: Duration = Duration::from_secs(1);
 /// Readings that one decision may need: a user may be forgotten again before it is decided about.
 const MAX_READINGS: usize = 4;
@@ -41,7 +41,7 @@ pub(super) struct Projected {
     reported_seq: AtomicU64,
 }
 
-/// What a decision is to do with the units of its call.
+/// Intent of a decision with the units of its call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Intent {
     /// Take nothing.
@@ -132,7 +132,7 @@ impl Projected {
         self.table.with_known(user, |entry| entry.stale_since = Some(Instant::now()), || ());
     }
 
-    /// Demands that readings contain the log up to this sequence: whatever was admitted elsewhere.
+    /// Says that readings at `seq` and later contain what was admitted elsewhere; earlier ones are not decided by.
     pub(super) fn set_floor(&self, seq: u64) {
         self.table.set_floor(seq);
     }

@@ -26,7 +26,7 @@ const MAX_BATCH: usize = 1_000;
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Users with units of ours are read again this often while the projection moves.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
-/// How long the plans that are offered may be out of date.
+/// Age at which the plans on offer are read again.
 const PLANS_MAX_AGE: Duration = Duration::from_mins(1);
 /// Different terms that are kept once for all users who have them.
 const MAX_SHARED_TERMS: usize = 64;
@@ -45,7 +45,7 @@ pub(super) struct Reader {
     plans: RwLock<Arc<[SoldPlan]>>,
 }
 
-/// What the task keeps between statements.
+/// Memory of the task between statements.
 #[derive(Default)]
 struct Memory {
     shared_terms: Vec<Arc<Terms>>,

@@ -40,7 +40,7 @@ impl Refusal {
         self.violated.first().copied().unwrap_or(Meter::Total)
     }
 
-    /// How the user stands, without the call.
+    /// Standing of the user, without the call.
     pub fn standing(&self) -> &Standing {
         &self.standing
     }

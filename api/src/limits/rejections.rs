@@ -16,20 +16,21 @@ use tokio_util::sync::CancellationToken;
 const WINDOW_S: i64 = 10;
 /// Windows kept at once. Refusals of more users are counted in the metrics only.
 const MAX_WINDOWS: usize = 20_000;
-/// How often windows that have ended are looked for.
+/// Pause between two searches for windows that have ended.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Refusals that are not in the log yet.
 pub(super) struct Rejections {
-    windows: Mutex<HashMap<Key, u64>>,
+    windows: Mutex<HashMap<Window, u64>>,
 }
 
+/// Refusals that become one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
+struct Window {
     user: UserId,
     meter: Meter,
     shadow: bool,
-    window_start: DateTime<Utc>,
+    start: DateTime<Utc>,
 }
 
 impl Rejections {
@@ -41,34 +42,34 @@ impl Rejections {
     pub(super) fn count(&self, user: UserId, meter: Meter, shadow: bool, at: DateTime<Utc>) {
         let label = meter.as_str();
         metrics::counter!("ledger_limit_rejections_total", "meter" => label).increment(1);
-        let key = Key { user, meter, shadow, window_start: window_start(at) };
+        let window = Window { user, meter, shadow, start: window_start(at) };
         let mut windows = self.windows.lock();
-        if let Some(count) = windows.get_mut(&key) {
+        if let Some(count) = windows.get_mut(&window) {
             *count += 1;
         } else if windows.len() < MAX_WINDOWS {
-            windows.insert(key, 1);
+            windows.insert(window, 1);
         } else {
             metrics::counter!("ledger_limit_rejections_unrecorded_total", "meter" => label).increment(1);
         }
     }
 
     /// Takes what belongs to windows that have ended before `at`, or everything.
-    fn take(&self, ended_before: Option<DateTime<Utc>>) -> Vec<(Key, u64)> {
+    fn take(&self, ended_before: Option<DateTime<Utc>>) -> Vec<(Window, u64)> {
         let mut windows = self.windows.lock();
         match ended_before {
             None => mem::take(&mut *windows).into_iter().collect(),
             Some(at) => {
                 let current = window_start(at);
-                windows.extract_if(|key, _| key.window_start != current).collect()
+                windows.extract_if(|window, _| window.start != current).collect()
             }
         }
     }
 
     /// Puts back what the log did not take.
-    fn put_back(&self, refused: Vec<(Key, u64)>) {
+    fn put_back(&self, refused: Vec<(Window, u64)>) {
         let mut windows = self.windows.lock();
-        for (key, count) in refused {
-            *windows.entry(key).or_default() += count;
+        for (window, count) in refused {
+            *windows.entry(window).or_default() += count;
         }
     }
 
@@ -78,7 +79,7 @@ impl Rejections {
         let due = self.take((!everything).then_some(now));
         let refused = due
             .into_iter()
-            .filter(|(key, count)| !publisher.offer(&encode(key, *count, ids, now)))
+            .filter(|(window, count)| !publisher.offer(&encode(window, *count, ids, now)))
             .collect::<Vec<_>>();
         if !refused.is_empty() {
             self.put_back(refused);
@@ -110,15 +111,15 @@ fn window_start(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds - seconds.rem_euclid(WINDOW_S), 0).unwrap_or(at)
 }
 
-fn encode(key: &Key, count: u64, ids: &IdSource, now: DateTime<Utc>) -> EncodedEvent {
+fn encode(window: &Window, count: u64, ids: &IdSource, now: DateTime<Utc>) -> EncodedEvent {
     let body = Body::LimitRejected(LimitRejected {
-        meter: key.meter,
+        meter: window.meter,
         count,
-        window_start: key.window_start,
-        shadow: key.shadow,
+        window_start: window.start,
+        shadow: window.shadow,
     });
     let mut json = Vec::with_capacity(320);
-    events::encode(&Event::by_api(ids.event_id(), key.user, now, body), &mut json);
+    events::encode(&Event::by_api(ids.event_id(), window.user, now, body), &mut json);
     EncodedEvent::from(json)
 }
 
@@ -150,14 +151,14 @@ mod tests {
         }
         let ended = rejections.take(Some(at("2026-11-30T23:59:59Z")));
         assert_eq!(ended.len(), 10);
-        assert!(ended.iter().all(|(key, _)| key.window_start < at("2026-11-30T23:59:50Z")));
+        assert!(ended.iter().all(|(window, _)| window.start < at("2026-11-30T23:59:50Z")));
         let rest = rejections.take(None);
         assert_eq!(ended.iter().chain(&rest).map(|(_, count)| count).sum::<u64>(), 1_000_000);
         let ids = IdSource::default();
         let bytes: usize = ended
             .iter()
             .chain(&rest)
-            .map(|(key, count)| encode(key, *count, &ids, at("2026-12-01T00:00:00Z")).0.len())
+            .map(|(window, count)| encode(window, *count, &ids, at("2026-12-01T00:00:00Z")).0.len())
             .sum();
         assert!(bytes <= 100 * 1024, "{bytes} bytes for a million refusals");
     }

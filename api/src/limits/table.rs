@@ -12,7 +12,7 @@ use super::tally::Tally;
 /// Users whose tallies are kept. Beyond it those that were not used lately are forgotten and read again when needed.
 const MAX_USERS: usize = 100_000;
 const SHARDS: usize = 64;
-/// How many users are looked at to find one to forget. Bounds the time that the lock is held.
+/// Users that are looked at to find one to forget. Bounds the time that the lock is held.
 const EVICTION_TRIES: usize = 16;
 
 /// All tallies.
@@ -21,19 +21,19 @@ pub(super) struct Table {
     max_users_per_shard: usize,
     /// Units that no reading contains yet, of all users.
     outstanding: AtomicU64,
-    /// How often all readings were forgotten.
+    /// Number of times that all readings were forgotten.
     generation: AtomicU64,
-    /// Readings at an earlier watermark may miss what was admitted elsewhere.
+    /// Lowest watermark of a reading that contains what was admitted elsewhere.
     floor: AtomicU64,
 }
 
-/// What is kept of one user.
+/// Memory of one user.
 #[derive(Default)]
 pub(super) struct Entry {
     pub(super) tally: Tally,
-    /// When it was last read.
+    /// Instant of the last reading.
     pub(super) read_at: Option<Instant>,
-    /// Something happened then that an earlier reading cannot show: read before refusing.
+    /// Instant of something that an earlier reading cannot show: read before refusing.
     pub(super) stale_since: Option<Instant>,
     used_lately: bool,
     is_listed: bool,
@@ -116,19 +116,18 @@ impl Table {
         ready
     }
 
-    /// How often all readings were forgotten. What was begun to be read under another number is out of date; to be
-    /// compared under the lock of [`Table::with_known`].
+    /// Number of times that all readings were forgotten. What was begun to be read under another number is out of date;
+    /// to be compared under the lock of [`Table::with_known`].
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The lowest watermark of a reading that contains what was admitted elsewhere; none does before
-    /// [`Table::set_floor`].
+    /// Lowest watermark of a reading that contains what was admitted elsewhere. Before [`Table::set_floor`] none does.
     pub(super) fn floor(&self) -> u64 {
         self.floor.load(Ordering::Acquire)
     }
 
-    /// Whatever was admitted elsewhere is contained in readings at `seq` and later.
+    /// Says that readings at `seq` and later contain what was admitted elsewhere.
     pub(super) fn set_floor(&self, seq: u64) {
         self.floor.store(seq, Ordering::Release);
     }

@@ -1,4 +1,5 @@
-//! What one user has used and may still use. Pure: no clock, no I/O, so that its promise can be checked by itself.
+//! Tally of what one user has used and may still use. Pure: no clock, no I/O, so that its promise can be checked by
+//! itself.
 //!
 //! used = what the projection counted at a watermark, read in one snapshot, + our own units that this count cannot
 //! hold yet: not acknowledged, of unknown fate, or at a position beyond the watermark. A unit is therefore never
@@ -25,7 +26,7 @@ pub struct PlanDecision {
     pub seq: u64,
     /// First instant at which it holds.
     pub effective_at: DateTime<Utc>,
-    /// What holds then.
+    /// Terms that hold then.
     pub terms: Arc<Terms>,
 }
 
@@ -86,9 +87,9 @@ impl Read {
 #[derive(Debug)]
 struct MonthTally {
     month: Month,
-    /// By the projection, at the snapshot's watermark.
+    /// Counted by the projection, at the snapshot's watermark.
     counted: Used,
-    /// Ours beyond it; a sum over `beyond` and of what has no position yet.
+    /// Units of ours beyond it: a sum over `beyond` and of what has no position yet.
     outstanding: Used,
     /// Ascending.
     beyond: VecDeque<(u64, Used)>,
@@ -125,13 +126,13 @@ impl Counts for Tally {
 }
 
 impl Tally {
-    /// A call that happened was reported and is in the log at this sequence.
+    /// Counts a call that happened and is in the log at this sequence.
     pub(super) fn report(&mut self, month: Month, cost: Used, seq: u64) {
         self.take(month, cost);
         self.settle(month, cost, seq);
     }
 
-    /// A decision about the plan is in the log.
+    /// Takes over a decision about the plan that is in the log.
     pub(super) fn decide_plan(&mut self, decision: PlanDecision) {
         if self.read.as_ref().is_some_and(|read| read.watermark >= decision.seq) {
             return;

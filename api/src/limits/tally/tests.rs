@@ -1,10 +1,11 @@
+//! Tests of the tally: never over the limit, and in agreement with the facts in the end.
+
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 use ledger::limit::{self, Decision, Limits, Used};
 use ledger::{Category, Month, PlanName, Units};
 use proptest::prelude::*;
-
 use store::limits::Terms;
 
 use super::{PlanDecision, Snapshot, Sums, Tally};
@@ -143,7 +144,7 @@ impl World {
         self.log.len() as u64
     }
 
-    /// What the facts up to a position amount to, since the month's last reset.
+    /// Sum of the facts up to a position, since the month's last reset.
     fn used(&self, month: Month, until: usize, foreign: bool) -> Used {
         let mut used = Used::default();
         let log = &self.log[..until];
