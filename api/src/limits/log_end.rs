@@ -5,7 +5,7 @@ use std::time::Duration;
 use nats::{Log, LogError};
 use tokio::time::sleep;
 
-use crate::facts::settled;
+use crate::facts;
 
 /// Pause between attempts to ask the log how far it is.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -15,9 +15,9 @@ pub(super) async fn last_seq(log: &Log) -> u64 {
     answered(|| log.state()).await.last_seq
 }
 
-/// [`settled::settled_seq`]: the last sequence of the log after producers of unknown fate have retired.
+/// [`facts::settled_seq`]: the last sequence of the log after producers of unknown fate have retired.
 pub(super) async fn settled_seq(log: &Log) -> u64 {
-    answered(|| settled::settled_seq(log)).await
+    answered(|| facts::settled_seq(log)).await
 }
 
 /// Asks until the log answers.

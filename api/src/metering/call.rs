@@ -13,7 +13,7 @@ use vault::DataKey;
 
 use super::error::MeteringError;
 use super::sealer::{self, SealError, Sealer};
-use crate::limits::{Admission, Ask, Limits, LimitsError, Refusal, Standing, Verdict, append_usage_headers};
+use crate::limits::{Ask, Limits, LimitsError, Refusal, Standing, Verdict, append_usage_headers};
 
 const X_USAGE_WOULD_BLOCK: HeaderName = HeaderName::from_static("x-usage-would-block");
 /// A guess at the length of an encoded call, in bytes.
@@ -113,7 +113,7 @@ impl MeteredCall {
         if self.classified.counted {
             limits.admit(self.user, self.ask()).await
         } else {
-            Ok(Verdict::Admitted(Admission::uncounted(limits.clone())))
+            Ok(Verdict::Admitted(limits.uncounted()))
         }
     }
 
