@@ -12,8 +12,8 @@ use keys::{KeyConfig, Keys};
 use ledger::{Category, Clock, IdSource, Month, UserId};
 use nats::{EncodedEvent, Log, Publisher, PublisherConfig, RawFrame, Reader, ReaderConfig};
 use sqlx::{Connection as _, PgConnection};
-use store::usage_rows::{self, CopyBuffer, UsageRow};
-use store::users::NewUser;
+use store::identity::users::NewUser;
+use store::projection::usage_rows::{self, CopyBuffer, UsageRow};
 use uuid::Uuid;
 use vault::{DataKey, OsEntropy};
 
@@ -79,7 +79,7 @@ async fn data_keys(machine: &Machine, clock: &Clock) -> anyhow::Result<HashMap<U
     let users: Vec<UserId> = (0..USERS).map(user).collect();
     let accounts = users.iter().map(|user| NewUser::unnamed(user.get())).collect();
     let mut conn = store::connect(url, store::Schema::Live).await?;
-    store::users::provision(&mut conn, accounts, clock.now()).await?;
+    store::identity::users::provision(&mut conn, accounts, clock.now()).await?;
     let config = KeyConfig::read(&|name| machine.environment.get(name).cloned());
     let keys = Keys::start(url, &config, clock).await?.get_or_make_many(&mut conn, &users).await?;
     keys.into_iter().map(|(user, key)| Ok((user, key?))).collect()
@@ -152,7 +152,7 @@ async fn copy_rate(machine: &Machine, log: &Log) -> anyhow::Result<f64> {
         }
         let batch = buffers(&frames)?;
         for month in batch.iter().map(|(month, _)| *month) {
-            store::partitions::ensure(&mut connection, month).await?;
+            store::projection::partitions::ensure(&mut connection, month).await?;
         }
         let start = Instant::now();
         let mut transaction = connection.begin().await?;

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use serde_json::Value;
-use store::compare::Difference;
+use store::operations::compare::Difference;
 
 use crate::output::printable;
 

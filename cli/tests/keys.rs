@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use program::{DataDir, Output, Program, output};
 use serde_json::json;
 use sqlx::Connection as _;
-use store::users::NewUser;
+use store::identity::users::NewUser;
 use testkit::{Answer, Client, Env, JWT_SECRET, Role, wait_until};
 
 const BOUND: Duration = Duration::from_mins(1);
@@ -88,7 +88,7 @@ impl Ledger {
         let mut conn = store::connect(self.env.database_url(), store::Schema::Live).await?;
         let users: Vec<UserId> = (0..count).map(|_| UserId::new(self.env.ids.random_id())).collect();
         let accounts = users.iter().map(|user| NewUser::unnamed(user.get())).collect();
-        store::users::provision(&mut conn, accounts, self.env.clock.now()).await?;
+        store::identity::users::provision(&mut conn, accounts, self.env.clock.now()).await?;
         let config = KeyConfig { key: K1.to_owned().into(), kid: "k1".to_owned(), ..KeyConfig::default() };
         let keys = Keys::start(self.env.database_url(), &config, &self.env.clock).await?;
         let made = keys.get_or_make_many(&mut conn, &users).await?;

@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use program::{DataDir, Output, Program, output};
 use sqlx::PgPool;
-use store::users::NewUser;
+use store::identity::users::NewUser;
 use testkit::{Database, PrivateServers, wait_until};
 use tokio::io::AsyncWriteExt as _;
 use uuid::Uuid;
@@ -139,8 +139,12 @@ impl Ledger {
         let user = UserId::new(self.ids.random_id());
         let mut conn = self.pool.acquire().await?;
         let external = self.keys.hash_external_id(name.parse()?).await?;
-        store::users::provision(&mut conn, vec![NewUser::named(user.get(), external)], self.clock.now())
-            .await?;
+        store::identity::users::provision(
+            &mut conn,
+            vec![NewUser::named(user.get(), external)],
+            self.clock.now(),
+        )
+        .await?;
         Ok(user)
     }
 
@@ -164,7 +168,7 @@ impl Ledger {
         self.keys.forget_all();
         let key = self.keys.find(&mut conn, user).await?.context("no data key")?;
         let mut opened = Vec::new();
-        for token in store::remains::tokens(&mut conn, user).await? {
+        for token in store::identity::remains::tokens(&mut conn, user).await? {
             let sealed = Sealed::from_json(&token.sealed)?;
             let text = key.open_token(token.token_type.parse()?, token.id, &sealed)?;
             opened.push((token.token_type, token.id, text.expose().to_owned()));
@@ -339,7 +343,7 @@ async fn a_users_own_token_stays_and_users_are_made_when_asked_for() -> Result<(
     let said = ledger.run(&["keys", "import-legacy", &two]).await?;
     assert_eq!((said.code, counts(&said)), (Some(0), vec![0, 0, 1, 0]), "{}", said.errors);
     let mut conn = ledger.pool.acquire().await?;
-    let carol = store::users::named(&mut conn, &"carol".parse()?).await?.context("she was made")?;
+    let carol = store::identity::users::named(&mut conn, &"carol".parse()?).await?.context("she was made")?;
     assert_eq!(ledger.tokens(carol).await?[0].2, GITHUB);
 
     for (key, expected) in

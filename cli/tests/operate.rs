@@ -12,8 +12,8 @@ use ledger::{Category, UserId};
 use nats::{EncodedEvent, FrameHeader, Log, Publisher, PublisherConfig};
 use nix::sys::signal::Signal;
 use program::{DataDir, Output, Program, output};
-use store::data_keys;
-use store::users::NewUser;
+use store::identity::users::NewUser;
+use store::identity::wrapped_keys;
 use testkit::{Client, Env, wait_until};
 use vault::{OsEntropy, SecretText, TokenKind};
 
@@ -83,7 +83,7 @@ impl Operated {
         let mut conn = self.env.pool().acquire().await?;
         let external = keys.hash_external_id(name.parse()?).await?;
         let new = vec![NewUser::named(user.get(), external)];
-        store::users::provision(&mut conn, new, self.env.clock.now()).await?;
+        store::identity::users::provision(&mut conn, new, self.env.clock.now()).await?;
         let key = keys.get_or_make(&mut conn, user).await?;
         let (id, token) = (self.env.ids.event_id(), SecretText::new("ghp_0123456789abcdef".to_owned()));
         let personal = Personal { token_name: Some("mine".into()), ..Personal::default() };
@@ -194,7 +194,7 @@ async fn verify_of_a_user_proves_that_tokens_open_and_after_an_erasure_that_they
     }
     assert!(ledger.exits(1, &["verify", "--user", "customer-2"]).await?.contains("there is no such user"));
     let mut conn = ledger.env.pool().acquire().await?;
-    let wrapped = data_keys::of_users(&mut conn, &[user]).await?.pop().expect("the key was made");
+    let wrapped = wrapped_keys::of_users(&mut conn, &[user]).await?.pop().expect("the key was made");
 
     ledger.erase(user).await?;
     let gone = "Z: 2 sealed values in the log, 0 open, 0 data keys, 0 rows with personal fields\n";

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use ledger::{ExternalId, UserId};
 use sqlx::{Connection, PgConnection};
-use store::erasure;
+use store::identity::erasure;
 
 use crate::{Keys, KeysError};
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use ledger::ExternalId;
 use secrecy::ExposeSecret as _;
-use store::data_keys::{self, WrappedKey};
-use store::users::HashedExternalId;
+use store::identity::users::HashedExternalId;
+use store::identity::wrapped_keys::{self, WrappedKey};
 use uuid::Uuid;
 use vault::{DataKey, DekId, OsEntropy};
 
@@ -39,7 +39,7 @@ impl Keys {
         let conn = &mut store::connect(self.0.database_url.expose_secret(), store::Schema::Live).await?;
         self.prove(conn).await?;
         let name = DekId::first();
-        let mut stored = data_keys::of_ledger(conn, name.as_str()).await?;
+        let mut stored = wrapped_keys::of_ledger(conn, name.as_str()).await?;
         if stored.is_none() {
             let (key, sealed) = self.0.ring.new_data_key(LEDGER, name.clone(), &OsEntropy)?;
             let new = WrappedKey {
@@ -48,9 +48,9 @@ impl Keys {
                 kid: sealed.kid().as_str().to_owned(),
                 sealed: sealed.to_json(),
             };
-            data_keys::insert_of_ledger(conn, &new, self.0.clock.now()).await?;
+            wrapped_keys::insert_of_ledger(conn, &new, self.0.clock.now()).await?;
             // What is stored counts: another process may have been quicker.
-            stored = data_keys::of_ledger(conn, name.as_str()).await?;
+            stored = wrapped_keys::of_ledger(conn, name.as_str()).await?;
         }
         let stored = stored.ok_or(KeysError::NoAccount)?;
         Ok(Arc::new(open(&self.0.ring, &stored)?))

@@ -43,7 +43,7 @@ impl Keys {
         }
     }
 
-    /// What was announced on [`store::users::CHANNEL`] with this payload.
+    /// What was announced on [`store::identity::users::CHANNEL`] with this payload.
     pub fn heard(&self, payload: &str) {
         match payload.parse::<UserId>() {
             Ok(user) => self.forget(&[user]),
@@ -54,7 +54,7 @@ impl Keys {
     /// Listens until the connection is lost, which it may be without a word.
     async fn listen(&self, pool: &PgPool) -> Result<(), store::Error> {
         let mut listener = PgListener::connect_with(pool).await?;
-        listener.listen(store::users::CHANNEL).await?;
+        listener.listen(store::identity::users::CHANNEL).await?;
         // Keys may have been destroyed unheard.
         self.forget_all();
         let mut ticks = tokio::time::interval(PING_INTERVAL);
@@ -65,7 +65,7 @@ impl Keys {
                     None => return Ok(()),
                 },
                 _ = ticks.tick() => {
-                    let ping = store::checkpoint::ping_listener(&mut listener);
+                    let ping = store::projection::checkpoint::ping_listener(&mut listener);
                     tokio::time::timeout(PING_TIMEOUT, ping).await.map_err(|_| silent())??;
                 }
             }

@@ -19,7 +19,7 @@ use ledger::{Clock, UserId};
 use quick_cache::sync::Cache;
 use secrecy::SecretString;
 use sqlx::PgConnection;
-use store::data_keys::{self, WrappedKey};
+use store::identity::wrapped_keys::{self, WrappedKey};
 use tokio::sync::OnceCell;
 use vault::{DataKey, DataKeyError, DekId, KeyRing, OpenError, OsEntropy, Sealed};
 
@@ -110,7 +110,7 @@ impl Keys {
             return Ok(found);
         }
         let made: Result<Vec<WrappedKey>, KeysError> = without.iter().map(|user| self.make(*user)).collect();
-        data_keys::insert(conn, made?, self.0.clock.now()).await?;
+        wrapped_keys::insert(conn, made?, self.0.clock.now()).await?;
         // What is stored counts: another process may have been quicker.
         found.extend(self.find_many(conn, &without).await?);
         Ok(found)
@@ -150,7 +150,7 @@ impl Keys {
         }
         self.prove(conn).await?;
         let generation = self.0.generation.load(Ordering::Acquire);
-        for wrapped in data_keys::of_users(conn, &unknown).await? {
+        for wrapped in wrapped_keys::of_users(conn, &unknown).await? {
             let opened = open(&self.0.ring, &wrapped).map(Arc::new);
             if let Ok(key) = &opened {
                 self.remember(wrapped.user, key, generation);
@@ -171,7 +171,7 @@ impl Keys {
         user: UserId,
     ) -> Result<Vec<Result<DataKey, DataKeyError>>, KeysError> {
         self.prove(conn).await?;
-        let stored = data_keys::of_users(conn, &[user]).await?;
+        let stored = wrapped_keys::of_users(conn, &[user]).await?;
         Ok(stored.iter().map(|wrapped| open(&self.0.ring, wrapped)).collect())
     }
 

@@ -2,7 +2,7 @@
 
 use ledger::UserId;
 use sqlx::PgConnection;
-use store::data_keys::{self, WrappedKey};
+use store::identity::wrapped_keys::{self, WrappedKey};
 use vault::{KeyRing, OsEntropy};
 
 use crate::{KeysError, parts};
@@ -40,7 +40,7 @@ pub async fn rewrap_page(
     ring: &KeyRing,
     after: Option<&WrappedKey>,
 ) -> Result<Page, KeysError> {
-    let keys = data_keys::not_under(conn, ring.current().as_str(), after, PAGE).await?;
+    let keys = wrapped_keys::not_under(conn, ring.current().as_str(), after, PAGE).await?;
     let mut page = Page::default();
     let mut rewrapped = Vec::with_capacity(keys.len());
     for key in &keys {
@@ -52,7 +52,7 @@ pub async fn rewrap_page(
             }
         }
     }
-    page.rewrapped = data_keys::replace(conn, &rewrapped).await?;
+    page.rewrapped = wrapped_keys::replace(conn, &rewrapped).await?;
     page.next = keys.into_iter().next_back();
     Ok(page)
 }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use store::{data_keys, encryption_keys};
+use store::identity::{encryption_keys, wrapped_keys};
 use vault::{KeyCheck, KeyRing, RootKeyId, Startup};
 
 use crate::{KeyConfig, KeysError};
@@ -112,7 +112,7 @@ async fn stored_checks(conn: &mut PgConnection) -> Result<Vec<(RootKeyId, KeyChe
 }
 
 async fn counts(conn: &mut PgConnection) -> Result<Vec<(RootKeyId, u64)>, store::Error> {
-    data_keys::counts(conn)
+    wrapped_keys::counts(conn)
         .await?
         .into_iter()
         .map(|(kid, count)| {

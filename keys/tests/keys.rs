@@ -26,8 +26,8 @@ async fn start(env: &Env, config: KeyConfig) -> Result<Keys, KeysError> {
 
 async fn user(env: &Env) -> Result<UserId> {
     let id = env.ids.random_id();
-    let new = vec![store::users::NewUser::unnamed(id)];
-    store::users::provision(&mut *env.pool().acquire().await?, new, env.clock.now()).await?;
+    let new = vec![store::identity::users::NewUser::unnamed(id)];
+    store::identity::users::provision(&mut *env.pool().acquire().await?, new, env.clock.now()).await?;
     Ok(UserId::new(id))
 }
 
@@ -109,7 +109,7 @@ async fn processes_that_make_a_key_at_once_share_the_one_that_is_stored() -> Res
         let (a, b) = (a?, b?);
         let sealed = a.seal_personal("e1", b"{}", &OsEntropy)?;
         assert_eq!(*b.open_personal("e1", &sealed).expect("the same key"), b"{}");
-        assert_eq!(store::data_keys::of_users(&mut conn_a, &[owner]).await?.len(), 1);
+        assert_eq!(store::identity::wrapped_keys::of_users(&mut conn_a, &[owner]).await?.len(), 1);
     }
     Ok(())
 }
@@ -183,7 +183,7 @@ async fn a_key_that_does_not_open_is_no_other_users_concern_and_is_not_replaced(
     made.get_or_make_many(&mut conn, &[good, damaged, foreign]).await?;
     damage(&mut conn, damaged).await?;
     attribute(&mut conn, foreign, "k0").await?;
-    let stored = store::data_keys::of_users(&mut conn, &owners).await?;
+    let stored = store::identity::wrapped_keys::of_users(&mut conn, &owners).await?;
 
     let keys = start(&env, config("k1", K1, "")).await?;
     let stranger = UserId::new(env.ids.random_id());
@@ -197,7 +197,7 @@ async fn a_key_that_does_not_open_is_no_other_users_concern_and_is_not_replaced(
         assert!(matches!(keys.get_or_make(&mut conn, refused).await, Err(KeysError::DataKey(_))));
         assert!(matches!(keys.find(&mut conn, refused).await, Err(KeysError::DataKey(_))));
     }
-    let now = store::data_keys::of_users(&mut conn, &[good, damaged, foreign]).await?;
+    let now = store::identity::wrapped_keys::of_users(&mut conn, &[good, damaged, foreign]).await?;
     assert_eq!(now, stored);
     // What was changed by hand and is put right opens again.
     attribute(&mut conn, foreign, "k1").await?;

@@ -7,9 +7,9 @@ use ledger::Month;
 use nats::{Log, LogError, RawFrame, Stop};
 use sqlx::{Connection, PgConnection};
 use store::Position;
-use store::checkpoint::{self, PARTITION};
-use store::dead_letters::{self, DeadLetter, Reason};
-use store::partitions::{self, Partition};
+use store::projection::checkpoint::{self, PARTITION};
+use store::projection::dead_letters::{self, DeadLetter, Reason};
+use store::projection::partitions::{self, Partition};
 
 use crate::batch::{Item, KnownDataKeys, Parsed, apply_late};
 use crate::error::chain;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use keys::{Keys, KeysError};
 use ledger::Clock;
 use sqlx::{PgConnection, PgPool};
-use store::erasure::{self, Unfinished};
+use store::identity::erasure::{self, Unfinished};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 

@@ -5,10 +5,12 @@ use std::time::Duration;
 use keys::{Keys, KeysError};
 use nats::{Continuity, Log, Reader, ReaderConfig, Stop};
 use sqlx::{Connection, PgConnection, PgPool};
-use store::advisory::{self, Lock};
-use store::checkpoint::{self, Checkpoint, PARTITION};
-use store::projector_status::State;
-use store::{Schema, dead_letters::Reason, gaps};
+use store::Schema;
+use store::operations::gaps;
+use store::operations::session_locks::{self, Lock};
+use store::projection::checkpoint::{self, Checkpoint, PARTITION};
+use store::projection::dead_letters::Reason;
+use store::projection::projector_status::State;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -108,7 +110,7 @@ impl Projector {
         while !within(
             "asking for the projector's lock",
             CONNECT_WITHIN,
-            advisory::try_lock(&mut conn, Lock::Projector(PARTITION)),
+            session_locks::try_lock(&mut conn, Lock::Projector(PARTITION)),
         )
         .await??
         {
@@ -300,7 +302,7 @@ impl Projector {
         };
         let mut tx = conn.begin().await.map_err(store::Error::from)?;
         // Other frames will stand where they were; retried, these would be mistaken for them.
-        store::dead_letters::forget_after(&mut tx, seq).await?;
+        store::projection::dead_letters::forget_after(&mut tx, seq).await?;
         gaps::spend(&mut tx, self.log.stream().as_str(), &from).await?;
         checkpoint::advance(&mut tx, Schema::Live, PARTITION, from.seq, &to).await?;
         tx.commit().await.map_err(store::Error::from)?;

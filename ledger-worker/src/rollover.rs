@@ -12,7 +12,7 @@ use events::{Body, Event, PeriodClosed, SOURCE_WORKER};
 use ledger::{Clock, IdSource, Month};
 use nats::{EncodedEvent, Publisher};
 use sqlx::{PgConnection, PgPool};
-use store::{partitions, rollover};
+use store::projection::{partitions, rollover};
 use tokio::sync::Notify;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tokio_util::sync::CancellationToken;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::PgPool;
-use store::checkpoint::PARTITION;
-use store::projector_status::{self, State};
+use store::projection::checkpoint::PARTITION;
+use store::projection::projector_status::{self, State};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -101,7 +101,7 @@ impl Status {
     ) -> Result<(), store::Error> {
         let mut conn = pool.acquire().await?;
         projector_status::set(&mut conn, PARTITION, instance, state, reason, self.seq()).await?;
-        let dead = store::dead_letters::count(&mut conn).await?;
+        let dead = store::projection::dead_letters::count(&mut conn).await?;
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; nobody has 2^53 dead letters")]
         metrics::gauge!("ledger_dead_letters").set(dead as f64);
         Ok(())

@@ -12,8 +12,8 @@ use events::{Body, Event, LimitThresholdCrossed, SOURCE_WORKER};
 use ledger::{Clock, IdSource, Meter, Month, UserId};
 use nats::{EncodedEvent, Publisher};
 use sqlx::{PgConnection, PgPool};
-use store::summaries::Crossed;
-use store::thresholds::{Unrecorded, open_months, unrecorded};
+use store::projection::summaries::Crossed;
+use store::projection::thresholds::{Unrecorded, open_months, unrecorded};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 

@@ -8,7 +8,7 @@ use ledger::{Clock, ExternalId, IdSource, UserId, UserRef};
 use quick_cache::sync::Cache;
 use sqlx::{PgConnection, PgPool};
 use std::collections::HashMap;
-use store::users::{Account, NewUser};
+use store::identity::users::{Account, NewUser};
 
 /// Accounts remembered by each kind of name.
 const CACHED: usize = 100_000;
@@ -159,13 +159,13 @@ impl Accounts {
         }
         let generation = self.0.generation.load(Ordering::Acquire);
         let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
-        for account in store::users::find_many(&mut conn, &ids).await? {
+        for account in store::identity::users::find_many(&mut conn, &ids).await? {
             let user = UserRef::Id(account.user_id);
             self.remember(&user, account, generation);
             found.insert(user, account);
         }
         let externals = self.0.keys.hash_external_ids(externals).await?;
-        for (index, account) in store::users::find_many_external(&mut conn, &externals).await? {
+        for (index, account) in store::identity::users::find_many_external(&mut conn, &externals).await? {
             let Some(external) = externals.get(index) else { continue };
             let user = UserRef::External(external.id.clone());
             self.remember(&user, account, generation);
@@ -184,7 +184,7 @@ impl Accounts {
             return Ok((account.user_id, false));
         }
         let new = self.new_users(std::slice::from_ref(user)).await?;
-        store::users::provision(conn, new, self.0.clock.now()).await?;
+        store::identity::users::provision(conn, new, self.0.clock.now()).await?;
         let made = self.look_up(conn, user).await?.ok_or(AccountsError::Vanished)?;
         Ok((made.user_id, true))
     }
@@ -192,7 +192,7 @@ impl Accounts {
     async fn provision(&self, users: &[UserRef]) -> Result<(), AccountsError> {
         let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
         let new = self.new_users(users).await?;
-        store::users::provision(&mut conn, new, self.0.clock.now()).await?;
+        store::identity::users::provision(&mut conn, new, self.0.clock.now()).await?;
         Ok(())
     }
 
@@ -217,10 +217,10 @@ impl Accounts {
         user: &UserRef,
     ) -> Result<Option<Account>, AccountsError> {
         Ok(match user {
-            UserRef::Id(id) => store::users::by_id(conn, *id).await?,
+            UserRef::Id(id) => store::identity::users::by_id(conn, *id).await?,
             UserRef::External(external) => {
                 let external = self.0.keys.hash_external_id(external.clone()).await?;
-                store::users::by_external_id(conn, &external).await?
+                store::identity::users::by_external_id(conn, &external).await?
             }
         })
     }

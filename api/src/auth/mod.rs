@@ -26,7 +26,7 @@ use axum::http::request::Parts as RequestParts;
 use ledger::{Clock, UserId, UserRef};
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
-use store::users::AccountStatus;
+use store::identity::users::AccountStatus;
 
 use crate::http::client::{TrustedProxies, client_address};
 use failures::Failures;

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use nats::{Log, LogError, Publisher};
 use sqlx::pool::PoolConnection;
 use sqlx::{PgPool, Postgres, Transaction};
+use store::projection::checkpoint;
 
 use super::position::{AsOf, Positions};
 use super::settled::settled_seq;
@@ -62,7 +63,7 @@ impl Projections {
     /// [`Projections::snapshot`], with the sequence of its position.
     pub async fn snapshot_at(&self) -> Result<(Transaction<'static, Postgres>, AsOf, u64), store::Error> {
         let mut transaction = self.transaction().await?;
-        let checkpoint = store::checkpoint::read(&mut transaction, store::checkpoint::PARTITION).await?;
+        let checkpoint = checkpoint::read(&mut transaction, checkpoint::PARTITION).await?;
         let as_of = self.as_of(checkpoint.seq, checkpoint.frame_time);
         Ok((transaction, as_of, checkpoint.seq))
     }

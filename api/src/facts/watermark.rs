@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgNotification};
+use store::projection::checkpoint;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -171,7 +172,7 @@ async fn listen(
     tell: &(impl Fn(AccountNews<'_>) + Send),
 ) -> Result<(), store::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen_all([store::checkpoint::CHANNEL, store::users::CHANNEL]).await?;
+    listener.listen_all([checkpoint::CHANNEL, store::identity::users::CHANNEL]).await?;
     // Accounts may have changed unheard, and data keys been destroyed.
     tell(AccountNews::Missed);
     let mut ticks = tokio::time::interval(POLL_INTERVAL);
@@ -182,10 +183,10 @@ async fn listen(
                 None => return Ok(()),
             },
             _ = ticks.tick() => {
-                let ping = store::checkpoint::ping_listener(&mut listener);
+                let ping = checkpoint::ping_listener(&mut listener);
                 tokio::time::timeout(PING_TIMEOUT, ping).await.map_err(|_| silent())??;
                 let mut conn = pool.acquire().await?;
-                watermark.read(store::checkpoint::read(&mut conn, store::checkpoint::PARTITION).await?.seq);
+                watermark.read(checkpoint::read(&mut conn, checkpoint::PARTITION).await?.seq);
             }
         }
     }
@@ -197,7 +198,7 @@ fn silent() -> sqlx::Error {
 
 fn heard(notification: &PgNotification, watermark: &Watermark, tell: &impl Fn(AccountNews<'_>)) {
     let payload = notification.payload();
-    if notification.channel() == store::checkpoint::CHANNEL {
+    if notification.channel() == checkpoint::CHANNEL {
         // A payload of another form is made up for by the next poll.
         if let Ok(seq) = payload.parse() {
             watermark.announced(seq);

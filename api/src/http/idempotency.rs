@@ -29,7 +29,7 @@ use ledger::{Clock, UserId};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
-use store::idempotency::{self, Answer, RequestKey};
+use store::identity::idempotency::{self, Answer, RequestKey};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;

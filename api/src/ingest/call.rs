@@ -9,7 +9,7 @@ use keys::KeysError;
 use ledger::{
     Classified, Endpoint, Invalid, Method, Month, Rules, StatusCode, Units, UserId, derived_id, text,
 };
-use store::users::{Account, AccountStatus};
+use store::identity::users::{Account, AccountStatus};
 use uuid::Uuid;
 use vault::DataKey;
 

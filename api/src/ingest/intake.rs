@@ -11,7 +11,7 @@ use ledger::limit::Used;
 use ledger::{Classified, Clock, Month, Rules, UserId, UserRef};
 use nats::{EncodedEvent, Position, Publisher};
 use sqlx::PgPool;
-use store::users::{Account, AccountStatus};
+use store::identity::users::{Account, AccountStatus};
 use uuid::Uuid;
 
 use super::call::{self, Call, Reporter, TimeWindow};
@@ -209,7 +209,7 @@ impl Parts {
             HashSet::new()
         } else {
             let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
-            store::claims::find(&mut conn, &asked).await?.into_iter().collect()
+            store::projection::claims::find(&mut conn, &asked).await?.into_iter().collect()
         };
         Ok(accepted
             .into_iter()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use ledger::limit::Used;
 use ledger::{Category, Month, Units};
-use store::limits::Terms;
+use store::read::limit_inputs::Terms;
 
 /// A call that asks to be admitted.
 #[derive(Debug, Clone, Copy)]

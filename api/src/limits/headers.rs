@@ -108,7 +108,7 @@ mod tests {
     use ledger::PlanName;
     use ledger::limit::{Limits, Used};
     use std::sync::Arc;
-    use store::limits::Terms;
+    use store::read::limit_inputs::Terms;
 
     fn headers(limits: Limits, used: Used, category: Category) -> HeaderMap {
         let terms = Arc::new(Terms { plan: PlanName::free(), limits });

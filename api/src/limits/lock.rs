@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection};
 use store::Schema;
-use store::advisory::{self, Lock};
+use store::operations::session_locks::{self, Lock};
 use tokio::time::{sleep, timeout};
 
 /// Longest time that a starting api waits for another one to end.
@@ -100,7 +100,7 @@ impl ApiLock {
 /// A session that holds the lock; none when another one holds it.
 async fn try_acquire(database_url: &str) -> Result<Option<PgConnection>, store::Error> {
     let mut conn = store::connect(database_url, Schema::Live).await?;
-    if advisory::try_lock(&mut conn, Lock::Api).await? {
+    if session_locks::try_lock(&mut conn, Lock::Api).await? {
         return Ok(Some(conn));
     }
     // Whether the goodbye arrives does not matter: the session holds nothing.

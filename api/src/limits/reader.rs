@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ledger::{Clock, Month, UserId};
 use parking_lot::{Mutex, RwLock};
 use sqlx::PgPool;
-use store::limits::{Terms, UserReading};
+use store::read::limit_inputs::{Terms, UserReading};
 use store::read::plans::{self, SoldPlan};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
@@ -161,7 +161,7 @@ impl Reader {
             *self.plans.write() = plans::sold(&mut conn).await?.into();
             memory.plans_read_at = Some(started);
         }
-        let reading = store::limits::read(&mut conn, users, first_month, now).await?;
+        let reading = store::read::limit_inputs::read(&mut conn, users, first_month, now).await?;
         drop(conn);
         for user in reading.users {
             let id = user.user;

@@ -206,7 +206,7 @@ mod tests {
     use ledger::limit::{Limits, Used};
     use ledger::{Category, Month, PlanName};
     use std::sync::Arc;
-    use store::limits::Terms;
+    use store::read::limit_inputs::Terms;
     use uuid::Uuid;
 
     fn user(number: u128) -> UserId {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use ledger::Month;
 use ledger::limit::Used;
-use store::limits::Terms;
+use store::read::limit_inputs::Terms;
 
 use super::ask::Standing;
 use super::counts::Counts;

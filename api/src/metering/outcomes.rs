@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ledger::StatusCode;
 use quick_cache::sync::Cache;
-use store::outcomes::RecordedCall;
+use store::read::call_outcomes::RecordedCall;
 use uuid::Uuid;
 
 use super::error::MeteringError;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use nats::{Log, Publisher, PublisherState};
 use serde::Serialize;
 use sqlx::PgPool;
-use store::projector_status::Status;
+use store::projection::checkpoint;
+use store::projection::projector_status::{self, Status};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
@@ -87,7 +88,7 @@ pub struct Projector {
 }
 
 struct Database {
-    checkpoint: store::checkpoint::Checkpoint,
+    checkpoint: checkpoint::Checkpoint,
     status: Option<Status>,
     dead_letters: i64,
 }
@@ -172,9 +173,9 @@ impl Health {
     async fn look_at_database(&self) -> Result<Database, store::Error> {
         let mut conn = self.0.pool.acquire().await?;
         Ok(Database {
-            checkpoint: store::checkpoint::read(&mut conn, store::checkpoint::PARTITION).await?,
-            status: store::projector_status::read(&mut conn, store::checkpoint::PARTITION).await?,
-            dead_letters: store::ops::dead_letters(&mut conn).await?,
+            checkpoint: checkpoint::read(&mut conn, checkpoint::PARTITION).await?,
+            status: projector_status::read(&mut conn, checkpoint::PARTITION).await?,
+            dead_letters: store::read::health::dead_letters(&mut conn).await?,
         })
     }
 
@@ -204,9 +205,7 @@ impl Health {
         let lag_frames = self.0.watermark.log_seq().saturating_sub(seq);
         let (state, reason) = match database {
             None => ("unknown", None),
-            Some(Database { status: Some(status), .. })
-                if status.age_ms <= store::projector_status::SILENCE_MS =>
-            {
+            Some(Database { status: Some(status), .. }) if status.age_ms <= projector_status::SILENCE_MS => {
                 (status.state.as_str(), status.reason.clone())
             }
             Some(_) => ("absent", Some("no worker has said anything for 15 s".to_owned())),

@@ -10,7 +10,7 @@ use events::{Actor, Body, Event, PlanChanged};
 use ledger::{Meter, Month, Plan, PlanName, UserId, derived_id};
 use nats::PublishError;
 use serde::Serialize;
-use store::limits::Terms;
+use store::read::limit_inputs::Terms;
 use store::read::plans::{PlanState, SoldPlan, Subscription};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -142,7 +142,7 @@ impl Plans {
         let known = match &request.source_event_id {
             Some(id) => store::read::plans::by_source_event(&mut conn, request.user, id).await?,
             // Of a request that is tried again the first try may have been decided, and others after it.
-            None => store::claims::seq_of(&mut conn, request.event_id).await?,
+            None => store::projection::claims::seq_of(&mut conn, request.event_id).await?,
         };
         let plans = store::read::plans::state(&mut conn, request.user, now).await?;
         Ok(Before { plans, sold: store::read::plans::sold(&mut conn).await?, known })

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use store::read::tokens::Token;
+use store::read::stored_tokens::Token;
 use utoipa::ToSchema;
 use uuid::Uuid;
 use vault::TokenNote;

@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use events::{Body, Event, TokenDeleted};
 use ledger::UserId;
-use store::read::tokens::Token;
+use store::read::stored_tokens::Token;
 
 use super::error::TokensError;
 use super::parts::Tokens;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use events::{Personal, SealedJson};
 use ledger::UserId;
 use outbound::providers::Providers;
-use store::read::tokens::Token;
+use store::read::stored_tokens::Token;
 use uuid::Uuid;
 
 use super::error::TokensError;
@@ -45,7 +45,7 @@ impl Tokens {
     /// What may be told of a stored token.
     pub(super) async fn find(&self, owner: UserId, id: Uuid) -> Result<Token, TokensError> {
         let mut conn = self.0.projections.connection().await?;
-        store::read::tokens::get(&mut conn, owner, id).await?.ok_or(TokensError::NoSuchToken)
+        store::read::stored_tokens::get(&mut conn, owner, id).await?.ok_or(TokensError::NoSuchToken)
     }
 
     /// What is known of the caller and what the user calls the token, sealed for the event of this id in the owner's chain.

@@ -41,7 +41,7 @@ pub(super) async fn list(
     let after = query.cursor.as_deref().map(|cursor| scope.open(cursor)).transpose()?;
     let (mut conn, as_of) = tokens.0.projections.snapshot().await?;
     let mut items: Vec<TokenBody> =
-        store::read::tokens::list(&mut conn, owner).await?.into_iter().map(TokenBody::from).collect();
+        store::read::stored_tokens::list(&mut conn, owner).await?.into_iter().map(TokenBody::from).collect();
     drop(conn);
     if let Some(shown) = after {
         items.retain(|token| place(token) < shown);
@@ -75,6 +75,6 @@ pub(super) async fn get(
 ) -> Result<Json<TokenBody>, Problem> {
     let (owner, id) = (auth.resolve(&caller, query.user_id.as_deref()).await?, token_id(&id)?);
     let (mut conn, _) = tokens.0.projections.snapshot().await?;
-    let token = store::read::tokens::get(&mut conn, owner, id).await?;
+    let token = store::read::stored_tokens::get(&mut conn, owner, id).await?;
     token.map(|token| Json(token.into())).ok_or_else(Problem::not_found)
 }

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use events::{Body, Event, TokenUsed};
 use serde::Deserialize;
-use store::read::tokens::Token;
+use store::read::stored_tokens::Token;
 use utoipa::ToSchema;
 use uuid::Uuid;
 use vault::{Sealed, SecretText, TokenKind};
@@ -132,7 +132,7 @@ impl Tokens {
         let owner = client.principal.user_id;
         let data_key = self.0.sealer.key(owner).await.map_err(SealError::from)?;
         let mut conn = self.0.projections.connection().await?;
-        let stored = store::read::tokens::sealed(&mut conn, owner, id).await?;
+        let stored = store::read::stored_tokens::sealed(&mut conn, owner, id).await?;
         let stored = stored.ok_or(TokensError::NoSuchToken)?;
         drop(conn);
         let began = Instant::now();

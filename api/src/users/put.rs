@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use ledger::{ExternalId, UserRef};
 use serde::{Deserialize, Deserializer, Serialize};
 use sqlx::Acquire;
-use store::users::{AccountStatus, Change, User, UserChange};
+use store::identity::users::{AccountStatus, Change, User, UserChange};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -103,7 +103,7 @@ impl Users {
         let mut tx = conn.begin().await.map_err(store::Error::from)?;
         let (user_id, made) = parts.accounts.find_or_make(&mut tx, named).await?;
         let now = parts.writer.now();
-        let user = store::users::update(&mut tx, user_id, &change, now).await.map_err(taken)?;
+        let user = store::identity::users::update(&mut tx, user_id, &change, now).await.map_err(taken)?;
         tx.commit().await.map_err(store::Error::from)?;
         parts.accounts.forget(&[user_id]);
         Ok((user.and_then(UserBody::of).ok_or(UsersError::Erased)?, made))

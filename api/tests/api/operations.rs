@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use events::Body;
 use serde_json::json;
+use store::projection::projector_status;
 use testkit::{Role, wait_until};
 
 use crate::support::{Api, assert_problem};
@@ -26,9 +27,8 @@ async fn ready_says_how_everything_is() -> Result<()> {
 
     let mut conn = api.env.pool().acquire().await?;
     let instance = api.env.ids.random_id();
-    let stopped = store::projector_status::State::Stopped;
-    store::projector_status::set(&mut conn, 0, instance, stopped, Some("frames 3..=4 are missing"), 2)
-        .await?;
+    let stopped = projector_status::State::Stopped;
+    projector_status::set(&mut conn, 0, instance, stopped, Some("frames 3..=4 are missing"), 2).await?;
     wait_until(Duration::from_secs(5), || async {
         let answer = client.get("/readyz").send().await.expect("an answer");
         let projector =

@@ -4,7 +4,7 @@ use anyhow::Result;
 use keys::Keys;
 use serde_json::json;
 use std::time::Duration;
-use store::users::NewUser;
+use store::identity::users::NewUser;
 use testkit::{Role, wait_until};
 
 use crate::support::{Api, assert_problem, user_id};
@@ -81,12 +81,12 @@ async fn a_suspended_user_is_refused_by_every_instance() -> Result<()> {
     let mut conn = api.env.pool().acquire().await?;
     let keys = Keys::start(api.env.database_url(), &testkit::keys(), &api.env.clock).await?;
     let name = keys.hash_external_id("suspended".parse()?).await?;
-    let user = store::users::by_external_id(&mut conn, &name).await?.expect("it is there");
-    let change = store::users::UserChange {
-        status: Some(store::users::AccountStatus::Suspended),
+    let user = store::identity::users::by_external_id(&mut conn, &name).await?.expect("it is there");
+    let change = store::identity::users::UserChange {
+        status: Some(store::identity::users::AccountStatus::Suspended),
         ..Default::default()
     };
-    store::users::update(&mut conn, user.user_id, &change, api.env.clock.now()).await?;
+    store::identity::users::update(&mut conn, user.user_id, &change, api.env.clock.now()).await?;
     wait_until(Duration::from_secs(5), || async {
         let answer = suspended.put(path).json(&json!({})).send().await.expect("an answer");
         answer.code() == "account_suspended"
@@ -102,7 +102,7 @@ async fn without_auto_provision_a_stranger_is_nobody() -> Result<()> {
     let refused = stranger.put("/api/users/stranger").json(&json!({})).send().await?;
     assert_problem(&refused, 401, "unauthorized");
     let mut conn = api.env.pool().acquire().await?;
-    store::users::provision(
+    store::identity::users::provision(
         &mut conn,
         vec![NewUser { external_id: Some("stranger".parse()?), ..NewUser::unnamed(api.env.ids.random_id()) }],
         api.env.clock.now(),

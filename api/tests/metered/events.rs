@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
-use store::users::NewUser;
+use store::identity::users::NewUser;
 use testkit::{Answer, Client, Role};
 
 use crate::world::World;
@@ -239,7 +239,7 @@ async fn without_provisioning_a_stranger_s_event_is_rejected() -> Result<()> {
         Ok(NewUser { external_id: Some(name.parse()?), ..NewUser::unnamed(id) })
     };
     let users = vec![new(ids[0], "backend")?, new(ids[1], "known")?];
-    store::users::provision(&mut conn, users, world.env.clock.now()).await?;
+    store::identity::users::provision(&mut conn, users, world.env.clock.now()).await?;
     drop(conn);
     let answer =
         report(&world.service()?, &json!([event(1, "known"), event(2, "stranger")])).await?.expect(202)?;

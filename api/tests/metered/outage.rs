@@ -8,6 +8,8 @@ use nats::{Connection, StreamName};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use store::projection::checkpoint;
+use store::projection::projector_status;
 use testkit::{Answer, Client, Database, Env, PrivateServers, Role, wait_until};
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +47,7 @@ impl Outage {
         let pool = outage.database.pool().await?;
         wait_until(PATIENCE, || async {
             let mut connection = pool.acquire().await.expect("a connection");
-            let worker = store::projector_status::read(&mut connection, store::checkpoint::PARTITION).await;
+            let worker = projector_status::read(&mut connection, checkpoint::PARTITION).await;
             worker.expect("a status").is_some()
         })
         .await;
@@ -60,7 +62,7 @@ impl Outage {
         let last_seq = self.api.handle.log.state().await?.last_seq;
         if !self.api.handle.watermark.wait_for(last_seq, PATIENCE).await {
             let mut connection = self.database.pool().await?.acquire().await?;
-            let worker = store::projector_status::read(&mut connection, store::checkpoint::PARTITION).await?;
+            let worker = projector_status::read(&mut connection, checkpoint::PARTITION).await?;
             anyhow::bail!("{last_seq} is not projected; the worker says {worker:?}");
         }
         let pool = self.database.pool().await?;

@@ -41,7 +41,7 @@ pub(crate) async fn project(pool: &PgPool, user: UserId, calls: &[Call], reset_s
     let mut conn = pool.acquire().await.unwrap();
     for call in calls {
         let month = Month::of(call.created_at);
-        store::partitions::ensure(&mut conn, month).await.unwrap();
+        store::projection::partitions::ensure(&mut conn, month).await.unwrap();
         sqlx::query(
             "INSERT INTO api_usage (id, user_id, created_at, log_seq, log_idx, units, response_time_ms, status_code,
                  counted, category, month_year, method, endpoint)

@@ -2,6 +2,7 @@
 
 use ledger::Category;
 use sqlx::Row;
+use store::projection::checkpoint;
 
 use crate::seed::{Call, project};
 use crate::world::{World, at};
@@ -10,13 +11,13 @@ use crate::world::{World, at};
 async fn it_stays_at_one_instant_and_ends_by_itself() {
     let world = World::start().await;
     let mut snapshot = store::read::snapshot(world.pool()).await.unwrap();
-    let before = store::checkpoint::read(&mut snapshot, 0).await.unwrap();
+    let before = checkpoint::read(&mut snapshot, 0).await.unwrap();
     let call = Call::at(at("2026-11-03T12:00:00Z"), 7, Category::Other, "/api/x");
     project(world.pool(), world.user, &[call], 0).await;
     let month = "2026-11".parse().unwrap();
     let usage = store::read::stats::month_usage(&mut snapshot, world.user, month).await.unwrap();
     assert_eq!((before.seq, usage.total), (0, 0), "neither the checkpoint nor the figure has moved");
-    assert_eq!(store::checkpoint::read(&mut snapshot, 0).await.unwrap(), before);
+    assert_eq!(checkpoint::read(&mut snapshot, 0).await.unwrap(), before);
 
     let timeout = sqlx::query("SHOW statement_timeout").fetch_one(&mut *snapshot).await.unwrap();
     assert_eq!(timeout.get::<String, _>(0), "25s");
@@ -24,5 +25,5 @@ async fn it_stays_at_one_instant_and_ends_by_itself() {
     assert!(written.is_err(), "it only reads");
     drop(snapshot);
     let mut fresh = store::read::snapshot(world.pool()).await.unwrap();
-    assert_eq!(store::checkpoint::read(&mut fresh, 0).await.unwrap().seq, 7);
+    assert_eq!(checkpoint::read(&mut fresh, 0).await.unwrap().seq, 7);
 }

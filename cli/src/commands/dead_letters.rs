@@ -54,7 +54,7 @@ async fn list(settings: &Settings) -> Result<ExitCode> {
     let mut conn = store::connect(settings.database_url()?, Schema::Live).await?;
     let (mut after, mut count) = (None, 0);
     loop {
-        let letters = store::dead_letters::list(&mut conn, None, after, PAGE).await?;
+        let letters = store::projection::dead_letters::list(&mut conn, None, after, PAGE).await?;
         let Some(last) = letters.last() else { break };
         after = Some(last.position);
         count += letters.len();

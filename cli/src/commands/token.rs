@@ -9,7 +9,7 @@ use keys::Keys;
 use ledger::{Clock, IdSource, UserRef};
 use secrecy::ExposeSecret as _;
 use sqlx::{Connection as _, PgConnection};
-use store::users::{self, AccountStatus, NewUser};
+use store::identity::users::{self, AccountStatus, NewUser};
 
 use crate::config::{Settings, parse_duration};
 

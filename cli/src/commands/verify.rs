@@ -8,7 +8,8 @@ use keys::Keys;
 use ledger::{ExternalId, UserId, UserRef};
 use ledger_worker::rebuild::{Compared, Rebuild};
 use ledger_worker::verify::{self, SealedReport};
-use store::{Schema, data_keys, remains};
+use store::Schema;
+use store::identity::{remains, wrapped_keys};
 
 use crate::config::Settings;
 use crate::differences;
@@ -61,7 +62,7 @@ async fn find(user: &UserRef, settings: &Settings) -> Result<UserId> {
         UserRef::External(external) => external,
     };
     let mut conn = store::connect(settings.database_url()?, Schema::Live).await?;
-    if let Some(id) = store::users::named(&mut conn, external).await? {
+    if let Some(id) = store::identity::users::named(&mut conn, external).await? {
         return Ok(id);
     }
     if settings.get("ENCRYPTION_KEY").is_none() {
@@ -77,7 +78,7 @@ async fn erased(external: &ExternalId, settings: &Settings) -> Result<Option<Use
     let keys = start_keys(settings).await?;
     let mut conn = store::connect(settings.database_url()?, Schema::Live).await?;
     let hashed = keys.hash_external_id(external.clone()).await?;
-    Ok(store::users::by_external_id(&mut conn, &hashed).await?.map(|account| account.user_id))
+    Ok(store::identity::users::by_external_id(&mut conn, &hashed).await?.map(|account| account.user_id))
 }
 
 /// The data keys that open the user's sealed values. Of an erased user there is nothing to open with, and a data key
@@ -87,7 +88,7 @@ async fn keys_for(user: UserId, settings: &Settings) -> Result<Option<Keys>> {
     if remains::standing(&mut conn, user).await?.erased_at.is_none() {
         return start_keys(settings).await.map(Some);
     }
-    if data_keys::of_users(&mut conn, &[user]).await?.is_empty() {
+    if wrapped_keys::of_users(&mut conn, &[user]).await?.is_empty() {
         return Ok(None);
     }
     Ok(start_keys(settings).await.ok())

@@ -13,8 +13,8 @@ use ledger::{Clock, IdSource, Rules, UserId, UserRef};
 use nats::{Connection, Publisher, PublisherConfig};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
-use store::checkpoint::PARTITION;
-use store::projector_status::SILENCE_MS;
+use store::projection::checkpoint::{self, PARTITION};
+use store::projection::projector_status::{self, SILENCE_MS};
 use uuid::Uuid;
 
 use super::read::Numbered;
@@ -98,7 +98,7 @@ impl Connected {
     pub(crate) async fn open(config: &SinkConfig) -> anyhow::Result<Self> {
         let pool = store::pool(config.database_url.expose_secret(), DATABASE_CONNECTIONS)?;
         let mut conn = pool.acquire().await.context("the database cannot be reached (DATABASE_URL)")?;
-        let read = store::checkpoint::read(&mut conn, PARTITION).await;
+        let read = checkpoint::read(&mut conn, PARTITION).await;
         read.context("the database has no ledger's tables yet: run `usage-ledger migrate`")?;
         drop(conn);
         let keys = Keys::start(config.database_url.expose_secret(), &config.keys, &config.clock).await?;
@@ -123,18 +123,18 @@ impl Connected {
         let mut furthest = (0, Instant::now());
         loop {
             let mut conn = self.pool.acquire().await?;
-            let reached = store::checkpoint::read(&mut conn, PARTITION).await?.seq;
+            let reached = checkpoint::read(&mut conn, PARTITION).await?.seq;
             if reached >= seq {
                 return Ok(Projected::Yes);
             }
             if reached > furthest.0 {
                 furthest = (reached, Instant::now());
             }
-            let worker = store::projector_status::read(&mut conn, PARTITION).await?;
+            let worker = projector_status::read(&mut conn, PARTITION).await?;
             let Some(worker) = worker.filter(|worker| worker.age_ms < SILENCE_MS) else {
                 return Ok(Projected::NoWorker);
             };
-            if furthest.1.elapsed() > STANDSTILL || worker.state == store::projector_status::State::Stopped {
+            if furthest.1.elapsed() > STANDSTILL || worker.state == projector_status::State::Stopped {
                 return Ok(Projected::Standstill(worker.reason));
             }
             drop(conn);

@@ -20,7 +20,7 @@ use keys::{Found, KeysError};
 use ledger::{Clock, UserId, UserRef};
 use nats::{EncodedEvent, PublishError};
 use sqlx::PgConnection;
-use store::users::{Account, AccountStatus};
+use store::identity::users::{Account, AccountStatus};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vault::{DataKey, OsEntropy, RootKey, TokenKind};
@@ -264,12 +264,12 @@ impl Known {
         let ids: Vec<Uuid> =
             owned.filter_map(|(numbered, account)| Some(row_id((*account)?.user_id, numbered.id))).collect();
         let users: Vec<UserId> = accounts.iter().flatten().map(|account| account.user_id).collect();
-        let tokens = store::tokens::of_users(conn, &users).await?;
+        let tokens = store::projection::token_rows::of_users(conn, &users).await?;
         let tokens = tokens.into_iter().filter_map(|token| {
             // One of a type that a later version knows is none of ours.
             Some(((token.user, token.token_type.parse().ok()?), token.id))
         });
-        Ok(Self { claimed: store::claims::find(conn, &ids).await?, tokens: tokens.collect() })
+        Ok(Self { claimed: store::projection::claims::find(conn, &ids).await?, tokens: tokens.collect() })
     }
 }
 

@@ -4,9 +4,11 @@ use std::collections::{BTreeSet, HashSet};
 
 use ledger::{Month, UserId};
 use sqlx::{Connection, PgConnection};
-use store::checkpoint::{self, Checkpoint};
-use store::partitions::{self, Partition};
-use store::{Schema, erasure, producers};
+use store::Schema;
+use store::identity::erasure;
+use store::projection::checkpoint::{self, Checkpoint};
+use store::projection::partitions::{self, Partition};
+use store::projection::producers;
 
 use crate::error::chain;
 

@@ -9,14 +9,13 @@ use std::ops::Range;
 
 use ledger::{Month, UserId};
 use sqlx::PgConnection;
-use store::completions::{self, Completion, OpenCall};
-use store::dead_letters;
-use store::savepoint::{self, Savepoint};
-use store::summaries::{self, Correction, Crossed};
-use store::{
-    Constraint, Position, Schema, claims, erasure, periods, rejections, rollups, subscriptions, thresholds,
-    usage_rows,
-};
+use store::identity::erasure;
+use store::projection::completions::{self, Completion, OpenCall};
+use store::projection::dead_letters;
+use store::projection::savepoint::{self, Savepoint};
+use store::projection::summaries::{self, Correction, Crossed};
+use store::projection::{claims, periods, rejections, rollups, subscriptions, thresholds, usage_rows};
+use store::{Constraint, Position, Schema};
 
 use super::audited;
 use super::fault::EventFault;

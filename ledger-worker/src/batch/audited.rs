@@ -9,9 +9,9 @@ use events::{Actor, Body, Event, Personal, event_type};
 use ledger::UserId;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
-use store::erasure::{self, Erasure};
-use store::token_audit::{self, Action, CHAIN_START, Hash, Link};
-use store::tokens::{self, StoredToken, TokenUse};
+use store::identity::erasure::{self, Erasure};
+use store::projection::audit_chain::{self, Action, CHAIN_START, Hash, Link};
+use store::projection::token_rows::{self, StoredToken, TokenUse};
 use store::{Position, Schema};
 use uuid::Uuid;
 
@@ -126,7 +126,7 @@ pub(super) async fn apply(
     let mut users: Vec<UserId> = events.iter().map(|event| event.link.user).collect();
     users.sort_unstable();
     users.dedup();
-    let mut last: HashMap<UserId, Hash> = token_audit::last_hashes(conn, &users).await?;
+    let mut last: HashMap<UserId, Hash> = audit_chain::last_hashes(conn, &users).await?;
     let mut vault = Vault::of(conn, &users).await?;
     let (mut links, mut erased_now) = (Vec::with_capacity(events.len()), Vec::new());
     for event in events {
@@ -143,7 +143,7 @@ pub(super) async fn apply(
             _ if is_over => {}
             Action::Erased => {
                 // Earlier links of the user must be in the table to be blanked.
-                token_audit::insert(conn, &std::mem::take(&mut links)).await?;
+                audit_chain::insert(conn, &std::mem::take(&mut links)).await?;
                 erase(conn, schema, &link).await?;
                 vault.forget(link.user);
                 erased_now.push(link.user);
@@ -155,7 +155,7 @@ pub(super) async fn apply(
         links.push(link);
     }
     vault.write(conn).await?;
-    token_audit::insert(conn, &links).await?;
+    audit_chain::insert(conn, &links).await?;
     Ok(erased_now)
 }
 
@@ -201,7 +201,7 @@ struct Vault<'e> {
 impl<'e> Vault<'e> {
     async fn of(conn: &mut PgConnection, users: &[UserId]) -> Result<Self, store::Error> {
         let mut tokens = Tokens::default();
-        for token in tokens::of_users(conn, users).await? {
+        for token in token_rows::of_users(conn, users).await? {
             tokens.store(token.user, &token.token_type, token.id);
         }
         Ok(Self { tokens, stored: HashMap::new(), deleted: Vec::new(), uses: Vec::new() })
@@ -236,15 +236,15 @@ impl<'e> Vault<'e> {
 
     async fn write(self, conn: &mut PgConnection) -> Result<(), store::Error> {
         if !self.deleted.is_empty() {
-            tokens::delete(conn, &self.deleted).await?;
+            token_rows::delete(conn, &self.deleted).await?;
         }
         let stored: Vec<StoredToken> =
             self.stored.into_values().flat_map(BTreeMap::into_values).cloned().collect();
         if !stored.is_empty() {
-            tokens::store(conn, &stored).await?;
+            token_rows::store(conn, &stored).await?;
         }
         if !self.uses.is_empty() {
-            tokens::used(conn, &self.uses).await?;
+            token_rows::used(conn, &self.uses).await?;
         }
         Ok(())
     }
@@ -257,7 +257,7 @@ impl<'e> Vault<'e> {
 async fn erase(conn: &mut PgConnection, schema: Schema, link: &Link) -> Result<(), store::Error> {
     let erasure = Erasure { event_id: link.event_id, erased_at: link.at, position: link.position };
     erasure::record(conn, link.user, &erasure).await?;
-    tokens::delete_all(conn, link.user).await?;
-    token_audit::blank(conn, link.user).await?;
+    token_rows::delete_all(conn, link.user).await?;
+    audit_chain::blank(conn, link.user).await?;
     if schema == Schema::Next { erasure::blank_all_calls(conn, link.user).await } else { Ok(()) }
 }

@@ -3,7 +3,7 @@
 use events::{EventError, FrameBodyError};
 use ledger::Month;
 use store::Position;
-use store::dead_letters::Reason;
+use store::projection::dead_letters::Reason;
 
 use crate::error::chain;
 

@@ -6,11 +6,11 @@ use chrono::{DateTime, Utc};
 use events::event_type;
 use ledger::{Category, Month, UserId};
 use store::Position;
-use store::completions::Completion;
-use store::dead_letters::DeadLetter;
-use store::rejections::Rejection;
-use store::subscriptions::PlanChange;
-use store::thresholds::Crossing;
+use store::projection::completions::Completion;
+use store::projection::dead_letters::DeadLetter;
+use store::projection::rejections::Rejection;
+use store::projection::subscriptions::PlanChange;
+use store::projection::thresholds::Crossing;
 use uuid::Uuid;
 
 use super::audited::Audited;

@@ -8,12 +8,12 @@ use events::{ApiCalled, Body, Event, EventError, EventErrorKind, Personal};
 use ledger::{Month, UserId};
 use nats::RawFrame;
 use store::Position;
-use store::completions::Completion;
-use store::dead_letters::DeadLetter;
-use store::rejections::Rejection;
-use store::subscriptions::PlanChange;
-use store::thresholds::Crossing;
-use store::usage_rows::{self, UsageRow};
+use store::projection::completions::Completion;
+use store::projection::dead_letters::DeadLetter;
+use store::projection::rejections::Rejection;
+use store::projection::subscriptions::PlanChange;
+use store::projection::thresholds::Crossing;
+use store::projection::usage_rows::{self, UsageRow};
 use uuid::Uuid;
 
 use super::audited::Audited;

@@ -7,7 +7,7 @@ use keys::{Keys, KeysError};
 use ledger::Month;
 use nats::RawFrame;
 use sqlx::PgPool;
-use store::producers::Producer;
+use store::projection::producers::Producer;
 
 use super::fault::BrokenLink;
 use super::item::Item;

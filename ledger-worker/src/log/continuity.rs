@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use nats::{AcceptedGap, Continuity, Log, ProducerState};
 use sqlx::PgConnection;
-use store::producers;
+use store::projection::producers;
 use uuid::Uuid;
 
 /// The continuity of a log up to `last_seq`, as the database has it.
@@ -27,6 +27,6 @@ pub(crate) async fn accepted_gaps(
     conn: &mut PgConnection,
     log: &Log,
 ) -> Result<Vec<AcceptedGap>, store::Error> {
-    let gaps = store::gaps::all(conn, log.stream().as_str()).await?;
+    let gaps = store::operations::gaps::all(conn, log.stream().as_str()).await?;
     Ok(gaps.into_iter().map(|gap| AcceptedGap { seqs: gap.seq_from..=gap.seq_to, kind: gap.kind }).collect())
 }

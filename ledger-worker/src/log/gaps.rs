@@ -6,9 +6,9 @@ use events::{Actor, ActorKind, Body, Event, GapAccepted, GapKind, SOURCE_CLI};
 use ledger::{Clock, IdSource};
 use nats::{EncodedEvent, Log, LogError, Publisher, ReadError, Reader, ReaderConfig, Stop, StreamState};
 use sqlx::PgConnection;
-use store::checkpoint::{self, Checkpoint, PARTITION};
-use store::gaps::{self, Gap};
-use store::projector_status::{self, Status};
+use store::operations::gaps::{self, Gap};
+use store::projection::checkpoint::{self, Checkpoint, PARTITION};
+use store::projection::projector_status::{self, Status};
 
 use super::ahead::{Ahead, AheadError, READ_EVENTS};
 use super::continuity::continuity;

@@ -2,8 +2,8 @@
 
 use nats::{Log, LogError, Stop, StreamState, check_start};
 use sqlx::PgConnection;
-use store::checkpoint::{self, Checkpoint, PARTITION};
-use store::gaps;
+use store::operations::gaps;
+use store::projection::checkpoint::{self, Checkpoint, PARTITION};
 
 use super::continuity::accepted_gaps;
 

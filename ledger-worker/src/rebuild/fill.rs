@@ -2,8 +2,9 @@
 
 use keys::Keys;
 use sqlx::{PgConnection, PgPool};
-use store::checkpoint::{self, Checkpoint, PARTITION};
-use store::{Schema, next_schema};
+use store::Schema;
+use store::operations::next_schema;
+use store::projection::checkpoint::{self, Checkpoint, PARTITION};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

@@ -2,7 +2,7 @@
 
 use nats::Log;
 use sqlx::PgConnection;
-use store::compare::{Comparison, Difference};
+use store::operations::compare::{Comparison, Difference};
 
 /// Rows that are named of each table that differs.
 const MAX_NAMED_ROWS: usize = 20;

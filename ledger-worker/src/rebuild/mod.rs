@@ -14,9 +14,10 @@ use std::time::Duration;
 use keys::Keys;
 use nats::Stop;
 use sqlx::{Connection, PgConnection};
-use store::advisory::{self, Lock};
-use store::checkpoint::{self, PARTITION};
-use store::{Schema, next_schema};
+use store::Schema;
+use store::operations::next_schema;
+use store::operations::session_locks::{self, Lock};
+use store::projection::checkpoint::{self, PARTITION};
 
 use crate::log::LogCheck;
 
@@ -89,7 +90,7 @@ impl Rebuild<'_> {
         let mut live = store::connect(self.database_url, Schema::Live).await?;
         // The server may not have noticed yet that an earlier one ended or was killed.
         let until = tokio::time::Instant::now() + LOCK_WITHIN;
-        while !advisory::try_lock(&mut live, Lock::Rebuild).await? {
+        while !session_locks::try_lock(&mut live, Lock::Rebuild).await? {
             if tokio::time::Instant::now() > until {
                 return Err(RebuildError::Busy);
             }
@@ -137,7 +138,7 @@ impl Rebuild<'_> {
         let (_, next_seq) = next_schema::checkpoints(&mut snapshot, PARTITION).await?;
         hold.rollback().await?;
         debug_assert_eq!(next_seq, seq, "nobody else fills it");
-        let comparisons = store::compare::next_with_live(&mut snapshot).await?;
+        let comparisons = store::operations::compare::next_with_live(&mut snapshot).await?;
         let compared = Compared::by(&mut snapshot, seq, fill.events(), comparisons).await?;
         snapshot.rollback().await?;
         Ok(compared)

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use sqlx::{Connection, PgConnection};
-use store::checkpoint::{self, PARTITION};
-use store::{Position, recount};
+use store::Position;
+use store::operations::recount;
+use store::projection::checkpoint::{self, PARTITION};
 
 use crate::log::sound_checkpoint;
 use crate::recount::{Counted, count, dead_positions, refuse_late_completions};

@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 use events::{Event, Personal};
 use ledger::UserId;
 use store::Position;
-use store::recount::KeptToken;
-use store::token_audit::{Action, CHAIN_START, Hash, Link};
+use store::operations::recount::KeptToken;
+use store::projection::audit_chain::{Action, CHAIN_START, Hash, Link};
 use uuid::Uuid;
 
 use crate::batch::{Audited, Tokens, link_hash};

@@ -6,8 +6,9 @@ use chrono::{DateTime, Utc};
 use ledger::UserId;
 use nats::{Continuity, Log};
 use sqlx::PgConnection;
-use store::completions::{self, Completion};
-use store::{Position, dead_letters};
+use store::Position;
+use store::projection::completions::{self, Completion};
+use store::projection::dead_letters;
 
 use crate::batch::BatchError;
 use crate::log::{AheadError, accepted_gaps, each_frame};

@@ -11,7 +11,7 @@ use events::{ApiCalled, Body, CallCompleted, Event, EventErrorKind};
 use ledger::{Category, Month, UserId};
 use nats::RawFrame;
 use store::Position;
-use store::recount::{Hour, Summary};
+use store::operations::recount::{Hour, Summary};
 use uuid::Uuid;
 
 use super::audit::Audit;

@@ -8,7 +8,8 @@ mod sealed;
 
 use ledger::UserId;
 use sqlx::Connection;
-use store::{Schema, recount};
+use store::Schema;
+use store::operations::recount;
 
 use crate::log::sound_checkpoint;
 use crate::rebuild::{Compared, Progress, Rebuild};

@@ -8,8 +8,9 @@ use keys::Keys;
 use ledger::UserId;
 use nats::{Continuity, RawFrame};
 use sqlx::Connection;
-use store::remains::{self, PersonalRows, Standing, TokenRow};
-use store::{Position, Schema, data_keys};
+use store::identity::remains::{self, PersonalRows, Standing, TokenRow};
+use store::identity::wrapped_keys;
+use store::{Position, Schema};
 use uuid::Uuid;
 use vault::{DataKey, DataKeyError, OpenError, Sealed};
 
@@ -102,7 +103,7 @@ pub async fn open_all(
     let standing = remains::standing(&mut snapshot, user).await?;
     let rows = remains::personal_rows(&mut snapshot, user).await?;
     let stored_tokens = remains::tokens(&mut snapshot, user).await?;
-    let data_keys = data_keys::of_users(&mut snapshot, &[user]).await?.len() as u64;
+    let data_keys = wrapped_keys::of_users(&mut snapshot, &[user]).await?.len() as u64;
     let (mut opened, mut faults) = (Vec::new(), Vec::new());
     if let Some(keys) = keys {
         for key in keys.stored(&mut snapshot, user).await? {

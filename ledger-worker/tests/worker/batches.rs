@@ -13,8 +13,9 @@ use nats::{FrameHeader, RawFrame};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sqlx::{Connection, PgConnection};
-use store::checkpoint::Checkpoint;
-use store::{Schema, connect, dead_letters};
+use store::projection::checkpoint::Checkpoint;
+use store::projection::dead_letters;
+use store::{Schema, connect};
 use testkit::Env;
 use uuid::Uuid;
 

@@ -95,7 +95,7 @@ async fn calls_under_the_largest_limit_count() -> Result<()> {
     assert_eq!(ledger.number("SELECT total_calls FROM monthly_usage_summary").await, 1);
     let mut conn = ledger.env.pool().acquire().await?;
     let month = Month::of(ledger.env.clock.now());
-    assert_eq!(store::thresholds::unrecorded(&mut conn, month, None, 10).await?, []);
+    assert_eq!(store::projection::thresholds::unrecorded(&mut conn, month, None, 10).await?, []);
     worker.stop().await;
     Ok(())
 }

@@ -5,8 +5,8 @@ use events::{Actor, ActorKind, Body, Event, UserErased};
 use ledger::UserId;
 use ledger_worker::rebuild::Finish;
 use sqlx::Connection;
-use store::data_keys;
-use store::users::{AccountStatus, NewUser};
+use store::identity::users::{AccountStatus, NewUser};
+use store::identity::wrapped_keys;
 use vault::TokenKind;
 
 use crate::support::TestLedger;
@@ -33,8 +33,12 @@ impl TestLedger {
         let user = self.user();
         let mut conn = self.env.pool().acquire().await?;
         let external = self.keys.hash_external_id(name.parse()?).await?;
-        store::users::provision(&mut conn, vec![NewUser::named(user.get(), external)], self.env.clock.now())
-            .await?;
+        store::identity::users::provision(
+            &mut conn,
+            vec![NewUser::named(user.get(), external)],
+            self.env.clock.now(),
+        )
+        .await?;
         sqlx::query("UPDATE public.users SET email = 'a@example.org', name = 'A'")
             .execute(&mut *conn)
             .await?;
@@ -84,10 +88,10 @@ async fn an_erased_user_leaves_counts_a_tombstone_and_a_chain_that_verifies() ->
     // The host's id is recognised, makes nobody, and no key is made again.
     let mut conn = ledger.env.pool().acquire().await?;
     let external = ledger.keys.hash_external_id("customer-1".parse()?).await?;
-    let found = store::users::by_external_id(&mut conn, &external).await?.expect("the tombstone");
+    let found = store::identity::users::by_external_id(&mut conn, &external).await?.expect("the tombstone");
     assert_eq!((found.user_id, found.status), (user, AccountStatus::Erased));
     let again = vec![NewUser::named(ledger.env.ids.random_id(), external)];
-    store::users::provision(&mut conn, again, ledger.env.clock.now()).await?;
+    store::identity::users::provision(&mut conn, again, ledger.env.clock.now()).await?;
     assert_eq!(ledger.number("SELECT count(*) FROM public.users").await, 1);
     ledger.keys.forget_all();
     assert!(ledger.keys.get_or_make(&mut conn, user).await.is_err());
@@ -117,7 +121,7 @@ async fn a_rebuild_in_which_the_key_still_lives_holds_nothing_of_the_erased() ->
     let rebuilt = ledger.rebuild().run(&ledger.keys, Finish::Swap).await?;
     assert_eq!(rebuilt.differences, []);
     assert_eq!(ledger.number(CLEAR_ROWS).await, 0);
-    assert!(data_keys::of_users(&mut conn, &[user]).await?.is_empty());
+    assert!(wrapped_keys::of_users(&mut conn, &[user]).await?.is_empty());
     Ok(())
 }
 
@@ -126,7 +130,7 @@ async fn what_a_restored_backup_brings_back_is_erased_again() -> Result<()> {
     let ledger = TestLedger::start().await?;
     let user = ledger.user_with_everything("customer-1").await?;
     let mut conn = ledger.env.pool().acquire().await?;
-    let wrapped = data_keys::of_users(&mut conn, &[user]).await?;
+    let wrapped = wrapped_keys::of_users(&mut conn, &[user]).await?;
     ledger.publish(&[ledger.erased(user)]).await;
     let worker = ledger.spawn_worker();
     ledger.finished().await;
@@ -136,7 +140,7 @@ async fn what_a_restored_backup_brings_back_is_erased_again() -> Result<()> {
     )
     .execute(&mut *conn)
     .await?;
-    data_keys::insert(&mut conn, wrapped, ledger.env.clock.now()).await?;
+    wrapped_keys::insert(&mut conn, wrapped, ledger.env.clock.now()).await?;
     sqlx::query("UPDATE api_usage SET ip_address = '192.0.2.1'").execute(&mut *conn).await?;
     assert_eq!(ledger.number(DATA_KEYS).await, 1);
     let worker = ledger.spawn_worker();
@@ -189,11 +193,16 @@ async fn what_a_rebuild_left_loses_the_addresses_too() -> Result<()> {
         sqlx::query(statement).execute(pool).await?;
     }
     let mut conn = pool.acquire().await?;
-    let left = |rows: Vec<store::remains::PersonalRows>| rows.iter().map(|table| table.rows).sum::<u64>();
-    assert_eq!(left(store::remains::personal_rows(&mut conn, user).await?), 12, "four in each of three");
+    let left =
+        |rows: Vec<store::identity::remains::PersonalRows>| rows.iter().map(|table| table.rows).sum::<u64>();
+    assert_eq!(
+        left(store::identity::remains::personal_rows(&mut conn, user).await?),
+        12,
+        "four in each of three"
+    );
     ledger.publish(&[ledger.erased(user)]).await;
     ledger.finished().await;
-    assert_eq!(store::remains::personal_rows(&mut conn, user).await?, []);
+    assert_eq!(store::identity::remains::personal_rows(&mut conn, user).await?, []);
     drop(conn);
     ledger.rebuild().swap(&ledger.keys).await?;
     assert_eq!(ledger.number(CLEAR_ROWS).await, 0);
@@ -211,7 +220,8 @@ async fn an_erased_user_without_an_account_gets_none_again() -> Result<()> {
     let worker = ledger.spawn_worker();
     ledger.finished().await;
     let mut conn = ledger.env.pool().acquire().await?;
-    store::users::provision(&mut conn, vec![NewUser::unnamed(user.get())], ledger.env.clock.now()).await?;
+    store::identity::users::provision(&mut conn, vec![NewUser::unnamed(user.get())], ledger.env.clock.now())
+        .await?;
     assert_eq!(ledger.text("SELECT string_agg(status, ' ') FROM public.users").await, "erased");
     assert!(ledger.keys.get_or_make(&mut conn, user).await.is_err());
     worker.stop().await;
@@ -256,7 +266,7 @@ async fn no_key_is_made_beside_or_after_an_erasure() -> Result<()> {
     for round in 0..50 {
         let user = ledger.user();
         let mut conn = ledger.env.pool().acquire().await?;
-        store::users::provision(&mut conn, vec![NewUser::unnamed(user.get())], now).await?;
+        store::identity::users::provision(&mut conn, vec![NewUser::unnamed(user.get())], now).await?;
         let (keys, pool) = (ledger.keys.clone(), ledger.env.pool().clone());
         let making = tokio::spawn(async move {
             let mut conn = pool.acquire().await.expect("a connection");
@@ -266,10 +276,10 @@ async fn no_key_is_made_beside_or_after_an_erasure() -> Result<()> {
             tokio::task::yield_now().await;
         }
         let mut tx = conn.begin().await?;
-        store::erasure::bury(&mut tx, user, None, now).await?;
+        store::identity::erasure::bury(&mut tx, user, None, now).await?;
         tx.commit().await?;
         making.await?;
-        assert!(data_keys::of_users(&mut conn, &[user]).await?.is_empty(), "round {round}");
+        assert!(wrapped_keys::of_users(&mut conn, &[user]).await?.is_empty(), "round {round}");
     }
     assert_eq!(ledger.number(BLANKED).await, 0);
     Ok(())

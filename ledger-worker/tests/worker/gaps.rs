@@ -6,7 +6,7 @@ use ledger::Category::Other;
 use ledger_worker::gaps::{self, AcceptError};
 use ledger_worker::rebuild::Finish;
 use std::ops::RangeInclusive;
-use store::gaps::Gap;
+use store::operations::gaps::Gap;
 
 use crate::support::{TestLedger, call};
 

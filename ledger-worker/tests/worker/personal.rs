@@ -14,7 +14,7 @@ use ledger_worker::batch::{KnownDataKeys, Parsed};
 use ledger_worker::rebuild::{Finish, RebuildError};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use nats::EncodedEvent;
-use store::users::NewUser;
+use store::identity::users::NewUser;
 use testkit::wait_until;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::fmt::MakeWriter;
@@ -31,7 +31,12 @@ impl TestLedger {
     pub(crate) async fn user_with_key(&self) -> Result<UserId> {
         let user = self.user();
         let mut conn = self.env.pool().acquire().await?;
-        store::users::provision(&mut conn, vec![NewUser::unnamed(user.get())], self.env.clock.now()).await?;
+        store::identity::users::provision(
+            &mut conn,
+            vec![NewUser::unnamed(user.get())],
+            self.env.clock.now(),
+        )
+        .await?;
         self.keys.get_or_make(&mut conn, user).await?;
         Ok(user)
     }
@@ -198,10 +203,10 @@ async fn a_root_key_that_is_not_configured_stops_the_projector_and_is_named() ->
     let both = config(format!("k1:{}", testkit::ENCRYPTION_KEY));
     let mut conn = ledger.env.pool().acquire().await?;
     let ring = keys::ring(&mut conn, &both, ledger.env.clock.now()).await?;
-    let mut alices = store::data_keys::of_users(&mut conn, &[alice]).await?;
+    let mut alices = store::identity::wrapped_keys::of_users(&mut conn, &[alice]).await?;
     keys::rewrap_page(&mut conn, &ring, None).await?;
     let old = alices.pop().expect("she has one");
-    store::data_keys::replace(&mut conn, &[(old, "k2".to_owned())]).await?;
+    store::identity::wrapped_keys::replace(&mut conn, &[(old, "k2".to_owned())]).await?;
 
     let shutdown = CancellationToken::new();
     let mut without = WorkerConfig::new(

@@ -5,7 +5,7 @@ use keys::Keys;
 use ledger::UserId;
 use ledger_worker::rebuild::Finish;
 use ledger_worker::verify::{SealedReport, Tried, open_all};
-use store::data_keys::{self, WrappedKey};
+use store::identity::wrapped_keys::{self, WrappedKey};
 
 use crate::support::TestLedger;
 
@@ -22,7 +22,7 @@ impl TestLedger {
 
     async fn data_keys(&self, user: UserId) -> Result<Vec<WrappedKey>> {
         let mut conn = self.env.pool().acquire().await?;
-        Ok(data_keys::of_users(&mut conn, &[user]).await?)
+        Ok(wrapped_keys::of_users(&mut conn, &[user]).await?)
     }
 
     /// Puts a data key back, as somebody would who has the row from a backup.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use events::GapKind;
 use ledger::Category::Other;
 use nats::FrameHeader;
-use store::gaps::{self, Gap};
+use store::operations::gaps::{self, Gap};
 
 use crate::support::{TestLedger, call, encoded};
 

@@ -6,7 +6,8 @@ use ledger_worker::batch::{ApplyError, KnownDataKeys};
 use ledger_worker::{Applier, Batch};
 use nats::{Reader, ReaderConfig};
 use sqlx::Connection;
-use store::{Schema, checkpoint, connect};
+use store::projection::checkpoint;
+use store::{Schema, connect};
 
 use crate::support::{TestLedger, call, reported};
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, Duration, Utc};
 use ledger::limit::{self, Decision, Limits, Used};
 use ledger::{Category, Month, PlanName, Units};
 use proptest::prelude::*;
-use store::limits::Terms;
+use store::read::limit_inputs::Terms;
 
 use super::{PlanDecision, Snapshot, Sums, Tally};
 use crate::limits::ask::Ask;

@@ -11,7 +11,7 @@ use ledger::{Clock, ExternalId, IdSource, UserId};
 use nats::{Publisher, PublisherConfig};
 use serde_json::{Value, json};
 use sqlx::{PgPool, Postgres, Transaction};
-use store::users::{Change, UserChange};
+use store::identity::users::{Change, UserChange};
 use testkit::{Answer, Client, Request, Role, wait_until};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -219,7 +219,9 @@ impl World {
         let keys = Keys::start(self.cluster.database_url(), &testkit::keys(), &self.clock).await?;
         let hashed = keys.hash_external_id(ExternalId::new(name.clone())?).await?;
         let change = UserChange { external_id: Change::Set(hashed), ..UserChange::default() };
-        store::users::update(&mut tx, person.id, &change, self.clock.now()).await?.context("no account")?;
+        store::identity::users::update(&mut tx, person.id, &change, self.clock.now())
+            .await?
+            .context("no account")?;
         tx.commit().await?;
         person.user = self.cluster.settings.client(&name, Role::User)?;
         person.personal.push(name.clone());

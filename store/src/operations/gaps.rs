@@ -6,8 +6,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::Error;
-use crate::checkpoint::Checkpoint;
 use crate::position::{seq_from_column, seq_to_column};
+use crate::projection::checkpoint::Checkpoint;
 
 /// An accepted gap.
 #[derive(Debug, Clone, PartialEq, Eq)]

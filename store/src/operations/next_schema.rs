@@ -6,8 +6,9 @@
 use ledger::Month;
 use sqlx::{Connection, Executor, PgConnection};
 
+use crate::Error;
 use crate::position::seq_from_column;
-use crate::{Error, partitions};
+use crate::projection::partitions;
 
 /// Tables whose rows do not come from the log: they are copied.
 const SEEDED: [&str; 1] = ["subscription_limits"];

@@ -5,7 +5,7 @@ use ledger::{Category, Month, UserId};
 use sqlx::{Executor, PgConnection};
 use uuid::Uuid;
 
-use crate::partitions;
+use crate::projection::partitions;
 use crate::{Error, Position};
 
 const COLUMNS: &str = "id, user_id, created_at, log_seq, log_idx, units, response_time_ms, request_size, \

@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 use ledger::Month;
 use sqlx::PgConnection;
 
-use crate::{Error, Position, summaries};
+use crate::projection::summaries;
+use crate::{Error, Position};
 
 /// Closes the month and issues its statements, with what was counted in earlier closed months since they were last
 /// listed as adjustments. Returns `false`, and changes nothing, when the month is closed already.

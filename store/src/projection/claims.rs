@@ -3,8 +3,9 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::Error;
 use crate::position::{seq_from_column, seq_to_column};
-use crate::{Error, usage_rows};
+use crate::projection::usage_rows;
 
 /// An id and the sequence of the frame that brings it.
 pub type Claim = (Uuid, u64);

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::Error;
-use crate::erasure::personal_tables;
+use crate::identity::erasure::personal_tables;
 
 /// What log and account say of a user's erasure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

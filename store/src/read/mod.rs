@@ -1,14 +1,17 @@
 //! Reads of the projections for the api. An answer is made in one [`snapshot`], together with the
-//! checkpoint ([`crate::checkpoint::read`]) that says which position of the log it reflects.
+//! checkpoint ([`crate::projection::checkpoint::read`]) that says which position of the log it reflects.
 
+pub mod call_outcomes;
 pub mod calls;
 pub mod export;
+pub mod health;
 pub mod history;
+pub mod limit_inputs;
 pub mod plans;
 pub mod statements;
 pub mod stats;
+pub mod stored_tokens;
 pub mod token_audit;
-pub mod tokens;
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgPool, Postgres, Transaction};

@@ -7,8 +7,8 @@ use ledger::{Category, Month, UserId};
 use sqlx::{Executor, PgConnection};
 use uuid::Uuid;
 
-use crate::compare::Comparison;
-use crate::token_audit::{Hash, Link};
+use crate::operations::compare::Comparison;
+use crate::projection::audit_chain::{Hash, Link};
 use crate::{Error, Position};
 
 /// A user's month as the log has it.

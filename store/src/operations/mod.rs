@@ -1,0 +1,8 @@
+//! Means of whoever runs the ledger: session locks, accepted gaps, the schema that a rebuild fills, comparisons and
+//! sums counted anew. May touch every table of the projection, as a whole; nothing of `identity`.
+
+pub mod compare;
+pub mod gaps;
+pub mod next_schema;
+pub mod recount;
+pub mod session_locks;

@@ -1,0 +1,21 @@
+//! The worker's tables: projections of the log in the schema that the connection sees, and the word of each worker on
+//! itself. Uses `position` and `error`, and no other folder; each function is one step of the worker's transaction.
+
+pub mod audit_chain;
+pub mod checkpoint;
+pub mod claims;
+pub mod completions;
+pub mod dead_letters;
+pub mod partitions;
+pub mod periods;
+pub mod producers;
+pub mod projector_status;
+pub mod rejections;
+pub mod rollover;
+pub mod rollups;
+pub mod savepoint;
+pub mod subscriptions;
+pub mod summaries;
+pub mod thresholds;
+pub mod token_rows;
+pub mod usage_rows;
