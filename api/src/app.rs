@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::serve::ListenerExt;
-use keys::Keys;
+use data_keys::Keys;
 use ledger::{Clock, IdSource};
 use nats::{Log, Publisher, PublisherConfig};
 use outbound::providers::Providers;

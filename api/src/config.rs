@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use data_keys::KeyConfig;
 use ipnet::IpNet;
-use keys::KeyConfig;
 use ledger::{Clock, Rules};
 use nats::Connection;
 use outbound::providers::{ProviderUrls, UrlRefused};

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use keys::KeysError;
+use data_keys::KeysError;
 use outbound::providers::ProvidersError;
 
 use crate::limits::StartError;

@@ -4,7 +4,7 @@
 //! a problem and none of its causes. Every match names every case: a new error cannot be answered by accident.
 
 use axum::http::{HeaderValue, StatusCode, header};
-use keys::KeysError;
+use data_keys::KeysError;
 use nats::PublishError;
 use vault::TokenRefused;
 

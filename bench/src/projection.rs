@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use chrono::{DateTime, Utc};
+use data_keys::{KeyConfig, Keys};
 use events::{ApiCalled, Body, Event, Personal, SealedJson};
-use keys::{KeyConfig, Keys};
 use ledger::{Category, Clock, IdSource, Month, UserId};
 use nats::{EncodedEvent, Log, Publisher, PublisherConfig, RawFrame, Reader, ReaderConfig};
 use sqlx::{Connection as _, PgConnection};

@@ -6,7 +6,7 @@ mod program;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use keys::{KeyConfig, Keys};
+use data_keys::{KeyConfig, Keys};
 use ledger::UserId;
 use nix::sys::signal::Signal;
 use program::{DataDir, Output, Program, output};

@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use data_keys::Keys;
 use events::{Actor, ActorKind, Body, Event, TokenDeleted};
-use keys::Keys;
 use ledger::{Clock, IdSource, UserId};
 use nats::{Connection, EncodedEvent, Log, Publisher, PublisherConfig};
 use nix::sys::signal::{Signal, kill};

@@ -6,8 +6,8 @@ mod program;
 use std::time::Duration;
 
 use anyhow::Result;
+use data_keys::Keys;
 use events::{Actor, ActorKind, ApiCalled, Body, Event, Personal, SealedJson, TokenStored, UserErased};
-use keys::Keys;
 use ledger::{Category, UserId};
 use nats::{EncodedEvent, FrameHeader, Log, Publisher, PublisherConfig};
 use nix::sys::signal::Signal;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keys::KeyConfig;
+use data_keys::KeyConfig;
 use ledger::Clock;
 
 /// Settings of a worker.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use keys::{Keys, KeysError};
+use data_keys::{Keys, KeysError};
 use ledger::Month;
 use nats::{Log, LogError, RawFrame, Stop};
 use sqlx::{Connection, PgConnection};

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keys::{Keys, KeysError};
+use data_keys::{Keys, KeysError};
 use ledger::Clock;
 use sqlx::{PgConnection, PgPool};
 use store::identity::erasure::{self, Unfinished};

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub enum WorkerError {
     /// The encryption keys can't be used.
     #[error(transparent)]
-    Keys(#[from] keys::KeysError),
+    Keys(#[from] data_keys::KeysError),
     /// The log can't be reached.
     #[error("the log cannot be reached")]
     Connect(#[from] nats::ConnectError),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keys::{Keys, KeysError};
+use data_keys::{Keys, KeysError};
 use nats::{Continuity, Log, Reader, ReaderConfig, Stop};
 use sqlx::{Connection, PgConnection, PgPool};
 use store::Schema;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use chrono::TimeDelta;
-use keys::Keys;
+use data_keys::Keys;
 use ledger::IdSource;
 use nats::{Publisher, PublisherConfig};
 use tokio_util::sync::CancellationToken;

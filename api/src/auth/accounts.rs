@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use keys::{Keys, KeysError};
+use data_keys::{Keys, KeysError};
 use ledger::{Clock, ExternalId, IdSource, UserId, UserRef};
 use quick_cache::sync::Cache;
 use sqlx::{PgConnection, PgPool};

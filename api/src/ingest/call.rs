@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use events::{Actor, ActorKind, ApiCalled, Body, Event, Personal, is_reserved_source};
-use keys::KeysError;
+use data_keys::KeysError;
 use ledger::{
     Classified, Endpoint, Invalid, Method, Month, Rules, StatusCode, Units, UserId, derived_id, text,
 };

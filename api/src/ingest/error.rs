@@ -1,6 +1,6 @@
 //! Failures of ingest.
 
-use keys::KeysError;
+use data_keys::KeysError;
 use nats::PublishError;
 
 use crate::auth::AccountsError;

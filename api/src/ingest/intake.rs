@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use keys::{Found, KeysError};
+use data_keys::{Found, KeysError};
 use ledger::limit::Used;
 use ledger::{Classified, Clock, Month, Rules, UserId, UserRef};
 use nats::{EncodedEvent, Position, Publisher};

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use chrono::{DateTime, Utc};
 use events::{Actor, ApiCalled, Body, Event, Personal};
-use keys::KeysError;
+use data_keys::KeysError;
 use ledger::{Category, Classified, Endpoint, Method, Month, Rules, Units, UserId};
 use uuid::Uuid;
 use vault::DataKey;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use events::{NotSealed, Personal, SealedJson};
-use keys::{Found, Keys, KeysError};
+use data_keys::{Found, Keys, KeysError};
 use ledger::UserId;
 use sqlx::PgPool;
 use vault::{DataKey, EntropyError, OsEntropy};

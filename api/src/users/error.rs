@@ -1,6 +1,6 @@
 //! Failures of users.
 
-use keys::KeysError;
+use data_keys::KeysError;
 use nats::PublishError;
 
 use crate::auth::AccountsError;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keys::Keys;
+use data_keys::Keys;
 use tokio_util::task::TaskTracker;
 
 use super::export_turns::ExportTurns;

@@ -1,7 +1,7 @@
 //! `PUT /api/users/{user}`, and who a token's subject is.
 
 use anyhow::Result;
-use keys::Keys;
+use data_keys::Keys;
 use serde_json::json;
 use std::time::Duration;
 use store::identity::users::NewUser;

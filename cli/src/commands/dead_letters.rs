@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use keys::Keys;
+use data_keys::Keys;
 use ledger_worker::dead_letters;
 use store::{Position, Schema};
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use keys::Keys;
+use data_keys::Keys;
 use ledger_worker::rebuild::{Compared, Finish, Rebuild};
 
 use crate::config::Settings;

@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, bail, ensure};
 use api::auth::{Mint, Role, mint};
 use clap::Args;
-use keys::Keys;
+use data_keys::Keys;
 use ledger::{Clock, IdSource, UserRef};
 use secrecy::ExposeSecret as _;
 use sqlx::{Connection as _, PgConnection};

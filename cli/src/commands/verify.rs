@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use keys::Keys;
+use data_keys::Keys;
 use ledger::{ExternalId, UserId, UserRef};
 use ledger_worker::rebuild::{Compared, Rebuild};
 use ledger_worker::verify::{self, SealedReport};

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 use api::{ApiConfig, LogSettings, auth::JwtSettings};
-use keys::KeyConfig;
+use data_keys::KeyConfig;
 use ledger::{Clock, Rules};
 use ledger_worker::WorkerConfig;
 use nats::Connection;

@@ -8,7 +8,7 @@ use api::auth::Accounts;
 use api::ingest::{CallDraft, Draft, EndpointDraft, Intake, Item, Receipt, Reporter, TimeWindow};
 use api::metering::sealer::Sealer;
 use events::{ActorKind, SOURCE_IMPORT};
-use keys::{KeyConfig, Keys};
+use data_keys::{KeyConfig, Keys};
 use ledger::{Clock, IdSource, Rules, UserId, UserRef};
 use nats::{Connection, Publisher, PublisherConfig};
 use secrecy::{ExposeSecret, SecretString};

@@ -16,7 +16,7 @@ use api::auth::Accounts;
 use events::{
     Actor, ActorKind, Body, Event, Personal, SOURCE_IMPORT, SealedJson, TokenStored as TokenStoredBody,
 };
-use keys::{Found, KeysError};
+use data_keys::{Found, KeysError};
 use ledger::{Clock, UserId, UserRef};
 use nats::{EncodedEvent, PublishError};
 use sqlx::PgConnection;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use data_keys::{Keys, KeysError};
 use events::{Personal, SealedJson};
-use keys::{Keys, KeysError};
 use ledger::UserId;
 use sqlx::PgConnection;
 use store::Position;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
-use keys::{Keys, KeysError};
+use data_keys::{Keys, KeysError};
 use ledger::Month;
 use nats::RawFrame;
 use sqlx::PgPool;

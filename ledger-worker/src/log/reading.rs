@@ -1,6 +1,6 @@
 //! Reading ahead: while one batch is applied, the next one is read, checked for continuity, parsed and prepared.
 
-use keys::Keys;
+use data_keys::Keys;
 use nats::{Continuity, Log, RawFrame, ReadError, Reader, Stop, Verdict};
 use sqlx::PgPool;
 use tokio::sync::mpsc;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keys::KeysError;
+use data_keys::KeysError;
 use nats::{LogError, Stop};
 
 use crate::batch::{ApplyError, BatchError};

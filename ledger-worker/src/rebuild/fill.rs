@@ -1,6 +1,6 @@
 //! Filling `ledger_next` with the code that the projector runs.
 
-use keys::Keys;
+use data_keys::Keys;
 use sqlx::{PgConnection, PgPool};
 use store::Schema;
 use store::operations::next_schema;

@@ -11,7 +11,7 @@ mod summaries;
 
 use std::time::Duration;
 
-use keys::Keys;
+use data_keys::Keys;
 use nats::Stop;
 use sqlx::{Connection, PgConnection};
 use store::Schema;

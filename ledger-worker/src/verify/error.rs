@@ -1,6 +1,6 @@
 //! Failures of a verification.
 
-use keys::KeysError;
+use data_keys::KeysError;
 use nats::{LogError, Stop};
 
 use crate::batch::BatchError;

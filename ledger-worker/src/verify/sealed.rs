@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
+use data_keys::Keys;
 use events::{Body, Event, EventErrorKind, SealedJson};
-use keys::Keys;
 use ledger::UserId;
 use nats::{Continuity, RawFrame};
 use sqlx::Connection;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
+use data_keys::{KeyConfig, Keys};
 use events::{Event, Personal, SealedJson};
-use keys::{KeyConfig, Keys};
 use ledger::Category::Other;
 use ledger::UserId;
 use ledger_worker::WorkerConfig;
@@ -202,9 +202,9 @@ async fn a_root_key_that_is_not_configured_stops_the_projector_and_is_named() ->
         |previous: String| KeyConfig { key: new.clone().into(), kid: "k2".into(), previous: previous.into() };
     let both = config(format!("k1:{}", testkit::ENCRYPTION_KEY));
     let mut conn = ledger.env.pool().acquire().await?;
-    let ring = keys::ring(&mut conn, &both, ledger.env.clock.now()).await?;
+    let ring = data_keys::ring(&mut conn, &both, ledger.env.clock.now()).await?;
     let mut alices = store::identity::wrapped_keys::of_users(&mut conn, &[alice]).await?;
-    keys::rewrap_page(&mut conn, &ring, None).await?;
+    data_keys::rewrap_page(&mut conn, &ring, None).await?;
     let old = alices.pop().expect("she has one");
     store::identity::wrapped_keys::replace(&mut conn, &[(old, "k2".to_owned())]).await?;
 

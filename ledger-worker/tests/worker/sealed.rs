@@ -1,7 +1,7 @@
 //! `verify --user`: what is sealed for a user opens; of one who was erased, nothing does and nothing else is left.
 
 use anyhow::Result;
-use keys::Keys;
+use data_keys::Keys;
 use ledger::UserId;
 use ledger_worker::rebuild::Finish;
 use ledger_worker::verify::{SealedReport, Tried, open_all};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
+use data_keys::Keys;
 use events::{Actor, ActorKind, ApiCalled, Body, Event, PlanChanged, UsageReset};
-use keys::Keys;
 use ledger::{Category, Currency, Money, Month, PlanName, UserId};
 use ledger_worker::WorkerConfig;
 use nats::{Connection, EncodedEvent, Log, Position, Publisher, PublisherConfig};

@@ -12,8 +12,8 @@ use crate::config::Settings;
 pub(super) async fn run(settings: &Settings) -> Result<ExitCode> {
     let mut conn = store::connect(settings.database_url()?, store::Schema::Live).await?;
     let clock = settings.clock()?;
-    let ring = keys::ring(&mut conn, &settings.keys(), clock.now()).await?;
-    let known = keys::in_use(&mut conn).await?;
+    let ring = data_keys::ring(&mut conn, &settings.keys(), clock.now()).await?;
+    let known = data_keys::in_use(&mut conn).await?;
     let todo = known.iter().filter(|key| key.kid != *ring.current()).map(|key| key.data_keys).sum();
     let bar = if io::stderr().is_terminal() { ProgressBar::new(todo) } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} data keys, {per_sec}, {eta} left") {
@@ -21,7 +21,7 @@ pub(super) async fn run(settings: &Settings) -> Result<ExitCode> {
     }
     let (mut rewrapped, mut refused, mut after) = (0, 0_u64, None);
     loop {
-        let page = keys::rewrap_page(&mut conn, &ring, after.as_ref()).await?;
+        let page = data_keys::rewrap_page(&mut conn, &ring, after.as_ref()).await?;
         rewrapped += page.rewrapped;
         bar.inc(page.rewrapped);
         for key in page.refused {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use keys::InUse;
+use data_keys::InUse;
 use sqlx::Connection as _;
 use vault::{KeyCheck, RootKeyId};
 
@@ -12,7 +12,7 @@ use crate::config::Settings;
 /// Prints a line for each root key that is configured or known, and why the configured ones can't be used, if so.
 pub(super) async fn run(settings: &Settings) -> Result<ExitCode> {
     let mut conn = store::connect(settings.database_url()?, store::Schema::Live).await?;
-    let known = keys::in_use(&mut conn).await?;
+    let known = data_keys::in_use(&mut conn).await?;
     conn.close().await.map_err(store::Error::from)?;
     let ring = settings.keys().ring();
     let configured: Vec<(RootKeyId, KeyCheck)> = match &ring {

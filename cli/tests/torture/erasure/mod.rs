@@ -5,8 +5,8 @@ mod person;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use data_keys::Keys;
 use events::{Body, UserErased};
-use keys::Keys;
 use ledger::{Clock, ExternalId, IdSource, UserId};
 use nats::{Publisher, PublisherConfig};
 use serde_json::{Value, json};

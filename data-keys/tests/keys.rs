@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use keys::{KeyConfig, Keys, KeysError};
+use data_keys::{KeyConfig, Keys, KeysError};
 use ledger::UserId;
 use sqlx::PgConnection;
 use testkit::{Env, wait_until};
@@ -65,7 +65,7 @@ async fn only_the_key_of_a_database_starts_on_it() -> Result<()> {
     keys.get_or_make(&mut connection(&env).await?, user(&env).await?).await?;
     start(&env, config("k1", K1, "")).await?;
 
-    let check = keys::in_use(&mut connection(&env).await?).await?[0].check.expect("it is stored");
+    let check = data_keys::in_use(&mut connection(&env).await?).await?[0].check.expect("it is stored");
     let expects = format!("this database expects the key k1, check value {check}");
     for (what, wrong) in [
         ("missing", config("k1", "", "")),
@@ -223,11 +223,11 @@ async fn after_a_rotation_the_old_root_key_is_not_needed_and_a_row_left_under_it
     damage(&mut conn, broken).await?;
     let both = config("k2", K2, &format!("k1:{K1}"));
     let rotating = start(&env, both.clone()).await?;
-    let ring = keys::ring(&mut conn, &both, env.clock.now()).await?;
-    let page = keys::rewrap_page(&mut conn, &ring, None).await?;
+    let ring = data_keys::ring(&mut conn, &both, env.clock.now()).await?;
+    let page = data_keys::rewrap_page(&mut conn, &ring, None).await?;
     assert_eq!((page.rewrapped, page.refused.len()), (6, 1));
     assert_eq!(page.refused[0].user, broken);
-    let again = keys::rewrap_page(&mut conn, &ring, None).await?;
+    let again = data_keys::rewrap_page(&mut conn, &ring, None).await?;
     assert_eq!((again.rewrapped, again.refused.len()), (0, 1), "a second run finds only what did not open");
     // Processes with both keys, and with the old one in memory, open all meanwhile.
     for keys in [&rotating, &old] {
