@@ -168,7 +168,7 @@ impl Ledger {
         self.keys.forget_all();
         let key = self.keys.find(&mut conn, user).await?.context("no data key")?;
         let mut opened = Vec::new();
-        for token in store::identity::remains::tokens(&mut conn, user).await? {
+        for token in store::projection::token_rows::sealed_of(&mut conn, user).await? {
             let sealed = Sealed::from_json(&token.sealed)?;
             let text = key.open_token(token.token_type.parse()?, token.id, &sealed)?;
             opened.push((token.token_type, token.id, text.expose().to_owned()));

@@ -11,6 +11,7 @@ use data_keys::{Keys, KeysError};
 use ledger::Clock;
 use sqlx::{PgConnection, PgPool};
 use store::identity::erasure::{self, Unfinished};
+use store::projection::personal_tables;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -84,7 +85,7 @@ impl Erasures {
     ) -> Result<(), KeysError> {
         let data_keys = self.keys.bury(conn, erased.user, erased.erased_at).await?;
         let mut rows = 0;
-        for table in erasure::personal_tables(conn).await? {
+        for table in personal_tables::all(conn).await? {
             loop {
                 if shutdown.is_cancelled() {
                     return Ok(());

@@ -12,7 +12,7 @@ use events::{Body, Event, PeriodClosed, SOURCE_WORKER};
 use ledger::{Clock, IdSource, Month};
 use nats::{EncodedEvent, Publisher};
 use sqlx::{PgConnection, PgPool};
-use store::projection::{partitions, rollover};
+use store::projection::{partitions, periods};
 use tokio::sync::Notify;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tokio_util::sync::CancellationToken;
@@ -78,7 +78,7 @@ impl Closer {
         for month in [this, this.next()] {
             partitions::ensure(conn, month).await?;
         }
-        let mut due = rollover::unclosed(conn, self.last_due(now)).await?;
+        let mut due = periods::unclosed(conn, self.last_due(now)).await?;
         due.retain(|month| only.is_none_or(|only| only == *month));
         if due.is_empty() {
             return Ok((due, 0));

@@ -1,7 +1,7 @@
 //! Bearer tokens and root keys of tests.
 
-use jsonwebtoken::{EncodingKey, Header};
 use data_keys::KeyConfig;
+use jsonwebtoken::{EncodingKey, Header};
 use ledger::Clock;
 use serde::Serialize;
 use serde_json::{Map, Value, json};

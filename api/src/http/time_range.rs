@@ -5,7 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, Utc};
 use ledger::Month;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
-use store::read::TimeRange;
+use store::read::filter::TimeRange;
 
 use crate::http::problem::{FieldError, Problem};
 

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use events::{Actor, ActorKind, ApiCalled, Body, Event, Personal, is_reserved_source};
 use data_keys::KeysError;
+use events::{Actor, ActorKind, ApiCalled, Body, Event, Personal, is_reserved_source};
 use ledger::{
     Classified, Endpoint, Invalid, Method, Month, Rules, StatusCode, Units, UserId, derived_id, text,
 };

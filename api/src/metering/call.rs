@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use chrono::{DateTime, Utc};
-use events::{Actor, ApiCalled, Body, Event, Personal};
 use data_keys::KeysError;
+use events::{Actor, ApiCalled, Body, Event, Personal};
 use ledger::{Category, Classified, Endpoint, Method, Month, Rules, Units, UserId};
 use uuid::Uuid;
 use vault::DataKey;

@@ -189,7 +189,7 @@ impl Metering {
             return Err(MeteringError::FirstTryUnknown);
         }
         let mut conn = projections.connection().await?;
-        Ok(store::read::call_outcomes::find_call(&mut conn, Some(user), call_id).await?.is_some())
+        Ok(store::read::call_outcomes::find(&mut conn, Some(user), call_id).await?.is_some())
     }
 
     /// The answer about a recorded call that changes nothing (any more).

@@ -169,7 +169,7 @@ impl Metering {
     async fn look_up(&self, call_id: Uuid) -> Result<Option<RecordedCall>, MeteringError> {
         let mut conn = self.0.projections.connection().await?;
         // A service completes calls of all users, and knows them by their ids alone.
-        Ok(store::read::call_outcomes::find_call(&mut conn, None, call_id).await?)
+        Ok(store::read::call_outcomes::find(&mut conn, None, call_id).await?)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use events::{NotSealed, Personal, SealedJson};
 use data_keys::{Found, Keys, KeysError};
+use events::{NotSealed, Personal, SealedJson};
 use ledger::UserId;
 use sqlx::PgPool;
 use vault::{DataKey, EntropyError, OsEntropy};

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use store::read::stored_tokens::Token;
+use store::read::stored_tokens::StoredToken;
 use utoipa::ToSchema;
 use uuid::Uuid;
 use vault::TokenNote;
@@ -37,8 +37,8 @@ pub(super) struct Warning {
     pub(super) detail: &'static str,
 }
 
-impl From<Token> for TokenBody {
-    fn from(token: Token) -> Self {
+impl From<StoredToken> for TokenBody {
+    fn from(token: StoredToken) -> Self {
         Self {
             id: token.id,
             token_type: token.token_type,

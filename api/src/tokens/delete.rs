@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use events::{Body, Event, TokenDeleted};
 use ledger::UserId;
-use store::read::stored_tokens::Token;
+use store::read::stored_tokens::StoredToken;
 
 use super::error::TokensError;
 use super::parts::Tokens;
@@ -51,7 +51,12 @@ pub(super) async fn delete(
 }
 
 impl Tokens {
-    async fn delete(&self, owner: UserId, token: Token, client: &Client) -> Result<Written, TokensError> {
+    async fn delete(
+        &self,
+        owner: UserId,
+        token: StoredToken,
+        client: &Client,
+    ) -> Result<Written, TokensError> {
         let event_id = self.0.writer.new_id();
         let body = Body::TokenDeleted(TokenDeleted {
             token_id: token.id,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use events::{Personal, SealedJson};
 use ledger::UserId;
 use outbound::providers::Providers;
-use store::read::stored_tokens::Token;
+use store::read::stored_tokens::StoredToken;
 use uuid::Uuid;
 
 use super::error::TokensError;
@@ -43,7 +43,7 @@ impl Tokens {
     }
 
     /// What may be told of a stored token.
-    pub(super) async fn find(&self, owner: UserId, id: Uuid) -> Result<Token, TokensError> {
+    pub(super) async fn find(&self, owner: UserId, id: Uuid) -> Result<StoredToken, TokensError> {
         let mut conn = self.0.projections.connection().await?;
         store::read::stored_tokens::get(&mut conn, owner, id).await?.ok_or(TokensError::NoSuchToken)
     }

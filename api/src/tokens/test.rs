@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use events::{Body, Event, TokenUsed};
 use serde::Deserialize;
-use store::read::stored_tokens::Token;
+use store::read::stored_tokens::StoredToken;
 use utoipa::ToSchema;
 use uuid::Uuid;
 use vault::{Sealed, SecretText, TokenKind};
@@ -111,7 +111,7 @@ pub(super) async fn test_given(
 
 impl Tokens {
     /// Puts the use on disk. Whoever goes on without it would use a token behind its owner's back.
-    async fn record_use(&self, client: &Client, token: &Token) -> Result<u64, TokensError> {
+    async fn record_use(&self, client: &Client, token: &StoredToken) -> Result<u64, TokensError> {
         let owner = client.principal.user_id;
         let event_id = self.0.writer.new_id();
         let body = Body::TokenUsed(TokenUsed {

@@ -13,8 +13,9 @@ use chrono::{DateTime, Utc};
 use events::{Body, Event, UserErased};
 use ledger::{UserId, UserRef};
 use serde::Serialize;
-use store::identity::erasure::{self, Erasure};
+use store::identity::erasure;
 use store::identity::users::AccountStatus;
+use store::projection::erased_users::{self, Erasure};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -149,7 +150,7 @@ impl Users {
     /// The erasure as it is projected. Of several at once the log's first is the one that everybody is told of.
     async fn projected_erasure(&self, user: UserId) -> Result<Option<Erasure>, UsersError> {
         let mut conn = self.0.projections.connection().await?;
-        Ok(erasure::find(&mut conn, user).await?)
+        Ok(erased_users::find(&mut conn, user).await?)
     }
 
     /// Waits a little until everything is done.

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use ledger::UserId;
-use store::read::export::{Long, Page, Short, Standing, standing};
+use store::read::export::{AccountState, Long, Page, Short, account_state};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -83,10 +83,10 @@ struct Start {
 impl Start {
     async fn read(projections: &Projections, owner: UserId) -> Result<Self, UsersError> {
         let (mut conn, as_of, seq) = projections.snapshot_at().await?;
-        let is_erased = match standing(&mut conn, owner).await? {
-            Standing::Living => false,
-            Standing::Erased => true,
-            Standing::Ending => return Err(UsersError::BeingErased),
+        let is_erased = match account_state(&mut conn, owner).await? {
+            AccountState::Living => false,
+            AccountState::Erased => true,
+            AccountState::Ending => return Err(UsersError::BeingErased),
         };
         let as_of = serde_json::to_string(&as_of)?;
         let mut json = format!("{{\"as_of\":{as_of}");
@@ -162,7 +162,7 @@ impl Rest {
             return Err(BrokenOff::HungUp);
         }
         let mut conn = self.projections.transaction().await?;
-        if standing(&mut conn, self.owner).await? != Standing::Living {
+        if account_state(&mut conn, self.owner).await? != AccountState::Living {
             return Err(BrokenOff::Erased);
         }
         let page = part.read(&mut conn, self.owner, self.seq).await?;

@@ -49,7 +49,7 @@ pub(crate) async fn run(arguments: &Arguments, settings: &Settings) -> Result<Ex
 
 async fn wait_closed(conn: &mut PgConnection, months: &[Month]) -> Result<()> {
     let start = Instant::now();
-    while store::projection::rollover::closed(conn, months).await?.len() < months.len() {
+    while store::projection::periods::closed(conn, months).await?.len() < months.len() {
         if start.elapsed() > WITHIN {
             bail!("the months' ends are in the log, but no worker has closed them yet; is one running?");
         }

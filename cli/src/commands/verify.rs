@@ -9,7 +9,7 @@ use ledger::{ExternalId, UserId, UserRef};
 use ledger_worker::rebuild::{Compared, Rebuild};
 use ledger_worker::verify::{self, SealedReport};
 use store::Schema;
-use store::identity::{remains, wrapped_keys};
+use store::identity::{erasure, wrapped_keys};
 
 use crate::config::Settings;
 use crate::differences;
@@ -85,7 +85,7 @@ async fn erased(external: &ExternalId, settings: &Settings) -> Result<Option<Use
 /// that should not be there counts against the erasure whether it opens or not.
 async fn keys_for(user: UserId, settings: &Settings) -> Result<Option<Keys>> {
     let mut conn = store::connect(settings.database_url()?, Schema::Live).await?;
-    if remains::standing(&mut conn, user).await?.erased_at.is_none() {
+    if erasure::state(&mut conn, user).await?.erased_at.is_none() {
         return start_keys(settings).await.map(Some);
     }
     if wrapped_keys::of_users(&mut conn, &[user]).await?.is_empty() {

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use api::auth::Accounts;
+use data_keys::{Found, KeysError};
 use events::{
     Actor, ActorKind, Body, Event, Personal, SOURCE_IMPORT, SealedJson, TokenStored as TokenStoredBody,
 };
-use data_keys::{Found, KeysError};
 use ledger::{Clock, UserId, UserRef};
 use nats::{EncodedEvent, PublishError};
 use sqlx::PgConnection;

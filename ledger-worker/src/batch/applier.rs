@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashSet};
 use ledger::{Month, UserId};
 use sqlx::{Connection, PgConnection};
 use store::Schema;
-use store::identity::erasure;
 use store::projection::checkpoint::{self, Checkpoint};
+use store::projection::erased_users;
 use store::projection::partitions::{self, Partition};
 use store::projection::producers;
 
@@ -98,7 +98,7 @@ impl Applier {
         }
         let mut erased = match self.erased.take() {
             Some(erased) => erased,
-            None => erasure::all(&mut tx).await?.into_iter().collect(),
+            None => erased_users::all(&mut tx).await?.into_iter().collect(),
         };
         let target = Target { schema: self.schema, erased: &erased };
         let applied = apply_all(&mut tx, target, &batch.parsed, &batch.segments, one_by_one).await?;

@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use ledger::{Month, UserId};
 use sqlx::PgConnection;
-use store::identity::erasure;
 use store::projection::completions::{self, Completion, OpenCall};
 use store::projection::dead_letters;
+use store::projection::erased_users;
 use store::projection::savepoint::{self, Savepoint};
 use store::projection::summaries::{self, Correction, Crossed};
 use store::projection::{claims, periods, rejections, rollups, subscriptions, thresholds, usage_rows};
@@ -112,7 +112,7 @@ pub(super) async fn apply_all(
 pub async fn apply_late(conn: &mut PgConnection, parsed: &Parsed) -> Result<Applied, store::Error> {
     let items = 0..parsed.items().len();
     let prepared = Prepared::of(parsed, items.clone(), &Exclude::default());
-    let erased = erasure::all(conn).await?.into_iter().collect();
+    let erased = erased_users::all(conn).await?.into_iter().collect();
     let target = Target { schema: Schema::Live, erased: &erased };
     Step { target, parsed, items, order: Order::Late }.apply(conn, &prepared).await
 }
@@ -250,7 +250,7 @@ impl Step<'_> {
             _ => None,
         });
         let late: Vec<_> = late.collect();
-        if late.is_empty() { Ok(()) } else { erasure::blank_calls(conn, &late).await }
+        if late.is_empty() { Ok(()) } else { erased_users::blank_calls(conn, &late).await }
     }
 
     /// The months that were closed before a reset of theirs, which comes to nothing then. A segment ends with a
@@ -369,7 +369,7 @@ async fn copy_rows(conn: &mut PgConnection, new: &Prepared) -> Result<bool, stor
 
 async fn add_rollups(
     conn: &mut PgConnection,
-    hourly: &[(rollups::Key, rollups::Delta)],
+    hourly: &[(rollups::Group, rollups::Delta)],
 ) -> Result<(), store::Error> {
     if hourly.is_empty() {
         return Ok(());
@@ -408,11 +408,11 @@ fn correction(completion: &Completion, call: &OpenCall) -> Option<Correction> {
 
 /// Takes the call as it began out of the roll-ups and puts it in as it ended.
 fn move_rollup(
-    hourly: &mut BTreeMap<rollups::Key, rollups::Delta>,
+    hourly: &mut BTreeMap<rollups::Group, rollups::Delta>,
     completion: &Completion,
     call: &OpenCall,
 ) {
-    let key = |counted| rollups::Key {
+    let key = |counted| rollups::Group {
         user: completion.user,
         bucket: start_of_hour(completion.call_time),
         category: call.category,

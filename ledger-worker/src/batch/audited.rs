@@ -9,9 +9,9 @@ use events::{Actor, Body, Event, Personal, event_type};
 use ledger::UserId;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
-use store::identity::erasure::{self, Erasure};
 use store::projection::audit_chain::{self, Action, CHAIN_START, Hash, Link};
-use store::projection::token_rows::{self, StoredToken, TokenUse};
+use store::projection::erased_users::{self, Erasure};
+use store::projection::token_rows::{self, TokenRow, TokenUse};
 use store::{Position, Schema};
 use uuid::Uuid;
 
@@ -25,7 +25,7 @@ pub struct Audited {
     /// Its row, but for the hash, which follows from the row before it.
     pub link: Link,
     /// The token, if one was stored.
-    pub stored: Option<StoredToken>,
+    pub stored: Option<TokenRow>,
 }
 
 /// SHA-256 of an event's bytes as they stand in its frame.
@@ -77,7 +77,7 @@ impl Audited {
             Body::TokenStored(body) => {
                 let mut link = of_token(Action::Stored, &body.actor, body.token_id, &body.token_type);
                 link.fingerprint = Some(body.fingerprint.clone().into_owned());
-                let stored = StoredToken {
+                let stored = TokenRow {
                     id: body.token_id,
                     user,
                     token_type: body.token_type.clone().into_owned(),
@@ -193,7 +193,7 @@ impl Tokens {
 struct Vault<'e> {
     tokens: Tokens,
     /// Those that are to be written, by user and type.
-    stored: HashMap<UserId, BTreeMap<&'e str, &'e StoredToken>>,
+    stored: HashMap<UserId, BTreeMap<&'e str, &'e TokenRow>>,
     deleted: Vec<(UserId, Uuid)>,
     uses: Vec<TokenUse>,
 }
@@ -208,7 +208,7 @@ impl<'e> Vault<'e> {
     }
 
     /// Answers the token whose place it takes.
-    fn store(&mut self, token: &'e StoredToken) -> Option<Uuid> {
+    fn store(&mut self, token: &'e TokenRow) -> Option<Uuid> {
         self.stored.entry(token.user).or_default().insert(&token.token_type, token);
         self.tokens.store(token.user, &token.token_type, token.id)
     }
@@ -238,7 +238,7 @@ impl<'e> Vault<'e> {
         if !self.deleted.is_empty() {
             token_rows::delete(conn, &self.deleted).await?;
         }
-        let stored: Vec<StoredToken> =
+        let stored: Vec<TokenRow> =
             self.stored.into_values().flat_map(BTreeMap::into_values).cloned().collect();
         if !stored.is_empty() {
             token_rows::store(conn, &stored).await?;
@@ -256,8 +256,8 @@ impl<'e> Vault<'e> {
 /// steps beside it; a rebuild, which nobody waits for, does it at once, before its tables are compared and exchanged.
 async fn erase(conn: &mut PgConnection, schema: Schema, link: &Link) -> Result<(), store::Error> {
     let erasure = Erasure { event_id: link.event_id, erased_at: link.at, position: link.position };
-    erasure::record(conn, link.user, &erasure).await?;
+    erased_users::record(conn, link.user, &erasure).await?;
     token_rows::delete_all(conn, link.user).await?;
     audit_chain::blank(conn, link.user).await?;
-    if schema == Schema::Next { erasure::blank_all_calls(conn, link.user).await } else { Ok(()) }
+    if schema == Schema::Next { erased_users::blank_all_calls(conn, link.user).await } else { Ok(()) }
 }

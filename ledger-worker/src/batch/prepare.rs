@@ -53,7 +53,7 @@ pub struct Prepared {
     /// Amounts that are added to summaries, sorted by user and month.
     pub summaries: Vec<((UserId, Month), summaries::Delta)>,
     /// Amounts that are added to hours, sorted by the row's key.
-    pub hourly: Vec<(rollups::Key, rollups::Delta)>,
+    pub hourly: Vec<(rollups::Group, rollups::Delta)>,
     /// The last reset of each month.
     pub resets: Vec<(UserId, Month, Position)>,
     /// Plan changes in order.
@@ -101,10 +101,10 @@ impl Prepared {
     }
 
     /// Amounts that are added to days: the hours, summed.
-    pub fn daily(hourly: &[(rollups::Key, rollups::Delta)]) -> Vec<(rollups::Key, rollups::Delta)> {
-        let mut days: BTreeMap<rollups::Key, rollups::Delta> = BTreeMap::new();
+    pub fn daily(hourly: &[(rollups::Group, rollups::Delta)]) -> Vec<(rollups::Group, rollups::Delta)> {
+        let mut days: BTreeMap<rollups::Group, rollups::Delta> = BTreeMap::new();
         for (key, delta) in hourly {
-            *days.entry(rollups::Key { bucket: start_of_day(key.bucket), ..*key }).or_default() += *delta;
+            *days.entry(rollups::Group { bucket: start_of_day(key.bucket), ..*key }).or_default() += *delta;
         }
         days.into_iter().collect()
     }
@@ -116,7 +116,7 @@ struct Builder<'a> {
     seen: HashSet<(Uuid, i64)>,
     calls: Vec<&'a Call>,
     summaries: HashMap<(UserId, Month), summaries::Delta>,
-    hourly: HashMap<rollups::Key, rollups::Delta>,
+    hourly: HashMap<rollups::Group, rollups::Delta>,
     prepared: Prepared,
 }
 
@@ -155,7 +155,7 @@ impl<'a> Builder<'a> {
         }
         self.calls.push(call);
         self.prepared.row_keys.push((call.id, call.created_at));
-        let key = rollups::Key {
+        let key = rollups::Group {
             user: call.user,
             bucket: start_of_hour(call.created_at),
             category: call.category,

@@ -8,8 +8,10 @@ use events::{Body, Event, EventErrorKind, SealedJson};
 use ledger::UserId;
 use nats::{Continuity, RawFrame};
 use sqlx::Connection;
-use store::identity::remains::{self, PersonalRows, Standing, TokenRow};
+use store::identity::erasure::{self, ErasureState};
 use store::identity::wrapped_keys;
+use store::projection::personal_tables::{self, PersonalRows};
+use store::projection::token_rows::{self, SealedRow};
 use store::{Position, Schema};
 use uuid::Uuid;
 use vault::{DataKey, DataKeyError, OpenError, Sealed};
@@ -100,9 +102,9 @@ pub async fn open_all(
     let mut conn = store::connect(rebuild.database_url, Schema::Live).await?;
     let mut snapshot = conn.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
     let seq = sound_checkpoint::<VerifyError>(&mut snapshot, rebuild.log).await?;
-    let standing = remains::standing(&mut snapshot, user).await?;
-    let rows = remains::personal_rows(&mut snapshot, user).await?;
-    let stored_tokens = remains::tokens(&mut snapshot, user).await?;
+    let standing = erasure::state(&mut snapshot, user).await?;
+    let rows = personal_tables::rows_of(&mut snapshot, user).await?;
+    let stored_tokens = token_rows::sealed_of(&mut snapshot, user).await?;
     let data_keys = wrapped_keys::of_users(&mut snapshot, &[user]).await?.len() as u64;
     let (mut opened, mut faults) = (Vec::new(), Vec::new());
     if let Some(keys) = keys {
@@ -212,10 +214,10 @@ impl Walk {
 
     fn report(
         self,
-        standing: Standing,
+        standing: ErasureState,
         data_keys: u64,
         rows: &[PersonalRows],
-        stored: &[TokenRow],
+        stored: &[SealedRow],
         mut faults: Vec<Fault>,
     ) -> SealedReport {
         let mut stored_tokens = Tried::default();
@@ -250,7 +252,7 @@ impl Walk {
 }
 
 /// Faults of an erasure: what of the user should not be any more.
-fn left(standing: Standing, open: u64, data_keys: u64, rows: &[PersonalRows]) -> Vec<Fault> {
+fn left(standing: ErasureState, open: u64, data_keys: u64, rows: &[PersonalRows]) -> Vec<Fault> {
     let mut faults = Vec::new();
     if open > 0 {
         faults.push(Fault::StillOpen(open));

@@ -193,16 +193,17 @@ async fn what_a_rebuild_left_loses_the_addresses_too() -> Result<()> {
         sqlx::query(statement).execute(pool).await?;
     }
     let mut conn = pool.acquire().await?;
-    let left =
-        |rows: Vec<store::identity::remains::PersonalRows>| rows.iter().map(|table| table.rows).sum::<u64>();
+    let left = |rows: Vec<store::projection::personal_tables::PersonalRows>| {
+        rows.iter().map(|table| table.rows).sum::<u64>()
+    };
     assert_eq!(
-        left(store::identity::remains::personal_rows(&mut conn, user).await?),
+        left(store::projection::personal_tables::rows_of(&mut conn, user).await?),
         12,
         "four in each of three"
     );
     ledger.publish(&[ledger.erased(user)]).await;
     ledger.finished().await;
-    assert_eq!(store::identity::remains::personal_rows(&mut conn, user).await?, []);
+    assert_eq!(store::projection::personal_tables::rows_of(&mut conn, user).await?, []);
     drop(conn);
     ledger.rebuild().swap(&ledger.keys).await?;
     assert_eq!(ledger.number(CLEAR_ROWS).await, 0);

@@ -4,6 +4,5 @@
 pub mod encryption_keys;
 pub mod erasure;
 pub mod idempotency;
-pub mod remains;
 pub mod users;
 pub mod wrapped_keys;

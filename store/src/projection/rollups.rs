@@ -9,7 +9,7 @@ use crate::Error;
 
 /// What is summed up on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
+pub struct Group {
     /// Whose calls.
     pub user: UserId,
     /// Start of the hour or day.
@@ -42,8 +42,8 @@ impl std::ops::AddAssign for Delta {
     }
 }
 
-/// Adds to the hours. Keys are unique and sorted.
-pub async fn add_hourly(conn: &mut PgConnection, deltas: &[(Key, Delta)]) -> Result<(), Error> {
+/// Adds to the hours. Groups are unique and sorted.
+pub async fn add_hourly(conn: &mut PgConnection, deltas: &[(Group, Delta)]) -> Result<(), Error> {
     let c = Columns::of(deltas);
     sqlx::query!(
         "INSERT INTO usage_hourly AS h
@@ -68,8 +68,8 @@ pub async fn add_hourly(conn: &mut PgConnection, deltas: &[(Key, Delta)]) -> Res
     Ok(())
 }
 
-/// Adds to the days. Keys are unique and sorted.
-pub async fn add_daily(conn: &mut PgConnection, deltas: &[(Key, Delta)]) -> Result<(), Error> {
+/// Adds to the days. Groups are unique and sorted.
+pub async fn add_daily(conn: &mut PgConnection, deltas: &[(Group, Delta)]) -> Result<(), Error> {
     let c = Columns::of(deltas);
     sqlx::query!(
         "INSERT INTO usage_daily AS d
@@ -107,13 +107,13 @@ struct Columns {
 }
 
 impl Columns {
-    fn of(deltas: &[(Key, Delta)]) -> Self {
+    fn of(deltas: &[(Group, Delta)]) -> Self {
         let mut columns = Self::default();
-        for (key, delta) in deltas {
-            columns.user_id.push(key.user.get());
-            columns.bucket.push(key.bucket);
-            columns.category.push(key.category.as_str());
-            columns.counted.push(key.counted);
+        for (group, delta) in deltas {
+            columns.user_id.push(group.user.get());
+            columns.bucket.push(group.bucket);
+            columns.category.push(group.category.as_str());
+            columns.counted.push(group.counted);
             columns.units.push(delta.units);
             columns.calls.push(delta.calls);
             columns.total_response_time_ms.push(delta.total_response_time_ms);

@@ -9,7 +9,7 @@ use crate::{Error, Position};
 
 /// A token that a user stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredToken {
+pub struct TokenRow {
     /// Its id.
     pub id: Uuid,
     /// Whose it is.
@@ -45,7 +45,7 @@ pub struct TokenUse {
 
 /// Which token a user has of a type.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owned {
+pub struct OwnedToken {
     /// The token.
     pub id: Uuid,
     /// Whose it is.
@@ -54,14 +54,25 @@ pub struct Owned {
     pub token_type: String,
 }
 
+/// A stored token as it stands in its row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedRow {
+    /// Its id.
+    pub id: Uuid,
+    /// Whose API it opens.
+    pub token_type: String,
+    /// The sealed token, as JSON.
+    pub sealed: String,
+}
+
 /// The tokens of these users.
-pub async fn of_users(conn: &mut PgConnection, users: &[UserId]) -> Result<Vec<Owned>, Error> {
+pub async fn of_users(conn: &mut PgConnection, users: &[UserId]) -> Result<Vec<OwnedToken>, Error> {
     let users: Vec<Uuid> = users.iter().map(|user| user.get()).collect();
     let rows =
         sqlx::query!("SELECT id, user_id, token_type FROM user_tokens WHERE user_id = ANY($1)", &users)
             .fetch_all(conn)
             .await?;
-    let owned = rows.into_iter().map(|row| Owned {
+    let owned = rows.into_iter().map(|row| OwnedToken {
         id: row.id,
         user: UserId::new(row.user_id),
         token_type: row.token_type,
@@ -69,9 +80,22 @@ pub async fn of_users(conn: &mut PgConnection, users: &[UserId]) -> Result<Vec<O
     Ok(owned.collect())
 }
 
+/// The user's stored tokens.
+pub async fn sealed_of(conn: &mut PgConnection, user: UserId) -> Result<Vec<SealedRow>, Error> {
+    let rows = sqlx::query_as!(
+        SealedRow,
+        r#"SELECT id, token_type, encrypted_token::text AS "sealed!" FROM user_tokens
+           WHERE user_id = $1 ORDER BY token_type"#,
+        user.get()
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
 /// Stores tokens, one of each user and type, in the place of those that are there.
-pub async fn store(conn: &mut PgConnection, tokens: &[StoredToken]) -> Result<(), Error> {
-    fn column<T>(tokens: &[StoredToken], of: impl Fn(&StoredToken) -> T) -> Vec<T> {
+pub async fn store(conn: &mut PgConnection, tokens: &[TokenRow]) -> Result<(), Error> {
+    fn column<T>(tokens: &[TokenRow], of: impl Fn(&TokenRow) -> T) -> Vec<T> {
         tokens.iter().map(of).collect()
     }
     sqlx::query!(

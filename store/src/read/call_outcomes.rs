@@ -26,7 +26,7 @@ pub struct RecordedCall {
 
 /// The owner's call of this id; whoever's it is when no owner is given, which is for services alone. None for an id that
 /// the api did not make: the ids of its calls are UUIDv7 of the call's own time, which finds the partition.
-pub async fn find_call(
+pub async fn find(
     conn: &mut PgConnection,
     owner: Option<UserId>,
     call_id: Uuid,

@@ -5,8 +5,8 @@ use ledger::{Category, UserId};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Counted, TimeRange};
 use crate::Error;
+use crate::read::filter::{Counted, TimeRange};
 
 /// Which calls of a user. What is `None` does not matter.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -70,7 +70,7 @@ pub struct Page {
 
 /// What became of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum AccountState {
     /// It is there.
     Living,
     /// The log says that it is erased, and the account does not know it yet.
@@ -145,7 +145,7 @@ impl Long {
 }
 
 /// What became of the account of `owner`.
-pub async fn standing(conn: &mut PgConnection, owner: UserId) -> Result<Standing, Error> {
+pub async fn account_state(conn: &mut PgConnection, owner: UserId) -> Result<AccountState, Error> {
     let row = sqlx::query!(
         r#"SELECT COALESCE((SELECT status = 'erased' FROM public.users WHERE user_id = $1), TRUE) AS "is_buried!",
                   EXISTS (SELECT FROM erased_users WHERE user_id = $1) AS "is_ended!""#,
@@ -154,9 +154,9 @@ pub async fn standing(conn: &mut PgConnection, owner: UserId) -> Result<Standing
     .fetch_one(conn)
     .await?;
     Ok(match (row.is_buried, row.is_ended) {
-        (true, _) => Standing::Erased,
-        (false, true) => Standing::Ending,
-        (false, false) => Standing::Living,
+        (true, _) => AccountState::Erased,
+        (false, true) => AccountState::Ending,
+        (false, false) => AccountState::Living,
     })
 }
 

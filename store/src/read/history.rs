@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use ledger::UserId;
 use sqlx::PgConnection;
 
-use super::{Counted, TimeRange};
 use crate::Error;
+use crate::read::filter::{Counted, TimeRange};
 
 /// The group of endpoints that are not among the largest. No endpoint has this name: they start with a slash or
 /// with `event:`.

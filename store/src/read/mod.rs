@@ -4,6 +4,7 @@
 pub mod call_outcomes;
 pub mod calls;
 pub mod export;
+pub mod filter;
 pub mod health;
 pub mod history;
 pub mod limit_inputs;
@@ -13,42 +14,9 @@ pub mod stats;
 pub mod stored_tokens;
 pub mod token_audit;
 
-use chrono::{DateTime, Utc};
 use sqlx::{PgPool, Postgres, Transaction};
 
 use crate::Error;
-
-/// A half-open range of time: `from` belongs to it, `to` does not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TimeRange {
-    /// First instant inside the range.
-    pub from: DateTime<Utc>,
-    /// First instant after the range.
-    pub to: DateTime<Utc>,
-}
-
-/// Which calls a figure is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Counted {
-    /// Those that count against a plan.
-    #[default]
-    Counted,
-    /// Those that do not: answered 5xx, or made to our own routes.
-    Uncounted,
-    /// All of them.
-    All,
-}
-
-impl Counted {
-    /// The value that the column `counted` must have, or none when either will do.
-    fn column(self) -> Option<bool> {
-        match self {
-            Self::Counted => Some(true),
-            Self::Uncounted => Some(false),
-            Self::All => None,
-        }
-    }
-}
 
 /// Starts a read-only transaction in which every statement sees the same instant of the database, so that the
 /// figures of one answer agree with each other and with its checkpoint. Dropping it ends it.

@@ -9,7 +9,7 @@ use crate::Error;
 
 /// What may be told of a stored token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
+pub struct StoredToken {
     /// Its id.
     pub id: Uuid,
     /// Whose API it opens.
@@ -38,9 +38,9 @@ pub struct SealedToken {
 }
 
 /// All tokens of `owner`, the newest first: at most one of each type.
-pub async fn list(conn: &mut PgConnection, owner: UserId) -> Result<Vec<Token>, Error> {
+pub async fn list(conn: &mut PgConnection, owner: UserId) -> Result<Vec<StoredToken>, Error> {
     let tokens = sqlx::query_as!(
-        Token,
+        StoredToken,
         "SELECT id, token_type, token_name, masked, fingerprint, last_used, created_at, updated_at
          FROM user_tokens WHERE user_id = $1 ORDER BY created_at DESC, id DESC",
         owner.get()
@@ -51,9 +51,9 @@ pub async fn list(conn: &mut PgConnection, owner: UserId) -> Result<Vec<Token>, 
 }
 
 /// The token of this id, if it is `owner`'s.
-pub async fn get(conn: &mut PgConnection, owner: UserId, id: Uuid) -> Result<Option<Token>, Error> {
+pub async fn get(conn: &mut PgConnection, owner: UserId, id: Uuid) -> Result<Option<StoredToken>, Error> {
     let token = sqlx::query_as!(
-        Token,
+        StoredToken,
         "SELECT id, token_type, token_name, masked, fingerprint, last_used, created_at, updated_at
          FROM user_tokens WHERE user_id = $1 AND id = $2",
         owner.get(),

@@ -9,8 +9,8 @@ use chrono::{DateTime, Datelike, Months, NaiveDate, NaiveTime, TimeDelta, Timeli
 use ledger::{Category, UserId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+use store::read::filter::{Counted, TimeRange};
 use store::read::history::{Bucket, Granularity, Grouping, HistoryFilter, OTHER_ENDPOINTS};
-use store::read::{Counted, TimeRange};
 use utoipa::{IntoParams, ToSchema};
 
 mod csv;

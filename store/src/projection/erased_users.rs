@@ -1,0 +1,85 @@
+//! `erased_users`: what the log says of users' ends, and what follows from it in the rows of calls.
+
+use chrono::{DateTime, Utc};
+use ledger::UserId;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::projection::personal_tables::{self, Holds};
+use crate::{Error, Position};
+
+/// What is known of an erasure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Erasure {
+    /// The event.
+    pub event_id: Uuid,
+    /// When it was decided.
+    pub erased_at: DateTime<Utc>,
+    /// Where in the log it is.
+    pub position: Position,
+}
+
+/// Notes what the log says; the first one counts.
+pub async fn record(conn: &mut PgConnection, user: UserId, erasure: &Erasure) -> Result<(), Error> {
+    let (log_seq, log_idx) = erasure.position.columns();
+    sqlx::query!(
+        "INSERT INTO erased_users (user_id, event_id, erased_at, log_seq, log_idx) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (user_id) DO NOTHING",
+        user.get(),
+        erasure.event_id,
+        erasure.erased_at,
+        log_seq,
+        log_idx,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// All erased users.
+pub async fn all(conn: &mut PgConnection) -> Result<Vec<UserId>, Error> {
+    let users = sqlx::query_scalar!("SELECT user_id FROM erased_users").fetch_all(conn).await?;
+    Ok(users.into_iter().map(UserId::new).collect())
+}
+
+/// The user's erasure, once it is projected.
+pub async fn find(conn: &mut PgConnection, user: UserId) -> Result<Option<Erasure>, Error> {
+    let row = sqlx::query!(
+        "SELECT event_id, erased_at, log_seq, log_idx FROM erased_users WHERE user_id = $1",
+        user.get()
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| Erasure {
+        event_id: row.event_id,
+        erased_at: row.erased_at,
+        position: Position::from_columns(row.log_seq, row.log_idx),
+    }))
+}
+
+/// Blanks the address and user agent of these calls, by id and time.
+pub async fn blank_calls(conn: &mut PgConnection, calls: &[(Uuid, DateTime<Utc>)]) -> Result<(), Error> {
+    let (ids, times): (Vec<Uuid>, Vec<DateTime<Utc>>) = calls.iter().copied().unzip();
+    sqlx::query!(
+        "UPDATE api_usage u SET ip_address = NULL, user_agent = NULL
+         FROM UNNEST($1::uuid[], $2::timestamptz[]) AS given (id, created_at)
+         WHERE u.id = given.id AND u.created_at = given.created_at
+           AND (u.ip_address IS NOT NULL OR u.user_agent IS NOT NULL)",
+        &ids,
+        &times,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Blanks all calls of the user in the projection that the connection sees, months that are not attached included.
+pub async fn blank_all_calls(conn: &mut PgConnection, user: UserId) -> Result<(), Error> {
+    let schema: String = sqlx::query_scalar("SELECT current_schema()::text").fetch_one(&mut *conn).await?;
+    for table in personal_tables::all(conn).await? {
+        if table.holds == Holds::Calls && table.name.starts_with(&format!("{schema}.")) {
+            table.blank(conn, user, u32::MAX).await?;
+        }
+    }
+    Ok(())
+}
