@@ -5,7 +5,8 @@ use ledger::{ExternalId, UserId};
 use sqlx::{Connection, PgConnection};
 use store::identity::erasure;
 
-use crate::{Keys, KeysError};
+use crate::error::KeysError;
+use crate::keys::Keys;
 
 impl Keys {
     /// Makes the user's account a tombstone and destroys the data keys, in the database and here; answers how many there

@@ -9,7 +9,9 @@ use store::identity::wrapped_keys::{self, WrappedKey};
 use uuid::Uuid;
 use vault::{DataKey, DekId, OsEntropy};
 
-use crate::{Keys, KeysError, open};
+use crate::error::KeysError;
+use crate::keys::Keys;
+use crate::wrapped::open;
 
 /// Whose the ledger's own data key is.
 const LEDGER: Uuid = Uuid::nil();

@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::Keys;
+use crate::keys::Keys;
 
 /// How often the listening connection is asked whether it is alive.
 const PING_INTERVAL: Duration = Duration::from_secs(1);

@@ -5,7 +5,8 @@ use sqlx::PgConnection;
 use store::identity::wrapped_keys::{self, WrappedKey};
 use vault::{KeyRing, OsEntropy};
 
-use crate::{KeysError, parts};
+use crate::error::KeysError;
+use crate::wrapped::parts;
 
 /// Data keys that one transaction re-wraps.
 const PAGE: u32 = 500;

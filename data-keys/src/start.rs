@@ -5,7 +5,8 @@ use sqlx::PgConnection;
 use store::identity::{encryption_keys, wrapped_keys};
 use vault::{KeyCheck, KeyRing, RootKeyId, Startup};
 
-use crate::{KeyConfig, KeysError};
+use crate::config::KeyConfig;
+use crate::error::KeysError;
 
 /// A root key that this database knows, and how many data keys it wraps.
 #[derive(Clone, Debug, PartialEq, Eq)]
