@@ -6,6 +6,7 @@
 pub mod connect;
 pub mod error;
 pub mod identity;
+pub mod listen;
 pub mod migrate;
 pub mod operations;
 pub mod position;

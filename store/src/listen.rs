@@ -1,0 +1,106 @@
+//! Listening for announcements over a connection that may be lost without a word.
+
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgListener, PgNotification};
+use tokio::time::Interval;
+
+use crate::error::Error;
+
+/// The listening connection is asked this often whether it is alive: one that is dead without a word stays silent for
+/// ever, like one on which nothing happens.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// A connection that does not answer for so long is given up. What was announced meanwhile is unknown here for this time
+/// and `PING_INTERVAL` at most.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// A database that stays away is reported this often.
+const REPORT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Announcements on some channels. Takes one of the pool's connections for itself, and another one when that is lost.
+#[derive(Debug)]
+pub struct Announcements {
+    pool: PgPool,
+    channels: &'static [&'static str],
+    /// The log's words for what cannot be done without a connection.
+    complaint: &'static str,
+    listening: Option<Listening>,
+    /// When a lost connection was last reported.
+    reported: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Listening {
+    listener: PgListener,
+    pings: Interval,
+}
+
+/// One thing that a listener gets to know.
+#[derive(Debug)]
+pub enum Heard {
+    /// The connection is new: something may have been announced unheard.
+    Connected,
+    /// An announcement.
+    Announced(PgNotification),
+    /// The connection is alive; once after [`Heard::Connected`] at once, then every second.
+    Alive,
+}
+
+impl Announcements {
+    /// Announcements on these channels. `complaint` is logged when the connection is lost: "cannot …".
+    pub fn on(channels: &'static [&'static str], pool: &PgPool, complaint: &'static str) -> Self {
+        Self { pool: pool.clone(), channels, complaint, listening: None, reported: None }
+    }
+
+    /// Waits for the next thing to know. While the database is away it tries again and again.
+    pub async fn next(&mut self) -> Heard {
+        loop {
+            let heard = match &mut self.listening {
+                Some(listening) => listening.next().await,
+                None => self.connect().await,
+            };
+            match heard {
+                Ok(Some(heard)) => return heard,
+                Ok(None) => self.listening = None,
+                Err(error) => self.give_up(&error),
+            }
+            tokio::time::sleep(RETRY_INTERVAL).await;
+        }
+    }
+
+    /// Gives the connection up, because of an error that the caller met; the next thing to know is a new connection.
+    pub fn give_up(&mut self, error: &Error) {
+        self.listening = None;
+        if self.reported.is_none_or(|at| at.elapsed() > REPORT_INTERVAL) {
+            tracing::warn!(error = error as &dyn std::error::Error, "{}; trying again", self.complaint);
+            self.reported = Some(Instant::now());
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Option<Heard>, Error> {
+        let mut listener = PgListener::connect_with(&self.pool).await?;
+        listener.listen_all(self.channels.iter().copied()).await?;
+        self.listening = Some(Listening { listener, pings: tokio::time::interval(PING_INTERVAL) });
+        Ok(Some(Heard::Connected))
+    }
+}
+
+impl Listening {
+    /// The next thing to know; `None` when the connection was closed.
+    async fn next(&mut self) -> Result<Option<Heard>, Error> {
+        tokio::select! {
+            announcement = self.listener.try_recv() => Ok(announcement?.map(Heard::Announced)),
+            _ = self.pings.tick() => {
+                let ping = sqlx::query("SELECT 1").execute(&mut self.listener);
+                tokio::time::timeout(PING_TIMEOUT, ping).await.map_err(|_| silent())??;
+                Ok(Some(Heard::Alive))
+            }
+        }
+    }
+}
+
+fn silent() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, "the listening connection is silent"))
+}
