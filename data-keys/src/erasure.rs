@@ -9,8 +9,8 @@ use crate::error::KeysError;
 use crate::keys::Keys;
 
 impl Keys {
-    /// Makes the user's account a tombstone and destroys the data keys, in the database and here; answers how many there
-    /// were. To be done when the log says that the user is erased; done again, it changes nothing.
+    /// Makes the user's account a tombstone and destroys the data keys, in the database and here; answers how many
+    /// there were. To be done when the log says that the user is erased; done again, it changes nothing.
     ///
     /// # Errors
     /// Nothing is changed then. An account that was made without the hash of its external id, by another program, needs

@@ -1,6 +1,6 @@
 use vault::{DataKeyError, EntropyError, KeyRingError, RewrapError};
 
-/// What can go wrong with keys. Names keys and shows none.
+/// A failure with data keys or root keys. Names keys and shows none.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     /// The root keys cannot be used, or are not those of this database.
@@ -8,7 +8,7 @@ pub enum KeysError {
     Ring {
         /// ` (this database expects the key k1, check value …)`, or nothing when it expects none yet.
         expected: String,
-        /// Why.
+        /// The reason.
         #[source]
         source: KeyRingError,
     },
@@ -21,7 +21,7 @@ pub enum KeysError {
     /// The database is away or refuses.
     #[error("the keys cannot be read")]
     Store(#[from] store::Error),
-    /// There are no random bytes.
+    /// Random bytes cannot be had.
     #[error("no key can be made")]
     Entropy(#[from] EntropyError),
 }

@@ -1,4 +1,4 @@
-//! What stays of an erased user's external id: a keyed hash, by which the id is recognised when it comes again.
+//! Keyed hashes of external ids, by which the id of an erased user is recognised when it comes again.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::error::KeysError;
 use crate::keys::Keys;
 use crate::wrapped::open;
 
-/// Whose the ledger's own data key is.
+/// Owner of the ledger's own data key.
 const LEDGER: Uuid = Uuid::nil();
 
 impl Keys {

@@ -35,7 +35,7 @@ pub(crate) struct Shared {
     proven: AtomicBool,
     pub(crate) clock: Clock,
     opened: Cache<UserId, Arc<DataKey>>,
-    /// For the ledger's own data key alone.
+    /// The database, for the ledger's own data key alone.
     pub(crate) database_url: SecretString,
     /// The ledger's own data key, once it was needed.
     pub(crate) ledger: OnceCell<Arc<DataKey>>,

@@ -11,31 +11,31 @@ use crate::wrapped::parts;
 /// Data keys that one transaction re-wraps.
 const PAGE: u32 = 500;
 
-/// What became of one page of data keys.
+/// Result of one page of data keys.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// How many are wrapped under the current key now.
+    /// Number of those that are wrapped under the current root key now.
     pub rewrapped: u64,
     /// Those that did not open, and are as they were.
     pub refused: Vec<Refused>,
-    /// Where the next page begins; none after the last one.
+    /// Place where the next page begins; none after the last one.
     pub next: Option<WrappedKey>,
 }
 
 /// A data key that does not open.
 #[derive(Debug)]
 pub struct Refused {
-    /// Whose it is.
+    /// Its owner.
     pub user: UserId,
     /// Its name among the user's keys.
     pub dek_id: String,
-    /// Why.
+    /// The reason.
     pub error: KeysError,
 }
 
-/// Re-wraps the next data keys after `after` that another root key wraps. The keys themselves stay the same: all that is
-/// sealed under them opens as before, in processes that hold them too. Killed at any point, it goes on where it was, for
-/// the tables say what is left.
+/// Re-wraps the next data keys after `after` that another root key wraps. The keys themselves stay the same: all that
+/// is sealed under them opens as before, in processes that hold them too. Killed at any point, it goes on where it was,
+/// for the tables say what is left.
 pub async fn rewrap_page(
     conn: &mut PgConnection,
     ring: &KeyRing,

@@ -1,4 +1,4 @@
-//! Connections: what each of them is set to.
+//! Connections, and the settings of each.
 
 use std::io::ErrorKind;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 use crate::Error;
 
-/// Which projection a connection sees.
+/// The projection that a connection sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schema {
     /// The one that is read.
@@ -37,8 +37,8 @@ impl Schema {
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Options of a connection to this database. `sslmode` (`require`, `verify-full`, …) and `sslrootcert` are parameters of
-/// the URL.
+/// Options of a connection to this database. `sslmode` (`require`, `verify-full`, …) and `sslrootcert` are parameters
+/// of the URL.
 ///
 /// # Errors
 /// [`Error::Url`] when the URL can't be read.
@@ -63,7 +63,8 @@ pub fn pool(database_url: &str, max_connections: u32) -> Result<PgPool, Error> {
 /// that is no error here.
 ///
 /// # Errors
-/// [`Error::Rejected`] and [`Error::NoTables`], which only a person can mend; [`Error::Url`] when the URL can't be read.
+/// [`Error::Rejected`] and [`Error::NoTables`], which only a person can mend; [`Error::Url`] when the URL can't be
+/// read.
 pub async fn check(database_url: &str) -> Result<(), Error> {
     let mut conn = match PgConnection::connect_with(&options(database_url, Schema::Live)?).await {
         Ok(conn) => conn,
@@ -71,10 +72,12 @@ pub async fn check(database_url: &str) -> Result<(), Error> {
         Err(_) => return Ok(()),
     };
     // Not checked at compile time: there may be no table yet.
-    let found: Result<bool, _> =
-        sqlx::query_scalar("SELECT to_regclass('projection_checkpoint') IS NOT NULL AND to_regclass('public.encryption_keys') IS NOT NULL")
-            .fetch_one(&mut conn)
-            .await;
+    let found: Result<bool, _> = sqlx::query_scalar(
+        "SELECT to_regclass('projection_checkpoint') IS NOT NULL
+                    AND to_regclass('public.encryption_keys') IS NOT NULL",
+    )
+    .fetch_one(&mut conn)
+    .await;
     match found {
         Ok(false) => Err(Error::NoTables),
         Ok(true) | Err(_) => Ok(()),

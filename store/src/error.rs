@@ -1,4 +1,4 @@
-//! What can go wrong in the database, by what the caller can do about it.
+//! Failures of the database, told apart by the caller's way out.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ pub enum Error {
     Refused {
         /// The five characters of the SQLSTATE.
         sqlstate: String,
-        /// What the database said.
+        /// The database's own error.
         #[source]
         source: sqlx::Error,
     },
@@ -36,7 +36,7 @@ pub enum Error {
     /// A statement changed another number of rows than it must.
     #[error("{operation} changed {actual} rows instead of {expected}")]
     RowCount {
-        /// What was being done.
+        /// The operation.
         operation: &'static str,
         /// Rows it must change.
         expected: u64,

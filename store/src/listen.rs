@@ -12,8 +12,8 @@ use crate::error::Error;
 /// The listening connection is asked this often whether it is alive: one that is dead without a word stays silent for
 /// ever, like one on which nothing happens.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// A connection that does not answer for so long is given up. What was announced meanwhile is unknown here for this time
-/// and `PING_INTERVAL` at most.
+/// A connection that does not answer for so long is given up. What was announced meanwhile is unknown here for this
+/// time and `PING_INTERVAL` at most.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// A database that stays away is reported this often.
@@ -27,7 +27,7 @@ pub struct Announcements {
     /// The log's words for what cannot be done without a connection.
     complaint: &'static str,
     listening: Option<Listening>,
-    /// When a lost connection was last reported.
+    /// Time at which a lost connection was last reported.
     reported: Option<Instant>,
 }
 

@@ -1,4 +1,4 @@
-//! Where in the log a row comes from.
+//! Position in the log that a row comes from.
 
 /// A position in the log: the frame's sequence in the stream and the event's index in the frame.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

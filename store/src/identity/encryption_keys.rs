@@ -1,4 +1,4 @@
-//! Check values of root keys: what tells a changed key from the right one.
+//! Check values of root keys, which tell a changed root key from the right one.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;

@@ -1,8 +1,8 @@
 //! End of users in `public`: account, data keys and kept answers.
 //!
 //! The log's `user_erased` is the fact, projected into `erased_users`. Everything else follows from it and can be done
-//! again: the account becomes a tombstone and the data keys are deleted ([`bury`]), then the rows lose what the keys had
-//! opened ([`crate::projection::personal_tables`]).
+//! again: the account becomes a tombstone and the data keys are deleted ([`bury`]), then the rows lose what the keys
+//! had opened ([`crate::projection::personal_tables`]).
 
 use chrono::{DateTime, Utc};
 use ledger::UserId;
@@ -13,16 +13,16 @@ use crate::Error;
 /// A user whom the log calls erased, with an account, data keys or rows that do not know it yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unfinished {
-    /// Who.
+    /// The user.
     pub user: UserId,
-    /// When it was decided.
+    /// Time of the decision.
     pub erased_at: DateTime<Utc>,
 }
 
-/// What log and account say of a user's erasure.
+/// State of a user's erasure by log and account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErasureState {
-    /// When the user was erased, if so.
+    /// Time at which the user was erased, if so.
     pub erased_at: Option<DateTime<Utc>>,
     /// Whether there is an account that is no tombstone.
     pub has_account: bool,
@@ -62,9 +62,10 @@ pub async fn unhashed_external_id(conn: &mut PgConnection, user: UserId) -> Resu
     Ok(external.flatten())
 }
 
-/// Makes the account a tombstone, also where there is none, destroys the data keys and the answers that were kept for the
-/// user, and announces it when the caller's transaction commits. Answers how many data keys there were.
-/// `external_id_hash` is that of [`unhashed_external_id`]; one that is stored by now counts, for the id may have changed.
+/// Makes the account a tombstone, also where there is none, destroys the data keys and the answers that were kept for
+/// the user, and announces it when the caller's transaction commits. Answers how many data keys there were.
+/// `external_id_hash` is that of [`unhashed_external_id`]; one that is stored by now counts, for the id may have
+/// changed.
 pub async fn bury(
     conn: &mut PgConnection,
     user: UserId,
@@ -102,8 +103,8 @@ async fn forget_answers(conn: &mut PgConnection, user: UserId) -> Result<(), Err
     Ok(())
 }
 
-/// Notes that no row holds anything personal of the tombstone any more. Answers that were kept by a process which had not
-/// heard of its end go too.
+/// Notes that no row holds anything personal of the tombstone any more. Answers that were kept by a process which had
+/// not heard of its end go too.
 pub async fn finish(conn: &mut PgConnection, user: UserId, now: DateTime<Utc>) -> Result<(), Error> {
     forget_answers(conn, user).await?;
     sqlx::query!(
@@ -131,7 +132,7 @@ pub async fn is_finished(conn: &mut PgConnection, user: UserId) -> Result<bool, 
     Ok(finished.unwrap_or(false))
 }
 
-/// Whether the user is erased.
+/// Reads whether the user is erased.
 pub async fn state(conn: &mut PgConnection, user: UserId) -> Result<ErasureState, Error> {
     let row = sqlx::query!(
         r#"SELECT COALESCE(e.erased_at, u.erased_at) AS erased_at,

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::Error;
 
-/// What names a request: whose it is, where it went, and the key that the client chose.
+/// Name of a request: its caller, its target, and the idempotency key that the client chose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestKey {
     /// Our id of the caller.
@@ -19,16 +19,16 @@ pub struct RequestKey {
     pub key: String,
 }
 
-/// A key as it stands.
+/// An idempotency key as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// SHA-256 of what the first request asked for: its body, its query, and headers that change their meaning.
     pub body_hash: Vec<u8>,
     /// Id of the event that the request publishes, every time that it is tried.
     pub event_id: Uuid,
-    /// When the key was first seen: the event's time, every time that the request is tried.
+    /// Time at which the key was first seen: the event's time, every time that the request is tried.
     pub created_at: DateTime<Utc>,
-    /// Until when the request counts as running, unless it has been answered.
+    /// End of the time in which the request counts as running, unless it has been answered.
     pub locked_until: DateTime<Utc>,
     /// The final answer, once there is one.
     pub answer: Option<Answer>,
@@ -45,7 +45,7 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Claims a key for a new request: `false` when it is there already.
+/// Claims an idempotency key for a new request: `false` when it is there already.
 pub async fn insert(
     conn: &mut PgConnection,
     request: &RequestKey,
@@ -73,7 +73,7 @@ pub async fn insert(
     Ok(done.rows_affected() == 1)
 }
 
-/// The key as it stands.
+/// The idempotency key as it stands.
 pub async fn find(conn: &mut PgConnection, request: &RequestKey) -> Result<Option<Record>, Error> {
     let row = sqlx::query!(
         "SELECT body_hash, event_id, created_at, locked_until, status_code, headers, response

@@ -1,4 +1,4 @@
-//! Who has an account: our id, the host's id, and what must stay erasable.
+//! Accounts: our id, the host's id, and what must stay erasable.
 
 use chrono::{DateTime, Utc};
 use ledger::{ExternalId, UserId};
@@ -10,7 +10,7 @@ use crate::Error;
 /// The channel on which a changed account is announced; the payload is the user's UUID.
 pub const CHANNEL: &str = "ledger_users";
 
-/// What authentication needs of an account.
+/// The part of an account that authentication needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {
     /// Our id.
@@ -22,16 +22,16 @@ pub struct Account {
 /// Whether an account may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccountStatus {
-    /// It may.
+    /// Usable.
     Active,
-    /// It may not, until it is made active again.
+    /// Barred, until it is made active again.
     Suspended,
-    /// Never again: what was known of the person is gone.
+    /// Ended for ever: what was known of the person is gone.
     Erased,
 }
 
 impl AccountStatus {
-    /// As stored.
+    /// The name in the table.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -54,21 +54,21 @@ pub struct User {
     pub name: Option<String>,
     /// Whether it may be used.
     pub status: AccountStatus,
-    /// When it was made.
+    /// Time at which it was made.
     pub created_at: DateTime<Utc>,
-    /// When it was last changed.
+    /// Time of its last change.
     pub updated_at: DateTime<Utc>,
 }
 
-/// What becomes of a field that may be empty.
+/// Change of a field that may be empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Change<T> {
-    /// It stays as it is.
+    /// Leaves it as it is.
     #[default]
     Keep,
-    /// It becomes empty.
+    /// Makes it empty.
     Clear,
-    /// It becomes this.
+    /// Sets it to this.
     Set(T),
 }
 
@@ -113,7 +113,7 @@ pub struct UserChange {
 pub struct HashedExternalId {
     /// The host's id.
     pub id: ExternalId,
-    /// What stays of it when its user is erased.
+    /// The hash that stays when its user is erased.
     pub hash: [u8; 32],
 }
 
@@ -129,12 +129,12 @@ pub struct NewUser {
 }
 
 impl NewUser {
-    /// Of our id only.
+    /// An account with our id only.
     pub fn unnamed(user_id: Uuid) -> Self {
         Self { user_id, external_id: None, external_id_hash: None }
     }
 
-    /// With the host's id.
+    /// An account with the host's id.
     pub fn named(user_id: Uuid, external_id: HashedExternalId) -> Self {
         let HashedExternalId { id, hash } = external_id;
         Self { user_id, external_id: Some(id), external_id_hash: Some(hash) }
@@ -170,7 +170,8 @@ pub async fn by_external_id(
     row.map(Account::try_from).transpose()
 }
 
-/// Whose external id this is now. Nobody's when its user was erased: only its hash ([`by_external_id`]) tells that.
+/// User that bears this external id now. Nobody when its user was erased: only its hash ([`by_external_id`]) tells
+/// that.
 pub async fn named(conn: &mut PgConnection, external: &ExternalId) -> Result<Option<UserId>, Error> {
     let found =
         sqlx::query_scalar!("SELECT user_id FROM public.users WHERE external_id = $1", external.as_str())
@@ -216,9 +217,9 @@ pub async fn find_many_external(
         .collect()
 }
 
-/// Makes accounts on the free plan for those of these users that have none; an external id that is taken meanwhile keeps
-/// the account that it has, and that of one who was erased gets none. Rows are written in the order of the external ids,
-/// so that two requests with the same users cannot deadlock.
+/// Makes accounts on the free plan for those of these users that have none; an external id that is taken meanwhile
+/// keeps the account that it has, and that of one who was erased gets none. Rows are written in the order of the
+/// external ids, so that two requests with the same users cannot deadlock.
 pub async fn provision(
     conn: &mut PgConnection,
     mut users: Vec<NewUser>,

@@ -10,7 +10,7 @@ use crate::Error;
 /// A data key as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrappedKey {
-    /// Whose it is.
+    /// Its owner.
     pub user: UserId,
     /// Its name among the user's keys.
     pub dek_id: String,
@@ -34,8 +34,9 @@ pub async fn of_users(conn: &mut PgConnection, users: &[UserId]) -> Result<Vec<W
     Ok(rows.into_iter().map(WrappedKey::from).collect())
 }
 
-/// Stores new data keys of users who have an account, are not erased, and have no key of this name. Of two processes that do so at once one
-/// stores it, and both must read it back. Rows are written in the order of the users, so that they cannot deadlock.
+/// Stores new data keys of users who have an account, are not erased, and have no key of this name. Of two processes
+/// that do so at once one stores it, and both must read it back. Rows are written in the order of the users, so that
+/// they cannot deadlock.
 pub async fn insert(
     conn: &mut PgConnection,
     mut keys: Vec<WrappedKey>,
@@ -63,7 +64,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// How many data keys each root key wraps, by the root keys' names.
+/// Number of data keys that each root key wraps, by the root keys' names.
 pub async fn counts(conn: &mut PgConnection) -> Result<Vec<(String, u64)>, Error> {
     let rows = sqlx::query!(
         r#"SELECT kid AS "kid!", count(*) AS "count!"
@@ -75,8 +76,8 @@ pub async fn counts(conn: &mut PgConnection) -> Result<Vec<(String, u64)>, Error
     Ok(rows.into_iter().map(|row| (row.kid, row.count.unsigned_abs())).collect())
 }
 
-/// The next data keys that another root key than `kid` wraps, in the order of users and names, `limit` at most. Those of
-/// the ledger come first, as the nil UUID's.
+/// The next data keys that another root key than `kid` wraps, in the order of users and names, `limit` at most. Those
+/// of the ledger come first, as the nil UUID's.
 pub async fn not_under(
     conn: &mut PgConnection,
     kid: &str,
@@ -104,8 +105,8 @@ pub async fn not_under(
     Ok(rows.into_iter().map(WrappedKey::from).collect())
 }
 
-/// Puts re-wrapped data keys, each with the root key that wrapped it before, in the place of what is stored. Answers how
-/// many were replaced: what is gone or was re-wrapped meanwhile stays as it is.
+/// Puts re-wrapped data keys, each with the root key that wrapped it before, in the place of what is stored. Answers
+/// how many were replaced: what is gone or was re-wrapped meanwhile stays as it is.
 pub async fn replace(conn: &mut PgConnection, keys: &[(WrappedKey, String)]) -> Result<u64, Error> {
     let users: Vec<Uuid> = keys.iter().map(|(key, _)| key.user.get()).collect();
     let column =

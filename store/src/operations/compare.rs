@@ -1,4 +1,4 @@
-//! Which rows of two tables differ.
+//! Comparison of two tables, row by row.
 
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -8,15 +8,15 @@ use crate::Error;
 /// Two tables that should hold the same. Names and queries are this program's own, never input.
 #[derive(Debug, Clone)]
 pub struct Comparison {
-    /// What is compared, for people.
+    /// Name of the comparison, for people.
     pub name: String,
     /// A table or a parenthesised query: how it should be.
     pub expected: String,
     /// A table or a parenthesised query: how it is.
     pub found: String,
-    /// What identifies a row.
+    /// Columns that identify a row.
     pub keys: Vec<String>,
-    /// What has to be the same.
+    /// Columns that have to be the same.
     pub columns: Vec<String>,
 }
 
@@ -31,10 +31,10 @@ pub struct RowDifference {
     pub found: Option<Value>,
 }
 
-/// What differs between two tables.
+/// The rows in which two tables differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// What was compared.
+    /// Name of the comparison.
     pub name: String,
     /// The rows, as many as were asked for.
     pub rows: Vec<RowDifference>,
@@ -93,7 +93,8 @@ pub async fn next_with_live(conn: &mut PgConnection) -> Result<Vec<Comparison>, 
                  (SELECT array_agg(quote_ident(a.attname) ORDER BY a.attnum) FROM pg_attribute a
                   JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY (i.indkey)
                   WHERE a.attrelid = c.oid),
-                 (SELECT array_agg(quote_ident(a.attname) || CASE a.atttypid WHEN 'json'::regtype THEN '::text' ELSE '' END
+                 (SELECT array_agg(quote_ident(a.attname)
+                                       || CASE a.atttypid WHEN 'json'::regtype THEN '::text' ELSE '' END
                                    ORDER BY a.attnum)
                   FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
           FROM pg_class c

@@ -16,11 +16,11 @@ pub struct Gap {
     pub seq_from: u64,
     /// Last sequence of the range.
     pub seq_to: u64,
-    /// What is wrong with it.
+    /// The kind of damage.
     pub kind: GapKind,
-    /// Why it was accepted.
+    /// Reason for which it was accepted.
     pub reason: String,
-    /// When it was accepted.
+    /// Time at which it was accepted.
     pub accepted_at: DateTime<Utc>,
     /// The event that says so in the log.
     pub event_id: Uuid,
@@ -53,8 +53,8 @@ pub async fn all(conn: &mut PgConnection, stream: &str) -> Result<Vec<Gap>, Erro
         .collect()
 }
 
-/// Accepts a gap; `false` when the same range is accepted already. A truncation is bound to the checkpoint that it takes
-/// back, which must lie in the range: accepted for another one, the same range is accepted anew.
+/// Accepts a gap; `false` when the same range is accepted already. A truncation is bound to the checkpoint that it
+/// takes back, which must lie in the range: accepted for another one, the same range is accepted anew.
 pub async fn accept(conn: &mut PgConnection, stream: &str, gap: &Gap) -> Result<bool, Error> {
     let accepted = sqlx::query!(
         "INSERT INTO accepted_gaps AS g

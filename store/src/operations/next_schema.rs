@@ -28,8 +28,8 @@ const CLONE: &str = r"
         WHERE c.relnamespace = 'ledger'::regnamespace AND c.relkind = 'v'
     ), steps AS (
         SELECT 1 AS step, relname::text AS name,
-               format('CREATE TABLE ledger_next.%I (LIKE ledger.%I INCLUDING ALL EXCLUDING INDEXES)%s%s', relname, relname,
-                      CASE relkind WHEN 'p' THEN ' PARTITION BY ' || pg_get_partkeydef(oid) ELSE '' END,
+               format('CREATE TABLE ledger_next.%I (LIKE ledger.%I INCLUDING ALL EXCLUDING INDEXES)%s%s', relname,
+                      relname, CASE relkind WHEN 'p' THEN ' PARTITION BY ' || pg_get_partkeydef(oid) ELSE '' END,
                       COALESCE(' WITH (' || array_to_string(reloptions, ', ') || ')', '')) AS ddl
         FROM tables
         UNION ALL
@@ -44,19 +44,19 @@ const CLONE: &str = r"
         UNION ALL
         SELECT 4, relname, format('CREATE VIEW ledger_next.%I AS %s', relname, pg_get_viewdef(oid)) FROM views
         UNION ALL
-        SELECT 5, r.relname, format('GRANT %s ON ledger_next.%I TO %s', a.privilege_type, r.relname,
-                                    CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
+        SELECT 5, r.relname, format('GRANT %s ON ledger_next.%I TO %s', a.privilege_type, r.relname, CASE a.grantee
+                   WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
         FROM (SELECT relname, relacl, relowner FROM tables UNION ALL SELECT relname, relacl, relowner FROM views) r,
              aclexplode(r.relacl) a
         WHERE a.grantee <> r.relowner
         UNION ALL
-        SELECT 6, 'ledger_next', format('GRANT %s ON SCHEMA ledger_next TO %s', a.privilege_type,
-                                        CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
+        SELECT 6, 'ledger_next', format('GRANT %s ON SCHEMA ledger_next TO %s', a.privilege_type, CASE a.grantee
+                   WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
         FROM pg_namespace n, aclexplode(n.nspacl) a WHERE n.nspname = 'ledger' AND a.grantee <> n.nspowner
     )
     SELECT ddl FROM steps ORDER BY step, name";
 
-/// What hangs on tables and views of `ledger`, or on the types of their rows, and is not in `ledger` itself.
+/// Objects that hang on tables and views of `ledger`, or on the types of their rows, and are not in `ledger` itself.
 const DEPENDANTS: &str = r"
     WITH ours AS (
         SELECT oid, reltype FROM pg_class WHERE relnamespace = 'ledger'::regnamespace
@@ -70,7 +70,8 @@ const DEPENDANTS: &str = r"
         JOIN pg_class c ON c.oid = r.ev_class
         UNION
         SELECT c.relnamespace, format('table %s.%I', c.relnamespace::regnamespace, c.relname)
-        FROM hanging h JOIN pg_class c ON h.classid = 'pg_class'::regclass AND c.oid = h.objid AND c.relkind IN ('r', 'p', 'f')
+        FROM hanging h JOIN pg_class c
+            ON h.classid = 'pg_class'::regclass AND c.oid = h.objid AND c.relkind IN ('r', 'p', 'f')
         UNION
         SELECT c.relnamespace, format('constraint %I of %s.%I', k.conname, c.relnamespace::regnamespace, c.relname)
         FROM hanging h JOIN pg_constraint k ON h.classid = 'pg_constraint'::regclass AND k.oid = h.objid
@@ -148,7 +149,7 @@ pub async fn hold_projector(conn: &mut PgConnection) -> Result<(), Error> {
     Ok(())
 }
 
-/// How far the live and the next projection are, in one look.
+/// Checkpoints of the live and the next projection, in one look.
 pub async fn checkpoints(conn: &mut PgConnection, partition: i16) -> Result<(u64, u64), Error> {
     let (live, next): (i64, i64) = sqlx::query_as(
         "SELECT l.seq, n.seq FROM ledger.projection_checkpoint l
@@ -160,8 +161,8 @@ pub async fn checkpoints(conn: &mut PgConnection, partition: i16) -> Result<(u64
     Ok((seq_from_column(live), seq_from_column(next)))
 }
 
-/// What lies outside the live schema and hangs on its tables: views, constraints, functions and publications that are not
-/// ours. It would go with the tables that an exchange puts aside.
+/// Objects outside the live schema that hang on its tables: views, constraints, functions and publications that are not
+/// ours. They would go with the tables that an exchange puts aside.
 pub async fn dependants(conn: &mut PgConnection) -> Result<Vec<String>, Error> {
     Ok(sqlx::query_scalar(DEPENDANTS).fetch_all(conn).await?)
 }

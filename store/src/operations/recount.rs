@@ -14,7 +14,7 @@ use crate::{Error, Position};
 /// A user's month as the log has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// Whose month.
+    /// User of the month.
     pub user: UserId,
     /// The month.
     pub month: Month,
@@ -35,7 +35,7 @@ pub struct Summary {
 /// A user's hour as the log has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hour {
-    /// Whose calls.
+    /// User who made the calls.
     pub user: UserId,
     /// Start of the hour.
     pub bucket: DateTime<Utc>,
@@ -58,9 +58,9 @@ pub struct Hour {
 /// A token that the log says a user has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptToken {
-    /// Whose it is.
+    /// Its owner.
     pub user: UserId,
-    /// Whose API it opens.
+    /// Provider whose API it opens.
     pub token_type: String,
     /// Its id.
     pub id: Uuid,
@@ -120,7 +120,7 @@ pub async fn stage(conn: &mut PgConnection, summaries: &[Summary], hours: &[Hour
     Ok(())
 }
 
-/// What of an audit's row follows from the log alone, in the order of [`links`].
+/// Columns of an audit's row that follow from the log alone, in the order of [`links`].
 const LINK_COLUMNS: &str = "event_id, action, token_id, token_type, replaced_id, purpose, fingerprint, actor_kind, \
      actor_id, created_at, event_hash, hash";
 
@@ -225,7 +225,8 @@ pub fn sums(user: Option<UserId>) -> Vec<Comparison> {
 /// looked at: their rows are elsewhere.
 pub fn rows(user: Option<UserId>) -> Vec<Comparison> {
     let owner = user.map_or_else(|| "TRUE".to_owned(), |user| format!("user_id = '{user}'"));
-    let attached = r"(SELECT replace(right(c.relname, 7), '_', '-') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    let attached = r"(SELECT replace(right(c.relname, 7), '_', '-')
+                      FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
                       WHERE i.inhparent = 'api_usage'::regclass)";
     let expected = format!(
         "(SELECT * FROM expected_hourly WHERE calls <> 0

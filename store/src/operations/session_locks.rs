@@ -1,10 +1,10 @@
-//! Session locks: which process may do what, in one place.
+//! Session locks, which keep one process at a time to a task; all of them in one place.
 
 use sqlx::PgConnection;
 
 use crate::Error;
 
-/// What a session lock guards. Locks are the database's own: other databases of the same server have others.
+/// Task that a session lock guards. Locks are the database's own: other databases of the same server have others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lock {
     /// The one active projector of a partition.

@@ -1,4 +1,4 @@
-//! Users' audit chains: what was done with their tokens, each row bound to the one before it.
+//! Users' audit chains: what was done with their stored tokens, each row bound to the one before it.
 
 use std::collections::HashMap;
 
@@ -12,10 +12,10 @@ use crate::{Error, Position};
 /// A SHA-256.
 pub type Hash = [u8; 32];
 
-/// What the first link of a chain has before it.
+/// The hash before the first link of a chain.
 pub const CHAIN_START: Hash = [0; 32];
 
-/// What was done.
+/// Action on a stored token or its user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// A token was stored.
@@ -29,7 +29,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// As stored.
+    /// The name in the table.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Stored => "stored",
@@ -43,13 +43,13 @@ impl Action {
 /// A link of a user's chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Whose chain.
+    /// User of the chain.
     pub user: UserId,
-    /// Where in the log the event is.
+    /// Position of the event in the log.
     pub position: Position,
     /// The event.
     pub event_id: Uuid,
-    /// What was done.
+    /// The action.
     pub action: Action,
     /// The token.
     pub token_id: Option<Uuid>,
@@ -57,25 +57,25 @@ pub struct Link {
     pub token_type: Option<String>,
     /// The token that a stored one took the place of.
     pub replaced_id: Option<Uuid>,
-    /// What a token was used for.
+    /// Purpose of a token's use.
     pub purpose: Option<String>,
     /// Tells equal tokens of one user.
     pub fingerprint: Option<String>,
-    /// In which role somebody acted.
+    /// Role in which somebody acted.
     pub actor_kind: &'static str,
-    /// Who acted.
+    /// Id of the actor.
     pub actor_id: String,
-    /// What the user calls the token.
+    /// The user's name for the token.
     pub token_name: Option<String>,
-    /// From where.
+    /// Address of the actor.
     pub ip_address: Option<String>,
-    /// With which program.
+    /// User agent of the actor.
     pub user_agent: Option<String>,
-    /// When.
+    /// Time of the action.
     pub at: DateTime<Utc>,
     /// SHA-256 of the event's bytes in its frame.
     pub event_hash: Hash,
-    /// What binds it to the link before it.
+    /// The hash that binds it to the link before it.
     pub hash: Hash,
 }
 

@@ -1,4 +1,4 @@
-//! How far the projections are: the only truth about the position in the log.
+//! The projections' checkpoint: the only truth about their position in the log.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -20,9 +20,9 @@ pub struct Checkpoint {
     pub seq: u64,
     /// That frame's `Nats-Msg-Id`; empty before the first.
     pub frame_id: String,
-    /// When that frame was stored in the log.
+    /// Time at which that frame was stored in the log.
     pub frame_time: Option<DateTime<Utc>>,
-    /// When the stream was created, which tells a replaced stream from the one that was read.
+    /// Time of the stream's creation, which tells a replaced stream from the one that was read.
     pub stream_created: Option<DateTime<Utc>>,
     /// Events of all frames up to here.
     pub events: u64,

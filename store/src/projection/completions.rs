@@ -8,22 +8,22 @@ use uuid::Uuid;
 use crate::position::seq_to_column;
 use crate::{Error, Position};
 
-/// How a recorded call ended.
+/// End of a recorded call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Completion {
-    /// Whose call.
+    /// User who made the call.
     pub user: UserId,
     /// The call's row.
     pub call_id: Uuid,
     /// The row's `created_at`, which finds its partition.
     pub call_time: DateTime<Utc>,
-    /// Where in the log the completion is.
+    /// Position of the completion in the log.
     pub position: Position,
-    /// When the call ended.
+    /// Time at which the call ended.
     pub at: DateTime<Utc>,
-    /// How it was answered.
+    /// HTTP status of the answer.
     pub status_code: u16,
-    /// How long it took.
+    /// Duration in milliseconds.
     pub response_time_ms: Option<u32>,
     /// Size of the response in bytes.
     pub response_size: Option<u64>,
@@ -34,11 +34,11 @@ pub struct Completion {
 /// A stored call that may be completed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenCall {
-    /// Where in the log the call is.
+    /// Position of the call in the log.
     pub position: Position,
     /// Its category.
     pub category: Category,
-    /// What it costs.
+    /// Its cost in units.
     pub units: i64,
     /// Whether it counts so far.
     pub counted: bool,

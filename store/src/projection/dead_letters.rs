@@ -6,14 +6,14 @@ use sqlx::PgConnection;
 use crate::position::seq_to_column;
 use crate::{Error, Position};
 
-/// Why an event is a dead letter.
+/// Reason for which an event is a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// Its type or version is not known to this program; retried by a later one.
     Unknown,
-    /// It can't be decoded.
+    /// Cannot be decoded.
     Undecodable,
-    /// It contradicts what is stored, or the domain's rules.
+    /// Contradicts what is stored, or the domain's rules.
     Domain,
     /// The database refused one of its values.
     Refused,
@@ -40,15 +40,15 @@ impl Reason {
 /// An event that could not be applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Where in the log it is.
+    /// Position in the log.
     pub position: Position,
     /// Its type, empty when not even that could be read.
     pub event_type: String,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
     /// The same in words.
     pub detail: String,
-    /// When its frame was stored in the log.
+    /// Time at which its frame was stored in the log.
     pub recorded_at: DateTime<Utc>,
 }
 
@@ -124,7 +124,7 @@ pub async fn forget_after(conn: &mut PgConnection, seq: u64) -> Result<(), Error
     Ok(())
 }
 
-/// How many there are.
+/// Number of dead letters.
 pub async fn count(conn: &mut PgConnection) -> Result<u64, Error> {
     let count =
         sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM dead_letters"#).fetch_one(conn).await?;

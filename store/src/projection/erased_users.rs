@@ -1,4 +1,4 @@
-//! `erased_users`: what the log says of users' ends, and what follows from it in the rows of calls.
+//! Users' ends as the log has them (`erased_users`), and what follows from them in the rows of calls.
 
 use chrono::{DateTime, Utc};
 use ledger::UserId;
@@ -8,14 +8,14 @@ use uuid::Uuid;
 use crate::projection::personal_tables::{self, Holds};
 use crate::{Error, Position};
 
-/// What is known of an erasure.
+/// An erasure as the log has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Erasure {
     /// The event.
     pub event_id: Uuid,
-    /// When it was decided.
+    /// Time of the decision.
     pub erased_at: DateTime<Utc>,
-    /// Where in the log it is.
+    /// Position in the log.
     pub position: Position,
 }
 

@@ -13,11 +13,11 @@ const UNDEFINED_TABLE: &str = "42P01";
 pub struct PersonalTable {
     /// Its name with its schema, quoted by PostgreSQL where it must be.
     pub name: String,
-    /// What it holds.
+    /// The kind of rows in it.
     pub holds: Holds,
 }
 
-/// What a table holds of a user.
+/// The kind of a user's rows in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holds {
     /// Calls of a month, attached or not.
@@ -33,7 +33,7 @@ pub enum Holds {
 pub struct PersonalRows {
     /// The table, with its schema.
     pub table: String,
-    /// How many rows of it.
+    /// Number of its rows.
     pub rows: u64,
 }
 
@@ -58,7 +58,7 @@ pub async fn all(conn: &mut PgConnection) -> Result<Vec<PersonalTable>, Error> {
 }
 
 impl PersonalTable {
-    /// What is true of a row that holds something personal.
+    /// SQL condition of a row that holds something personal.
     const fn is_personal(&self) -> &'static str {
         match self.holds {
             Holds::Calls => "num_nonnulls(ip_address, user_agent) > 0",

@@ -1,4 +1,4 @@
-//! What each worker says of itself; read by readyz and metrics.
+//! Each worker's word on itself; read by readyz and metrics.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -6,16 +6,16 @@ use uuid::Uuid;
 use crate::Error;
 use crate::position::{seq_from_column, seq_to_column};
 
-/// What a worker is doing.
+/// Occupation of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Another one projects; it waits to take over.
+    /// Waits to take over, while another one projects.
     Standby,
-    /// It projects.
+    /// Projects.
     Running,
-    /// Something is away; it tries again.
+    /// Tries again, for something is away.
     Retrying,
-    /// The log can't be trusted; an operator must act.
+    /// Has stopped: the log can't be trusted, and an operator must act.
     Stopped,
 }
 
@@ -36,9 +36,9 @@ impl State {
 pub struct Status {
     /// The worker.
     pub instance: Uuid,
-    /// What it is doing.
+    /// Its occupation.
     pub state: State,
-    /// Why, if it is not simply running.
+    /// The reason, if it is not simply running.
     pub reason: Option<String>,
     /// The last sequence that it projected.
     pub seq: u64,
@@ -46,7 +46,7 @@ pub struct Status {
     pub age_ms: u64,
 }
 
-/// Says what this worker is doing.
+/// Notes what this worker is doing.
 pub async fn set(
     conn: &mut PgConnection,
     partition: i16,

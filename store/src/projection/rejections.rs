@@ -10,15 +10,15 @@ use crate::{Error, Position};
 /// Refusals of one window.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
-    /// Whose calls.
+    /// User whose calls were refused.
     pub user: UserId,
-    /// Where in the log it is.
+    /// Position in the log.
     pub position: Position,
     /// The meter that refused.
     pub meter: Meter,
     /// Start of the window.
     pub window_start: DateTime<Utc>,
-    /// How many calls were refused in it.
+    /// Number of calls that were refused in it.
     pub count: u64,
     /// Whether they were admitted all the same (shadow mode).
     pub shadow: bool,

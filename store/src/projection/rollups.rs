@@ -7,10 +7,10 @@ use uuid::Uuid;
 
 use crate::Error;
 
-/// What is summed up on its own.
+/// Group of calls that is summed up on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Group {
-    /// Whose calls.
+    /// User who made the calls.
     pub user: UserId,
     /// Start of the hour or day.
     pub bucket: DateTime<Utc>,
@@ -20,7 +20,7 @@ pub struct Group {
     pub counted: bool,
 }
 
-/// What is added to a sum.
+/// Amounts that are added to a sum.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Delta {
     /// Units.

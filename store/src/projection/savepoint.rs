@@ -5,7 +5,7 @@ use sqlx::{Executor, PgConnection};
 
 use crate::Error;
 
-/// What a savepoint guards. One of each kind may be open, [`Savepoint::Step`] within [`Savepoint::Isolated`].
+/// Work that a savepoint guards. One of each kind may be open, [`Savepoint::Step`] within [`Savepoint::Isolated`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Savepoint {
     /// Events that may turn out not to be applicable.

@@ -9,9 +9,9 @@ use crate::{Error, Position};
 /// A decided change of a user's plan, with the terms that it was sold with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanChange {
-    /// Whose plan.
+    /// User of the plan.
     pub user: UserId,
-    /// Where in the log the change is.
+    /// Position of the change in the log.
     pub position: Position,
     /// The plan's name.
     pub plan_name: String,
@@ -23,11 +23,11 @@ pub struct PlanChange {
     pub price_monthly: String,
     /// Currency of the price (ISO 4217).
     pub currency: String,
-    /// From when on it holds.
+    /// Time from which it holds.
     pub effective_at: DateTime<Utc>,
-    /// When it was decided.
+    /// Time of the decision.
     pub changed_at: DateTime<Utc>,
-    /// Why, if someone said so.
+    /// The reason, if someone gave one.
     pub reason: Option<String>,
     /// The id of the event elsewhere that caused it.
     pub source_event_id: Option<String>,

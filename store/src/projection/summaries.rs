@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{Error, Position};
 
-/// What a batch adds to a user's month.
+/// Amounts that a batch adds to a user's month.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delta {
     /// The last reset of the month within the batch; what was counted before it is dropped.
@@ -36,7 +36,7 @@ impl Delta {
 /// A month of a user that has just reached 80 or 100 % of a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Crossed {
-    /// Whose month.
+    /// User of the month.
     pub user: UserId,
     /// The month.
     pub month: Month,
@@ -191,16 +191,16 @@ pub async fn reset_late(
     Ok(reset.rows_affected() == 1)
 }
 
-/// What a completion changes of a call that was counted when it began.
+/// Change by a completion of a call that was counted when it began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Correction {
-    /// Whose call.
+    /// User who made the call.
     pub user: UserId,
     /// The call's month.
     pub month: Month,
     /// The call's position: a reset after it has dropped the call already.
     pub position: Position,
-    /// What is added (negative to take back); `reset` is not used.
+    /// The amounts that are added (negative to take back); `reset` is not used.
     pub delta: Delta,
 }
 

@@ -13,7 +13,7 @@ pub const THRESHOLDS_PERCENT: [i16; 2] = [80, 100];
 /// A recorded crossing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Crossing {
-    /// Whose limit.
+    /// User of the limit.
     pub user: UserId,
     /// The month.
     pub month: Month,
@@ -21,9 +21,9 @@ pub struct Crossing {
     pub meter: Meter,
     /// 80 or 100.
     pub threshold_percent: i16,
-    /// When it was noticed.
+    /// Time at which it was noticed.
     pub crossed_at: DateTime<Utc>,
-    /// Where in the log it is.
+    /// Position in the log.
     pub position: Position,
 }
 
@@ -75,7 +75,7 @@ pub async fn forget_before(
 /// A threshold that is crossed and not recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unrecorded {
-    /// Whose limit.
+    /// User of the limit.
     pub user: UserId,
     /// The meter.
     pub meter: Meter,

@@ -1,4 +1,4 @@
-//! The tokens that users have stored, as the worker projects them. What is in them only the vault can read.
+//! Rows of `user_tokens`: the tokens that users have stored. What is in them only the vault can read.
 
 use chrono::{DateTime, Utc};
 use ledger::UserId;
@@ -7,26 +7,26 @@ use uuid::Uuid;
 
 use crate::{Error, Position};
 
-/// A token that a user stored.
+/// A stored token, as its row is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRow {
     /// Its id.
     pub id: Uuid,
-    /// Whose it is.
+    /// Its owner.
     pub user: UserId,
-    /// Whose API it opens.
+    /// Provider whose API it opens.
     pub token_type: String,
     /// The sealed token, as JSON.
     pub sealed: String,
-    /// What the user calls it.
+    /// The user's name for it.
     pub name: Option<String>,
-    /// What may be shown of it.
+    /// The part of it that may be shown.
     pub masked: String,
     /// Tells equal tokens of one user.
     pub fingerprint: String,
-    /// When it was stored.
+    /// Time at which it was stored.
     pub at: DateTime<Utc>,
-    /// Where in the log that is.
+    /// Position of that in the log.
     pub position: Position,
 }
 
@@ -35,37 +35,37 @@ pub struct TokenRow {
 pub struct TokenUse {
     /// The token.
     pub id: Uuid,
-    /// Whose it is.
+    /// Its owner.
     pub user: UserId,
-    /// When.
+    /// Time of the use.
     pub at: DateTime<Utc>,
-    /// Where in the log that is.
+    /// Position of that in the log.
     pub position: Position,
 }
 
-/// Which token a user has of a type.
+/// The one stored token that a user has of a type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnedToken {
     /// The token.
     pub id: Uuid,
-    /// Whose it is.
+    /// Its owner.
     pub user: UserId,
-    /// Whose API it opens.
+    /// Provider whose API it opens.
     pub token_type: String,
 }
 
-/// A stored token as it stands in its row.
+/// The sealed part of a stored token's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedRow {
     /// Its id.
     pub id: Uuid,
-    /// Whose API it opens.
+    /// Provider whose API it opens.
     pub token_type: String,
     /// The sealed token, as JSON.
     pub sealed: String,
 }
 
-/// The tokens of these users.
+/// The stored tokens of these users.
 pub async fn of_users(conn: &mut PgConnection, users: &[UserId]) -> Result<Vec<OwnedToken>, Error> {
     let users: Vec<Uuid> = users.iter().map(|user| user.get()).collect();
     let rows =
@@ -93,7 +93,7 @@ pub async fn sealed_of(conn: &mut PgConnection, user: UserId) -> Result<Vec<Seal
     Ok(rows)
 }
 
-/// Stores tokens, one of each user and type, in the place of those that are there.
+/// Writes stored tokens, one of each user and type, in the place of those that are there.
 pub async fn store(conn: &mut PgConnection, tokens: &[TokenRow]) -> Result<(), Error> {
     fn column<T>(tokens: &[TokenRow], of: impl Fn(&TokenRow) -> T) -> Vec<T> {
         tokens.iter().map(of).collect()
@@ -126,7 +126,7 @@ pub async fn store(conn: &mut PgConnection, tokens: &[TokenRow]) -> Result<(), E
     Ok(())
 }
 
-/// Deletes tokens, by user and id, those that are the user's and still there.
+/// Deletes stored tokens, by user and id, those that are the user's and still there.
 pub async fn delete(conn: &mut PgConnection, tokens: &[(UserId, Uuid)]) -> Result<(), Error> {
     let (users, ids): (Vec<Uuid>, Vec<Uuid>) = tokens.iter().map(|(user, id)| (user.get(), *id)).unzip();
     sqlx::query!(
@@ -140,7 +140,7 @@ pub async fn delete(conn: &mut PgConnection, tokens: &[(UserId, Uuid)]) -> Resul
     Ok(())
 }
 
-/// Deletes all tokens of the user.
+/// Deletes all stored tokens of the user.
 pub async fn delete_all(conn: &mut PgConnection, user: UserId) -> Result<(), Error> {
     sqlx::query!("DELETE FROM user_tokens WHERE user_id = $1", user.get()).execute(conn).await?;
     Ok(())

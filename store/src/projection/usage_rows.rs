@@ -23,27 +23,27 @@ const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 pub struct UsageRow<'a> {
     /// The row's id: derived for a client's event, the event's own otherwise.
     pub id: Uuid,
-    /// Whose call it is.
+    /// User who made the call.
     pub user: UserId,
-    /// When it was admitted or happened; decides the month.
+    /// Time at which it was admitted or happened; decides the month.
     pub created_at: DateTime<Utc>,
     /// The month of `created_at`, as `YYYY-MM`.
     pub month_year: &'a str,
-    /// Where in the log it is.
+    /// Position in the log.
     pub position: Position,
-    /// What it costs.
+    /// Its cost in units.
     pub units: u32,
-    /// How long it took.
+    /// Duration in milliseconds.
     pub response_time_ms: Option<u32>,
     /// Size of the request in bytes.
     pub request_size: Option<u64>,
     /// Size of the response in bytes.
     pub response_size: Option<u64>,
-    /// How it was answered, if known.
+    /// HTTP status of the answer, if known.
     pub status_code: Option<u16>,
     /// Whether it counts.
     pub counted: bool,
-    /// What it counts as.
+    /// Category that it counts in.
     pub category: Category,
     /// HTTP method, if there was one.
     pub method: Option<&'a str>,

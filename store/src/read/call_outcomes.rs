@@ -1,4 +1,4 @@
-//! Calls that wait for their outcome.
+//! Outcomes of recorded calls.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use ledger::{StatusCode, UserId};
@@ -10,13 +10,13 @@ use crate::Error;
 /// A recorded call, as far as its outcome is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedCall {
-    /// Whose call.
+    /// User who made the call.
     pub user: UserId,
-    /// When it was made.
+    /// Time of the call.
     pub created_at: DateTime<Utc>,
-    /// How it was answered, once that is known.
+    /// HTTP status of the answer, once that is known.
     pub status_code: Option<StatusCode>,
-    /// How long it took.
+    /// Duration in milliseconds.
     pub response_time_ms: Option<u32>,
     /// Bytes of the response.
     pub response_size: Option<u64>,
@@ -24,8 +24,8 @@ pub struct RecordedCall {
     pub counted: bool,
 }
 
-/// The owner's call of this id; whoever's it is when no owner is given, which is for services alone. None for an id that
-/// the api did not make: the ids of its calls are UUIDv7 of the call's own time, which finds the partition.
+/// The owner's call of this id; whoever's it is when no owner is given, which is for services alone. None for an id
+/// that the api did not make: the ids of its calls are UUIDv7 of the call's own time, which finds the partition.
 pub async fn find(
     conn: &mut PgConnection,
     owner: Option<UserId>,

@@ -8,12 +8,12 @@ use uuid::Uuid;
 use crate::Error;
 use crate::read::filter::{Counted, TimeRange};
 
-/// Which calls of a user. What is `None` does not matter.
+/// Selection of a user's calls. What is `None` does not matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallFilter {
-    /// When the calls were made.
+    /// Time of the calls.
     pub range: TimeRange,
-    /// Which calls.
+    /// The calls that are taken.
     pub counted: Counted,
     /// Their category.
     pub category: Option<Category>,
@@ -33,7 +33,7 @@ pub struct CallFilter {
 /// A place in the list: everything older follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct After {
-    /// When the last call shown was made.
+    /// Time of the last call shown.
     pub created_at: DateTime<Utc>,
     /// Its id, which orders calls of the same instant.
     pub id: Uuid,
@@ -44,7 +44,7 @@ pub struct After {
 pub struct Call {
     /// The row's id.
     pub id: Uuid,
-    /// When the call was made.
+    /// Time of the call.
     pub created_at: DateTime<Utc>,
     /// The month that it counts in.
     pub month_year: String,
@@ -56,19 +56,19 @@ pub struct Call {
     pub category: String,
     /// Whether it counts against the plan.
     pub counted: bool,
-    /// What it weighs.
+    /// Its cost in units.
     pub units: u32,
     /// The answer's status; none while not known.
     pub status_code: Option<u16>,
-    /// How long it took.
+    /// Duration in milliseconds.
     pub response_time_ms: Option<u32>,
     /// Size of the request's body in bytes.
     pub request_size: Option<u64>,
     /// Size of the answer's body in bytes.
     pub response_size: Option<u64>,
-    /// Where it came from.
+    /// Address that it came from.
     pub ip_address: Option<String>,
-    /// What it called itself.
+    /// User agent of the caller.
     pub user_agent: Option<String>,
     /// The sequence in the log of the frame that recorded it.
     pub log_seq: u64,
@@ -77,7 +77,7 @@ pub struct Call {
 /// All rows of a filter, on whatever page they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
-    /// How many rows.
+    /// Number of rows.
     pub rows: u64,
     /// The sum of their units.
     pub units: u64,
@@ -128,7 +128,7 @@ pub async fn page(
     Ok(rows.into_iter().map(Row::into_call).collect())
 }
 
-/// How many rows of `owner` the filter finds, and their units.
+/// Number of rows of `owner` that the filter finds, and their units.
 pub async fn totals(conn: &mut PgConnection, owner: UserId, filter: &CallFilter) -> Result<Totals, Error> {
     let row = sqlx::query!(
         r#"SELECT COUNT(*) AS "rows!", COALESCE(SUM(units), 0)::bigint AS "units!"

@@ -2,7 +2,8 @@
 //!
 //! What is short is read at once ([`Short`]). The rest has no bound and is read by pages ([`Long`]), each a short
 //! statement of its own, so that a slow reader holds neither a connection nor a snapshot. A page takes only rows that
-//! the log had up to a given sequence: whatever is projected meanwhile does not show, and all pages are of one position.
+//! the log had up to a given sequence: whatever is projected meanwhile does not show, and all pages are of one
+//! position.
 
 use chrono::{DateTime, Utc};
 use ledger::UserId;
@@ -24,7 +25,7 @@ pub enum Short {
     Months,
     /// Closed months as issued.
     Statements,
-    /// What later statements list for months that were closed already.
+    /// Units that later statements list for months that were closed already.
     Adjustments,
     /// Thresholds of limits that were crossed.
     Thresholds,
@@ -39,7 +40,7 @@ pub enum Long {
     PlanChanges(Entry),
     /// Refused calls.
     Rejections(Entry),
-    /// What was done with tokens.
+    /// The audit of stored tokens.
     TokenAudit(Entry),
     /// Every recorded call.
     Calls(Call),
@@ -64,18 +65,18 @@ pub struct Call {
 pub struct Page {
     /// The objects.
     pub objects: Vec<String>,
-    /// Where the next page begins; none when this was the last.
+    /// Place where the next page begins; none when this was the last.
     pub next: Option<Long>,
 }
 
-/// What became of an account.
+/// State of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccountState {
-    /// It is there.
+    /// An account that is there.
     Living,
-    /// The log says that it is erased, and the account does not know it yet.
+    /// Erased by the log; the account does not know it yet.
     Ending,
-    /// It is a tombstone, or was never there.
+    /// A tombstone, or never there.
     Erased,
 }
 
@@ -144,7 +145,7 @@ impl Long {
     }
 }
 
-/// What became of the account of `owner`.
+/// State of the account of `owner`.
 pub async fn account_state(conn: &mut PgConnection, owner: UserId) -> Result<AccountState, Error> {
     let row = sqlx::query!(
         r#"SELECT COALESCE((SELECT status = 'erased' FROM public.users WHERE user_id = $1), TRUE) AS "is_buried!",

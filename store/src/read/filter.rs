@@ -11,7 +11,7 @@ pub struct TimeRange {
     pub to: DateTime<Utc>,
 }
 
-/// Which calls a figure is made of.
+/// Kind of calls that a figure is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Counted {
     /// Those that count against a plan.

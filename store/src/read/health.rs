@@ -1,4 +1,4 @@
-//! What operators are told.
+//! Figures of the service's health, for operators.
 
 use sqlx::PgConnection;
 

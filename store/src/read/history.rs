@@ -36,18 +36,18 @@ impl Granularity {
     }
 }
 
-/// By what the calls of a period are told apart.
+/// Property by which the calls of a period are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grouping {
-    /// Not at all.
+    /// None: all calls are one group.
     None,
-    /// By category.
+    /// Category.
     Category,
-    /// By recorded endpoint.
+    /// Recorded endpoint.
     Endpoint,
-    /// By status code; [`UNKNOWN`] where none was reported.
+    /// Status code; [`UNKNOWN`] where none was reported.
     Status,
-    /// By method; [`UNKNOWN`] where none was reported.
+    /// Method; [`UNKNOWN`] where none was reported.
     Method,
 }
 
@@ -64,16 +64,16 @@ impl Grouping {
     }
 }
 
-/// What to add up.
+/// Selection of calls to add up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HistoryFilter {
-    /// When the calls were made.
+    /// Time of the calls.
     pub range: TimeRange,
     /// The length of a period. A period that the range cuts holds only what lies in the range.
     pub granularity: Granularity,
-    /// By what to tell calls apart.
+    /// Property by which to tell calls apart.
     pub grouping: Grouping,
-    /// Which calls.
+    /// The calls that are taken.
     pub counted: Counted,
 }
 
@@ -90,7 +90,7 @@ pub struct Bucket {
     pub calls: u64,
     /// Sum over the calls that were timed.
     pub total_response_time_ms: u64,
-    /// How many calls were timed.
+    /// Number of calls that were timed.
     pub timed_calls: u64,
 }
 
@@ -146,7 +146,7 @@ pub async fn buckets(
     }
 }
 
-/// Where the sums come from: a roll-up serves when it knows the grouping and none of its buckets crosses an end
+/// Table that the sums come from: a roll-up serves when it knows the grouping and none of its buckets crosses an end
 /// of the range or of a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {

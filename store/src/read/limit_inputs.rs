@@ -1,4 +1,4 @@
-//! What the limit decision reads: counts and plans of many users, consistent with the checkpoint.
+//! Inputs of the limit decision: counts and plans of many users, consistent with the checkpoint.
 
 use chrono::{DateTime, Utc};
 use ledger::limit::{Limits, Used};
@@ -12,19 +12,19 @@ use crate::position::seq_from_column;
 /// Months that one reading holds of each user.
 pub const MONTHS: usize = 3;
 
-/// What is known of users at one instant of the database.
+/// Inputs of many users at one instant of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
     /// Sequence up to which the log is contained in it.
     pub watermark: u64,
-    /// In no particular order; every user that was asked for is there.
+    /// The users, in no particular order; every one that was asked for is there.
     pub users: Vec<UserReading>,
 }
 
-/// What is known of one user.
+/// Inputs of one user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserReading {
-    /// Who.
+    /// The user.
     pub user: UserId,
     /// Counted units since the month's last reset, of the first month that was asked for and those after it.
     pub counted: [Used; MONTHS],
@@ -34,7 +34,7 @@ pub struct UserReading {
     pub pending: Option<PendingTerms>,
 }
 
-/// What a plan allows.
+/// Terms of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// The plan's name.
@@ -48,14 +48,14 @@ pub struct Terms {
 pub struct PendingTerms {
     /// Sequence of the decision in the log.
     pub seq: u64,
-    /// From when on they hold.
+    /// Time from which they hold.
     pub effective_at: DateTime<Utc>,
-    /// What holds then.
+    /// The terms that hold then.
     pub terms: Terms,
 }
 
-/// Reads counts of `first_month` and the [`MONTHS`]` - 1` after it, plans as of `at`, and the checkpoint, in one statement
-/// and thus one snapshot.
+/// Reads counts of `first_month` and the [`MONTHS`]` - 1` after it, plans as of `at`, and the checkpoint, in one
+/// statement and thus one snapshot.
 pub async fn read(
     conn: &mut PgConnection,
     users: &[UserId],

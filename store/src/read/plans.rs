@@ -11,7 +11,7 @@ use crate::Error;
 pub struct SoldPlan {
     /// Its terms.
     pub plan: Plan,
-    /// What it offers, in words, in the order to show.
+    /// Its features in words, in the order to show.
     pub features: Vec<String>,
 }
 
@@ -20,7 +20,7 @@ pub struct SoldPlan {
 pub struct Subscription {
     /// The terms that it was sold with.
     pub plan: Plan,
-    /// From when on; none for the free plan of a user who never changed.
+    /// Time from which it holds; none for the free plan of a user who never changed.
     pub effective_at: Option<DateTime<Utc>>,
 }
 
@@ -114,7 +114,7 @@ async fn latest(conn: &mut PgConnection, owner: UserId) -> Result<Option<Row>, E
     Ok(row)
 }
 
-/// Who has no subscription is on the free plan.
+/// The free plan, which a user without a subscription is on.
 async fn free(conn: &mut PgConnection) -> Result<Row, Error> {
     let row = sqlx::query_as!(
         Row,

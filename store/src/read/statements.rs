@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 use crate::Error;
 
-/// What a month came to when it was closed. It never changes.
+/// A month as it was when it was closed. It never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
     /// The month.
@@ -23,7 +23,7 @@ pub struct Statement {
     pub currency: String,
     /// Units.
     pub units: CategoryUnits,
-    /// When the month was closed.
+    /// Time at which the month was closed.
     pub issued_at: DateTime<Utc>,
 }
 
@@ -38,7 +38,7 @@ pub struct CategoryUnits {
     pub other: i64,
 }
 
-/// What came in, or was taken back, after a month was closed.
+/// Units that came in, or were taken back, after a month was closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adjustment {
     /// The statement that lists it.

@@ -1,4 +1,4 @@
-//! What a user has used of a month.
+//! A user's usage of a month.
 
 use chrono::{DateTime, Utc};
 use ledger::{Meter, Month, UserId};
@@ -21,7 +21,7 @@ pub struct MonthUsage {
     pub avg_response_time_ms: Option<u64>,
 }
 
-/// When a meter passed one of its thresholds.
+/// Crossing of one of a meter's thresholds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crossing {
     /// The meter.
@@ -32,7 +32,7 @@ pub struct Crossing {
     pub crossed_at: DateTime<Utc>,
 }
 
-/// What `owner` has used of `month`.
+/// Usage of `month` by `owner`.
 pub async fn month_usage(conn: &mut PgConnection, owner: UserId, month: Month) -> Result<MonthUsage, Error> {
     let row = sqlx::query!(
         "SELECT total_calls, analyze_calls, auth_calls, other_calls, avg_response_time_ms
@@ -76,7 +76,7 @@ pub async fn crossings(conn: &mut PgConnection, owner: UserId, month: Month) -> 
         .collect()
 }
 
-/// When the first call was made that the counters of `owner` and `month` hold.
+/// Time of the first call that the counters of `owner` and `month` hold.
 pub async fn first_call_at(
     conn: &mut PgConnection,
     owner: UserId,

@@ -7,37 +7,37 @@ use uuid::Uuid;
 
 use crate::Error;
 
-/// What may be told of a stored token.
+/// The part of a stored token that may be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredToken {
     /// Its id.
     pub id: Uuid,
-    /// Whose API it opens.
+    /// Provider whose API it opens.
     pub token_type: String,
-    /// What the user calls it.
+    /// The user's name for it.
     pub token_name: Option<String>,
-    /// What may be shown of it.
+    /// The part of it that may be shown.
     pub masked: String,
     /// Tells equal tokens of one user.
     pub fingerprint: String,
-    /// When it was last used.
+    /// Time of its last use.
     pub last_used: Option<DateTime<Utc>>,
-    /// When it was stored.
+    /// Time at which it was stored.
     pub created_at: DateTime<Utc>,
-    /// When it was last changed.
+    /// Time of its last change.
     pub updated_at: DateTime<Utc>,
 }
 
 /// A stored token as it is sealed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedToken {
-    /// Whose API it opens.
+    /// Provider whose API it opens.
     pub token_type: String,
     /// The sealed token, as JSON.
     pub sealed: String,
 }
 
-/// All tokens of `owner`, the newest first: at most one of each type.
+/// All stored tokens of `owner`, the newest first: at most one of each type.
 pub async fn list(conn: &mut PgConnection, owner: UserId) -> Result<Vec<StoredToken>, Error> {
     let tokens = sqlx::query_as!(
         StoredToken,
@@ -50,7 +50,7 @@ pub async fn list(conn: &mut PgConnection, owner: UserId) -> Result<Vec<StoredTo
     Ok(tokens)
 }
 
-/// The token of this id, if it is `owner`'s.
+/// The stored token of this id, if it is `owner`'s.
 pub async fn get(conn: &mut PgConnection, owner: UserId, id: Uuid) -> Result<Option<StoredToken>, Error> {
     let token = sqlx::query_as!(
         StoredToken,
@@ -64,7 +64,7 @@ pub async fn get(conn: &mut PgConnection, owner: UserId, id: Uuid) -> Result<Opt
     Ok(token)
 }
 
-/// The token of this id as it is sealed, if it is `owner`'s.
+/// The stored token of this id as it is sealed, if it is `owner`'s.
 pub async fn sealed(conn: &mut PgConnection, owner: UserId, id: Uuid) -> Result<Option<SealedToken>, Error> {
     let token = sqlx::query_as!(
         SealedToken,

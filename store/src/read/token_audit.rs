@@ -1,4 +1,4 @@
-//! What was done with a user's tokens.
+//! The audit of a user's stored tokens.
 
 use chrono::{DateTime, Utc};
 use ledger::UserId;
@@ -10,7 +10,7 @@ use crate::{Error, Position};
 /// A link of a user's audit chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Where in the log the event is.
+    /// Position of the event in the log.
     pub position: Position,
     /// The event.
     pub event_id: Uuid,
@@ -20,25 +20,25 @@ pub struct Entry {
     pub token_id: Option<Uuid>,
     /// Its type.
     pub token_type: Option<String>,
-    /// What the user called it, when it was stored.
+    /// The user's name for it when it was stored.
     pub token_name: Option<String>,
     /// The token that a stored one took the place of.
     pub replaced_id: Option<Uuid>,
-    /// What it was used for.
+    /// Purpose of the use.
     pub purpose: Option<String>,
     /// Tells equal tokens of one user.
     pub fingerprint: Option<String>,
-    /// In which role somebody acted.
+    /// Role in which somebody acted.
     pub actor_kind: String,
-    /// Who acted.
+    /// Id of the actor.
     pub actor_id: String,
-    /// From where.
+    /// Address of the actor.
     pub ip_address: Option<String>,
-    /// With which program.
+    /// User agent of the actor.
     pub user_agent: Option<String>,
-    /// When.
+    /// Time of the action.
     pub created_at: DateTime<Utc>,
-    /// What binds it to the entry before it: SHA-256 in hexadecimal digits.
+    /// The hash that binds it to the entry before it: SHA-256 in hexadecimal digits.
     pub hash: String,
 }
 
