@@ -1,4 +1,4 @@
-//! Plain async functions over PostgreSQL: one file per table family.
+//! Plain async functions over PostgreSQL: one file per table family, in folders by who writes the tables.
 //!
 //! Functions take a connection; the caller owns the transaction. Tables are named without a schema: the connection's
 //! `search_path` decides which projection they see, so that a rebuild fills `ledger_next` with the very same SQL.

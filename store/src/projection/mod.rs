@@ -1,5 +1,5 @@
 //! The worker's tables: projections of the log in the schema that the connection sees, and the word of each worker on
-//! itself. Uses `position` and `error`, and no other folder; each function is one step of the worker's transaction.
+//! itself. Nobody else writes them; others may read. Uses no other folder of this crate.
 
 pub mod audit_chain;
 pub mod checkpoint;

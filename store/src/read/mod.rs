@@ -1,5 +1,6 @@
-//! Reads of the projections for the api. An answer is made in one [`snapshot`], together with the
-//! checkpoint ([`crate::projection::checkpoint::read`]) that says which position of the log it reflects.
+//! Reads of the projections for the api. An answer is made in one [`snapshot`], together with the checkpoint
+//! ([`crate::projection::checkpoint::read`]) that says which position of the log it reflects. Writes nothing, and uses
+//! no other folder of this crate.
 
 pub mod call_outcomes;
 pub mod calls;
