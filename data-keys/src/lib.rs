@@ -14,7 +14,7 @@ mod start;
 mod wrapped;
 
 pub use config::KeyConfig;
-pub use data_keys::{Found, Keys};
 pub use error::KeysError;
+pub use keys::{Found, Keys};
 pub use rotation::{Page, Refused, rewrap_page};
 pub use start::{InUse, in_use, ring};
