@@ -1,3 +1,5 @@
+//! Configuration of the root keys.
+
 use secrecy::{ExposeSecret as _, SecretString};
 use vault::{KeyRing, KeyRingError};
 
@@ -14,7 +16,7 @@ pub struct KeyConfig {
 
 impl KeyConfig {
     /// Reads the three variables; `get` answers a variable's value, if it is set. Whether they are good shows at the
-    /// start, when the database can tell which key is expected.
+    /// start, when the database can tell which root key is expected.
     pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Self {
         let secret = |name| SecretString::from(get(name).unwrap_or_default());
         Self {

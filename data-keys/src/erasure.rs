@@ -1,4 +1,4 @@
-//! Destroying a user's keys, and what makes the user recognised as erased.
+//! Destruction of a user's data keys, and what makes the user recognised as erased.
 
 use chrono::{DateTime, Utc};
 use ledger::{ExternalId, UserId};
@@ -14,7 +14,7 @@ impl Keys {
     ///
     /// # Errors
     /// Nothing is changed then. An account that was made without the hash of its external id, by another program, needs
-    /// the ledger's own key.
+    /// the ledger's own data key.
     pub async fn bury(
         &self,
         conn: &mut PgConnection,

@@ -1,3 +1,5 @@
+//! Failures with data keys and root keys.
+
 use vault::{DataKeyError, EntropyError, KeyRingError, RewrapError};
 
 /// A failure with data keys or root keys. Names keys and shows none.
@@ -15,7 +17,7 @@ pub enum KeysError {
     /// A stored data key does not open.
     #[error("a user's data key cannot be opened")]
     DataKey(#[from] DataKeyError),
-    /// The user has no account, so there is no key for it.
+    /// The user has no account, so there is no data key for it.
     #[error("the user has no account")]
     NoAccount,
     /// The database is away or refuses.

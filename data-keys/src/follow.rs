@@ -1,4 +1,4 @@
-//! Forgetting destroyed keys, for a process that follows nothing else of users.
+//! Forgetting destroyed data keys, for a process that follows nothing else of users.
 
 use ledger::UserId;
 use sqlx::PgPool;
@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use crate::keys::Keys;
 
 impl Keys {
-    /// Forgets a user's key when a change of the user is announced, and all when an announcement may have been missed,
-    /// until `shutdown`. Takes one of the pool's connections for itself.
+    /// Forgets a user's data key when a change of the user is announced, and all when an announcement may have been
+    /// missed, until `shutdown`. Takes one of the pool's connections for itself.
     pub async fn follow(&self, pool: &PgPool, shutdown: &CancellationToken) {
         let mut announcements = Announcements::on(&[users::CHANNEL], pool, "cannot hear of destroyed keys");
         loop {

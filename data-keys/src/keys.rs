@@ -24,8 +24,8 @@ pub type Found = HashMap<UserId, Result<Arc<DataKey>, DataKeyError>>;
 /// Opened data keys that are remembered, about 1.6 KiB each.
 const CACHED: usize = 20_000;
 
-/// The keys of one process. Cheap to clone. Somebody must tell it of keys that are destroyed: [`Keys::follow`], or
-/// whoever follows the channel of users anyway.
+/// The data keys of one process. Cheap to clone. Somebody must tell it of those that are destroyed: [`Keys::follow`],
+/// or whoever follows the channel of users anyway.
 #[derive(Clone)]
 pub struct Keys(pub(crate) Arc<Shared>);
 
@@ -164,7 +164,7 @@ impl Keys {
         Ok(stored.iter().map(|wrapped| open(&self.0.ring, wrapped)).collect())
     }
 
-    /// Forgets the keys of these users: they may be destroyed.
+    /// Forgets the data keys of these users: they may be destroyed.
     pub fn forget(&self, users: &[UserId]) {
         self.0.generation.fetch_add(1, Ordering::AcqRel);
         for user in users {
@@ -172,7 +172,7 @@ impl Keys {
         }
     }
 
-    /// Forgets all keys, when news of destroyed ones may have been missed.
+    /// Forgets all data keys, when news of destroyed ones may have been missed.
     pub fn forget_all(&self) {
         self.0.generation.fetch_add(1, Ordering::AcqRel);
         self.0.opened.clear();

@@ -27,7 +27,7 @@ pub struct Page {
 pub struct Refused {
     /// Its owner.
     pub user: UserId,
-    /// Its name among the user's keys.
+    /// Its name among the user's data keys.
     pub dek_id: String,
     /// The reason.
     pub error: KeysError,

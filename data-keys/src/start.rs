@@ -74,7 +74,7 @@ pub(crate) async fn prove(
     let new: Vec<_> =
         startup.to_store.iter().map(|(kid, check)| (kid.to_string(), check.to_string())).collect();
     encryption_keys::insert(conn, &new, now).await?;
-    // Another process may have been quicker, with another key.
+    // Another process may have been quicker, with another root key.
     self::startup(ring, &stored_checks(conn).await?, &counts)?;
     for (kid, check) in &startup.to_store {
         tracing::info!(%kid, %check, "a new encryption key; what it wraps cannot be opened without it");

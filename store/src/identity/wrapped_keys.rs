@@ -12,11 +12,11 @@ use crate::Error;
 pub struct WrappedKey {
     /// Its owner.
     pub user: UserId,
-    /// Its name among the user's keys.
+    /// Its name among the user's data keys.
     pub dek_id: String,
     /// The root key that wraps it.
     pub kid: String,
-    /// The sealed key, as JSON.
+    /// The sealed data key, as JSON.
     pub sealed: String,
 }
 

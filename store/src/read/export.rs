@@ -37,25 +37,25 @@ pub enum Short {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Long {
     /// Decided changes of plan.
-    PlanChanges(Entry),
+    PlanChanges(AfterEntry),
     /// Refused calls.
-    Rejections(Entry),
+    Rejections(AfterEntry),
     /// The audit of stored tokens.
-    TokenAudit(Entry),
+    TokenAudit(AfterEntry),
     /// Every recorded call.
-    Calls(Call),
+    Calls(AfterCall),
 }
 
 /// The place behind a row that is known by its position in the log. By default it is before all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct AfterEntry {
     seq: i64,
     idx: i32,
 }
 
 /// The place behind a call. By default it is before all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Call {
+pub struct AfterCall {
     created_at: Option<DateTime<Utc>>,
     id: Uuid,
 }
@@ -80,7 +80,7 @@ pub enum AccountState {
     Erased,
 }
 
-impl Default for Entry {
+impl Default for AfterEntry {
     fn default() -> Self {
         Self { seq: -1, idx: -1 }
     }
@@ -119,8 +119,8 @@ impl Short {
 impl Long {
     /// The first page of each, in the order in which they are written.
     pub fn all() -> [Self; 4] {
-        let entry = Entry::default();
-        let calls = Self::Calls(Call::default());
+        let entry = AfterEntry::default();
+        let calls = Self::Calls(AfterCall::default());
         [Self::PlanChanges(entry), Self::Rejections(entry), Self::TokenAudit(entry), calls]
     }
 
@@ -184,13 +184,13 @@ macro_rules! by_position {
             conn: &mut PgConnection,
             owner: UserId,
             seq: u64,
-            after: Entry,
+            after: AfterEntry,
         ) -> Result<Page, Error> {
             let rows = sqlx::query!($query, owner.get(), seq_to_column(seq), after.seq, after.idx, PAGE_ROWS)
                 .fetch_all(conn)
                 .await?;
             let last = rows.last().filter(|_| is_full(rows.len()));
-            let next = last.map(|row| Long::$part(Entry { seq: row.log_seq, idx: row.log_idx }));
+            let next = last.map(|row| Long::$part(AfterEntry { seq: row.log_seq, idx: row.log_idx }));
             Ok(Page { objects: rows.into_iter().map(|row| row.object).collect(), next })
         }
     };
@@ -266,7 +266,7 @@ by_position!(
 );
 
 /// The comparison of times alone lets the index skip what was read already, and months that are past.
-async fn calls(conn: &mut PgConnection, owner: UserId, seq: u64, after: Call) -> Result<Page, Error> {
+async fn calls(conn: &mut PgConnection, owner: UserId, seq: u64, after: AfterCall) -> Result<Page, Error> {
     let rows = sqlx::query!(
         r#"SELECT json_build_object('id', id, 'created_at', created_at, 'month', month_year, 'endpoint', endpoint,
                'method', method, 'category', category, 'counted', counted, 'units', units,
@@ -287,6 +287,6 @@ async fn calls(conn: &mut PgConnection, owner: UserId, seq: u64, after: Call) ->
     .fetch_all(conn)
     .await?;
     let last = rows.last().filter(|_| is_full(rows.len()));
-    let next = last.map(|row| Long::Calls(Call { created_at: Some(row.created_at), id: row.id }));
+    let next = last.map(|row| Long::Calls(AfterCall { created_at: Some(row.created_at), id: row.id }));
     Ok(Page { objects: rows.into_iter().map(|row| row.object).collect(), next })
 }
