@@ -61,9 +61,9 @@ pub struct AppHandle {
 }
 
 impl AppHandle {
-    /// Stops the background work, after what is under way has come to its end. From here on nothing is admitted; requests
-    /// that are still in flight are answered 503. The lock against a second api goes last, when everything that was
-    /// admitted is in the log.
+    /// Stops the background work, after what is under way has come to its end. From here on nothing is admitted;
+    /// requests that are still in flight are answered 503. The lock against a second api goes last, when everything
+    /// that was admitted is in the log.
     pub async fn shutdown(self) {
         self.tasks.close();
         self.shutdown.cancel();

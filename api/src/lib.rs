@@ -3,8 +3,12 @@
 //! A handler's parameters say what it needs, first of all who may call it:
 //!
 //! ```ignore
-//! async fn stats(caller: User, State(users): State<Users>, Query(query): Query<StatsQuery>) -> Result<Json<Stats>, Problem> {
-//!     let owner = users.resolve(&caller, query.user_id.as_deref()).await?;
+//! async fn stats(
+//!     caller: User,
+//!     State(auth): State<Auth>,
+//!     Query(query): Query<StatsQuery>,
+//! ) -> Result<Json<Stats>, Problem> {
+//!     let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
 //!     …
 //! }
 //! ```

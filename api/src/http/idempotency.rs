@@ -3,9 +3,13 @@
 //! A handler takes [`Keyed<T>`] instead of `Json<T>` and does its work in [`Idempotency::run`]:
 //!
 //! ```ignore
-//! async fn upgrade(caller: User, State(keys): State<Idempotency>, keyed: Keyed<Upgrade>) -> Result<Response, Problem> {
+//! async fn upgrade(
+//!     caller: User,
+//!     State(idempotency): State<Idempotency>,
+//!     keyed: Keyed<Upgrade>,
+//! ) -> Result<Response, Problem> {
 //!     let Keyed { body, request } = keyed;
-//!     keys.run(caller.user_id, request, move |attempt| async move {
+//!     idempotency.run(caller.user_id, request, move |attempt| async move {
 //!         // Publish with `attempt.event_id` and `attempt.at`: a retry after a crash publishes the same event.
 //!         …
 //!     }).await
@@ -44,8 +48,8 @@ pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotenc
 
 /// So long may a request run before another one with its key takes over.
 const LOCK: TimeDelta = TimeDelta::seconds(30);
-/// So long after it lost its key may a try still put its event in the log: what was left of its work, the frame's retries,
-/// and the end of its producer.
+/// Time after it lost its key in which a try may still put its event in the log: what was left of its work, the frame's
+/// retries, and the end of its producer.
 const LATE: TimeDelta = TimeDelta::seconds(90);
 /// So long is an answer kept.
 const KEPT: TimeDelta = TimeDelta::hours(24);

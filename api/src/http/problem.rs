@@ -1,8 +1,8 @@
 //! RFC 9457 problem details: the one form in which this service says no.
 //!
-//! A handler returns a [`Problem`]; the outermost layer ([`crate::http::envelope::envelope`]) writes its body, because only
-//! there are the request's id and path known. Domain and store errors know no HTTP; they are mapped in one place above
-//! the capabilities, and their chain is logged once, never sent.
+//! A handler returns a [`Problem`]; the outermost layer ([`crate::http::envelope::envelope`]) writes its body, because
+//! only there are the request's id and path known. Domain and store errors know no HTTP; they are mapped in one place
+//! above the capabilities, and their chain is logged once, never sent.
 
 use std::borrow::Cow;
 

@@ -28,7 +28,8 @@ pub enum IngestError {
 }
 
 impl IngestError {
-    /// Whether it passes by itself: log or database are away, or too much is under way. A fault would only happen again.
+    /// Tells whether it passes by itself: log or database are away, or too much is under way. A fault would only happen
+    /// again.
     pub fn is_passing(&self) -> bool {
         match self {
             // Limits become decidable, or the process ends and another one takes over.

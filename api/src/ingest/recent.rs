@@ -7,8 +7,8 @@ use std::mem;
 use parking_lot::RwLock;
 use uuid::Uuid;
 
-/// Ids in one generation; two are kept, so that at least so many of the latest ids are known. As many as a table of 2^18
-/// places holds: some 5 MB.
+/// Ids in one generation; two are kept, so that at least so many of the latest ids are known. As many as a table of
+/// 2^18 places holds: some 5 MB.
 const GENERATION: usize = 229_376;
 
 /// Bounded: when a generation is full, the one before it is forgotten.

@@ -40,16 +40,14 @@ enum Carrier {
 }
 
 /// Reports calls that happened
-///
-/// CloudEvents (one, a batch, or in binary mode) or plain JSON of the same fields, at most 1,000. `data` holds the fields
-/// of a call: `endpoint`, and if known `method`, `status_code`, `response_time_ms`, `ip_address`, `user_agent`,
-/// `request_size`, `response_size`, `units`. A retry of the same request is safe: an id counts once for its user and
-/// source.
-///
-/// An item of a user whose data key does not open is rejected with `encryption_key_missing` or `internal`: nothing is wrong
-/// with it, and it may be sent again. A request with nothing else in it is refused as a whole.
 #[utoipa::path(
     post, path = "/api/usage/events", tag = "usage",
+    description = "CloudEvents (one, a batch, or in binary mode) or plain JSON of the same fields, at most 1,000. \
+        `data` holds the fields\nof a call: `endpoint`, and if known `method`, `status_code`, `response_time_ms`, \
+        `ip_address`, `user_agent`,\n`request_size`, `response_size`, `units`. A retry of the same request is safe: \
+        an id counts once for its user and\nsource.\n\nAn item of a user whose data key does not open is rejected \
+        with `encryption_key_missing` or `internal`: nothing is wrong\nwith it, and it may be sent again. A request \
+        with nothing else in it is refused as a whole.",
     params(("X-Backfill" = Option<bool>, Header, description = "true: times from 2000-01-01 on are taken (service, admin)")),
     request_body(content = serde_json::Value, description = "One event or an array", content_type = "application/cloudevents-batch+json"),
     responses(

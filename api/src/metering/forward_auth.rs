@@ -1,5 +1,5 @@
-//! `ANY /api/forward-auth` (Traefik's `ForwardAuth`, nginx's `auth_request`) and `ANY /api/forward-auth/envoy/{*path}` (Envoy's
-//! `ext_authz`): a proxy asks before it passes a request on.
+//! `ANY /api/forward-auth` (Traefik's `ForwardAuth`, nginx's `auth_request`) and `ANY /api/forward-auth/envoy/{*path}`
+//! (Envoy's `ext_authz`): a proxy asks before it passes a request on.
 //!
 //! Nothing here touches PostgreSQL for a user who is known, and a call costs one event. What the client sends is
 //! believed only where the proxy must have written it.

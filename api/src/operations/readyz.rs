@@ -7,11 +7,10 @@ use super::health::{Health, Report};
 use crate::http::extract::Json;
 
 /// Whether calls can be served now
-///
-/// 503 only when the log or the database is away. A projector that is behind or has stopped is told in fields, and so is
-/// whether limits can be decided: writes go on without them.
 #[utoipa::path(
     get, path = "/readyz", tag = "operations", security(()),
+    description = "503 only when the log or the database is away. A projector that is behind or has stopped is told \
+        in fields, and so is\nwhether limits can be decided: writes go on without them.",
     responses(
         (status = 200, description = "Ready", body = Report),
         (status = 503, description = "Log or database away", body = Report),

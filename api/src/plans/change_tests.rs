@@ -1,3 +1,5 @@
+//! Tests of decisions about a plan's change.
+
 use super::*;
 
 use events::ActorKind;

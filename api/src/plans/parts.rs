@@ -20,7 +20,8 @@ pub(crate) struct Parts {
     pub(crate) writer: Writer,
     /// Held to a change before the projections have it.
     pub(crate) limits: Limits,
-    /// One decision at a time per user, each on top of the one before, which it waits for until the projections show it.
+    /// One decision at a time per user, each on top of the one before, which it waits for until the projections show
+    /// it.
     pub(crate) turns: Turns<LastChange>,
     /// The ledger's clock.
     pub(crate) clock: Clock,

@@ -48,9 +48,9 @@ impl Tokens {
         store::read::stored_tokens::get(&mut conn, owner, id).await?.ok_or(TokensError::NoSuchToken)
     }
 
-    /// What is known of the caller and what the user calls the token, sealed for the event of this id in the owner's chain.
-    /// An admin is named there as the actor and no more: the address of one person is not kept with another's data, where
-    /// that one reads it and only that one's erasure ends it.
+    /// Seals what is known of the caller and what the user calls the token, for the event of this id in the owner's
+    /// chain. An admin is named there as the actor and no more: the address of one person is not kept with another's
+    /// data, where that one reads it and only that one's erasure ends it.
     pub(super) async fn seal_personal(
         &self,
         owner: UserId,

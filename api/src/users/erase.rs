@@ -1,8 +1,8 @@
 //! `POST /api/users/{user}/erase`: the end of a user.
 //!
-//! The event is the fact; from its acknowledgement on the erasure happens, whatever becomes of this process. What is done
-//! here right after it, the worker's reconciler does otherwise. A second request finds the first one's receipt, so it
-//! needs no `Idempotency-Key`, and the answers kept under those keys are among what is erased.
+//! The event is the fact; from its acknowledgement on the erasure happens, whatever becomes of this process. What is
+//! done here right after it, the worker's reconciler does otherwise. A second request finds the first one's receipt, so
+//! it needs no `Idempotency-Key`, and the answers kept under those keys are among what is erased.
 
 use std::time::Duration;
 
@@ -52,13 +52,13 @@ pub(super) struct ErasureReceipt {
 }
 
 /// Erases a user, for ever
-///
-/// The data key is destroyed, and with it every token, address and user agent that was sealed under it, in every copy of
-/// the log. Names, addresses and the host's id are removed; counts stay. The user is never made again: its credentials
-/// are refused with 401, its events with `subject_erased`. A user needs a credential that was issued in the last 15
-/// minutes; an admin may erase anybody. Asked again, an admin gets the same receipt.
 #[utoipa::path(
     post, path = "/api/users/{user}/erase", tag = "users",
+    description = "The data key is destroyed, and with it every token, address and user agent that was sealed under \
+        it, in every copy of\nthe log. Names, addresses and the host's id are removed; counts stay. The user is never \
+        made again: its credentials\nare refused with 401, its events with `subject_erased`. A user needs a \
+        credential that was issued in the last 15\nminutes; an admin may erase anybody. Asked again, an admin gets \
+        the same receipt.",
     params(("user" = String, Path, description = "`me`, a UUID or an external id")),
     responses(
         (status = 200, description = "Erased", body = ErasureReceipt),

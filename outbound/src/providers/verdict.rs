@@ -82,8 +82,8 @@ fn text<'a>(body: &'a Value, pointer: &str) -> &'a str {
     body.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// `X-OAuth-Scopes: repo, user`; empty when the token has none. A list beyond the bounds is left out as a whole, because
-/// a part of it would understate what the token may do.
+/// `X-OAuth-Scopes: repo, user`; empty when the token has none. A list beyond the bounds is left out as a whole,
+/// because a part of it would understate what the token may do.
 fn scopes(headers: &HeaderMap) -> Option<Vec<String>> {
     let list = the_one(headers, "x-oauth-scopes")?;
     let scopes: Vec<&str> = list.split(',').map(str::trim).filter(|scope| !scope.is_empty()).collect();

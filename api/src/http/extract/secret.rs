@@ -40,7 +40,8 @@ impl<T: SecretFields, S: Send + Sync> FromRequest<S> for SecretJson<T> {
     }
 }
 
-/// The same refusal, which repeats nothing of the body. A body that is no JSON is told by line and column alone already.
+/// The same refusal, which repeats nothing of the body. A body that is no JSON is told by line and column alone
+/// already.
 fn silent<T: SecretFields>(problem: Problem) -> Problem {
     let [error] = problem.errors() else { return problem };
     let names = T::NAMES.join(", ");

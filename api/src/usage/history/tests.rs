@@ -1,3 +1,5 @@
+//! Tests of history's periods.
+
 use super::*;
 
 fn at(text: &str) -> DateTime<Utc> {
