@@ -35,7 +35,7 @@ use crate::usage::Usage;
 use crate::users::{ExportTurns, Users};
 use crate::{metering, plans, tokens, usage, users};
 
-/// How long connections to PostgreSQL are given to end.
+/// Time that connections to PostgreSQL are given to end.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// A built api: its resources, and its background work, which goes on until [`AppHandle::shutdown`].
@@ -46,7 +46,7 @@ pub struct AppHandle {
     pub log: Log,
     /// Writes events to the log.
     pub publisher: Publisher,
-    /// How far the projections are.
+    /// Progress of the projections.
     pub watermark: Watermark,
     /// Decides about calls.
     pub limits: Limits,

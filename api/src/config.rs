@@ -1,4 +1,4 @@
-//! What an api process is told: parsed once, at the edge, with errors of one line that name the variable.
+//! Configuration of an api process: parsed once, at the edge, with errors of one line that name the variable.
 
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -26,7 +26,7 @@ pub struct ApiConfig {
     pub database_url: SecretString,
     /// `DATABASE_CONNECTIONS`: size of the pool.
     pub database_connections: u32,
-    /// Where the log is, and what it must hold.
+    /// Settings of the log.
     pub log: LogSettings,
     /// `LISTEN_ADDR`.
     pub listen_addr: SocketAddr,
@@ -64,11 +64,11 @@ pub struct ApiConfig {
     pub cors_allowed_origins: Vec<String>,
     /// The ledger's clock (`CLOCK_OFFSET_MS`).
     pub clock: Clock,
-    /// How long to wait for requests in flight at shutdown.
+    /// Time to wait for requests in flight at shutdown.
     pub drain_timeout: Duration,
 }
 
-/// Where the log is, and what it must hold: the same for every process that uses it.
+/// Settings of the log, where it is and what it must hold: the same for every process that uses it.
 #[derive(Clone, Debug)]
 pub struct LogSettings {
     /// `NATS_URL`, `NATS_MONITOR_URL` (without it the log counts as unsafe) and `NATS_STREAM`.
@@ -79,7 +79,7 @@ pub struct LogSettings {
     pub allow_unsafe: bool,
 }
 
-/// What happens to a call beyond a limit.
+/// Treatment of a call beyond a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enforcement {
     /// It is refused.
@@ -88,7 +88,7 @@ pub enum Enforcement {
     Shadow,
 }
 
-/// What happens to a call while limits cannot be decided.
+/// Treatment of a call while limits cannot be decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitFailureMode {
     /// It is answered 503.
@@ -108,7 +108,7 @@ pub enum ConfigError {
     Invalid {
         /// Name of the variable.
         variable: &'static str,
-        /// What is wrong and what would be right; never the value, which may be a secret.
+        /// Description of what is wrong and what would be right; never the value, which may be a secret.
         reason: String,
     },
     /// It names no address of a provider's.

@@ -7,7 +7,7 @@ use outbound::providers::ProvidersError;
 
 use crate::limits::StartError;
 
-/// Why the api could not start, or had to stop.
+/// Reason why the api could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// The database's address cannot be used.
@@ -38,7 +38,7 @@ pub enum ApiError {
         variable: &'static str,
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's own error.
         #[source]
         source: std::io::Error,
     },

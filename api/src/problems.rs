@@ -20,7 +20,7 @@ use crate::usage::UsageError;
 use crate::users::UsersError;
 
 impl From<store::Error> for Problem {
-    /// What a handler did not expect of the database. Expected refusals (a taken name) are the handler's to map.
+    /// Maps what a handler did not expect of the database. Expected refusals (a taken name) are the handler's to map.
     fn from(error: store::Error) -> Self {
         if error.is_unavailable() {
             Self::unavailable("database").because(Chain(&error).to_string())

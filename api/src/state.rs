@@ -53,7 +53,7 @@ macro_rules! capabilities {
 }
 
 capabilities! {
-    /// Who calls.
+    /// Callers.
     auth: Auth,
     /// Requests that count once.
     idempotency: Idempotency,
@@ -61,9 +61,9 @@ capabilities! {
     projections: Projections,
     /// Users, from their making to their end.
     users: Users,
-    /// What is sold, and who has it.
+    /// Plans that are sold, and who has them.
     plans: Plans,
-    /// What users have used.
+    /// Usage of users.
     usage: Usage,
     /// Calls that ask to be admitted.
     metering: Metering,
@@ -71,6 +71,6 @@ capabilities! {
     ingest: Ingest,
     /// Users' tokens of third parties.
     tokens: Tokens,
-    /// Whether dependencies are there.
+    /// State of the dependencies.
     health: Health,
 }

@@ -124,7 +124,7 @@ impl Request {
     }
 }
 
-/// From the instant at which a sequence was seen in the log to the one at which the checkpoint had passed it.
+/// Time from the instant at which a sequence was seen in the log to the one at which the checkpoint had passed it.
 async fn sample_lag(mut probe: Probe, stop: Arc<AtomicBool>) -> anyhow::Result<Histogram<u64>> {
     let mut lag_us = load::histogram();
     let mut waiting = std::collections::VecDeque::new();

@@ -18,7 +18,7 @@ const MAX_ANSWER_BYTES: usize = 256 * 1024;
 pub(crate) struct Load {
     /// Answers with the expected status.
     pub(crate) answered: u64,
-    /// From the first request to the last answer.
+    /// Time from the first request to the last answer.
     pub(crate) elapsed: Duration,
     /// Microseconds from a request's first byte to its answer's last.
     pub(crate) latency_us: Histogram<u64>,

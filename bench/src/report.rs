@@ -9,9 +9,9 @@ use serde_json::{Map, Value};
 /// Side of its target that a figure has to be on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Target {
-    /// At least this.
+    /// The least that is good.
     AtLeast(f64),
-    /// At most this.
+    /// The most that is good.
     AtMost(f64),
 }
 

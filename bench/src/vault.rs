@@ -10,7 +10,7 @@ use vault::{DekId, KeyRing, OsEntropy, RootKey, SecretText, TokenKind};
 use crate::report::{Report, Target};
 
 const ROUNDS: u32 = 500_000;
-/// As long as tokens are.
+/// Length of a token.
 const TOKEN_BYTES: usize = 100;
 
 /// Measures tokens of 100 bytes, sealed and opened by one thread.

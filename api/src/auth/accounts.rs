@@ -13,7 +13,7 @@ use store::identity::users::{Account, NewUser};
 /// Accounts remembered by each kind of name.
 const CACHED: usize = 100_000;
 
-/// Why an account is not found or made, although the question was a good one.
+/// Reason why an account is not found or made, although the question was a good one.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountsError {
     /// The database is away, or refuses.
@@ -44,7 +44,8 @@ struct Parts {
 }
 
 impl Accounts {
-    /// With `auto_provision` a user nobody has heard of gets an account on the free plan.
+    /// Looks accounts up through `pool`. With `auto_provision` a user nobody has heard of gets an account on the free
+    /// plan.
     pub fn new(pool: PgPool, keys: Keys, clock: Clock, auto_provision: bool) -> Self {
         Self(Arc::new(Parts {
             pool,

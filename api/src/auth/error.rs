@@ -2,7 +2,7 @@
 
 use super::accounts::AccountsError;
 
-/// Why a request is not served for who sent it.
+/// Reason why a request is not served for who sent it.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     /// No credential, or none that is valid now: for every cause the same.

@@ -44,8 +44,8 @@ struct Parts {
     accounts: Accounts,
     proxies: TrustedProxies,
     clock: Clock,
-    /// By SHA-256 of the token, so that no token lies in memory longer than its request. Times are checked on every
-    /// use; the rest of a token cannot change.
+    /// Verified tokens by their SHA-256, so that no token lies in memory longer than its request. Times are checked on
+    /// every use; the rest of a token cannot change.
     verified: Cache<[u8; 32], Arc<Verified>>,
     failures: Failures,
 }

@@ -11,13 +11,13 @@ use super::token::Role;
 /// An authenticated caller whose account exists and is not suspended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Principal {
-    /// Who it is.
+    /// The user that it is.
     pub user_id: UserId,
-    /// What it may do.
+    /// Role that says what it may do.
     pub role: Role,
-    /// Where the request came from, as far as `TRUSTED_PROXIES` are believed.
+    /// Address that the request came from, as far as `TRUSTED_PROXIES` are believed.
     pub address: IpAddr,
-    /// When the credential was issued, in seconds since 1970, if it says so.
+    /// Time at which the credential was issued, in seconds since 1970, if it says so.
     pub issued_at_s: Option<i64>,
 }
 
@@ -33,6 +33,6 @@ impl Principal {
     }
 }
 
-/// Where authentication leaves the principal for the layer that records calls of our own routes.
+/// Place where authentication leaves the principal for the layer that records calls of our own routes.
 #[derive(Clone, Default)]
 pub(crate) struct Seen(pub(crate) Arc<OnceLock<Principal>>);

@@ -22,7 +22,7 @@ const LEEWAY_S: i64 = 30;
 /// A longer token is not looked at.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// What a principal may do. `usage-ledger` tokens carry it; every other token is a user's.
+/// Role of a principal: what it may do. `usage-ledger` tokens carry it; every other token is a user's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -48,16 +48,16 @@ impl FromStr for Role {
     }
 }
 
-/// How tokens are signed and which are accepted.
+/// Settings of bearer tokens: how they are signed and which are accepted.
 #[derive(Clone)]
 pub struct JwtSettings {
     /// Signs and verifies; at least 32 bytes.
     pub secret: SecretString,
     /// Verifies only: the secret before the last change.
     pub previous: Option<SecretString>,
-    /// When set, a token's `iss` must be this or our own.
+    /// Issuer; when set, a token's `iss` must be this or our own.
     pub issuer: Option<String>,
-    /// When set, a token's `aud` must contain it.
+    /// Audience; when set, a token's `aud` must contain it.
     pub audience: Option<String>,
     /// The claim that names the user.
     pub subject_claim: String,
@@ -68,14 +68,14 @@ pub struct JwtSettings {
 pub(crate) struct Verified {
     pub(crate) subject: UserRef,
     pub(crate) role: Role,
-    /// When it was issued, if it says so.
+    /// Time at which it was issued, if it says so; seconds since 1970.
     pub(crate) issued_at_s: Option<i64>,
     expires_at_s: i64,
     not_before_s: Option<i64>,
 }
 
 impl Verified {
-    /// Whether the token is valid at `now_s`, give or take the leeway.
+    /// Tells whether the token is valid at `now_s`, give or take the leeway.
     pub(super) fn valid_at(&self, now_s: i64) -> Result<(), Reason> {
         if now_s >= self.expires_at_s.saturating_add(LEEWAY_S) {
             Err(Reason::Expired)
@@ -87,7 +87,7 @@ impl Verified {
     }
 }
 
-/// Why a credential was refused: a metric's label, never told to the client.
+/// Reason why a credential was refused: a metric's label, never told to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     Missing,
@@ -247,16 +247,16 @@ impl<'de> Deserialize<'de> for NumericDate {
     }
 }
 
-/// What [`mint`] writes into a token.
+/// Content of a token that [`mint`] writes.
 #[derive(Clone, Debug)]
 pub struct Mint<'a> {
     /// Our UUID of the user, or the host's external id.
     pub subject: &'a UserRef,
-    /// What the token may do.
+    /// Role that the token gives.
     pub role: Role,
-    /// How long it is valid.
+    /// Time for which it is valid.
     pub ttl: Duration,
-    /// When it is minted.
+    /// Time at which it is minted.
     pub now: DateTime<Utc>,
 }
 

@@ -11,9 +11,9 @@ use super::position::Positions;
 use super::projections::{NotReached, Projections};
 use crate::http::problem::{Chain, Code, Problem};
 
-/// On the answer to a write: the position at which it stands in the log.
+/// Header on the answer to a write: the position at which it stands in the log.
 pub const LEDGER_SEQ: HeaderName = HeaderName::from_static("ledger-seq");
-/// On a read: the position that its answer must reflect.
+/// Header on a read: the position that its answer must reflect.
 pub const LEDGER_MIN_SEQ: HeaderName = HeaderName::from_static("ledger-min-seq");
 
 /// The response header `Ledger-Seq`: `(writer.at(seq), Json(body))`.
@@ -39,8 +39,9 @@ impl IntoResponseParts for LedgerSeq {
     }
 }
 
-/// Put it behind the caller in every handler that reads a projection: with `Ledger-Min-Seq` it waits until the
-/// projections have reached that position. 400 when it was not issued here, 503 when it is not reached in 5 s.
+/// Parameter that stands behind the caller in every handler that reads a projection: with `Ledger-Min-Seq` it waits
+/// until the projections have reached that position. 400 when it was not issued here, 503 when it is not reached in 5
+/// s.
 #[derive(Clone, Copy, Debug)]
 pub struct MinSeq;
 

@@ -28,13 +28,13 @@ struct Parts {
     positions: Positions,
 }
 
-/// Why a position was not reached.
+/// Reason why a position was not reached.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotReached {
     /// It was not issued here.
     #[error("the position was not issued here")]
     Unknown,
-    /// Whether it was issued at all is not known.
+    /// Nobody knows whether it was issued at all.
     #[error("the log does not say how far it is")]
     Log(#[from] LogError),
     /// The projections are behind it.

@@ -1,4 +1,4 @@
-//! How far the projections are, kept up to date by one LISTEN connection and a poll each second.
+//! Progress of the projections, kept up to date by one LISTEN connection and a poll each second.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,11 +31,11 @@ struct Inner {
     projected: watch::Sender<u64>,
     /// The sequence announced last.
     announced: AtomicU64,
-    /// How often the sequence was seen to fall.
+    /// Number of times that the sequence was seen to fall.
     rewinds: watch::Sender<u64>,
     /// The log's last sequence, when it was asked last.
     log_seq: AtomicU64,
-    /// When the projections were last seen to have caught up.
+    /// Instant at which the projections were last seen to have caught up.
     caught_up: Mutex<Instant>,
 }
 
@@ -62,7 +62,7 @@ impl Watermark {
         self.0.log_seq.load(Ordering::Acquire)
     }
 
-    /// How long ago the projections were last seen to have caught up with the log.
+    /// Time since the projections were last seen to have caught up with the log, in milliseconds.
     pub(crate) fn behind_for_ms(&self) -> u64 {
         u64::try_from(self.0.caught_up.lock().elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -112,7 +112,7 @@ impl Watermark {
         self.note_caught_up();
     }
 
-    /// What the database says is true, even when it is less.
+    /// Takes over what the database says; that is true, even when it is less.
     fn read(&self, seq: u64) {
         if seq < self.current() {
             self.rewound(seq);

@@ -36,7 +36,7 @@ struct Parts {
 pub struct Written {
     /// Sequence of its frame.
     pub seq: u64,
-    /// Whether the projections hold it.
+    /// True when the projections hold it.
     pub is_projected: bool,
     position: LedgerSeq,
 }

@@ -1,4 +1,4 @@
-//! Where a request came from.
+//! Address of a request's client.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

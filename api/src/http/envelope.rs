@@ -30,7 +30,7 @@ const NOTHING_BUT_DATA: HeaderValue = HeaderValue::from_static("default-src 'non
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// As text.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
@@ -53,7 +53,7 @@ fn acceptable(id: &[u8]) -> bool {
         && id.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
-/// What the layer needs.
+/// State of the layer.
 #[derive(Clone)]
 pub struct Envelope {
     ids: IdSource,

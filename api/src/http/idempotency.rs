@@ -43,15 +43,15 @@ use crate::http::problem::{Chain, Code, PROBLEM_JSON, Problem};
 
 /// The request header.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// On an answer that was kept: `true`.
+/// The header of an answer that was kept: `true`.
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// So long may a request run before another one with its key takes over.
+/// Time for which a request may run before another one with its key takes over.
 const LOCK: TimeDelta = TimeDelta::seconds(30);
 /// Time after it lost its key in which a try may still put its event in the log: what was left of its work, the frame's
 /// retries, and the end of its producer.
 const LATE: TimeDelta = TimeDelta::seconds(90);
-/// So long is an answer kept.
+/// Time for which an answer is kept.
 const KEPT: TimeDelta = TimeDelta::hours(24);
 const CLEANING_INTERVAL: Duration = Duration::from_mins(10);
 /// Keys deleted by one statement.
@@ -82,14 +82,15 @@ pub struct Attempt {
     pub event_id: Uuid,
     /// Time of the event: when the first try began.
     pub at: DateTime<Utc>,
-    /// Whether there was an earlier try whose end nobody knows.
+    /// True when there was an earlier try whose end nobody knows.
     pub retried: bool,
-    /// Until then an earlier try may still put the event in the log. Not before this time is its absence a proof.
+    /// Time until which an earlier try may still put the event in the log. Not before this time is its absence a proof.
     pub earlier_until: DateTime<Utc>,
 }
 
-/// In a response's extensions: the answer is not final, whatever its status. The next try with the key does the work
-/// again, which must come to the same event and the same outcome; so it is not for work that decides anew each time.
+/// Mark in a response's extensions: the answer is not final, whatever its status. The next try with the key does the
+/// work again, which must come to the same event and the same outcome; so it is not for work that decides anew each
+/// time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Provisional;
 
@@ -111,7 +112,7 @@ impl KeyedRequest {
         })
     }
 
-    /// Whether the client sent a key.
+    /// Tells whether the client sent an idempotency key.
     pub fn has_key(&self) -> bool {
         self.key.is_some()
     }
@@ -180,7 +181,7 @@ struct Parts {
 }
 
 enum Begun {
-    /// With the end of its lock, by which this try is told from others.
+    /// A try, with the end of its lock, by which this try is told from others.
     Run(Attempt, DateTime<Utc>),
     Replay(Answer),
 }
@@ -332,7 +333,7 @@ fn in_use(seconds: i64) -> Problem {
     .with_header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
 }
 
-/// Whether an answer will be the same however often the request is sent.
+/// Tells whether an answer will be the same however often the request is sent.
 fn is_final(response: &Response) -> bool {
     if response.extensions().get::<Provisional>().is_some() {
         return false;
@@ -344,7 +345,7 @@ fn is_final(response: &Response) -> bool {
             && status != StatusCode::REQUEST_TIMEOUT)
 }
 
-/// What to keep of the response, if it is final, and the response itself.
+/// The part of the response to keep, if it is final, and the response itself.
 async fn final_answer(response: Response) -> Result<(Option<Answer>, Response), axum::Error> {
     if !is_final(&response) {
         return Ok((None, response));

@@ -15,7 +15,7 @@ const SEAL_BYTES: usize = 16;
 pub(crate) struct PageLimit(pub(crate) u32);
 
 impl PageLimit {
-    /// How many to read: one more than a page has tells whether another one follows.
+    /// Number of items to read: one more than a page has tells whether another one follows.
     pub(crate) fn to_read(self) -> u32 {
         self.0 + 1
     }
@@ -45,9 +45,9 @@ impl<'de> Deserialize<'de> for PageLimit {
     }
 }
 
-/// What a cursor belongs to: one list, of one user, under one set of filters. A cursor of another list, user or set
-/// does not open. Its content is no secret and leads to nothing but the caller's own rows, so the seal needs no key:
-/// it tells apart what was issued here from what was mistyped, cut or put together.
+/// Scope of a cursor: one list, of one user, under one set of filters. A cursor of another list, user or set does not
+/// open. Its content is no secret and leads to nothing but the caller's own rows, so the seal needs no key: it tells
+/// apart what was issued here from what was mistyped, cut or put together.
 pub(crate) struct CursorScope(Sha256);
 
 impl CursorScope {

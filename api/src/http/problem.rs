@@ -351,7 +351,7 @@ impl Problem {
         &self.0.record.detail
     }
 
-    /// What the log says about the cause.
+    /// The cause, for the log only.
     pub(crate) fn cause(&self) -> Option<&str> {
         self.0.cause.as_deref()
     }
@@ -372,7 +372,7 @@ impl Problem {
         serde_json::to_vec(&body).unwrap_or_default()
     }
 
-    /// What an idempotency record keeps of it.
+    /// The part of it that an idempotency record keeps.
     pub(crate) fn to_record(&self) -> Vec<u8> {
         serde_json::to_vec(&self.0.record).unwrap_or_default()
     }

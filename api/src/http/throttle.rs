@@ -1,4 +1,4 @@
-//! At most so many requests in a time per principal, on paths that are not metered but cost much.
+//! Pace of principals: at most so many requests in a time, on paths that are not metered but cost much.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ pub const TOKEN_CHANGES: Pace = Pace { requests: 10, period: Duration::from_mins
 /// Principals remembered at once. A forgotten one starts with a full allowance.
 const PRINCIPALS: usize = 20_000;
 
-/// How many requests a principal may make in a time.
+/// Number of requests that a principal may make in a time.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     requests: u32,
@@ -34,7 +34,7 @@ pub struct Throttle(Arc<Inner>);
 
 struct Inner {
     pace: Pace,
-    /// When the next request would arrive if all so far had been spread evenly.
+    /// Instants at which the next request would arrive if all so far had been spread evenly.
     arrivals: Cache<UserId, Arc<Mutex<Instant>>>,
 }
 

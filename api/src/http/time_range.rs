@@ -50,7 +50,7 @@ fn parse(text: &str) -> Option<DateTime<Utc>> {
     is_writable(at).then_some(at)
 }
 
-/// Whether RFC 3339 and PostgreSQL can both write the time: the years 0001 to 9999 in UTC.
+/// Tells whether RFC 3339 and PostgreSQL can both write the time: the years 0001 to 9999 in UTC.
 pub(crate) fn is_writable(at: DateTime<Utc>) -> bool {
     (1..=9999).contains(&at.year())
 }

@@ -17,23 +17,23 @@ use super::parse::{Draft, EndpointDraft};
 use crate::http::problem::FieldError;
 use crate::metering::sealer::{self, SealError};
 
-/// How far ahead of our clock a client's may be.
+/// The most that a client's clock may be ahead of ours.
 const MAX_AHEAD: TimeDelta = TimeDelta::minutes(5);
-/// How old a call may be when it is reported.
+/// The greatest age of a call when it is reported.
 const MAX_AGE: TimeDelta = TimeDelta::days(35);
 /// The source of a call that names none.
 const DEFAULT_SOURCE: &str = "api";
 
-/// Who reports.
+/// The client that reports.
 #[derive(Debug, Clone)]
 pub struct Reporter {
     /// The caller; calls without a subject are its own.
     pub user: UserId,
-    /// In which role it acts, and thus what is recorded of it; `User` and `Operator` are not.
+    /// Role in which it acts, and thus what is recorded of it; `User` and `Operator` are not.
     pub kind: ActorKind,
-    /// Whether it may report for others.
+    /// True when it may report for others.
     pub may_name_others: bool,
-    /// Which times are taken.
+    /// Times that are taken.
     pub window: TimeWindow,
 }
 
@@ -44,12 +44,12 @@ impl Reporter {
     }
 }
 
-/// Which times a report may have.
+/// Times that a report may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeWindow {
     /// 35 days back to 5 minutes ahead.
     Live,
-    /// From 2000-01-01 to 5 minutes ahead.
+    /// 2000-01-01 to 5 minutes ahead.
     Backfill,
 }
 
@@ -183,7 +183,7 @@ impl Call<'_> {
         classified
     }
 
-    /// Whether it says anything of the person behind it, which is to be sealed.
+    /// Tells whether it says anything of the person behind it, which is to be sealed.
     pub(super) fn is_personal(&self) -> bool {
         self.ip_address.is_some() || self.user_agent.is_some()
     }

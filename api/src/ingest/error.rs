@@ -7,7 +7,7 @@ use crate::auth::AccountsError;
 use crate::limits::LimitsError;
 use crate::metering::sealer::SealError;
 
-/// Why nothing can be said about the items of a report. Sent again, the same report is safe.
+/// Reason why nothing can be said about the items of a report. Sent again, the same report is safe.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
     /// Nothing is taken in now.
@@ -16,7 +16,7 @@ pub enum IngestError {
     /// Users cannot be found.
     #[error(transparent)]
     Accounts(#[from] AccountsError),
-    /// What is known of the people behind the calls cannot be sealed.
+    /// Personal fields of the people behind the calls cannot be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
     /// The events are not in the log, as far as anybody knows.

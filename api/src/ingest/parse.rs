@@ -20,7 +20,7 @@ use crate::http::problem::FieldError;
 /// Items in one request.
 pub const MAX_ITEMS: usize = 1_000;
 
-/// How a request carries its items.
+/// Form in which a request carries its items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// `application/json`: an object or an array; what is no business of a call may be left out.
@@ -31,7 +31,7 @@ pub enum Form {
     Batch,
 }
 
-/// What `data` means.
+/// Meaning of `data`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
     /// The fields of a call, and no others.
@@ -45,11 +45,11 @@ pub enum Profile {
 pub struct Draft<'a> {
     /// Unique within source and subject.
     pub id: Cow<'a, str>,
-    /// Who numbers the ids.
+    /// Source that numbers the ids.
     pub source: Option<Cow<'a, str>>,
-    /// Whose call it was.
+    /// User whose call it was.
     pub subject: Option<Cow<'a, str>>,
-    /// When it was.
+    /// Time at which it was.
     pub time: Option<DateTime<Utc>>,
     /// The call.
     pub call: CallDraft<'a>,
@@ -58,13 +58,13 @@ pub struct Draft<'a> {
 /// The fields of a call.
 #[derive(Debug, Default)]
 pub struct CallDraft<'a> {
-    /// What was called.
+    /// Endpoint that was called.
     pub endpoint: EndpointDraft<'a>,
     /// HTTP method.
     pub method: Option<Cow<'a, str>>,
-    /// How it was answered.
+    /// Status of its answer.
     pub status_code: Option<u64>,
-    /// How long it took.
+    /// Time that it took, in milliseconds.
     pub response_time_ms: Option<u64>,
     /// The client's address.
     pub ip_address: Option<Cow<'a, str>>,
@@ -74,11 +74,11 @@ pub struct CallDraft<'a> {
     pub request_size: Option<u64>,
     /// Bytes of the response.
     pub response_size: Option<u64>,
-    /// What it costs, if the client says so.
+    /// Its cost, if the client says so.
     pub units: Option<u64>,
 }
 
-/// What was called.
+/// Endpoint that was called.
 #[derive(Debug)]
 pub enum EndpointDraft<'a> {
     /// A path.
@@ -96,7 +96,7 @@ impl Default for EndpointDraft<'_> {
 /// An item, or what is wrong with it and its id, as far as it can be read.
 pub type Item<'a> = Result<Draft<'a>, (Option<String>, FieldError)>;
 
-/// Why a body is refused as a whole.
+/// Reason why a body is refused as a whole.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// It is not JSON.
@@ -165,7 +165,7 @@ pub fn binary<'a>(headers: &HeaderMap, body: &'a [u8], profile: Profile) -> Resu
     Ok(filled.and_then(|()| draft(envelope, Form::Single, profile)).map_err(|error| (echo, error)))
 }
 
-/// Whether the request carries an event in binary mode.
+/// Tells whether the request carries an event in binary mode.
 pub fn is_binary(headers: &HeaderMap) -> bool {
     headers.contains_key("ce-specversion") || headers.contains_key("ce-id")
 }
@@ -278,7 +278,7 @@ struct CallData<'a> {
     units: Option<u64>,
 }
 
-/// What OpenMeter's clients may say of a call; everything else is passed over.
+/// Fields by which OpenMeter's clients describe a call; everything else is passed over.
 #[derive(Deserialize)]
 struct MeterData<'a> {
     #[serde(borrow, default, deserialize_with = "text")]

@@ -1,4 +1,4 @@
-//! What ingest works with.
+//! Parts that ingest works with.
 
 use super::intake::Intake;
 use crate::facts::Writer;

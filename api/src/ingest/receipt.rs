@@ -1,4 +1,4 @@
-//! What became of each item of a request.
+//! Fate of each item of a request.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -82,12 +82,12 @@ impl Receipt {
         self.count(ItemStatus::Duplicate) > 0
     }
 
-    /// How many items came to this.
+    /// Number of items that came to this.
     pub fn count(&self, status: ItemStatus) -> usize {
         self.items.iter().filter(|item| item.status == status).count()
     }
 
-    /// What is wrong with the whole request when nothing became of it, and of some items only for want of a key.
+    /// Failure of the whole request when nothing became of it, and of some items only for want of a key.
     pub(super) fn fault(&self) -> Option<&DataKeyError> {
         self.fault.as_ref()
     }
@@ -108,7 +108,7 @@ impl Receipt {
     }
 }
 
-/// What is said of an item whose user's data key does not open: the same codes as of a request that is refused for it.
+/// Error of an item whose user's data key does not open: the same codes as of a request that is refused for it.
 fn keyless(error: &DataKeyError) -> FieldError {
     match error {
         DataKeyError::UnknownKey { .. } => {

@@ -31,7 +31,7 @@ struct EventsBody {
     position: Option<String>,
 }
 
-/// How a request carries its events.
+/// Place in a request that carries its events.
 #[derive(Debug, Clone, Copy)]
 enum Carrier {
     Body(Form),
@@ -156,7 +156,7 @@ fn sentence(error: &ParseError) -> String {
         .map_or(String::new(), |first| format!("{}{}.", first.to_uppercase(), characters.as_str()))
 }
 
-/// By the Content-Type, whose charset can only be UTF-8.
+/// Reads the Content-Type, whose charset can only be UTF-8.
 fn carrier(headers: &HeaderMap) -> Result<Carrier, Problem> {
     let unsupported = || {
         Problem::new(
@@ -187,7 +187,7 @@ fn carrier(headers: &HeaderMap) -> Result<Carrier, Problem> {
     }
 }
 
-/// What the caller may report.
+/// The caller as a reporter: what it may report.
 fn reporter(ingest: &Ingest, caller: &Principal, headers: &HeaderMap) -> Result<Reporter, Problem> {
     let kind = match caller.role {
         Role::Service => ActorKind::Service,

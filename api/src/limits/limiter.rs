@@ -190,12 +190,12 @@ impl Limits {
         self.0.counts.report(user, month, cost, seq);
     }
 
-    /// Whether calls pass while the database is away (`LIMIT_FAILURE_MODE=open`).
+    /// Tells whether calls pass while the database is away (`LIMIT_FAILURE_MODE=open`).
     pub(crate) fn is_open(&self) -> bool {
         self.0.failure_mode == LimitFailureMode::Open
     }
 
-    /// Whether ingest may write: with `LIMIT_FAILURE_MODE=closed` not while the database is away.
+    /// Tells whether ingest may write: with `LIMIT_FAILURE_MODE=closed` not while the database is away.
     pub fn check_database(&self) -> Result<(), LimitsError> {
         match self.0.gate.check() {
             Err(Unready::Database) if self.0.failure_mode == LimitFailureMode::Closed => {
@@ -205,7 +205,7 @@ impl Limits {
         }
     }
 
-    /// Whether decisions can be made, and if not why: for readyz.
+    /// Tells whether decisions can be made, and if not why: for readyz.
     pub fn readiness(&self) -> Result<(), Unready> {
         self.0.gate.check()
     }

@@ -91,7 +91,7 @@ struct MonthTally {
     counted: Used,
     /// Units of ours beyond it: a sum over `beyond` and of what has no position yet.
     outstanding: Used,
-    /// Ascending.
+    /// Units of ours beyond it by sequence, ascending.
     beyond: VecDeque<(u64, Used)>,
 }
 
@@ -185,7 +185,7 @@ impl Tally {
         self.read.as_ref().map(|read| read.watermark)
     }
 
-    /// Whether nothing would be lost if it were forgotten and read anew.
+    /// Tells whether nothing would be lost if it were forgotten and read anew.
     pub(super) fn is_settled(&self) -> bool {
         self.decisions.is_empty() && self.months.iter().all(MonthTally::is_settled)
     }
@@ -195,7 +195,7 @@ impl Tally {
         self.months.iter().map(|tally| tally.outstanding.total).sum()
     }
 
-    /// Whether a decision about the plan is kept that the last reading does not contain.
+    /// Tells whether a decision about the plan is kept that the last reading does not contain.
     pub(super) fn has_decisions(&self) -> bool {
         !self.decisions.is_empty()
     }

@@ -29,7 +29,7 @@ pub(crate) struct MeteredCall {
     pub(crate) at: DateTime<Utc>,
 }
 
-/// What is recorded of a call beside what admits it.
+/// Fields that are recorded of a call beside those that admit it.
 #[derive(Debug, Default)]
 pub(crate) struct Particulars<'a> {
     pub(crate) personal: Personal<'a>,
@@ -41,12 +41,12 @@ pub(crate) struct Particulars<'a> {
 pub(crate) struct Recorded {
     pub(crate) call_id: Uuid,
     pub(crate) seq: u64,
-    /// How the user stands with it; none when the call does not count.
+    /// Standing of the user with it; none when the call does not count.
     pub(crate) standing: Option<Standing>,
     would_block: Option<ledger::Meter>,
 }
 
-/// What became of a call that asked.
+/// Fate of a call that asked.
 pub(crate) enum Metered {
     Recorded(Recorded),
     Refused(Refusal),
@@ -67,7 +67,7 @@ impl MeteredCall {
         Self { user, classified, method, at }
     }
 
-    /// As the limits see it.
+    /// The call as the limits see it.
     pub(crate) fn ask(&self) -> Ask {
         Ask {
             at: self.at,

@@ -20,7 +20,7 @@ use crate::http::idempotency::{Attempt, Idempotency, Keyed};
 use crate::http::problem::{Code, FieldError, Problem, ProblemBody};
 use crate::limits::{Preview, Standing, append_usage_headers};
 
-/// How long a retried check waits to learn what became of the first try.
+/// Time that a retried check waits to learn what became of the first try.
 const RETRY_WAIT: Duration = Duration::from_secs(5);
 
 /// The call in question.
@@ -181,7 +181,7 @@ impl Metering {
         }
     }
 
-    /// Whether an earlier try, of which nobody knows the end, has recorded the call.
+    /// Tells whether an earlier try, of which nobody knows the end, has recorded the call.
     async fn is_recorded(&self, user: UserId, call_id: Uuid) -> Result<bool, MeteringError> {
         let projections = &self.0.projections;
         let last_seq = projections.last_seq().await?;

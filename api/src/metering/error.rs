@@ -6,13 +6,13 @@ use super::sealer::SealError;
 use crate::facts::TurnTimeout;
 use crate::limits::LimitsError;
 
-/// Why a call is not decided about, recorded or completed.
+/// Reason why a call is not decided about, recorded or completed.
 #[derive(Debug, thiserror::Error)]
 pub enum MeteringError {
     /// The limits cannot be decided now.
     #[error(transparent)]
     Limits(#[from] LimitsError),
-    /// What is known of the person behind the call cannot be sealed.
+    /// Personal fields of the person behind the call cannot be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
     /// The event is not in the log, as far as anybody knows.

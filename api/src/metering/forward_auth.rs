@@ -214,7 +214,7 @@ fn uuid_value(id: Uuid) -> HeaderValue {
     HeaderValue::from_str(text).expect("a UUID is hex digits and hyphens")
 }
 
-/// What the proxy says, in one of the two pairs of headers.
+/// The request as the proxy names it, in one of the two pairs of headers.
 fn original(headers: &HeaderMap) -> Result<Original<'_>, Problem> {
     match (pair(headers, &X_FORWARDED)?, pair(headers, &X_ORIGINAL)?) {
         (Some(forwarded), Some(original)) if forwarded != original => {

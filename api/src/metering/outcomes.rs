@@ -23,7 +23,7 @@ pub(crate) struct Outcomes {
     pub(super) last: Arc<Cache<Uuid, Completion>>,
 }
 
-/// What is known of a completion that this process has recorded.
+/// Completion that this process has recorded, as far as it is known.
 #[derive(Clone, Copy)]
 pub(super) enum Completion {
     Recorded(Completed),
@@ -31,7 +31,7 @@ pub(super) enum Completion {
     Lost,
 }
 
-/// How a call ended.
+/// End of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct CallEnd {
     pub(super) status_code: StatusCode,

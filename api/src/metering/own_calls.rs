@@ -148,7 +148,7 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     (size <= i64::MAX.unsigned_abs()).then_some(size)
 }
 
-/// At most what a ledger holds.
+/// Milliseconds, at most as many as a ledger holds.
 fn millis(elapsed: Duration) -> u32 {
     i32::try_from(elapsed.as_millis()).unwrap_or(i32::MAX).unsigned_abs()
 }

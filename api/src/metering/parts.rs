@@ -1,4 +1,4 @@
-//! What metering works with.
+//! Parts that metering works with.
 
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use crate::limits::Limits;
 #[derive(Clone)]
 pub struct Metering(pub(super) Arc<Parts>);
 
-/// What [`Metering`] works with.
+/// Parts of [`Metering`].
 pub(crate) struct Parts {
-    /// What a call counts as.
+    /// Rules that say what a call counts as.
     pub(crate) rules: Rules,
     /// `ENFORCEMENT`.
     pub(crate) enforcement: Enforcement,

@@ -8,7 +8,7 @@ use ledger::UserId;
 use sqlx::PgPool;
 use vault::{DataKey, EntropyError, OsEntropy};
 
-/// Why something is not sealed.
+/// Reason why something is not sealed.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// The user's data key cannot be had.
@@ -30,7 +30,7 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// With the keys of this process.
+    /// Seals under the data keys that this process knows.
     pub fn new(keys: Keys, pool: PgPool) -> Self {
         Self { keys, pool }
     }

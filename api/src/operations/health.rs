@@ -1,4 +1,4 @@
-//! Whether log and database are there, and how the projector is doing: one look a second, shared by all who ask.
+//! State of the log, of the database and of the projector: one look a second, shared by all who ask.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -223,7 +223,7 @@ impl Health {
     }
 }
 
-/// What the report says, as metrics.
+/// Sets the metrics that say what the report says.
 fn gauges(report: &Report) {
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float, and exact up to 2^53")]
     let number = |value: u64| value as f64;

@@ -48,7 +48,7 @@ pub(crate) struct PlanChangeBody {
     pending: Option<PendingPlan>,
 }
 
-/// When a change takes effect.
+/// Time at which a change takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timing {
     /// At once when no limit falls, else at the month's end.
@@ -59,7 +59,7 @@ pub(crate) enum Timing {
     MonthEnd,
 }
 
-/// What is asked for.
+/// A plan that is asked for.
 #[derive(Debug)]
 pub(crate) struct PlanRequest {
     pub(crate) user: UserId,
@@ -91,7 +91,7 @@ impl PlanOutcome {
     }
 }
 
-/// What the request is decided on.
+/// State on which the request is decided.
 struct Before {
     plans: PlanState,
     sold: Vec<SoldPlan>,
@@ -168,8 +168,8 @@ fn terms(before: &Before, name: &PlanName) -> Result<Plan, PlansError> {
     })
 }
 
-/// What has to be recorded; none when everything is as asked for already. A foreign event is recorded even then: its
-/// repetition must not change a plan that was changed in between.
+/// The change that has to be recorded; none when everything is as asked for already. A foreign event is recorded even
+/// then: its repetition must not change a plan that was changed in between.
 fn decide(plans: &PlanState, target: Plan, request: &PlanRequest, now: DateTime<Utc>) -> Option<Change> {
     let current = &plans.current.plan;
     let same = current.name == target.name;
@@ -190,7 +190,7 @@ fn decide(plans: &PlanState, target: Plan, request: &PlanRequest, now: DateTime<
     (!as_asked || request.source_event_id.is_some()).then_some(Change { plan: target, effective_at })
 }
 
-/// Whether the new plan grants less of any meter.
+/// Tells whether the new plan grants less of any meter.
 fn limit_falls(current: &Plan, target: &Plan) -> bool {
     let allowance = |plan: &Plan, meter| plan.limit(meter).unwrap_or(u64::MAX);
     Meter::ALL.into_iter().any(|meter| allowance(target, meter) < allowance(current, meter))

@@ -4,7 +4,7 @@ use nats::{LogError, PublishError};
 
 use crate::facts::TurnTimeout;
 
-/// Why a plan is not changed.
+/// Reason why a plan is not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum PlansError {
     /// There is no such plan.

@@ -1,4 +1,4 @@
-//! What plans work with.
+//! Parts that plans work with.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::limits::Limits;
 #[derive(Clone)]
 pub struct Plans(pub(super) Arc<Parts>);
 
-/// What [`Plans`] works with.
+/// Parts of [`Plans`].
 pub(crate) struct Parts {
     /// Plans on sale, and users' subscriptions.
     pub(crate) projections: Projections,
@@ -48,7 +48,7 @@ impl Plans {
 }
 
 impl LastChange {
-    /// At the start a plan change of an earlier process may be anywhere up to the log's last sequence.
+    /// The last change before the start: one of an earlier process may be anywhere up to the log's last sequence.
     pub(crate) fn before(last_seq: u64) -> Self {
         Self { seq: last_seq, is_lost: false }
     }

@@ -133,7 +133,7 @@ async fn page(
     Ok(Audit { items, next_cursor, as_of })
 }
 
-/// What a cursor carries: the last entry that was shown.
+/// Position that a cursor carries: the last entry that was shown.
 fn place(scope: &CursorScope, cursor: &str) -> Result<Position, Problem> {
     let payload = scope.open(cursor)?;
     let position = payload.split_first_chunk::<8>().and_then(|(seq, idx)| {

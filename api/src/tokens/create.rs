@@ -47,7 +47,7 @@ impl SecretFields for StoreRequest {
     }
 }
 
-/// What is stored, once the body was found good.
+/// Token to be stored, once the body was found good.
 struct NewToken {
     kind: TokenKind,
     token: SecretText,
@@ -155,7 +155,7 @@ impl Tokens {
         Ok(SealedJson::new(sealed.to_json()).map_err(SealError::from)?)
     }
 
-    /// Whether another token was there, which the log's order decides; none while that is not known.
+    /// Tells whether another token was there, which the log's order decides; none while that is not known.
     async fn replaced(
         &self,
         owner: UserId,

@@ -5,7 +5,7 @@ use vault::{EntropyError, TokenRefused};
 
 use crate::metering::sealer::SealError;
 
-/// Why a token is not stored, used or deleted.
+/// Reason why a token is not stored, used or deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum TokensError {
     /// It is no token of its kind.

@@ -1,4 +1,4 @@
-//! What tokens work with.
+//! Parts that tokens work with.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::metering::sealer::{self, SealError, Sealer};
 #[derive(Clone)]
 pub struct Tokens(pub(super) Arc<Parts>);
 
-/// What [`Tokens`] works with.
+/// Parts of [`Tokens`].
 pub(crate) struct Parts {
     /// Stored tokens, and what was done with them.
     pub(crate) projections: Projections,
@@ -26,7 +26,7 @@ pub(crate) struct Parts {
     pub(crate) writer: Writer,
     /// Users' data keys.
     pub(crate) sealer: Sealer,
-    /// Asked whether a token works.
+    /// Providers that are asked whether a token works.
     pub(crate) providers: Providers,
     /// Paces what costs much to read.
     pub(crate) reads: Throttle,
@@ -42,7 +42,7 @@ impl Tokens {
         Self(Arc::new(parts))
     }
 
-    /// What may be told of a stored token.
+    /// Finds what may be told of a stored token.
     pub(super) async fn find(&self, owner: UserId, id: Uuid) -> Result<StoredToken, TokensError> {
         let mut conn = self.0.projections.connection().await?;
         store::read::stored_tokens::get(&mut conn, owner, id).await?.ok_or(TokensError::NoSuchToken)

@@ -50,7 +50,7 @@ pub(super) async fn list(
     Ok(Json(TokenList { items, next_cursor, as_of }))
 }
 
-/// Where a token stands in the list: its time and id, so that bytes compare as they do.
+/// Place of a token in the list: its time and id, so that bytes compare as they do.
 fn place(token: &TokenBody) -> Vec<u8> {
     let micros = token.created_at.timestamp_micros().cast_unsigned();
     [&micros.to_be_bytes()[..], token.id.as_bytes()].concat()

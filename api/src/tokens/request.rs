@@ -1,4 +1,4 @@
-//! What requests about tokens have in common: whose, which, by whom, and the form of a token.
+//! Common parts of requests about tokens: owner, name, client, and the form of a token.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -51,7 +51,7 @@ impl<'de> Deserialize<'de> for Kind {
     }
 }
 
-/// What a body of these routes must hold.
+/// Form that a field of these routes' bodies must have, for people.
 pub(super) fn must_be(name: &str) -> &'static str {
     match name {
         "token_type" => "the token type must be one of github, openai, anthropic, gemini",
@@ -60,7 +60,7 @@ pub(super) fn must_be(name: &str) -> &'static str {
     }
 }
 
-/// Whether the token may be one of this kind; 422 says why not, and never what it was.
+/// Checks that the token may be one of this kind; 422 says why not, and never what it was.
 pub(super) fn check(kind: TokenKind, token: &SecretText) -> Result<Vec<Warning>, TokenRefused> {
     Ok(kind.check(token)?.map(Warning::from).into_iter().collect())
 }
@@ -73,7 +73,7 @@ pub(super) fn check_name(name: &str, token: &SecretText) -> Result<(), TokensErr
     Ok(())
 }
 
-/// Who asks, and with what.
+/// Client that asks, and its program.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     pub(super) principal: Principal,

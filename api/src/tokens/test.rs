@@ -24,7 +24,7 @@ use crate::http::idempotency::Idempotency;
 use crate::http::problem::{Problem, ProblemBody};
 use crate::metering::sealer::SealError;
 
-/// What a use for a test is called in the audit.
+/// Purpose that the audit names for a use by a test.
 const PURPOSE: &str = "test";
 
 /// A token to ask about.

@@ -187,7 +187,7 @@ impl CallsQuery {
     }
 }
 
-/// What a cursor carries: the list's range, and the last call that was shown.
+/// Place that a cursor carries: the list's range, and the last call that was shown.
 struct Place {
     range: TimeRange,
     after: After,

@@ -3,7 +3,7 @@
 use ledger::Month;
 use nats::PublishError;
 
-/// Why a month's counters do not start anew.
+/// Reason why a month's counters do not start anew.
 #[derive(Debug, thiserror::Error)]
 pub enum UsageError {
     /// The month is closed.

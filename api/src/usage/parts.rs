@@ -1,4 +1,4 @@
-//! What usage works with.
+//! Parts that usage works with.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use crate::facts::{Projections, Writer};
 use crate::http::throttle::Throttle;
 use crate::limits::Limits;
 
-/// What users have used. Cheap to clone.
+/// Usage of users. Cheap to clone.
 #[derive(Clone)]
 pub struct Usage(pub(super) Arc<Parts>);
 
-/// What [`Usage`] works with.
+/// Parts of [`Usage`].
 pub(crate) struct Parts {
     /// Figures.
     pub(crate) projections: Projections,

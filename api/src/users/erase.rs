@@ -31,7 +31,7 @@ use crate::http::problem::{Chain, Problem, ProblemBody};
 const FRESH_S: i64 = 15 * 60;
 /// Clocks of issuer and verifier may differ by so much.
 const LEEWAY_S: i64 = 30;
-/// How long the answer waits for the tables.
+/// Time that the answer waits for the tables.
 const FINISHED_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -84,7 +84,7 @@ pub(super) async fn erase(
     idempotency.to_its_end(async move { Ok(users.erase(*caller, user).await?) }).await
 }
 
-/// Whoever finds a forgotten browser or an old token cannot end its owner with it.
+/// Refuses an old credential: whoever finds a forgotten browser or an old token cannot end its owner with it.
 fn must_be_fresh(caller: &Principal, now_s: i64) -> Result<(), UsersError> {
     let is_fresh = |issued_at_s: i64| {
         issued_at_s >= now_s.saturating_sub(FRESH_S) && issued_at_s <= now_s.saturating_add(LEEWAY_S)

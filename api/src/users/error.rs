@@ -5,7 +5,7 @@ use nats::PublishError;
 
 use crate::auth::AccountsError;
 
-/// Why a user is not changed, erased or exported.
+/// Reason why a user is not changed, erased or exported.
 #[derive(Debug, thiserror::Error)]
 pub enum UsersError {
     /// The external id is another user's.
@@ -35,7 +35,7 @@ pub enum UsersError {
     /// Too many exports are under way.
     #[error("too many exports are under way")]
     TooManyExports,
-    /// What is to be sent cannot be written as JSON.
+    /// The answer cannot be written as JSON.
     #[error("an export cannot be written")]
     Json(#[from] serde_json::Error),
     /// Accounts cannot be looked at.

@@ -72,7 +72,7 @@ pub(super) async fn export(
     Ok((headers, Body::from_stream(chunks(from))).into_response())
 }
 
-/// What is read before the answer begins: everything that is short.
+/// First part of an export, read before the answer begins: everything that is short.
 struct Start {
     json: String,
     /// The log's sequence that it reflects, and whatever follows with it.
@@ -102,7 +102,7 @@ impl Start {
     }
 }
 
-/// Why an export broke off.
+/// Reason why an export broke off.
 #[derive(Debug, thiserror::Error)]
 enum BrokenOff {
     #[error("nobody reads it any more")]
@@ -115,7 +115,7 @@ enum BrokenOff {
     Store(#[from] store::Error),
 }
 
-/// What is read and sent while it is read.
+/// Rest of an export, sent while it is read.
 struct Rest {
     projections: Projections,
     owner: UserId,
@@ -174,11 +174,11 @@ impl Rest {
 /// A piece of the body.
 enum Piece {
     Some(Bytes),
-    /// With it the body is whole. One that ends without it has broken off.
+    /// The last piece: with it the body is whole. One that ends without it has broken off.
     Last(Bytes),
 }
 
-/// Where the export goes, in pieces.
+/// Channel that takes the export, in pieces.
 struct Output {
     to: mpsc::Sender<Piece>,
     json: String,

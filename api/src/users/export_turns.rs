@@ -42,7 +42,7 @@ impl ExportTurns {
         Ok(ExportTurn { exports: self.clone(), caller })
     }
 
-    /// How many are under way.
+    /// Number of exports that are under way.
     pub(crate) fn under_way(&self) -> usize {
         self.0.lock().len()
     }

@@ -1,4 +1,4 @@
-//! What users work with.
+//! Parts that users work with.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::http::throttle::Throttle;
 #[derive(Clone)]
 pub struct Users(pub(super) Arc<Parts>);
 
-/// What [`Users`] works with.
+/// Parts of [`Users`].
 pub(crate) struct Parts {
     /// Accounts.
     pub(crate) accounts: Accounts,

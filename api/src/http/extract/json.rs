@@ -110,7 +110,7 @@ fn is_json(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
-/// What is wrong with an item that was read by itself, and where, below `prefix`.
+/// Error of an item that was read by itself, at its place below `prefix`.
 pub(crate) fn item_error(prefix: &str, error: serde_path_to_error::Error<serde_json::Error>) -> FieldError {
     let pointer = format!("{prefix}{}", pointer(error.path()));
     field_error(pointer, &error.into_inner().to_string())

@@ -48,8 +48,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
 #[serde(deny_unknown_fields)]
 pub struct NoQuery {}
 
-/// Whether it looks like a parameter that was mistyped. Anything else may be a secret in the wrong place, which an
-/// error does not repeat.
+/// Tells whether it looks like a parameter that was mistyped. Anything else may be a secret in the wrong place, which
+/// an error does not repeat.
 fn is_a_name(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }

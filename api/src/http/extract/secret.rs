@@ -15,7 +15,7 @@ pub(crate) trait SecretFields: DeserializeOwned {
     /// Their names.
     const NAMES: &'static [&'static str];
 
-    /// What the field of this name must be.
+    /// Form that the field of this name must have, for people.
     fn must_be(name: &str) -> &'static str;
 }
 

@@ -186,7 +186,7 @@ fn too_many_points() -> Problem {
 
 /// The groups of an answer.
 struct Groups {
-    /// In the order in which a period shows them.
+    /// Groups' names, in the order in which a period shows them.
     names: Vec<String>,
     /// The endpoints that are not part of [`OTHER_ENDPOINTS`].
     largest: Vec<String>,
