@@ -123,17 +123,21 @@ pub async fn serve(
 pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
     let base = Base::open(config).await?;
-    let accounts =
-        Accounts::new(base.pool.clone(), base.keys.clone(), base.clock.clone(), base.config.auto_provision);
+    let accounts = Accounts::new(
+        base.pool.clone(),
+        base.data_keys.clone(),
+        base.clock.clone(),
+        base.config.auto_provision,
+    );
     tasks.spawn(base.follow(accounts.clone(), shutdown.clone()));
     let limits = base.limits(&tasks, &shutdown).await.inspect_err(|_| shutdown.cancel())?;
-    let sealer = Sealer::new(base.keys.clone(), base.pool.clone());
+    let sealer = Sealer::new(base.data_keys.clone(), base.pool.clone());
     let own_calls = base.own_calls(&sealer, &tasks);
     let state = AppState::new(base.capabilities(&accounts, &limits, &sealer, &tasks)?);
     tasks.spawn(state.health.clone().keep_looking(shutdown.clone()));
     tasks.spawn(state.idempotency.clone().clean(shutdown.clone()));
     let app = router(state.clone(), own_calls, base.ids.clone(), &base.config);
-    let Base { pool, keys, log, publisher, watermark, writer, .. } = base;
+    let Base { pool, data_keys: keys, log, publisher, watermark, writer, .. } = base;
     Ok((app, AppHandle { pool, log, publisher, watermark, limits, keys, writer, state, shutdown, tasks }))
 }
 
@@ -141,7 +145,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
 struct Base {
     config: ApiConfig,
     pool: PgPool,
-    keys: Keys,
+    data_keys: Keys,
     log: Log,
     publisher: Publisher,
     clock: Clock,
@@ -162,7 +166,7 @@ impl Base {
         let ids = IdSource::new(clock.clone());
         let pool = store::pool(database_url, config.database_connections).map_err(ApiError::Database)?;
         Box::pin(store::check(database_url)).await.map_err(ApiError::Database)?;
-        let keys = Keys::start(database_url, &config.keys, &clock).await?;
+        let data_keys = Keys::start(database_url, &config.keys, &clock).await?;
         let log = open_log(&config.log).await?;
         let stream = log.state().await?;
         let publisher = open_publisher(&log, ids.clone()).await?;
@@ -181,7 +185,7 @@ impl Base {
             last_seq: stream.last_seq,
             config,
             pool,
-            keys,
+            data_keys,
             log,
             publisher,
             clock,
@@ -192,15 +196,15 @@ impl Base {
 
     /// Keeps the watermark up to date, and the caches of accounts and data keys.
     fn follow(&self, accounts: Accounts, shutdown: CancellationToken) -> impl Future<Output = ()> + use<> {
-        let keys = self.keys.clone();
+        let data_keys = self.data_keys.clone();
         let tell = move |news: AccountNews<'_>| match news {
             AccountNews::Changed(account) => {
-                keys.heard(account);
+                data_keys.heard(account);
                 accounts.heard(account);
             }
             AccountNews::Missed => {
                 accounts.forget_all();
-                keys.forget_all();
+                data_keys.forget_all();
             }
         };
         watermark::follow(self.pool.clone(), self.watermark.clone(), tell, shutdown)
@@ -260,7 +264,7 @@ impl Base {
     fn users(&self, accounts: &Accounts, tasks: &TaskTracker) -> Users {
         Users::new(users::Parts {
             accounts: accounts.clone(),
-            keys: self.keys.clone(),
+            data_keys: self.data_keys.clone(),
             projections: self.projections.clone(),
             writer: self.writer.clone(),
             reads: self.reads.clone(),

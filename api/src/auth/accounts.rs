@@ -33,7 +33,7 @@ pub struct Accounts(Arc<Parts>);
 
 struct Parts {
     pool: PgPool,
-    keys: Keys,
+    data_keys: Keys,
     clock: Clock,
     ids: IdSource,
     auto_provision: bool,
@@ -46,10 +46,10 @@ struct Parts {
 impl Accounts {
     /// Looks accounts up through `pool`. With `auto_provision` a user nobody has heard of gets an account on the free
     /// plan.
-    pub fn new(pool: PgPool, keys: Keys, clock: Clock, auto_provision: bool) -> Self {
+    pub fn new(pool: PgPool, data_keys: Keys, clock: Clock, auto_provision: bool) -> Self {
         Self(Arc::new(Parts {
             pool,
-            keys,
+            data_keys,
             ids: IdSource::new(clock.clone()),
             clock,
             auto_provision,
@@ -165,7 +165,7 @@ impl Accounts {
             self.remember(&user, account, generation);
             found.insert(user, account);
         }
-        let externals = self.0.keys.hash_external_ids(externals).await?;
+        let externals = self.0.data_keys.hash_external_ids(externals).await?;
         for (index, account) in store::identity::users::find_many_external(&mut conn, &externals).await? {
             let Some(external) = externals.get(index) else { continue };
             let user = UserRef::External(external.id.clone());
@@ -203,7 +203,7 @@ impl Accounts {
             UserRef::External(external) => Some(external.clone()),
             UserRef::Id(_) => None,
         });
-        let named = self.0.keys.hash_external_ids(external.collect()).await?;
+        let named = self.0.data_keys.hash_external_ids(external.collect()).await?;
         let named = named.into_iter().map(|external| NewUser::named(self.0.ids.random_id(), external));
         let by_id = users.iter().filter_map(|user| match user {
             UserRef::Id(id) => Some(NewUser::unnamed(id.get())),
@@ -220,7 +220,7 @@ impl Accounts {
         Ok(match user {
             UserRef::Id(id) => store::identity::users::by_id(conn, *id).await?,
             UserRef::External(external) => {
-                let external = self.0.keys.hash_external_id(external.clone()).await?;
+                let external = self.0.data_keys.hash_external_id(external.clone()).await?;
                 store::identity::users::by_external_id(conn, &external).await?
             }
         })

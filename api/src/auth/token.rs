@@ -120,7 +120,7 @@ impl Reason {
 }
 
 pub(super) struct Verifier {
-    keys: Vec<DecodingKey>,
+    decoding_keys: Vec<DecodingKey>,
     validation: Validation,
     subject_claim: String,
 }
@@ -128,7 +128,7 @@ pub(super) struct Verifier {
 impl Verifier {
     pub(super) fn new(settings: &JwtSettings) -> Self {
         let secrets = std::iter::once(&settings.secret).chain(&settings.previous);
-        let keys = secrets.map(|secret| DecodingKey::from_secret(secret.expose_secret().as_bytes()));
+        let decoding_keys = secrets.map(|secret| DecodingKey::from_secret(secret.expose_secret().as_bytes()));
         let mut validation = Validation::new(Algorithm::HS256);
         // Times are checked by `Verified::valid_at` against the ledger's clock: the library would ask the system's, and
         // a cached token has to be checked anew anyway. `Claims` makes `exp` a required number.
@@ -146,7 +146,11 @@ impl Verifier {
             }
             None => validation.validate_aud = false,
         }
-        Self { keys: keys.collect(), validation, subject_claim: settings.subject_claim.clone() }
+        Self {
+            decoding_keys: decoding_keys.collect(),
+            validation,
+            subject_claim: settings.subject_claim.clone(),
+        }
     }
 
     pub(super) fn verify(&self, token: &str) -> Result<Verified, Reason> {
@@ -154,7 +158,7 @@ impl Verifier {
             return Err(Reason::Malformed);
         }
         let mut reason = Reason::Signature;
-        for key in &self.keys {
+        for key in &self.decoding_keys {
             match jsonwebtoken::decode::<Claims>(token, key, &self.validation) {
                 Ok(data) => return self.verified(data.claims),
                 Err(error) => reason = refusal(error.kind()),

@@ -25,9 +25,9 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 /// Sequence of the last projected frame; 0 before the first, and before the first look at the database. It only rises,
 /// unless an operator rewound the projections. Cheap to clone.
 #[derive(Clone)]
-pub struct Watermark(Arc<Inner>);
+pub struct Watermark(Arc<Parts>);
 
-struct Inner {
+struct Parts {
     projected: watch::Sender<u64>,
     /// The sequence announced last.
     announced: AtomicU64,
@@ -41,7 +41,7 @@ struct Inner {
 
 impl Default for Watermark {
     fn default() -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(Parts {
             projected: watch::channel(0).0,
             announced: AtomicU64::new(0),
             rewinds: watch::channel(0).0,

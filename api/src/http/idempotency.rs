@@ -54,7 +54,7 @@ const LATE: TimeDelta = TimeDelta::seconds(90);
 /// Time for which an answer is kept.
 const KEPT: TimeDelta = TimeDelta::hours(24);
 const CLEANING_INTERVAL: Duration = Duration::from_mins(10);
-/// Keys deleted by one statement.
+/// Idempotency keys deleted by one statement.
 const CLEANING_BATCH: i64 = 5_000;
 
 /// A JSON body, as [`crate::http::extract::Json`] reads it, and what names the request.
@@ -66,7 +66,7 @@ pub struct Keyed<T> {
     pub request: KeyedRequest,
 }
 
-/// A request as its key names it.
+/// A request as its idempotency key names it.
 #[derive(Clone, Debug)]
 pub struct KeyedRequest {
     key: Option<String>,
@@ -89,7 +89,7 @@ pub struct Attempt {
 }
 
 /// Mark in a response's extensions: the answer is not final, whatever its status. The next try with the key does the
-/// work again, which must come to the same event and the same outcome; so it is not for work that decides anew each
+/// work again, which must come to the same event and the same effect; so it is not for work that decides anew each
 /// time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Provisional;
@@ -105,7 +105,7 @@ impl KeyedRequest {
     /// Reads `Idempotency-Key` of a request whose body was read already.
     pub fn of(parts: &axum::http::request::Parts, body: &[u8]) -> Result<Self, Problem> {
         Ok(Self {
-            key: key(&parts.headers)?,
+            key: idempotency_key(&parts.headers)?,
             method: parts.method.as_str().to_owned(),
             path: parts.uri.path().to_owned(),
             request_hash: request_hash(parts, body),
@@ -153,7 +153,7 @@ fn request_hash(parts: &axum::http::request::Parts, body: &[u8]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let malformed = || {
         Problem::malformed(
             Code::MalformedHeader,
@@ -170,7 +170,7 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     Ok(Some(String::from_utf8_lossy(bytes).into_owned()))
 }
 
-/// Runs requests once per key. Cheap to clone.
+/// Runs requests once per idempotency key. Cheap to clone.
 #[derive(Clone)]
 pub struct Idempotency(Arc<Parts>);
 
@@ -187,7 +187,7 @@ enum Begun {
 }
 
 impl Idempotency {
-    /// Keys are kept in `pool`; work that its client no longer waits for goes on in `tasks`.
+    /// Idempotency keys are kept in `pool`; work that its client no longer waits for goes on in `tasks`.
     pub fn new(pool: PgPool, clock: Clock, tasks: TaskTracker) -> Self {
         Self(Arc::new(Parts { pool, clock, tasks }))
     }
@@ -215,11 +215,11 @@ impl Idempotency {
             Begun::Replay(answer) => return replay(answer),
             Begun::Run(attempt, locked_until) => (attempt, locked_until),
         };
-        let keys = self.clone();
+        let idempotency = self.clone();
         // After a panic the key is free when the lock's time is over.
         self.to_its_end(async move {
             let response = work(attempt).await.unwrap_or_else(Problem::into_response);
-            keys.end(&request, locked_until, response).await
+            idempotency.end(&request, locked_until, response).await
         })
         .await
     }
@@ -306,7 +306,7 @@ impl Idempotency {
         }
     }
 
-    /// Deletes old keys until `shutdown`.
+    /// Deletes old idempotency keys until `shutdown`.
     pub(crate) async fn clean(self, shutdown: CancellationToken) {
         let mut interval = tokio::time::interval(CLEANING_INTERVAL);
         while shutdown.run_until_cancelled(interval.tick()).await.is_some() {

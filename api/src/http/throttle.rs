@@ -30,9 +30,9 @@ pub struct Pace {
 /// Shapes requests by the generic cell rate algorithm (GCRA, ITU-T I.371): so many in any period, in a burst or spread.
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Throttle(Arc<Inner>);
+pub struct Throttle(Arc<Parts>);
 
-struct Inner {
+struct Parts {
     pace: Pace,
     /// Instants at which the next request would arrive if all so far had been spread evenly.
     arrivals: Cache<UserId, Arc<Mutex<Instant>>>,
@@ -41,7 +41,7 @@ struct Inner {
 impl Throttle {
     /// Nobody has asked for anything yet.
     pub fn new(pace: Pace) -> Self {
-        Self(Arc::new(Inner { pace, arrivals: Cache::new(PRINCIPALS) }))
+        Self(Arc::new(Parts { pace, arrivals: Cache::new(PRINCIPALS) }))
     }
 
     /// 429 when `principal` has had its requests of this period.

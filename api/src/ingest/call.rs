@@ -188,10 +188,10 @@ impl Call<'_> {
         self.ip_address.is_some() || self.user_agent.is_some()
     }
 
-    /// The event, with what it says of the person sealed under the user's key.
+    /// The event, with what it says of the person sealed under the user's data key.
     ///
     /// # Errors
-    /// When it says something and there is no key: the account went while the request was under way.
+    /// When it says something and there is no data key: the account went while the request was under way.
     pub(super) fn event<'e>(
         &'e self,
         user: UserId,

@@ -230,8 +230,8 @@ impl Parts {
         fresh: Vec<Accepted<'_>>,
         receipt: &mut Receipt,
     ) -> Result<(), IngestError> {
-        let keys = self.keys_of(&fresh).await?;
-        let fresh = drop_repeated(drop_keyless(fresh, &keys, receipt), receipt);
+        let data_keys = self.data_keys_of(&fresh).await?;
+        let fresh = drop_repeated(drop_keyless(fresh, &data_keys, receipt), receipt);
         if fresh.is_empty() {
             if receipt.has_duplicates() {
                 receipt.set_seq(self.publisher.last_acked());
@@ -245,7 +245,7 @@ impl Parts {
         let mut classes = Vec::with_capacity(fresh.len());
         for item in &fresh {
             let classified = item.call.classify(&self.rules);
-            let key = keys.get(&item.user).and_then(|key| key.as_deref().ok());
+            let key = data_keys.get(&item.user).and_then(|key| key.as_deref().ok());
             events::encode(&item.call.event(item.user, key, &classified, reporter)?, &mut json);
             ends.push(json.len());
             classes.push(classified);
@@ -263,24 +263,24 @@ impl Parts {
     }
 
     /// The data keys of those of whom something is to be sealed.
-    async fn keys_of(&self, fresh: &[Accepted<'_>]) -> Result<Found, IngestError> {
-        let mut keys = Found::new();
+    async fn data_keys_of(&self, fresh: &[Accepted<'_>]) -> Result<Found, IngestError> {
+        let mut data_keys = Found::new();
         let mut unknown = Vec::new();
         for item in fresh.iter().filter(|item| item.call.is_personal()) {
-            if keys.contains_key(&item.user) {
+            if data_keys.contains_key(&item.user) {
                 continue;
             }
             match self.sealer.cached(item.user) {
-                Some(key) => drop(keys.insert(item.user, Ok(key))),
+                Some(key) => drop(data_keys.insert(item.user, Ok(key))),
                 None => unknown.push(item.user),
             }
         }
         if !unknown.is_empty() {
             unknown.sort_unstable();
             unknown.dedup();
-            keys.extend(self.sealer.keys_of(&unknown).await?);
+            data_keys.extend(self.sealer.data_keys_of(&unknown).await?);
         }
-        Ok(keys)
+        Ok(data_keys)
     }
 
     /// Makes the calls count against what is admitted from now on.
@@ -305,14 +305,14 @@ impl Parts {
 }
 
 /// Rejects what cannot be sealed, for its user's data key does not open. Other users' calls go on.
-fn drop_keyless<'a>(fresh: Vec<Accepted<'a>>, keys: &Found, receipt: &mut Receipt) -> Vec<Accepted<'a>> {
+fn drop_keyless<'a>(fresh: Vec<Accepted<'a>>, data_keys: &Found, receipt: &mut Receipt) -> Vec<Accepted<'a>> {
     let mut rejected = 0_usize;
     let mut fresh = fresh;
     fresh.retain(|item| {
         if !item.call.is_personal() {
             return true;
         }
-        match keys.get(&item.user) {
+        match data_keys.get(&item.user) {
             Some(Ok(_)) => return true,
             Some(Err(error)) => receipt.reject_keyless(item.index, error),
             // The account went while the request was under way.
@@ -322,7 +322,7 @@ fn drop_keyless<'a>(fresh: Vec<Accepted<'a>>, keys: &Found, receipt: &mut Receip
         false
     });
     // A request of which nothing is left is refused, which is logged elsewhere.
-    if let Some((user_id, error)) = keys.iter().find_map(|(user, key)| Some((user, key.as_ref().err()?)))
+    if let Some((user_id, error)) = data_keys.iter().find_map(|(user, key)| Some((user, key.as_ref().err()?)))
         && !fresh.is_empty()
     {
         let error = Chain(error).to_string();

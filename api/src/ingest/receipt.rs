@@ -87,7 +87,7 @@ impl Receipt {
         self.items.iter().filter(|item| item.status == status).count()
     }
 
-    /// Failure of the whole request when nothing became of it, and of some items only for want of a key.
+    /// Failure of the whole request when nothing became of it, and of some items only for want of a data key.
     pub(super) fn fault(&self) -> Option<&DataKeyError> {
         self.fault.as_ref()
     }

@@ -86,7 +86,7 @@ impl MeteredCall {
         particulars: Particulars<'_>,
     ) -> Result<Metered, MeteringError> {
         // Before anything is admitted: it may have to wait for the database.
-        let key = if particulars.personal.is_empty() { None } else { self.key(limits, sealer).await? };
+        let key = if particulars.personal.is_empty() { None } else { self.data_key(limits, sealer).await? };
         let admission = match self.admit(limits).await? {
             Verdict::Admitted(admission) => admission,
             Verdict::Refused(refusal) => return Ok(Metered::Refused(refusal)),
@@ -101,8 +101,8 @@ impl MeteredCall {
 
     /// The user's data key. Without the database a call may have to pass all the same, and then nothing is recorded of
     /// the person behind it.
-    async fn key(&self, limits: &Limits, sealer: &Sealer) -> Result<Option<Arc<DataKey>>, SealError> {
-        match sealer.key(self.user).await {
+    async fn data_key(&self, limits: &Limits, sealer: &Sealer) -> Result<Option<Arc<DataKey>>, SealError> {
+        match sealer.data_key(self.user).await {
             Ok(key) => Ok(Some(key)),
             Err(KeysError::Store(error)) if limits.is_open() && error.is_unavailable() => Ok(None),
             Err(error) => Err(error.into()),

@@ -18,7 +18,7 @@ use vault::DataKey;
 use super::sealer::{self, Sealer};
 use crate::auth::{Principal, Seen};
 
-/// The most records that wait for their user's key at a time.
+/// The most records that wait for their user's data key at a time.
 const MAX_WAITING: usize = 1_000;
 
 /// Records calls of our own routes. Cheap to clone.
@@ -118,7 +118,7 @@ impl OwnCalls {
         let (own_calls, mut event) = (self.clone(), event.into_owned());
         let personal: Personal<'static> = personal.into_owned();
         tasks.spawn(async move {
-            match own_calls.0.sealer.key(user).await {
+            match own_calls.0.sealer.data_key(user).await {
                 Ok(key) => own_calls.publish(&key, &mut event, &personal),
                 Err(_) => untracked(),
             }

@@ -25,34 +25,34 @@ pub enum SealError {
 /// Users' data keys, and the database that they come from. Cheap to clone.
 #[derive(Clone)]
 pub struct Sealer {
-    keys: Keys,
+    data_keys: Keys,
     pool: PgPool,
 }
 
 impl Sealer {
     /// Seals under the data keys that this process knows.
-    pub fn new(keys: Keys, pool: PgPool) -> Self {
-        Self { keys, pool }
+    pub fn new(data_keys: Keys, pool: PgPool) -> Self {
+        Self { data_keys, pool }
     }
 
     /// The user's data key, if it is remembered. Never waits.
     pub fn cached(&self, user: UserId) -> Option<Arc<DataKey>> {
-        self.keys.cached(user)
+        self.data_keys.cached(user)
     }
 
     /// The user's data key, made at the user's first call. Waits for the database only at the first one in a while.
-    pub(crate) async fn key(&self, user: UserId) -> Result<Arc<DataKey>, KeysError> {
+    pub(crate) async fn data_key(&self, user: UserId) -> Result<Arc<DataKey>, KeysError> {
         if let Some(key) = self.cached(user) {
             return Ok(key);
         }
-        let found = self.keys_of(&[user]).await?.remove(&user).ok_or(KeysError::NoAccount)?;
+        let found = self.data_keys_of(&[user]).await?.remove(&user).ok_or(KeysError::NoAccount)?;
         found.map_err(KeysError::from)
     }
 
     /// The data keys of all these users who have an account, or why one does not open.
-    pub(crate) async fn keys_of(&self, users: &[UserId]) -> Result<Found, KeysError> {
+    pub(crate) async fn data_keys_of(&self, users: &[UserId]) -> Result<Found, KeysError> {
         let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
-        self.keys.get_or_make_many(&mut conn, users).await
+        self.data_keys.get_or_make_many(&mut conn, users).await
     }
 }
 

@@ -87,7 +87,7 @@ pub(super) async fn store(
     let name = token_name.map(Text::into_string);
     check_name(name.as_deref().unwrap_or_default(), &token)?;
     tokens.0.changes.check(caller.user_id)?;
-    let data_key = tokens.0.sealer.key(caller.user_id).await?;
+    let data_key = tokens.0.sealer.data_key(caller.user_id).await?;
     let fingerprint = data_key.fingerprint(kind, &token);
     // What a request is recognised by is kept for a day: not a hash of the token, which could be guessed at.
     let told = format!("{kind}\0{fingerprint}\0{}", name.as_deref().unwrap_or_default());
@@ -148,7 +148,7 @@ impl Tokens {
         id: Uuid,
         new: &NewToken,
     ) -> Result<SealedJson<'static>, TokensError> {
-        let data_key = self.0.sealer.key(owner).await.map_err(SealError::from)?;
+        let data_key = self.0.sealer.data_key(owner).await.map_err(SealError::from)?;
         let began = Instant::now();
         let sealed = data_key.seal_token(new.kind, id, &new.token, &OsEntropy)?;
         metrics::histogram!("vault_seal_seconds").record(began.elapsed());

@@ -61,7 +61,7 @@ impl Tokens {
         if client.principal.user_id != owner {
             return Ok(None);
         }
-        let key = self.0.sealer.key(owner).await?;
+        let key = self.0.sealer.data_key(owner).await?;
         let personal = Personal {
             token_name: token_name.map(Into::into),
             ..Personal::of_client(

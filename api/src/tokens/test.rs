@@ -130,7 +130,7 @@ impl Tokens {
     /// answer is the same.
     async fn open(&self, client: &Client, id: Uuid) -> Result<(TokenKind, SecretText), TokensError> {
         let owner = client.principal.user_id;
-        let data_key = self.0.sealer.key(owner).await.map_err(SealError::from)?;
+        let data_key = self.0.sealer.data_key(owner).await.map_err(SealError::from)?;
         let mut conn = self.0.projections.connection().await?;
         let stored = store::read::stored_tokens::sealed(&mut conn, owner, id).await?;
         let stored = stored.ok_or(TokensError::NoSuchToken)?;

@@ -124,7 +124,7 @@ impl Users {
     /// The account becomes a tombstone, and the data key is gone.
     async fn bury(&self, user: UserId, at: DateTime<Utc>) -> Result<(), UsersError> {
         let mut conn = self.0.projections.connection().await?;
-        self.0.keys.bury(&mut conn, user, at).await?;
+        self.0.data_keys.bury(&mut conn, user, at).await?;
         Ok(())
     }
 

@@ -19,7 +19,7 @@ pub(crate) struct Parts {
     /// Accounts.
     pub(crate) accounts: Accounts,
     /// Users' data keys, destroyed with them.
-    pub(crate) keys: Keys,
+    pub(crate) data_keys: Keys,
     /// All that is held of a user.
     pub(crate) projections: Projections,
     /// Erasures.

@@ -89,7 +89,7 @@ impl Users {
         let external_id = match body.external_id {
             Change::Keep => Change::Keep,
             Change::Clear => Change::Clear,
-            Change::Set(id) => Change::Set(parts.keys.hash_external_id(id).await?),
+            Change::Set(id) => Change::Set(parts.data_keys.hash_external_id(id).await?),
         };
         let change = UserChange {
             external_id,
