@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use events::{Body, Event};
 use ledger::{Clock, IdSource, UserId};
-use nats::{PublishError, Publisher};
+use nats::{EncodedEvent, PublishError, Publisher};
 use uuid::Uuid;
 
 use super::headers::LedgerSeq;
@@ -73,9 +73,7 @@ impl Writer {
     /// # Errors
     /// It is certainly not recorded, unless [`PublishError::may_be_recorded`].
     pub async fn record(&self, event: &Event<'_>) -> Result<u64, PublishError> {
-        let mut json = Vec::with_capacity(512);
-        events::encode(event, &mut json);
-        Ok(self.0.publisher.publish(json.into()).await?.seq)
+        Ok(self.0.publisher.publish(EncodedEvent::of(event)).await?.seq)
     }
 
     /// Records the event and waits for the projections: [`Writer::record`], then [`Writer::projected`].

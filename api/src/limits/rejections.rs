@@ -118,9 +118,7 @@ fn encode(window: &Window, count: u64, ids: &IdSource, now: DateTime<Utc>) -> En
         window_start: window.start,
         shadow: window.shadow,
     });
-    let mut json = Vec::with_capacity(320);
-    events::encode(&Event::by_api(ids.event_id(), window.user, now, body), &mut json);
-    EncodedEvent::from(json)
+    EncodedEvent::of(&Event::by_api(ids.event_id(), window.user, now, body))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use data_keys::KeysError;
 use events::{Actor, ApiCalled, Body, Event, Personal};
 use ledger::{Category, Classified, Endpoint, Method, Month, Rules, Units, UserId};
+use nats::EncodedEvent;
 use uuid::Uuid;
 use vault::DataKey;
 
@@ -16,8 +17,6 @@ use super::sealer::{self, SealError, Sealer};
 use crate::limits::{Ask, Limits, LimitsError, Refusal, Standing, Verdict, append_usage_headers};
 
 const X_USAGE_WOULD_BLOCK: HeaderName = HeaderName::from_static("x-usage-would-block");
-/// A guess at the length of an encoded call, in bytes.
-const EVENT_BYTES: usize = 512;
 
 /// A call under the rules.
 #[derive(Debug, Clone)]
@@ -92,9 +91,8 @@ impl MeteredCall {
             Verdict::Refused(refusal) => return Ok(Metered::Refused(refusal)),
         };
         let (standing, would_block) = (admission.standing().cloned(), admission.would_block());
-        let mut json = Vec::with_capacity(EVENT_BYTES);
-        events::encode(&self.event(call_id, key.as_deref(), particulars)?, &mut json);
-        let position = admission.record(&json.into())?.await?;
+        let event = EncodedEvent::of(&self.event(call_id, key.as_deref(), particulars)?);
+        let position = admission.record(&event)?.await?;
         count(self.classified.category, self.classified.counted, 1);
         Ok(Metered::Recorded(Recorded { call_id, seq: position.seq, standing, would_block }))
     }

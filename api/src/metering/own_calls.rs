@@ -11,7 +11,7 @@ use axum::response::Response;
 use events::{ApiCalled, Body, Event, Personal};
 use http_body::Body as _;
 use ledger::{Clock, Endpoint, IdSource, Method, Rules, StatusCode};
-use nats::Publisher;
+use nats::{EncodedEvent, Publisher};
 use tokio_util::task::TaskTracker;
 use vault::DataKey;
 
@@ -130,9 +130,7 @@ impl OwnCalls {
             let Ok(sealed) = sealer::seal(key, &event.id, personal) else { return untracked() };
             call.personal = sealed;
         }
-        let mut json = Vec::with_capacity(768);
-        events::encode(event, &mut json);
-        if !self.0.publisher.offer(&json.into()) {
+        if !self.0.publisher.offer(&EncodedEvent::of(event)) {
             untracked();
         }
     }
