@@ -63,20 +63,26 @@ impl Announcements {
             };
             match heard {
                 Ok(Some(heard)) => return heard,
-                Ok(None) => self.listening = None,
-                Err(error) => self.give_up(&error),
+                Ok(None) => self.reconnect().await,
+                Err(error) => self.give_up(&error).await,
             }
-            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
 
-    /// Gives the connection up, because of an error that the caller met; the next thing to know is a new connection.
-    pub fn give_up(&mut self, error: &Error) {
-        self.listening = None;
+    /// Gives the connection up, because of an error that the caller met, and waits a little; the next thing to know is
+    /// a new connection.
+    pub async fn give_up(&mut self, error: &Error) {
         if self.reported.is_none_or(|at| at.elapsed() > REPORT_INTERVAL) {
             tracing::warn!(error = error as &dyn std::error::Error, "{}; trying again", self.complaint);
             self.reported = Some(Instant::now());
         }
+        self.reconnect().await;
+    }
+
+    /// Drops the connection, and waits before another one is made.
+    async fn reconnect(&mut self) {
+        self.listening = None;
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
 
     async fn connect(&mut self) -> Result<Option<Heard>, Error> {

@@ -6,21 +6,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sqlx::PgPool;
-use sqlx::postgres::{PgListener, PgNotification};
+use sqlx::postgres::PgNotification;
+use store::identity::users;
+use store::listen::{Announcements, Heard};
 use store::projection::checkpoint;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-
-use crate::http::problem::Chain;
-
-/// A missed notification is made up for after this time.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// A connection that does not answer for so long is given up. What was announced meanwhile, a suspended account above
-/// all, is unknown here for this time and `POLL_INTERVAL` at most.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
-const RETRY_INTERVAL: Duration = Duration::from_millis(250);
-/// A database that stays away is reported this often.
-const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Sequence of the last projected frame; 0 before the first, and before the first look at the database. It only rises,
 /// unless an operator rewound the projections. Cheap to clone.
@@ -146,54 +137,33 @@ pub(crate) async fn follow(
     tell: impl Fn(AccountNews<'_>) + Send + 'static,
     shutdown: CancellationToken,
 ) {
-    let mut reported: Option<Instant> = None;
-    loop {
-        let result = tokio::select! {
-            result = listen(&pool, &watermark, &tell) => result,
-            () = shutdown.cancelled() => return,
-        };
-        if let Err(error) = result
-            && reported.is_none_or(|at| at.elapsed() > REPORT_INTERVAL)
-        {
-            tracing::warn!(error = %Chain(&error), "cannot follow the projections; trying again");
-            reported = Some(Instant::now());
-        }
-        tokio::select! {
-            () = tokio::time::sleep(RETRY_INTERVAL) => {}
-            () = shutdown.cancelled() => return,
-        }
-    }
+    let _ = shutdown.run_until_cancelled(listen(&pool, &watermark, &tell)).await;
 }
 
-/// Listens until the connection is lost, which it may be without a word.
-async fn listen(
-    pool: &PgPool,
-    watermark: &Watermark,
-    tell: &(impl Fn(AccountNews<'_>) + Send),
-) -> Result<(), store::Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen_all([checkpoint::CHANNEL, store::identity::users::CHANNEL]).await?;
-    // Accounts may have changed unheard, and data keys been destroyed.
-    tell(AccountNews::Missed);
-    let mut ticks = tokio::time::interval(POLL_INTERVAL);
+/// Listens for ever.
+async fn listen(pool: &PgPool, watermark: &Watermark, tell: &(impl Fn(AccountNews<'_>) + Send)) {
+    let mut announcements =
+        Announcements::on(&[checkpoint::CHANNEL, users::CHANNEL], pool, "cannot follow the projections");
     loop {
-        tokio::select! {
-            notification = listener.try_recv() => match notification? {
-                Some(notification) => heard(&notification, watermark, tell),
-                None => return Ok(()),
-            },
-            _ = ticks.tick() => {
-                let ping = checkpoint::ping_listener(&mut listener);
-                tokio::time::timeout(PING_TIMEOUT, ping).await.map_err(|_| silent())??;
-                let mut conn = pool.acquire().await?;
-                watermark.read(checkpoint::read(&mut conn, checkpoint::PARTITION).await?.seq);
+        match announcements.next().await {
+            // Accounts may have changed unheard, and data keys been destroyed.
+            Heard::Connected => tell(AccountNews::Missed),
+            Heard::Announced(notification) => heard(&notification, watermark, tell),
+            // A missed notification is made up for by this look.
+            Heard::Alive => {
+                if let Err(error) = read(pool, watermark).await {
+                    announcements.give_up(&error).await;
+                }
             }
         }
     }
 }
 
-fn silent() -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the listening connection is silent"))
+/// Looks the sequence up in the database.
+async fn read(pool: &PgPool, watermark: &Watermark) -> Result<(), store::Error> {
+    let mut conn = pool.acquire().await?;
+    watermark.read(checkpoint::read(&mut conn, checkpoint::PARTITION).await?.seq);
+    Ok(())
 }
 
 fn heard(notification: &PgNotification, watermark: &Watermark, tell: &impl Fn(AccountNews<'_>)) {

@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use sqlx::postgres::PgListener;
 
 use crate::position::{seq_from_column, seq_to_column};
 use crate::{Error, Schema};
@@ -26,13 +25,6 @@ pub struct Checkpoint {
     pub stream_created: Option<DateTime<Utc>>,
     /// Events of all frames up to here.
     pub events: u64,
-}
-
-/// Asks the server over the listener's own connection: one that is dead without a word stays silent for ever, like one
-/// on which nothing happens.
-pub async fn ping_listener(listener: &mut PgListener) -> Result<(), Error> {
-    sqlx::query("SELECT 1").execute(listener).await?;
-    Ok(())
 }
 
 /// Reads the checkpoint.
