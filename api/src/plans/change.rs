@@ -243,5 +243,4 @@ fn changed(plans: &PlanState, change: &Change, now: DateTime<Utc>) -> PlanChange
 }
 
 #[cfg(test)]
-#[path = "change_tests.rs"]
 mod tests;
