@@ -4,6 +4,9 @@
 //! [`parse`] reads what came, each item by itself; [`Intake::take`] validates, finds users, applies the rules, drops
 //! what is known already, and writes the rest to the log. One bad item never sinks the others, and an item is called a
 //! duplicate only when the event that it repeats is on disk.
+//!
+//! It may touch accounts, users' data keys, the log, and the limits, against which reported calls count; of the
+//! projections it reads which calls are known.
 
 mod call;
 mod error;

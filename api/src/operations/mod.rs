@@ -1,4 +1,6 @@
 //! Operations: whether the service lives, is ready, and how it is doing.
+//!
+//! It may look at all that the service leans on (log, database, projector, limits), and changes none of it.
 
 mod health;
 mod healthz;
