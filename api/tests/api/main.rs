@@ -1,4 +1,5 @@
-//! The api through its real router, on the real PostgreSQL and nats-server. One program, so that the servers start once.
+//! The api through its real router, on the real PostgreSQL and nats-server. One program, so that the servers start
+//! once.
 
 mod bad_input;
 mod idempotency;

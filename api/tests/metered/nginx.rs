@@ -108,7 +108,8 @@ async fn nginx_passes_what_the_plan_allows() -> Result<()> {
         assert!(answer.text().starts_with(&world.user_id("behind-nginx").await?.to_string()));
     }
     user.get("/api/analyze").send().await?.expect(403)?;
-    // What a client says in the proxy's headers makes the question ambiguous or is overwritten; it never passes for more.
+    // What a client says in the proxy's headers makes the question ambiguous or is overwritten; it never passes for
+    // more.
     let forged =
         user.get("/api/analyze").header("X-Original-URI", "/other").header("X-Original-Method", "OPTIONS");
     forged.send().await?.expect(403)?;
