@@ -9,7 +9,7 @@
 //!     Query(query): Query<StatsQuery>,
 //! ) -> Result<Json<Stats>, Problem> {
 //!     let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
-//!     …
+//!     // …
 //! }
 //! ```
 

@@ -11,14 +11,14 @@
 //!     let Keyed { body, request } = keyed;
 //!     idempotency.run(caller.user_id, request, move |attempt| async move {
 //!         // Publish with `attempt.event_id` and `attempt.at`: a retry after a crash publishes the same event.
-//!         …
+//!         // …
 //!     }).await
 //! }
 //! ```
 //!
 //! The event's id and time are stored with the key before the work begins. A request that dies half-way, or is
 //! answered 5xx or 429, is run again by the next one with its key, with the same id and time; a final answer is kept.
-//! Work whose answer says less than a later try will know marks it as [`Provisional`].
+//! Work whose answer says less than a later try will know marks it as `Provisional`.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Ingest: calls that happened, on their way into the log: the one path for `POST /api/usage/events`,
 //! `POST /api/v1/events` and `import`.
 //!
-//! [`parse`] reads what came, each item by itself; [`Intake::take`] validates, finds users, applies the rules, drops
+//! [`parse()`] reads what came, each item by itself; [`Intake::take`] validates, finds users, applies the rules, drops
 //! what is known already, and writes the rest to the log. One bad item never sinks the others, and an item is called a
 //! duplicate only when the event that it repeats is on disk.
 //!

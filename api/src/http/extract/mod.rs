@@ -1,4 +1,4 @@
-//! Extractors whose rejections are [`Problem`]s that name the field.
+//! Extractors whose rejections are [`Problem`](crate::http::problem::Problem)s that name the field.
 //!
 //! `Json<T>` reads a body of at most 1 MiB, `Query<T>` and `Path<T>` their parts of the URI. What a single field must
 //! satisfy is its type's business (`Deserialize` of a newtype); the extractors turn its error into a pointer.
