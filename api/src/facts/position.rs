@@ -41,7 +41,7 @@ impl Positions {
     }
 }
 
-/// Position that an answer built on a projection reflects.
+/// What an answer built on a projection reflects.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AsOf {
     /// Position in the log, for `Ledger-Min-Seq`.

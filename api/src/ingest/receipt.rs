@@ -28,7 +28,7 @@ pub struct ReceiptItem {
     pub error: Option<FieldError>,
 }
 
-/// End of an item.
+/// What became of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = Outcome)]
 #[serde(rename_all = "snake_case")]
