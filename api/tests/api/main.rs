@@ -1,10 +1,16 @@
-//! The api through its real router, on the real PostgreSQL and nats-server. One program, so that the servers start
-//! once.
+//! The api through its real router, on the real PostgreSQL, nats-server and worker. One program, so that it is linked
+//! once and the servers start once; a folder is the capability that it tests.
 
-mod bad_input;
-mod idempotency;
-mod openapi;
+mod auth;
+mod http;
+mod ingest;
+mod limits;
+mod metering;
 mod operations;
-mod security;
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+mod plans;
 mod support;
+mod tokens;
+mod usage;
 mod users;
+mod world;

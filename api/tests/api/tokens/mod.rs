@@ -1,9 +1,7 @@
 //! Users' tokens, and the end of users: through the real router, log, worker and database.
 
-mod erase;
-mod export;
 mod hostile;
-mod tokens;
+mod stored;
 mod uses;
 
 use std::sync::Arc;

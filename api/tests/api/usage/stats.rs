@@ -3,8 +3,8 @@
 use ledger::Category;
 use serde_json::json;
 
-use crate::seed::{Call, project};
-use crate::world::{Role, World, at};
+use crate::usage::seed::{Call, project};
+use crate::usage::world::{Role, World, at};
 
 fn calls(count: u64, category: Category, first_seq: u64) -> Vec<Call> {
     (0..count).map(|n| Call::at(at("2026-11-03T12:00:00Z"), first_seq + n, category, "/api/x")).collect()

@@ -6,7 +6,7 @@ use events::PeriodClosed;
 use ledger::Month;
 use serde_json::{Value, json};
 
-use crate::world::{Role, World};
+use crate::usage::world::{Role, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_are_listed_as_issued_with_their_adjustments() {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::{GITHUB, store, token};
+use crate::tokens::{GITHUB, store, token};
 use crate::world::{PATIENCE, World};
 
 /// More than a few pages.

@@ -3,8 +3,8 @@
 use ledger::Category;
 use serde_json::json;
 
-use crate::seed::{Call, project};
-use crate::world::{Role, World, at};
+use crate::usage::seed::{Call, project};
+use crate::usage::world::{Role, World, at};
 
 async fn world_with_calls() -> World {
     let world = World::start().await;

@@ -4,8 +4,8 @@ use ledger::Category;
 use sqlx::Row;
 use store::projection::checkpoint;
 
-use crate::seed::{Call, project};
-use crate::world::{World, at};
+use crate::usage::seed::{Call, project};
+use crate::usage::world::{World, at};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_stays_at_one_instant_and_ends_by_itself() {

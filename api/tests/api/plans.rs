@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{Role, World, at};
+use crate::usage::world::{Role, World, at};
 
 const SELF_UPGRADE: &[(&str, &str)] = &[("SELF_UPGRADE", "true")];
 

@@ -5,7 +5,7 @@ use chrono::TimeDelta;
 use serde_json::{Value, json};
 use testkit::{Client, Role, Token};
 
-use super::{GITHUB, id, store, token};
+use crate::tokens::{GITHUB, id, store, token};
 use crate::world::World;
 
 async fn erase(client: &Client, user: &str) -> Result<testkit::Answer> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{Role, World};
+use crate::usage::world::{Role, World};
 
 impl World {
     async fn reset(&self, who: (&str, Role), body: Value) -> (u16, Value) {

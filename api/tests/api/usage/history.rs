@@ -3,8 +3,8 @@
 use ledger::Category;
 use serde_json::{Value, json};
 
-use crate::seed::{Call, project};
-use crate::world::{World, at};
+use crate::usage::seed::{Call, project};
+use crate::usage::world::{World, at};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn this_month_by_day_and_category_is_complete() {

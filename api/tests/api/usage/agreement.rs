@@ -6,8 +6,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
-use crate::seed::{Call, project};
-use crate::world::{World, at};
+use crate::usage::seed::{Call, project};
+use crate::usage::world::{World, at};
 
 const RESET_SEQ: u64 = 350;
 

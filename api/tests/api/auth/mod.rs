@@ -1,0 +1,4 @@
+//! Who may call, and how fast a suspension is known.
+
+mod security;
+mod suspension;

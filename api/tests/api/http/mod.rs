@@ -1,0 +1,5 @@
+//! Requests and answers of all routes: refusals, idempotency keys, the document.
+
+mod bad_input;
+mod idempotency;
+mod openapi;

@@ -1,0 +1,4 @@
+//! Limits, which no call passes.
+
+mod exact;
+mod flood;

@@ -1,0 +1,5 @@
+//! Accounts: made, exported, erased.
+
+mod erase;
+mod export;
+mod put;
