@@ -455,5 +455,4 @@ fn and_jumps(jumps: &[Jump]) -> String {
 }
 
 #[cfg(test)]
-#[path = "continuity_tests.rs"]
 mod tests;

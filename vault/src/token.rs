@@ -198,5 +198,4 @@ impl FromStr for TokenKind {
 }
 
 #[cfg(test)]
-#[path = "token_tests.rs"]
 mod tests;
