@@ -5,11 +5,12 @@ use ledger::{Clock, IdSource};
 use nats::{Connection, Log, StreamName};
 use sqlx::PgPool;
 
-use crate::{Database, Role, Servers, Token};
+use crate::{Database, PrivateServers, Role, Servers, Token};
 
 /// Surroundings of one test, its own from database to stream.
 pub struct Env {
-    servers: &'static Servers,
+    nats_url: String,
+    monitor_url: String,
     database: Database,
     pool: PgPool,
     stream: StreamName,
@@ -22,13 +23,23 @@ pub struct Env {
 impl Env {
     /// A migrated database and a stream name that nobody else uses.
     pub async fn start() -> Result<Self> {
+        let servers = Servers::shared().await?;
+        Self::at(&servers.admin_url, servers.nats_url.clone(), servers.monitor_url.clone()).await
+    }
+
+    /// The same on servers that the test may kill.
+    pub async fn on(servers: &PrivateServers) -> Result<Self> {
+        let (nats_url, monitor_url) = (servers.nats.url(), servers.nats.monitor_url());
+        Self::at(&servers.postgres.url("postgres"), nats_url, monitor_url).await
+    }
+
+    async fn at(admin_url: &str, nats_url: String, monitor_url: String) -> Result<Self> {
         let clock = Clock::system();
         let ids = IdSource::new(clock.clone());
-        let servers = Servers::shared().await?;
-        let database = Database::create(&servers.admin_url, &ids).await?;
+        let database = Database::create(admin_url, &ids).await?;
         let pool = database.pool().await?;
         let stream = format!("TEST_{}", ids.random_id().simple()).parse()?;
-        Ok(Self { servers, database, pool, stream, clock, ids })
+        Ok(Self { nats_url, monitor_url, database, pool, stream, clock, ids })
     }
 
     /// A pool of the database.
@@ -43,12 +54,12 @@ impl Env {
 
     /// `NATS_URL`.
     pub fn nats_url(&self) -> &str {
-        &self.servers.nats_url
+        &self.nats_url
     }
 
     /// `NATS_MONITOR_URL`.
     pub fn monitor_url(&self) -> &str {
-        &self.servers.monitor_url
+        &self.monitor_url
     }
 
     /// `NATS_STREAM`; the stream itself is made by who needs it.

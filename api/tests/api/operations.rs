@@ -6,14 +6,14 @@ use anyhow::Result;
 use events::Body;
 use serde_json::json;
 use store::projection::projector_status;
-use testkit::{Role, wait_until};
+use testkit::{Role, World, wait_until};
 
-use crate::support::{Api, assert_problem};
+use crate::answers::assert_problem;
 
 #[tokio::test]
 async fn ready_says_how_everything_is() -> Result<()> {
-    let api = Api::start().await?;
-    let client = api.anonymous()?;
+    let world = World::without_worker(&[]).await?;
+    let client = world.anonymous()?;
     assert_eq!(client.get("/healthz").send().await?.expect(200)?.json()?["status"], "ok");
     let ready = client.get("/readyz").send().await?.expect(200)?.json()?;
     assert_eq!(ready["status"], "ready");
@@ -25,8 +25,8 @@ async fn ready_says_how_everything_is() -> Result<()> {
 
     assert_eq!(ready["limits"], json!({"status": "ready", "reason": null}));
 
-    let mut conn = api.env.pool().acquire().await?;
-    let instance = api.env.ids.random_id();
+    let mut conn = world.env.pool().acquire().await?;
+    let instance = world.env.ids.random_id();
     let stopped = projector_status::State::Stopped;
     projector_status::set(&mut conn, 0, instance, stopped, Some("frames 3..=4 are missing"), 2).await?;
     wait_until(Duration::from_secs(5), || async {
@@ -41,9 +41,9 @@ async fn ready_says_how_everything_is() -> Result<()> {
 
 #[tokio::test]
 async fn headers_of_every_answer() -> Result<()> {
-    let api = Api::start().await?;
+    let world = World::without_worker(&[]).await?;
     for path in ["/healthz", "/nowhere", "/api/usage/stats"] {
-        let answer = api.anonymous()?.get(path).send().await?;
+        let answer = world.anonymous()?.get(path).send().await?;
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
         assert_eq!(answer.header("cache-control"), Some("no-store"), "{path}");
         let policy = answer.header("content-security-policy");
@@ -57,10 +57,9 @@ async fn headers_of_every_answer() -> Result<()> {
 
 #[tokio::test]
 async fn browsers_of_allowed_origins_may_call() -> Result<()> {
-    let api = Api::start_with(|config| config.cors_allowed_origins = vec!["https://app.example".to_owned()])
-        .await?;
+    let world = World::without_worker(&[("CORS_ALLOWED_ORIGINS", "https://app.example")]).await?;
     let preflight = |origin: &'static str| {
-        let client = api.anonymous();
+        let client = world.anonymous();
         async move {
             client?
                 .request(axum::http::Method::OPTIONS, "/api/usage/stats")
@@ -76,25 +75,25 @@ async fn browsers_of_allowed_origins_may_call() -> Result<()> {
     let other = preflight("https://evil.example").await?;
     assert_eq!(other.header("access-control-allow-origin"), None);
     let refused =
-        api.anonymous()?.get("/api/usage/stats").header("origin", "https://app.example").send().await?;
+        world.anonymous()?.get("/api/usage/stats").header("origin", "https://app.example").send().await?;
     assert_eq!(
         refused.header("access-control-allow-origin"),
         Some("https://app.example"),
         "a page may read the 401"
     );
-    let wrong_method = api.anonymous()?.post("/api/usage/stats").send().await?;
+    let wrong_method = world.anonymous()?.post("/api/usage/stats").send().await?;
     assert_problem(&wrong_method, 405, "method_not_allowed");
     Ok(())
 }
 
 #[tokio::test]
 async fn own_routes_are_recorded_uncounted_under_their_template() -> Result<()> {
-    let api = Api::start().await?;
-    let service = api.service()?;
+    let world = World::without_worker(&[]).await?;
+    let service = world.service()?;
     service.put("/api/users/secret-name").json(&json!({})).send().await?.expect(201)?;
-    api.anonymous()?.get("/api/usage/stats").send().await?.expect(401)?;
-    wait_until(Duration::from_secs(5), || async { api.handle.publisher.last_acked() > 0 }).await;
-    let frame = api.handle.log.frame_at(1).await?.expect("the first frame");
+    world.anonymous()?.get("/api/usage/stats").send().await?.expect(401)?;
+    wait_until(Duration::from_secs(5), || async { world.api.handle.publisher.last_acked() > 0 }).await;
+    let frame = world.api.handle.log.frame_at(1).await?.expect("the first frame");
     let events = events::decode_batch(&frame.body)?;
     assert_eq!(events.len(), 1, "what had no principal is not recorded");
     let event = events[0].as_ref().expect("an event of ours");
@@ -108,8 +107,8 @@ async fn own_routes_are_recorded_uncounted_under_their_template() -> Result<()> 
 
 #[tokio::test]
 async fn a_shutdown_answers_what_is_in_flight_and_keeps_what_was_offered() -> Result<()> {
-    let api = Api::start().await?;
-    let client = api.client("leaving", Role::Service)?;
+    let world = World::without_worker(&[]).await?;
+    let client = world.client("leaving", Role::Service)?;
     let requests = (0..20).map(|n| {
         let client = client.clone();
         async move { client.put(&format!("/api/users/leaving-{n}")).json(&json!({})).send().await }
@@ -117,9 +116,9 @@ async fn a_shutdown_answers_what_is_in_flight_and_keeps_what_was_offered() -> Re
     for answer in futures_util::future::try_join_all(requests).await? {
         answer.expect(201)?;
     }
-    let log = api.handle.log.clone();
-    let publisher = api.handle.publisher.clone();
-    api.stop().await?;
+    let log = world.api.handle.log.clone();
+    let publisher = world.api.handle.publisher.clone();
+    world.api.stop().await?;
     assert_eq!(log.state().await?.last_seq, publisher.last_acked());
     let mut recorded = 0;
     for seq in 1..=publisher.last_acked() {

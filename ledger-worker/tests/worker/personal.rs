@@ -9,7 +9,6 @@ use data_keys::{KeyConfig, Keys};
 use events::{Event, Personal, SealedJson};
 use ledger::Category::Other;
 use ledger::UserId;
-use ledger_worker::WorkerConfig;
 use ledger_worker::batch::{KnownDataKeys, Parsed};
 use ledger_worker::rebuild::{Finish, RebuildError};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -209,12 +208,8 @@ async fn a_root_key_that_is_not_configured_stops_the_projector_and_is_named() ->
     store::identity::wrapped_keys::replace(&mut conn, &[(old, "k2".to_owned())]).await?;
 
     let shutdown = CancellationToken::new();
-    let mut without = WorkerConfig::new(
-        ledger.env.database_url(),
-        ledger.env.connection(),
-        config(String::new()),
-        ledger.env.clock.clone(),
-    );
+    let mut without = ledger.env.worker_config();
+    without.keys = config(String::new());
     let worker = tokio::spawn(ledger_worker::run(without.clone(), shutdown.clone()));
     wait_until(BOUND, || async {
         ledger.text(STOPPED).await.contains("the encryption key k1 is not configured")

@@ -8,7 +8,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use data_keys::Keys;
 use events::{Actor, ActorKind, ApiCalled, Body, Event, PlanChanged, UsageReset};
 use ledger::{Category, Currency, Money, Month, PlanName, UserId};
-use ledger_worker::WorkerConfig;
 use nats::{Connection, EncodedEvent, Log, Position, Publisher, PublisherConfig};
 use testkit::{Env, PrivateServers, wait_until};
 use tokio::task::JoinHandle;
@@ -75,12 +74,8 @@ impl TestLedger {
 
     pub(crate) fn spawn_worker(&self) -> Worker {
         let shutdown = CancellationToken::new();
-        let config = WorkerConfig::new(
-            self.env.database_url(),
-            self.connection.clone(),
-            testkit::keys(),
-            self.env.clock.clone(),
-        );
+        let mut config = self.env.worker_config();
+        config.nats = self.connection.clone();
         let running = ledger_worker::run(config, shutdown.clone());
         let refusal = Arc::clone(&self.refusal);
         let task = tokio::spawn(async move {

@@ -8,9 +8,9 @@ use axum::http::Method;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde_json::{Value, json};
-use testkit::{Answer, Client, JWT_SECRET, Role, Token};
+use testkit::{Answer, Client, JWT_SECRET, Role, Token, World};
 
-use crate::support::{Api, assert_problem};
+use crate::answers::assert_problem;
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,7 +240,7 @@ const OTHER_PATHS: &[&str] = &[
 
 #[tokio::test]
 async fn the_table_names_every_route_and_no_other() -> Result<()> {
-    let api = Api::start().await?;
+    let world = World::without_worker(&[]).await?;
     let listed: BTreeSet<(String, String)> =
         ROWS.iter().map(|row| (row.method.to_owned(), row.path.to_owned())).collect();
     assert_eq!(listed.len(), ROWS.len(), "a row stands twice");
@@ -257,20 +257,21 @@ async fn the_table_names_every_route_and_no_other() -> Result<()> {
     // A route could be there without documentation. The router has no list of its routes, but shows them for debugging.
     let known = ROWS.iter().map(|row| row.path).chain(OTHER_PATHS.iter().copied());
     let known: BTreeSet<String> = known.map(|path| path.replace("{*", "{")).collect();
-    let found: BTreeSet<String> = paths(&api.shown).into_iter().map(|path| path.replace("{*", "{")).collect();
+    let found: BTreeSet<String> =
+        paths(&world.api.shown).into_iter().map(|path| path.replace("{*", "{")).collect();
     assert_eq!(found, known, "left: the router's paths, right: the table's");
     Ok(())
 }
 
 #[tokio::test]
 async fn nobody_without_a_valid_token() -> Result<()> {
-    let api = Api::start().await?;
+    let world = World::without_worker(&[]).await?;
     let mut bodies = BTreeSet::new();
     for row in ROWS.iter().filter(|row| row.access != Access::Public) {
-        for (what, token) in invalid_tokens(&api)? {
+        for (what, token) in invalid_tokens(&world)? {
             let client = match token {
-                Some(token) => api.anonymous()?.with_token(token),
-                None => api.anonymous()?,
+                Some(token) => world.anonymous()?.with_token(token),
+                None => world.anonymous()?,
             };
             let answer = send(&client, row, row.request, row.body).await?;
             // One address fails so often here that it is told to wait; what matters is that it is refused.
@@ -298,11 +299,11 @@ async fn nobody_without_a_valid_token() -> Result<()> {
 
 #[tokio::test]
 async fn each_kind_of_invalid_token_is_refused_by_itself() -> Result<()> {
-    let api = Api::start().await?;
-    for (what, token) in invalid_tokens(&api)? {
+    let world = World::without_worker(&[]).await?;
+    for (what, token) in invalid_tokens(&world)? {
         let client = match token {
-            Some(token) => api.anonymous()?.with_token(token),
-            None => api.anonymous()?,
+            Some(token) => world.anonymous()?.with_token(token),
+            None => world.anonymous()?,
         };
         let answer = client.get("/api/usage/stats").send().await?;
         assert_eq!(answer.status, 401, "{what}: {}", answer.text());
@@ -312,14 +313,14 @@ async fn each_kind_of_invalid_token_is_refused_by_itself() -> Result<()> {
 
 #[tokio::test]
 async fn nobody_beyond_their_role() -> Result<()> {
-    let api = Api::start().await?;
-    api.service()?.put("/api/users/victim").json(&json!({})).send().await?.expect(201)?;
-    let (user, service) = (api.client("attacker", Role::User)?, api.service()?);
-    let admin = api.client("boss", Role::Admin)?;
+    let world = World::without_worker(&[]).await?;
+    world.service()?.put("/api/users/victim").json(&json!({})).send().await?.expect(201)?;
+    let (user, service) = (world.client("attacker", Role::User)?, world.service()?);
+    let admin = world.client("boss", Role::Admin)?;
     // A host's own token may claim what it likes.
     let claimed =
-        Token::new(&api.env.clock, "attacker", Role::Admin).claim("iss", json!("https://host.example"));
-    let pretender = api.anonymous()?.with_token(claimed.mint());
+        Token::new(&world.env.clock, "attacker", Role::Admin).claim("iss", json!("https://host.example"));
+    let pretender = world.anonymous()?.with_token(claimed.mint());
     for row in ROWS {
         let refused: &[&Client] = match row.access {
             Access::Public | Access::Own => &[],
@@ -338,9 +339,9 @@ async fn nobody_beyond_their_role() -> Result<()> {
 
 #[tokio::test]
 async fn nobody_sees_or_changes_another_s() -> Result<()> {
-    let api = Api::start().await?;
-    api.service()?.put("/api/users/victim").json(&json!({})).send().await?.expect(201)?;
-    let user = api.client("attacker", Role::User)?;
+    let world = World::without_worker(&[]).await?;
+    world.service()?.put("/api/users/victim").json(&json!({})).send().await?.expect(201)?;
+    let user = world.client("attacker", Role::User)?;
     for row in ROWS {
         let Some((request, body)) = row.of_another else { continue };
         let nobody = request.replace("victim", "nobody");
@@ -356,8 +357,8 @@ async fn nobody_sees_or_changes_another_s() -> Result<()> {
 
 #[tokio::test]
 async fn the_thirty_first_failed_credential_of_a_minute_is_told_to_wait() -> Result<()> {
-    let api = Api::start().await?;
-    let wrong = api.anonymous()?.with_token("not-a-token");
+    let world = World::without_worker(&[]).await?;
+    let wrong = world.anonymous()?.with_token("not-a-token");
     let mut throttled = None;
     // A minute may end between two requests; 61 in a row cannot fall into two minutes with 30 each.
     for attempt in 1..=61 {
@@ -373,28 +374,28 @@ async fn the_thirty_first_failed_credential_of_a_minute_is_told_to_wait() -> Res
     let problem = assert_problem(&answer, 429, "rate_limited");
     assert_eq!(problem["type"], "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity");
     assert!(answer.header("retry-after").is_some());
-    api.client("somebody", Role::User)?.get("/api/usage/stats").send().await?.expect(200)?;
-    api.anonymous()?.get("/api/usage/stats").send().await?.expect(401)?;
+    world.client("somebody", Role::User)?.get("/api/usage/stats").send().await?.expect(200)?;
+    world.anonymous()?.get("/api/usage/stats").send().await?.expect(401)?;
     Ok(())
 }
 
 #[tokio::test]
 async fn the_previous_secret_and_the_configured_claims_hold() -> Result<()> {
-    let api = Api::start_with(|config| {
-        config.jwt.previous = Some("another secret of tests, the one before".to_owned().into());
-        config.jwt.issuer = Some("https://host.example".to_owned());
-        config.jwt.audience = Some("ledger".to_owned());
-        config.jwt.subject_claim = "uid".to_owned();
-    })
+    let world = World::without_worker(&[
+        ("JWT_SECRET_PREVIOUS", "another secret of tests, the one before"),
+        ("JWT_ISSUER", "https://host.example"),
+        ("JWT_AUDIENCE", "ledger"),
+        ("JWT_SUBJECT_CLAIM", "uid"),
+    ])
     .await?;
     let token = || {
-        Token::new(&api.env.clock, "unused", Role::User)
+        Token::new(&world.env.clock, "unused", Role::User)
             .claim("uid", json!("host-user"))
             .claim("iss", json!("https://host.example"))
             .claim("aud", json!(["other", "ledger"]))
     };
     let status = async |token: Token| -> Result<u16> {
-        Ok(api.anonymous()?.with_token(token.mint()).get("/api/usage/stats").send().await?.status.as_u16())
+        Ok(world.anonymous()?.with_token(token.mint()).get("/api/usage/stats").send().await?.status.as_u16())
     };
     assert_eq!(status(token()).await?, 200);
     assert_eq!(status(token().secret("another secret of tests, the one before")).await?, 200);
@@ -410,28 +411,28 @@ async fn the_previous_secret_and_the_configured_claims_hold() -> Result<()> {
 
 #[tokio::test]
 async fn a_token_that_this_server_mints_is_one() -> Result<()> {
-    let api = Api::start().await?;
+    let world = World::without_worker(&[]).await?;
     let subject = "minted".parse()?;
     let mint = api::auth::Mint {
         subject: &subject,
         role: api::auth::Role::Service,
         ttl: std::time::Duration::from_mins(1),
-        now: api.env.clock.now(),
+        now: world.env.clock.now(),
     };
-    let token = api::auth::mint(&crate::support::config(&api.env)?.jwt, &mint)?;
-    let client = api.anonymous()?.with_token(secrecy::ExposeSecret::expose_secret(&token));
+    let token = api::auth::mint(&world.env.api_config(&[])?.jwt, &mint)?;
+    let client = world.anonymous()?.with_token(secrecy::ExposeSecret::expose_secret(&token));
     client.put("/api/users/minted").json(&json!({})).send().await?.expect(200)?;
     // A cached token ends like any other: the ledger's clock decides.
-    api.env.clock.set(api.env.clock.now() + chrono::TimeDelta::seconds(89));
+    world.env.clock.set(world.env.clock.now() + chrono::TimeDelta::seconds(89));
     client.put("/api/users/minted").json(&json!({})).send().await?.expect(200)?;
-    api.env.clock.set(api.env.clock.now() + chrono::TimeDelta::seconds(2));
+    world.env.clock.set(world.env.clock.now() + chrono::TimeDelta::seconds(2));
     client.put("/api/users/minted").json(&json!({})).send().await?.expect(401)?;
     Ok(())
 }
 
 /// Tokens that are none, each wrong in one way.
-fn invalid_tokens(api: &Api) -> Result<Vec<(&'static str, Option<String>)>> {
-    let clock = &api.env.clock;
+fn invalid_tokens(world: &World) -> Result<Vec<(&'static str, Option<String>)>> {
+    let clock = &world.env.clock;
     let now = clock.now().timestamp();
     let good = || Token::new(clock, "attacker", Role::Admin);
     let (head, rest) = {

@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use testkit::{Env, Role, wait_until};
+use testkit::{Api, Env, PATIENCE, Role, wait_until};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use url::Url;
-
-use crate::world::{Api, PATIENCE};
 
 /// Between the api and PostgreSQL. Of a connection that listens nothing comes through any more once `is_cut`, as when
 /// a firewall has forgotten it.

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use serde_json::json;
 use std::time::Duration;
-use testkit::Client;
+use testkit::{Client, World};
 
-use crate::support::{Api, assert_problem, named};
+use crate::answers::{assert_problem, named};
 
 /// Bodies for `PUT /api/users/{user}` that are JSON and yet wrong: the body, and what the answer must point at.
 const WRONG: &[(&str, &str)] = &[
@@ -79,8 +79,8 @@ const MALFORMED: &[&[u8]] =
 
 #[tokio::test]
 async fn a_wrong_field_is_named() -> Result<()> {
-    let api = Api::start().await?;
-    let service = api.service()?;
+    let world = World::without_worker(&[]).await?;
+    let service = world.service()?;
     for (body, pointer) in WRONG {
         let answer = put(&service, body.as_bytes()).await?;
         let problem = assert_problem(&answer, 422, "validation_failed");
@@ -95,15 +95,15 @@ async fn a_wrong_field_is_named() -> Result<()> {
         assert_problem(&put(&service, body).await?, 400, "malformed_json");
     }
     let users = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM users WHERE external_id = 'victim'");
-    assert_eq!(users.fetch_one(api.env.pool()).await?, 0, "nothing was stored");
+    assert_eq!(users.fetch_one(world.env.pool()).await?, 0, "nothing was stored");
     Ok(())
 }
 
 #[tokio::test]
 async fn every_endpoint_that_takes_json_refuses_what_it_cannot_read() -> Result<()> {
-    let api = Api::start().await?;
-    let admin = api.client("operator", testkit::Role::Admin)?;
-    api.service()?.put("/api/users/victim").json(&json!({})).send().await?.expect(201)?;
+    let world = World::without_worker(&[]).await?;
+    let admin = world.client("operator", testkit::Role::Admin)?;
+    world.service()?.put("/api/users/victim").json(&json!({})).send().await?.expect(201)?;
     for (method, path, good, nul, (status, code, pointer)) in OTHERS {
         let send = |kind: &'static str, body: Vec<u8>| {
             let method = method.parse().expect("a method");
@@ -129,9 +129,9 @@ async fn every_endpoint_that_takes_json_refuses_what_it_cannot_read() -> Result<
 
 #[tokio::test]
 async fn errors_do_not_grow_with_their_cause() -> Result<()> {
-    let api = Api::start().await?;
+    let world = World::without_worker(&[]).await?;
     let body = format!(r#"{{"{}": 1}}"#, "k".repeat(900_000));
-    let answer = put(&api.service()?, body.as_bytes()).await?;
+    let answer = put(&world.service()?, body.as_bytes()).await?;
     assert_problem(&answer, 422, "validation_failed");
     assert!(answer.body.len() < 4_096, "{} bytes", answer.body.len());
     Ok(())
@@ -139,19 +139,19 @@ async fn errors_do_not_grow_with_their_cause() -> Result<()> {
 
 #[tokio::test]
 async fn a_body_beyond_the_limit_is_413_announced_or_not() -> Result<()> {
-    let api = Api::start().await?;
-    let service = api.service()?;
+    let world = World::without_worker(&[]).await?;
+    let service = world.service()?;
     let body = format!(r#"{{"name": "{}"}}"#, "x".repeat(10 * 1024 * 1024));
     let problem = assert_problem(&put(&service, body.as_bytes()).await?, 413, "too_large");
     assert!(problem["detail"].as_str().unwrap_or_default().contains("1048576"), "{problem}");
-    assert_problem(&chunked(&api, 2 * 1024 * 1024).await?, 413, "too_large");
+    assert_problem(&chunked(&world, 2 * 1024 * 1024).await?, 413, "too_large");
     Ok(())
 }
 
 #[tokio::test]
 async fn another_media_type_is_415() -> Result<()> {
-    let api = Api::start().await?;
-    let service = api.service()?;
+    let world = World::without_worker(&[]).await?;
+    let service = world.service()?;
     for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonish", "nonsense"] {
         let answer = service.put("/api/users/victim").body(kind, "{}").send().await?;
         assert_problem(&answer, 415, "unsupported_media_type");
@@ -162,8 +162,8 @@ async fn another_media_type_is_415() -> Result<()> {
 
 #[tokio::test]
 async fn paths_are_read_strictly() -> Result<()> {
-    let api = Api::start().await?;
-    let service = api.service()?;
+    let world = World::without_worker(&[]).await?;
+    let service = world.service()?;
     let answer = service.put("/api/users/%ff").json(&json!({})).send().await?;
     assert_problem(&answer, 400, "malformed_uri");
     for path in ["/api/users/a%00b", "/api/users/a%0Ab", "/api/users/%E2%80%AEa"] {
@@ -181,8 +181,8 @@ async fn paths_are_read_strictly() -> Result<()> {
 
 #[tokio::test]
 async fn request_ids_are_kept_or_made() -> Result<()> {
-    let api = Api::start().await?;
-    let client = api.anonymous()?;
+    let world = World::without_worker(&[]).await?;
+    let client = world.anonymous()?;
     let kept = client.get("/nowhere").header("x-request-id", "Trace_1.a-b").send().await?;
     assert_eq!(kept.header("x-request-id"), Some("Trace_1.a-b"));
     assert_problem(&kept, 404, "not_found");
@@ -199,10 +199,10 @@ async fn put(client: &Client, body: &[u8]) -> Result<testkit::Answer> {
 }
 
 /// Sends a body without Content-Length, byte by byte as far as the server is concerned.
-async fn chunked(api: &Api, bytes: usize) -> Result<testkit::Answer> {
+async fn chunked(world: &World, bytes: usize) -> Result<testkit::Answer> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let address = api.url.trim_start_matches("http://");
-    let token = api.env.token("backend", testkit::Role::Service);
+    let address = world.api.url.trim_start_matches("http://");
+    let token = world.env.token("backend", testkit::Role::Service);
     let mut stream = tokio::net::TcpStream::connect(address).await?;
     let head = format!(
         "PUT /api/users/victim HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\

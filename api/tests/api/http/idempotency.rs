@@ -21,10 +21,10 @@ use events::{ApiCalled, Body, Event};
 use ledger::{Category, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use testkit::{Answer, Client, Role, wait_until};
+use testkit::{Answer, Client, Role, World, wait_until};
 use tokio::sync::Notify;
 
-use crate::support::{Api, assert_problem};
+use crate::answers::assert_problem;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,20 +89,20 @@ async fn work(
 }
 
 /// An api whose only route is the handler above.
-async fn start() -> Result<(Api, Bench, Client)> {
-    let api = Api::start().await?;
+async fn start() -> Result<(World, Bench, Client)> {
+    let world = World::without_worker(&[]).await?;
     let bench = Bench { faulty: Arc::new(AtomicBool::new(true)), ..Bench::default() };
     let app = Router::new()
         .route("/calls", post(call))
         .layer(axum::Extension(bench.clone()))
-        .layer(axum::Extension(api.handle.writer.clone()))
-        .layer(from_fn_with_state(Envelope::new(api.env.ids.clone()), envelope))
-        .with_state(api.handle.state.clone());
+        .layer(axum::Extension(world.api.handle.writer.clone()))
+        .layer(from_fn_with_state(Envelope::new(world.env.ids.clone()), envelope))
+        .with_state(world.api.handle.state.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(api::serve(listener, app, tokio_util::sync::CancellationToken::new(), Duration::ZERO));
-    let client = Client::new(url)?.with_token(api.env.token("caller", Role::User));
-    Ok((api, bench, client))
+    let client = Client::new(url)?.with_token(world.env.token("caller", Role::User));
+    Ok((world, bench, client))
 }
 
 async fn send(client: &Client, key: &str, fault: Option<&str>) -> Result<Answer> {
@@ -111,10 +111,10 @@ async fn send(client: &Client, key: &str, fault: Option<&str>) -> Result<Answer>
 }
 
 /// Ids and times of all events in the log.
-async fn recorded(api: &Api) -> Result<Vec<(String, String)>> {
+async fn recorded(world: &World) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
-    for seq in 1..=api.handle.log.state().await?.last_seq {
-        let frame = api.handle.log.frame_at(seq).await?.context("a frame")?;
+    for seq in 1..=world.api.handle.log.state().await?.last_seq {
+        let frame = world.api.handle.log.frame_at(seq).await?.context("a frame")?;
         for event in events::decode_batch(&frame.body)? {
             let event = event.map_err(|error| anyhow::anyhow!("{error:?}"))?;
             found.push((event.id.clone().into_owned(), event.time.to_rfc3339()));
@@ -125,7 +125,7 @@ async fn recorded(api: &Api) -> Result<Vec<(String, String)>> {
 
 #[tokio::test]
 async fn the_same_request_gives_the_same_answer_once() -> Result<()> {
-    let (api, bench, client) = start().await?;
+    let (world, bench, client) = start().await?;
     let first = send(&client, "key-1", None).await?.expect(200)?;
     let again = send(&client, "key-1", None).await?.expect(200)?;
     assert_eq!(first.body, again.body);
@@ -135,28 +135,28 @@ async fn the_same_request_gives_the_same_answer_once() -> Result<()> {
         (first.header("idempotency-replayed"), again.header("idempotency-replayed")),
         (None, Some("true"))
     );
-    assert_eq!((bench.runs.load(Ordering::SeqCst), recorded(&api).await?.len()), (1, 1));
+    assert_eq!((bench.runs.load(Ordering::SeqCst), recorded(&world).await?.len()), (1, 1));
 
     // The key is the caller's own, and another key is another request.
-    let other = client.with_token(api.env.token("another", Role::User));
+    let other = client.with_token(world.env.token("another", Role::User));
     assert_eq!(send(&other, "key-1", None).await?.expect(200)?.header("idempotency-replayed"), None);
     assert_eq!(send(&client, "key-2", None).await?.expect(200)?.header("idempotency-replayed"), None);
     // Without a key every request is one.
     for _ in 0..2 {
         client.post("/calls").json(&json!({"endpoint": "/x"})).send().await?.expect(200)?;
     }
-    assert_eq!(recorded(&api).await?.len(), 5);
+    assert_eq!(recorded(&world).await?.len(), 5);
     Ok(())
 }
 
 #[tokio::test]
 async fn the_id_is_of_the_events_own_instant() -> Result<()> {
-    let (api, _, client) = start().await?;
+    let (world, _, client) = start().await?;
     for n in 0..50 {
         send(&client, &format!("key-{n}"), None).await?.expect(200)?;
         client.post("/calls").json(&json!({"endpoint": "/x"})).send().await?.expect(200)?;
     }
-    let events = recorded(&api).await?;
+    let events = recorded(&world).await?;
     assert_eq!(events.len(), 100);
     for (id, time) in events {
         // Of a UUIDv7 of ours the first 64 bits are the instant, to the microsecond.
@@ -168,7 +168,7 @@ async fn the_id_is_of_the_events_own_instant() -> Result<()> {
 
 #[tokio::test]
 async fn another_request_under_the_key_is_refused() -> Result<()> {
-    let (_api, _, client) = start().await?;
+    let (_world, _, client) = start().await?;
     send(&client, "key", None).await?.expect(200)?;
     let other = client
         .post("/calls")
@@ -192,7 +192,7 @@ async fn another_request_under_the_key_is_refused() -> Result<()> {
 
 #[tokio::test]
 async fn a_final_refusal_is_kept_with_a_request_id_of_its_own() -> Result<()> {
-    let (_api, bench, client) = start().await?;
+    let (_world, bench, client) = start().await?;
     let first = assert_problem(&send(&client, "key", Some("refuse")).await?, 409, "conflict");
     bench.faulty.store(false, Ordering::SeqCst);
     let again = send(&client, "key", Some("refuse")).await?;
@@ -205,7 +205,7 @@ async fn a_final_refusal_is_kept_with_a_request_id_of_its_own() -> Result<()> {
 
 #[tokio::test]
 async fn a_503_is_not_kept_and_its_retry_is_the_same_event() -> Result<()> {
-    let (api, bench, client) = start().await?;
+    let (world, bench, client) = start().await?;
     assert_problem(&send(&client, "key", Some("busy")).await?, 503, "unavailable");
     bench.faulty.store(false, Ordering::SeqCst);
     let retried = send(&client, "key", Some("busy")).await?.expect(200)?;
@@ -213,14 +213,14 @@ async fn a_503_is_not_kept_and_its_retry_is_the_same_event() -> Result<()> {
     let kept = sqlx::query_as::<_, (uuid::Uuid, chrono::DateTime<chrono::Utc>)>(
         "SELECT event_id, created_at FROM public.idempotency_keys",
     );
-    let (event_id, at) = kept.fetch_one(api.env.pool()).await?;
-    assert_eq!(recorded(&api).await?, [(event_id.to_string(), at.to_rfc3339())]);
+    let (event_id, at) = kept.fetch_one(world.env.pool()).await?;
+    assert_eq!(recorded(&world).await?, [(event_id.to_string(), at.to_rfc3339())]);
     Ok(())
 }
 
 #[tokio::test]
 async fn while_the_first_runs_the_second_is_told_to_wait_even_if_the_first_hung_up() -> Result<()> {
-    let (api, bench, client) = start().await?;
+    let (world, bench, client) = start().await?;
     let first = tokio::spawn({
         let client = client.clone();
         async move { send(&client, "key", Some("wait")).await }
@@ -238,20 +238,20 @@ async fn while_the_first_runs_the_second_is_told_to_wait_even_if_the_first_hung_
         answer.status == 200 && answer.header("idempotency-replayed") == Some("true")
     })
     .await;
-    assert_eq!((bench.runs.load(Ordering::SeqCst), recorded(&api).await?.len()), (1, 1));
+    assert_eq!((bench.runs.load(Ordering::SeqCst), recorded(&world).await?.len()), (1, 1));
     Ok(())
 }
 
 #[tokio::test]
 async fn the_answer_of_a_try_that_lost_its_key_is_not_kept() -> Result<()> {
-    let (api, bench, client) = start().await?;
+    let (world, bench, client) = start().await?;
     let mut tries = Vec::new();
     for runs in 1..=2 {
         let client = client.clone();
         tries.push(tokio::spawn(async move { send(&client, "key", Some("wait")).await }));
         wait_until(Duration::from_secs(5), || async { bench.runs.load(Ordering::SeqCst) == runs }).await;
         if runs == 1 {
-            api.env.clock.set(api.env.clock.now() + TimeDelta::seconds(31));
+            world.env.clock.set(world.env.clock.now() + TimeDelta::seconds(31));
         }
     }
     let second = tries.pop().context("a second try")?;
@@ -269,7 +269,7 @@ async fn the_answer_of_a_try_that_lost_its_key_is_not_kept() -> Result<()> {
 
 #[tokio::test]
 async fn without_a_key_too_the_work_goes_on_when_the_client_hangs_up() -> Result<()> {
-    let (api, bench, client) = start().await?;
+    let (world, bench, client) = start().await?;
     let hung_up = tokio::spawn({
         let client = client.clone();
         async move { client.post("/calls").json(&json!({"endpoint": "/x", "fault": "wait"})).send().await }
@@ -281,7 +281,7 @@ async fn without_a_key_too_the_work_goes_on_when_the_client_hangs_up() -> Result
     send(&client, "another", None).await?.expect(200)?;
     bench.go_on.notify_one();
     wait_until(Duration::from_secs(5), || async {
-        recorded(&api).await.is_ok_and(|events| events.len() == 2)
+        recorded(&world).await.is_ok_and(|events| events.len() == 2)
     })
     .await;
     Ok(())
@@ -289,31 +289,31 @@ async fn without_a_key_too_the_work_goes_on_when_the_client_hangs_up() -> Result
 
 #[tokio::test]
 async fn a_crash_after_the_publish_and_a_retry_are_one_event() -> Result<()> {
-    let (api, bench, client) = start().await?;
+    let (world, bench, client) = start().await?;
     assert_problem(&send(&client, "key", Some("crash")).await?, 500, "internal");
     bench.faulty.store(false, Ordering::SeqCst);
     assert_problem(&send(&client, "key", Some("crash")).await?, 409, "idempotency_key_in_use");
-    api.env.clock.set(api.env.clock.now() + TimeDelta::seconds(31));
+    world.env.clock.set(world.env.clock.now() + TimeDelta::seconds(31));
     send(&client, "key", Some("crash")).await?.expect(200)?;
-    let events = recorded(&api).await?;
+    let events = recorded(&world).await?;
     assert_eq!(events.len(), 2, "published twice");
     assert_eq!(events[0], events[1], "with the same id and the same time, so that it is projected once");
     // A day later the key is free.
-    api.env.clock.set(api.env.clock.now() + TimeDelta::hours(25));
-    let client = client.with_token(api.env.token("caller", Role::User));
+    world.env.clock.set(world.env.clock.now() + TimeDelta::hours(25));
+    let client = client.with_token(world.env.token("caller", Role::User));
     let anew = send(&client, "key", None).await?.expect(200)?;
     assert_eq!(anew.header("idempotency-replayed"), None);
-    assert_ne!(recorded(&api).await?[2], events[0]);
+    assert_ne!(recorded(&world).await?[2], events[0]);
     Ok(())
 }
 
 #[tokio::test]
 async fn twenty_at_once_run_once() -> Result<()> {
-    let (api, bench, client) = start().await?;
+    let (world, bench, client) = start().await?;
     let requests = (0..20).map(|_| send(&client, "key", None));
     let answers = futures_util::future::try_join_all(requests).await?;
     let done = answers.iter().filter(|answer| answer.status == 200).count();
     assert!(done >= 1 && answers.iter().all(|answer| [200, 409].contains(&answer.status.as_u16())));
-    assert_eq!((bench.runs.load(Ordering::SeqCst), recorded(&api).await?.len()), (1, 1));
+    assert_eq!((bench.runs.load(Ordering::SeqCst), recorded(&world).await?.len()), (1, 1));
     Ok(())
 }

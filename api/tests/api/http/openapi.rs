@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::support::Api;
+use testkit::World;
 
 /// `UPDATE=1 cargo test -p api --test api openapi` writes it anew.
 #[test]
@@ -43,16 +43,16 @@ fn every_operation_says_what_it_answers_and_who_may_ask() -> Result<()> {
 #[tokio::test]
 async fn the_served_document_names_the_public_address() -> Result<()> {
     let url = "https://usage.example/ledger";
-    let api = Api::start_with(|config| config.public_url = url.parse().ok()).await?;
-    let served = api.anonymous()?.get("/openapi.json").send().await?.expect(200)?.json()?;
+    let world = World::without_worker(&[("PUBLIC_URL", url)]).await?;
+    let served = world.anonymous()?.get("/openapi.json").send().await?.expect(200)?.json()?;
     assert_eq!(served["servers"], serde_json::json!([{"url": url}]));
     Ok(())
 }
 
 #[tokio::test]
 async fn the_document_and_its_pages_are_served() -> Result<()> {
-    let api = Api::start().await?;
-    let client = api.anonymous()?;
+    let world = World::without_worker(&[]).await?;
+    let client = world.anonymous()?;
     let served = client.get("/openapi.json").send().await?.expect(200)?.json()?;
     assert_eq!(served, serde_json::to_value(api::router::document())?);
     let page = client.get("/docs/").send().await?.expect(200)?;

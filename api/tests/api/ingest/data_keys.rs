@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use testkit::wait_until;
-
-use crate::world::World;
+use testkit::{World, wait_until};
 
 fn event(id: &str, user: &str, is_personal: bool) -> Value {
     let mut data = json!({"endpoint": "/api/analyze", "status_code": 200});

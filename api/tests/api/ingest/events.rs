@@ -5,9 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use store::identity::users::NewUser;
-use testkit::{Answer, Client, Role};
-
-use crate::world::World;
+use testkit::{Answer, Client, Role, World};
 
 fn event(id: usize, user: &str) -> Value {
     json!({"id": format!("e-{id}"), "subject": user, "data": {"endpoint": "/api/analyze", "status_code": 200}})

@@ -2,9 +2,7 @@
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use testkit::{Answer, Client};
-
-use crate::world::World;
+use testkit::{Answer, Client, World};
 
 const SINGLE: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";

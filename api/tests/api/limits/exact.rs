@@ -8,9 +8,7 @@ use api::limits::{Ask, LimitsError, Unready};
 use futures_util::future::try_join_all;
 use ledger::{Category, Month, Units};
 use serde_json::json;
-use testkit::{Client, wait_until};
-
-use crate::world::{Api, PATIENCE, World, config};
+use testkit::{Api, Client, PATIENCE, World, wait_until};
 
 /// How often each status was answered to so many calls made at once.
 async fn calls_at_once(
@@ -275,7 +273,7 @@ async fn too_much_that_is_not_projected_is_answered_503() -> Result<()> {
 async fn a_second_api_waits_and_then_says_why_it_does_not_start() -> Result<()> {
     let world = World::start().await?;
     let started = std::time::Instant::now();
-    let refused = api::build(config(&world.env, &[])?).await.err().context("it started")?;
+    let refused = api::build(world.env.api_config(&[])?).await.err().context("it started")?;
     assert!(started.elapsed() >= Duration::from_secs(10));
     assert!(refused.to_string().contains("another api process serves this database"), "{refused}");
     world.api.stop().await?;

@@ -5,9 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use futures_util::StreamExt;
 use futures_util::stream;
-use testkit::wait_until;
-
-use crate::world::{PATIENCE, World};
+use testkit::{PATIENCE, World, wait_until};
 
 /// The rest of the million is `api::limits`' unit test; the events are the same however many calls they stand for.
 const REFUSALS: usize = 20_000;

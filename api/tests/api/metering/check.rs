@@ -3,9 +3,7 @@
 use anyhow::{Context, Result};
 use chrono::TimeDelta;
 use serde_json::{Value, json};
-use testkit::{Answer, Client, Role};
-
-use crate::world::World;
+use testkit::{Answer, Client, Role, World};
 
 async fn check(client: &Client, body: &Value) -> Result<Answer> {
     client.post("/api/usage/check").json(body).send().await

@@ -1,9 +1,7 @@
 //! What a proxy hears.
 
 use anyhow::{Context, Result};
-use testkit::{Answer, Role};
-
-use crate::world::World;
+use testkit::{Answer, Role, World};
 
 #[tokio::test]
 async fn ten_analyses_pass_and_the_eleventh_is_refused_with_every_header_and_field() -> Result<()> {

@@ -9,10 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::http::HeaderMap;
-use testkit::{Client, wait_until};
+use testkit::{Client, World, wait_until};
 use tokio::net::TcpListener;
-
-use crate::world::World;
 
 /// A private nginx; killed with this value.
 struct Nginx(Child);

@@ -3,74 +3,36 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ledger_worker::WorkerConfig;
-use nats::{Connection, StreamName};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use store::projection::checkpoint;
 use store::projection::projector_status;
-use testkit::{Answer, Client, Database, Env, PrivateServers, Role, wait_until};
-use tokio_util::sync::CancellationToken;
-
-use crate::world::{Api, PATIENCE};
+use testkit::{Answer, Client, Env, PATIENCE, PrivateServers, World, wait_until};
 
 /// An api and a worker on servers of their own.
 struct Outage {
     servers: PrivateServers,
-    database: Database,
-    env: Env,
-    api: Api,
-    worker: CancellationToken,
+    world: World,
 }
 
 impl Outage {
     async fn start(settings: &[(&str, &str)]) -> Result<Self> {
-        let (servers, env) = (PrivateServers::start().await?, Env::start().await?);
-        let database = Database::create(&servers.postgres.url("postgres"), &env.ids).await?;
-        let (nats_url, monitor_url) = (servers.nats.url(), servers.nats.monitor_url());
-        let mut all = vec![
-            ("DATABASE_URL", database.url()),
-            ("NATS_URL", nats_url.as_str()),
-            ("NATS_MONITOR_URL", monitor_url.as_str()),
-        ];
-        all.extend_from_slice(settings);
-        let api = Api::start(&env, &all).await?;
-        let mut connection = Connection::new(&nats_url, env.stream_name().parse::<StreamName>()?);
-        connection.monitor_url = Some(monitor_url.clone());
-        let worker = CancellationToken::new();
-        let config = WorkerConfig::new(database.url(), connection, testkit::keys(), env.clock.clone());
-        tokio::spawn(ledger_worker::run(config, worker.clone()));
-        let outage = Self { servers, database, env, api, worker };
-        wait_until(PATIENCE, || async { outage.api.handle.limits.readiness().is_ok() }).await;
+        let servers = PrivateServers::start().await?;
+        let mut world = World::in_env(Env::on(&servers).await?, settings).await?;
+        world.start_worker();
         // A worker that finds a server dead at its start refuses to; it is to be up before the first outage.
-        let pool = outage.database.pool().await?;
         wait_until(PATIENCE, || async {
-            let mut connection = pool.acquire().await.expect("a connection");
+            let mut connection = world.env.pool().acquire().await.expect("a connection");
             let worker = projector_status::read(&mut connection, checkpoint::PARTITION).await;
             worker.expect("a status").is_some()
         })
         .await;
-        Ok(outage)
-    }
-
-    fn user(&self, subject: &str) -> Result<Client> {
-        Ok(Client::new(&self.api.url)?.with_token(self.env.token(subject, Role::User)))
+        Ok(Self { servers, world })
     }
 
     async fn analyses(&self, subject: &str) -> Result<i64> {
-        let last_seq = self.api.handle.log.state().await?.last_seq;
-        if !self.api.handle.watermark.wait_for(last_seq, PATIENCE).await {
-            let mut connection = self.database.pool().await?.acquire().await?;
-            let worker = projector_status::read(&mut connection, checkpoint::PARTITION).await?;
-            anyhow::bail!("{last_seq} is not projected; the worker says {worker:?}");
-        }
-        let pool = self.database.pool().await?;
-        let units = sqlx::query_scalar(
-            "SELECT COALESCE(sum(analyze_calls), 0)::bigint FROM monthly_usage_summary
-             WHERE user_id = (SELECT user_id FROM public.users WHERE external_id = $1)",
-        );
-        Ok(units.bind(subject).fetch_one(&pool).await?)
+        Ok(self.world.summary(subject).await?.1)
     }
 
     /// Stops (SIGSTOP) or continues (SIGCONT) the nats-server's process: its connections stay, it does nothing.
@@ -79,9 +41,9 @@ impl Outage {
         Ok(kill(Pid::from_raw(pid.try_into()?), signal)?)
     }
 
-    async fn stop(self) -> Result<()> {
-        self.worker.cancel();
-        self.api.stop().await
+    async fn stop(mut self) -> Result<()> {
+        self.world.stop_worker().await?;
+        self.world.api.stop().await
     }
 }
 
@@ -103,7 +65,7 @@ async fn readiness(client: &Client) -> (u16, Value) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_database_nothing_is_admitted_and_then_it_is_again() -> Result<()> {
     let outage = Outage::start(&[]).await?;
-    let user = outage.user("patient")?;
+    let user = outage.world.user("patient")?;
     for _ in 0..4 {
         call(&user, "/api/analyze").await?.expect(204)?;
     }
@@ -136,20 +98,20 @@ async fn without_the_database_nothing_is_admitted_and_then_it_is_again() -> Resu
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_failure_mode_open_calls_pass_without_the_database() -> Result<()> {
     let outage = Outage::start(&[("LIMIT_FAILURE_MODE", "open")]).await?;
-    let user = outage.user("trusted")?;
+    let user = outage.world.user("trusted")?;
     call(&user, "/api/analyze").await?.expect(204)?;
     outage.servers.postgres.kill().await;
-    wait_until(PATIENCE, || async { outage.api.handle.limits.readiness().is_err() }).await;
+    wait_until(PATIENCE, || async { outage.world.api.handle.limits.readiness().is_err() }).await;
     for _ in 0..12 {
         call(&user, "/api/analyze").await?.expect(204)?;
     }
     // Nor does it need the key that seals what is known of the person: nothing is recorded of them then.
-    outage.api.handle.keys.forget_all();
+    outage.world.api.handle.keys.forget_all();
     let request = user.get("/api/forward-auth").header("x-forwarded-uri", "/api/analyze");
     let request = request.header("x-forwarded-method", "GET").header("user-agent", "unknown/1.0");
     request.send().await?.expect(204)?;
     outage.servers.postgres.resume().await?;
-    wait_until(PATIENCE, || async { outage.api.handle.limits.readiness().is_ok() }).await;
+    wait_until(PATIENCE, || async { outage.world.api.handle.limits.readiness().is_ok() }).await;
     wait_until(PATIENCE, || async { status(&user, "/api/analyze").await == 429 }).await;
     assert!(outage.analyses("trusted").await? >= 13);
     outage.stop().await
@@ -158,7 +120,7 @@ async fn in_failure_mode_open_calls_pass_without_the_database() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_whose_client_went_away_count_once_and_hold_their_units() -> Result<()> {
     let outage = Outage::start(&[]).await?;
-    let user = outage.user("impatient")?;
+    let user = outage.world.user("impatient")?;
     call(&user, "/api/analyze").await?.expect(204)?;
     outage.servers.nats.kill().await;
     // Four clients hang up while their calls wait for the log.
@@ -181,7 +143,7 @@ async fn calls_whose_client_went_away_count_once_and_hold_their_units() -> Resul
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_log_calls_are_answered_503_and_recover() -> Result<()> {
     let outage = Outage::start(&[]).await?;
-    let user = outage.user("steady")?;
+    let user = outage.world.user("steady")?;
     call(&user, "/api/analyze").await?.expect(204)?;
     outage.servers.nats.kill().await;
     wait_until(PATIENCE, || async { status(&user, "/api/analyze").await == 503 }).await;
@@ -209,7 +171,7 @@ async fn without_the_log_calls_are_answered_503_and_recover() -> Result<()> {
 async fn a_stop_answers_the_calls_that_wait_for_the_log_and_all_of_them_are_in_it() -> Result<()> {
     const WAITING: u64 = 30;
     let outage = Outage::start(&[]).await?;
-    let user = outage.user("leaving")?;
+    let user = outage.world.user("leaving")?;
     call(&user, "/api/other").await?.expect(204)?;
 
     outage.signal_nats(Signal::SIGSTOP)?;
@@ -226,10 +188,10 @@ async fn a_stop_answers_the_calls_that_wait_for_the_log_and_all_of_them_are_in_i
         body["used"] == WAITING + 1
     })
     .await;
-    outage.api.ask_to_stop();
+    outage.world.api.ask_to_stop();
     // A client of its own, since a connection that is open may still be served.
     wait_until(PATIENCE, || async {
-        Client::new(&outage.api.url).expect("a client").get("/healthz").send().await.is_err()
+        Client::new(&outage.world.api.url).expect("a client").get("/healthz").send().await.is_err()
     })
     .await;
     assert!(waiting.iter().all(|call| !call.is_finished()), "a call was answered that is not on disk");
@@ -238,15 +200,14 @@ async fn a_stop_answers_the_calls_that_wait_for_the_log_and_all_of_them_are_in_i
     for answer in futures_util::future::try_join_all(waiting).await? {
         answer?.expect(204)?;
     }
-    let Outage { servers: _servers, database, api, worker, .. } = outage;
-    api.stop().await?;
-    let pool = database.pool().await?;
+    let Outage { servers: _servers, world } = outage;
+    let pool = world.env.pool().clone();
+    world.api.stop().await?;
     wait_until(PATIENCE, || async {
         let rows = sqlx::query_scalar("SELECT count(*) FROM api_usage WHERE endpoint = '/api/other'");
         let rows: i64 = rows.fetch_one(&pool).await.expect("a count");
         rows.unsigned_abs() == WAITING + 1
     })
     .await;
-    worker.cancel();
     Ok(())
 }

@@ -3,9 +3,7 @@
 use anyhow::{Context, Result};
 use chrono::TimeDelta;
 use serde_json::{Value, json};
-use testkit::{Answer, Client};
-
-use crate::world::World;
+use testkit::{Answer, Client, World};
 
 async fn call_id(world: &World, client: &Client, path: &str) -> Result<String> {
     let answer = world.call(client, path).await?.expect(204)?;
@@ -51,7 +49,7 @@ async fn completing_a_call_is_recorded_uncounted_like_our_other_routes() -> Resu
     let world = World::start().await?;
     let call = call_id(&world, &world.user("reported")?, "/api/x").await?;
     complete(&world.service()?, &call, &json!({"status_code": 200})).await?.expect(200)?;
-    testkit::wait_until(crate::world::PATIENCE, || async {
+    testkit::wait_until(testkit::PATIENCE, || async {
         let row: Option<(String, bool, Option<i16>)> = sqlx::query_as(
             "SELECT method, counted, status_code FROM api_usage
              WHERE endpoint = '/api/usage/calls/{call_id}/outcome'",

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use crate::world::World;
+use testkit::World;
 
 #[tokio::test]
 async fn tricks_with_a_path_change_nothing() -> Result<()> {

@@ -2,10 +2,9 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use testkit::Role;
+use testkit::{Role, World};
 
 use super::{GITHUB, OPENAI, actions, id, store, token};
-use crate::world::World;
 
 /// A token in the wrong place.
 const SECRET: &str = "ghp_DoNotRepeatThisDoNotRepeatThisDoNotRep";

@@ -12,11 +12,9 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use testkit::{Answer, Client};
+use testkit::{Answer, Client, World};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
-
-use crate::world::World;
 
 /// Tokens as their providers make them, of nobody.
 pub(super) const GITHUB: &str = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
@@ -72,22 +70,7 @@ impl Provider {
     }
 }
 
-impl World {
-    /// With this provider in the place of GitHub and `OpenAI`.
-    pub(super) async fn with_provider(provider: &Provider) -> Result<Self> {
-        Self::with(&[("GITHUB_API_URL", &provider.url), ("OPENAI_BASE_URL", &provider.url)]).await
-    }
-
-    /// Runs a statement on the database, behind everybody's back.
-    pub(super) async fn tamper(&self, statement: &str) -> Result<()> {
-        let done = sqlx::query(statement).execute(self.env.pool()).await?;
-        anyhow::ensure!(done.rows_affected() > 0, "{statement} changed nothing");
-        Ok(())
-    }
-
-    /// The only value that a query answers.
-    pub(super) async fn text(&self, query: &str) -> Result<String> {
-        let text: Option<String> = sqlx::query_scalar(query).fetch_one(self.env.pool()).await?;
-        Ok(text.unwrap_or_default())
-    }
+/// With this provider in the place of GitHub and `OpenAI`.
+pub(super) async fn world_with(provider: &Provider) -> Result<World> {
+    World::with(&[("GITHUB_API_URL", &provider.url), ("OPENAI_BASE_URL", &provider.url)]).await
 }

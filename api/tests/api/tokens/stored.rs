@@ -3,10 +3,9 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use testkit::Role;
+use testkit::{Role, World};
 
 use super::{GITHUB, OPENAI, OTHER_GITHUB, actions, id, store, token};
-use crate::world::World;
 
 #[tokio::test]
 async fn a_token_is_stored_shown_masked_replaced_and_deleted() -> Result<()> {

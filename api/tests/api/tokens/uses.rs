@@ -2,10 +2,9 @@
 
 use anyhow::Result;
 use serde_json::Value;
-use testkit::{Client, Role, wait_until};
+use testkit::{Client, PATIENCE, Role, wait_until};
 
-use super::{GITHUB, OPENAI, OTHER_GITHUB, Provider, actions, id, store, token};
-use crate::world::{PATIENCE, World};
+use super::{GITHUB, OPENAI, OTHER_GITHUB, Provider, actions, id, store, token, world_with};
 
 async fn test(client: &Client, id: &str) -> Result<testkit::Answer> {
     client.post(&format!("/api/tokens/{id}/test")).send().await
@@ -14,7 +13,7 @@ async fn test(client: &Client, id: &str) -> Result<testkit::Answer> {
 #[tokio::test]
 async fn a_stored_token_is_opened_for_its_provider_alone() -> Result<()> {
     let provider = Provider::answering(200).await?;
-    let world = World::with_provider(&provider).await?;
+    let world = world_with(&provider).await?;
     let alice = world.user("alice")?;
     let stored = id(&store(&alice, &token("github", GITHUB)).await?.expect(201)?)?;
     let tested = test(&alice, &stored).await?.expect(200)?;
@@ -32,7 +31,7 @@ async fn a_stored_token_is_opened_for_its_provider_alone() -> Result<()> {
 #[tokio::test]
 async fn a_token_that_is_only_asked_about_leaves_nothing() -> Result<()> {
     let provider = Provider::answering(401).await?;
-    let world = World::with_provider(&provider).await?;
+    let world = world_with(&provider).await?;
     let alice = world.user("alice")?;
     let tested = alice.post("/api/tokens/test").json(&token("openai", OPENAI)).send().await?.expect(200)?;
     assert_eq!(tested.json()?["result"], "invalid");
@@ -46,7 +45,7 @@ async fn a_token_that_is_only_asked_about_leaves_nothing() -> Result<()> {
 #[tokio::test]
 async fn the_eleventh_test_of_a_minute_waits() -> Result<()> {
     let provider = Provider::answering(200).await?;
-    let world = World::with_provider(&provider).await?;
+    let world = world_with(&provider).await?;
     let (alice, bob) = (world.user("alice")?, world.user("bob")?);
     let stored = id(&store(&alice, &token("github", GITHUB)).await?.expect(201)?)?;
     let body = token("github", GITHUB);
@@ -69,7 +68,7 @@ async fn the_eleventh_test_of_a_minute_waits() -> Result<()> {
 #[tokio::test]
 async fn whatever_was_done_to_a_row_the_answer_is_the_same() -> Result<()> {
     let provider = Provider::answering(200).await?;
-    let world = World::with_provider(&provider).await?;
+    let world = world_with(&provider).await?;
     let alice = world.user("alice")?;
     let tamper = [
         "UPDATE user_tokens SET encrypted_token = jsonb_set(encrypted_token::jsonb, '{iv}', to_jsonb(repeat('0', 32)))::json",
@@ -120,7 +119,7 @@ async fn whatever_was_done_to_a_row_the_answer_is_the_same() -> Result<()> {
 #[tokio::test]
 async fn a_token_that_is_deleted_meanwhile_is_not_used() -> Result<()> {
     let provider = Provider::answering(200).await?;
-    let world = World::with_provider(&provider).await?;
+    let world = world_with(&provider).await?;
     let stored = id(&store(&world.user("alice")?, &token("github", GITHUB)).await?.expect(201)?)?;
     // A new process has no data key at hand. What reads one waits for the test.
     let world = world.restart_api(&[("GITHUB_API_URL", &provider.url)]).await?;
@@ -146,7 +145,7 @@ async fn a_token_that_is_deleted_meanwhile_is_not_used() -> Result<()> {
 #[tokio::test]
 async fn without_a_record_there_is_no_use() -> Result<()> {
     let provider = Provider::answering(200).await?;
-    let world = World::with_provider(&provider).await?;
+    let world = world_with(&provider).await?;
     let alice = world.user("alice")?;
     let stored = id(&store(&alice, &token("github", GITHUB)).await?.expect(201)?)?;
     world.api.handle.publisher.clone().close().await;
@@ -159,7 +158,7 @@ async fn without_a_record_there_is_no_use() -> Result<()> {
 #[tokio::test]
 async fn nobody_else_opens_a_user_s_token() -> Result<()> {
     let provider = Provider::answering(200).await?;
-    let world = World::with_provider(&provider).await?;
+    let world = world_with(&provider).await?;
     let alice = world.user("alice")?;
     let stored = id(&store(&alice, &token("github", GITHUB)).await?.expect(201)?)?;
     for role in [Role::Service, Role::Admin] {

@@ -3,10 +3,9 @@
 use anyhow::Result;
 use chrono::TimeDelta;
 use serde_json::{Value, json};
-use testkit::{Client, Role, Token};
+use testkit::{Client, Role, Token, World};
 
 use crate::tokens::{GITHUB, id, store, token};
-use crate::world::World;
 
 async fn erase(client: &Client, user: &str) -> Result<testkit::Answer> {
     client.post(&format!("/api/users/{user}/erase")).send().await

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use testkit::{Role, wait_until};
+use testkit::{PATIENCE, Role, World, wait_until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::tokens::{GITHUB, store, token};
-use crate::world::{PATIENCE, World};
 
 /// More than a few pages.
 const CALLS: usize = 5_000;

@@ -5,14 +5,14 @@ use data_keys::Keys;
 use serde_json::json;
 use std::time::Duration;
 use store::identity::users::NewUser;
-use testkit::{Role, wait_until};
+use testkit::{Role, World, wait_until};
 
-use crate::support::{Api, assert_problem, user_id};
+use crate::answers::{assert_problem, user_id};
 
 #[tokio::test]
 async fn a_user_is_made_changed_and_cleared() -> Result<()> {
-    let api = Api::start().await?;
-    let service = api.service()?;
+    let world = World::without_worker(&[]).await?;
+    let service = world.service()?;
     let path = "/api/users/customer-7";
     let made = service
         .put(path)
@@ -43,34 +43,34 @@ async fn a_user_is_made_changed_and_cleared() -> Result<()> {
 
 #[tokio::test]
 async fn a_user_of_our_uuid_is_made_with_it() -> Result<()> {
-    let api = Api::start().await?;
-    let id = api.env.ids.random_id().to_string();
+    let world = World::without_worker(&[]).await?;
+    let id = world.env.ids.random_id().to_string();
     let path = format!("/api/users/{}", id.to_uppercase());
-    let made = api.service()?.put(&path).json(&json!({})).send().await?.expect(201)?;
+    let made = world.service()?.put(&path).json(&json!({})).send().await?.expect(201)?;
     assert_eq!(user_id(&made)?, id);
-    let again = api.service()?.put(&format!("/api/users/{id}")).json(&json!({})).send().await?;
+    let again = world.service()?.put(&format!("/api/users/{id}")).json(&json!({})).send().await?;
     again.expect(200)?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_role_user_may_not_and_me_is_nobody_s_name() -> Result<()> {
-    let api = Api::start().await?;
-    let user = api.client("somebody", Role::User)?;
+    let world = World::without_worker(&[]).await?;
+    let user = world.client("somebody", Role::User)?;
     let refused = user.put("/api/users/somebody").json(&json!({"status": "active"})).send().await?;
     assert_problem(&refused, 403, "forbidden");
-    let refused = api.service()?.put("/api/users/me").json(&json!({})).send().await?;
+    let refused = world.service()?.put("/api/users/me").json(&json!({})).send().await?;
     assert_problem(&refused, 422, "validation_failed");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_suspended_user_is_refused_by_every_instance() -> Result<()> {
-    let api = Api::start().await?;
-    let suspended = api.client("suspended", Role::Service)?;
+    let world = World::without_worker(&[]).await?;
+    let suspended = world.client("suspended", Role::Service)?;
     let path = "/api/users/suspended";
     suspended.put(path).json(&json!({})).send().await?.expect(200)?;
-    let service = api.service()?;
+    let service = world.service()?;
     service.put(path).json(&json!({"status": "suspended"})).send().await?.expect(200)?;
     let refused = suspended.put(path).json(&json!({"status": "active"})).send().await?;
     assert_problem(&refused, 403, "account_suspended");
@@ -78,15 +78,15 @@ async fn a_suspended_user_is_refused_by_every_instance() -> Result<()> {
     // Another process changes the row and announces it: this one forgets what it knew.
     service.put(path).json(&json!({"status": "active"})).send().await?.expect(200)?;
     suspended.put(path).json(&json!({})).send().await?.expect(200)?;
-    let mut conn = api.env.pool().acquire().await?;
-    let keys = Keys::start(api.env.database_url(), &testkit::keys(), &api.env.clock).await?;
+    let mut conn = world.env.pool().acquire().await?;
+    let keys = Keys::start(world.env.database_url(), &testkit::keys(), &world.env.clock).await?;
     let name = keys.hash_external_id("suspended".parse()?).await?;
     let user = store::identity::users::by_external_id(&mut conn, &name).await?.expect("it is there");
     let change = store::identity::users::UserChange {
         status: Some(store::identity::users::AccountStatus::Suspended),
         ..Default::default()
     };
-    store::identity::users::update(&mut conn, user.user_id, &change, api.env.clock.now()).await?;
+    store::identity::users::update(&mut conn, user.user_id, &change, world.env.clock.now()).await?;
     wait_until(Duration::from_secs(5), || async {
         let answer = suspended.put(path).json(&json!({})).send().await.expect("an answer");
         answer.code() == "account_suspended"
@@ -97,15 +97,18 @@ async fn a_suspended_user_is_refused_by_every_instance() -> Result<()> {
 
 #[tokio::test]
 async fn without_auto_provision_a_stranger_is_nobody() -> Result<()> {
-    let api = Api::start_with(|config| config.auto_provision = false).await?;
-    let stranger = api.client("stranger", Role::Service)?;
+    let world = World::without_worker(&[("AUTO_PROVISION", "false")]).await?;
+    let stranger = world.client("stranger", Role::Service)?;
     let refused = stranger.put("/api/users/stranger").json(&json!({})).send().await?;
     assert_problem(&refused, 401, "unauthorized");
-    let mut conn = api.env.pool().acquire().await?;
+    let mut conn = world.env.pool().acquire().await?;
     store::identity::users::provision(
         &mut conn,
-        vec![NewUser { external_id: Some("stranger".parse()?), ..NewUser::unnamed(api.env.ids.random_id()) }],
-        api.env.clock.now(),
+        vec![NewUser {
+            external_id: Some("stranger".parse()?),
+            ..NewUser::unnamed(world.env.ids.random_id())
+        }],
+        world.env.clock.now(),
     )
     .await?;
     stranger.put("/api/users/stranger").json(&json!({})).send().await?.expect(200)?;
@@ -114,9 +117,9 @@ async fn without_auto_provision_a_stranger_is_nobody() -> Result<()> {
 
 #[tokio::test]
 async fn two_first_requests_of_a_stranger_make_one_user() -> Result<()> {
-    let api = Api::start().await?;
+    let world = World::without_worker(&[]).await?;
     let requests = (0..12).map(|_| {
-        let client = api.client("newcomer", Role::Service);
+        let client = world.client("newcomer", Role::Service);
         async move { client?.put("/api/users/newcomer").json(&json!({})).send().await }
     });
     let answers = futures_util::future::try_join_all(requests).await?;
