@@ -3,6 +3,8 @@
 
 mod answers;
 mod auth;
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+mod customer;
 mod http;
 mod ingest;
 mod limits;

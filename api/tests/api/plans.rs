@@ -1,12 +1,13 @@
 //! Plans: what is sold, upgrades, and what the host decides. With a real worker behind the log.
 
 use serde_json::{Value, json};
+use testkit::Role;
 
-use crate::usage::world::{Role, World, at};
+use crate::customer::{Customer, at};
 
 const SELF_UPGRADE: &[(&str, &str)] = &[("SELF_UPGRADE", "true")];
 
-impl World {
+impl Customer {
     async fn upgrade(&self, plan: &str) -> (u16, Value) {
         let user = self.user.to_string();
         let body = json!({"plan": plan});
@@ -35,8 +36,8 @@ impl World {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_sold_is_public() {
-    let world = World::start().await;
-    let (status, plans) = world.anonymous("/api/usage/plans").await;
+    let customer = Customer::start().await;
+    let (status, plans) = customer.anonymous("/api/usage/plans").await;
     assert_eq!(status, 200);
     let free = json!({
         "plan_name": "free", "monthly_api_limit": 50, "analyze_limit": 10, "price_monthly": "0.00", "currency": "USD",
@@ -51,86 +52,86 @@ async fn what_is_sold_is_public() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_holds_at_once_and_a_downgrade_from_next_month() {
-    let world = World::with(SELF_UPGRADE, false).await;
-    let _worker = world.start_worker();
-    let (status, answer) = world.upgrade("pro").await;
+    let mut customer = Customer::with(SELF_UPGRADE, false).await;
+    customer.world.start_worker();
+    let (status, answer) = customer.upgrade("pro").await;
     assert_eq!(status, 200, "{answer}");
     assert_eq!(
         (&answer["plan"], &answer["previous_plan"], &answer["pending"]),
         (&json!("pro"), &json!("free"), &json!(null))
     );
-    assert!(at(answer["effective_at"].as_str().unwrap()) <= world.env.clock.now());
-    assert_eq!(world.plan().await, (json!("pro"), json!(null)));
-    let figures = world.get("/api/usage/stats").await;
+    assert!(at(answer["effective_at"].as_str().unwrap()) <= customer.world.env.clock.now());
+    assert_eq!(customer.plan().await, (json!("pro"), json!(null)));
+    let figures = customer.get("/api/usage/stats").await;
     assert_eq!(
         (&figures["total"]["limit"], &figures["plan"]["price_monthly"]),
         (&json!(500), &json!("9.99"))
     );
 
     let waits = json!({"plan": "free", "effective_at": "2026-12-01T00:00:00Z"});
-    let (status, answer) = world.upgrade("free").await;
+    let (status, answer) = customer.upgrade("free").await;
     assert_eq!(status, 200);
     assert_eq!(
         (&answer["plan"], &answer["previous_plan"], &answer["pending"]),
         (&json!("pro"), &json!("pro"), &waits)
     );
     assert_eq!(answer["effective_at"], json!("2026-12-01T00:00:00Z"));
-    assert_eq!(world.plan().await, (json!("pro"), waits.clone()));
+    assert_eq!(customer.plan().await, (json!("pro"), waits.clone()));
 
     // The same again changes nothing; the current plan withdraws it; another one takes its place.
-    assert_eq!(world.upgrade("free").await.1["pending"], waits);
-    assert_eq!(world.plan_changes().await, 2);
-    assert_eq!(world.upgrade("pro").await.1["pending"], json!(null));
-    assert_eq!(world.plan().await, (json!("pro"), json!(null)));
-    world.upgrade("enterprise").await;
-    world.upgrade("free").await;
-    world.upgrade("pro").await;
+    assert_eq!(customer.upgrade("free").await.1["pending"], waits);
+    assert_eq!(customer.plan_changes().await, 2);
+    assert_eq!(customer.upgrade("pro").await.1["pending"], json!(null));
+    assert_eq!(customer.plan().await, (json!("pro"), json!(null)));
+    customer.upgrade("enterprise").await;
+    customer.upgrade("free").await;
+    customer.upgrade("pro").await;
     let waits = json!({"plan": "pro", "effective_at": "2026-12-01T00:00:00Z"});
-    assert_eq!(world.plan().await, (json!("enterprise"), waits));
+    assert_eq!(customer.plan().await, (json!("enterprise"), waits));
 
-    world.set_now("2026-12-01T00:00:00Z");
-    assert_eq!(world.plan().await, (json!("pro"), json!(null)));
-    let november = world.get("/api/usage/stats?month=2026-11").await;
+    customer.set_now("2026-12-01T00:00:00Z");
+    assert_eq!(customer.plan().await, (json!("pro"), json!(null)));
+    let november = customer.get("/api/usage/stats?month=2026-11").await;
     assert_eq!(november["plan"]["plan_name"], json!("enterprise"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_call_is_held_to_the_new_plan() {
-    let world = World::with(SELF_UPGRADE, false).await;
-    let _worker = world.start_worker();
-    world.report(10).await;
-    assert!(!world.admits_analyze().await, "10 of 10 are used");
-    assert_eq!(world.upgrade("pro").await.0, 200);
-    assert!(world.admits_analyze().await, "10 of 100 are used");
+    let mut customer = Customer::with(SELF_UPGRADE, false).await;
+    customer.world.start_worker();
+    customer.report(10).await;
+    assert!(!customer.admits_analyze().await, "10 of 10 are used");
+    assert_eq!(customer.upgrade("pro").await.0, 200);
+    assert!(customer.admits_analyze().await, "10 of 100 are used");
     let reset = json!({"plan": "free", "effective": "now"});
-    assert_eq!(world.put_plan(reset).await.0, 200);
-    assert!(!world.admits_analyze().await, "11 of 10 are used or held");
+    assert_eq!(customer.put_plan(reset).await.0, 200);
+    assert!(!customer.admits_analyze().await, "11 of 10 are used or held");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_needs_self_upgrade_and_is_told_where_to_go() {
-    let world = World::with(&[("UPGRADE_URL", "https://host.example/plans")], false).await;
-    let (status, problem) = world.upgrade("pro").await;
+    let mut customer = Customer::with(&[("UPGRADE_URL", "https://host.example/plans")], false).await;
+    let (status, problem) = customer.upgrade("pro").await;
     assert_eq!((status, &problem["code"]), (403, &json!("forbidden")));
     assert_eq!(problem["upgrade"], json!({"plan": "pro", "url": "https://host.example/plans"}));
-    let user = world.user.to_string();
+    let user = customer.user.to_string();
     let path = format!("/api/users/{user}/plan");
     let body = json!({"plan": "pro"});
-    assert_eq!(world.send_json((&user, Role::User), "PUT", &path, &[], &body).await.0, 403);
-    let _worker = world.start_worker();
+    assert_eq!(customer.send_json((&user, Role::User), "PUT", &path, &[], &body).await.0, 403);
+    customer.world.start_worker();
     let path = format!("/api/usage/upgrade?user_id={user}");
-    assert_eq!(world.send_json(("host", Role::Service), "POST", &path, &[], &body).await.0, 200);
+    assert_eq!(customer.send_json(("host", Role::Service), "POST", &path, &[], &body).await.0, 200);
     assert_eq!(
-        world.send_json(("host", Role::Admin), "POST", "/api/usage/upgrade?user_id=x", &[], &body).await.0,
+        customer.send_json(("host", Role::Admin), "POST", "/api/usage/upgrade?user_id=x", &[], &body).await.0,
         404
     );
-    assert_eq!(world.plan().await.0, json!("pro"));
+    assert_eq!(customer.plan().await.0, json!("pro"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_is_named() {
-    let world = World::with(SELF_UPGRADE, false).await;
-    let (status, problem) = world.upgrade("platinum").await;
+    let customer = Customer::with(SELF_UPGRADE, false).await;
+    let (status, problem) = customer.upgrade("platinum").await;
     assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!("/plan")));
     assert!(problem["detail"].as_str().unwrap().contains("free, pro, enterprise"), "{problem}");
     for (body, pointer) in [
@@ -144,115 +145,115 @@ async fn what_is_wrong_is_named() {
         (json!({"plan": "pro", "source_event_id": ""}), "/source_event_id"),
         (json!({"plan": "pro", "source_event_id": "a\u{202e}b"}), "/source_event_id"),
     ] {
-        let (status, problem) = world.put_plan(body.clone()).await;
+        let (status, problem) = customer.put_plan(body.clone()).await;
         assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!(pointer)), "{body}: {problem}");
     }
     let body = json!({"plan": "pro"});
     for user in ["nobody", "%00", "00000000-0000-0000-0000-000000000000"] {
         let path = format!("/api/users/{user}/plan");
         let (status, _, problem) =
-            world.send_json(("payments", Role::Service), "PUT", &path, &[], &body).await;
+            customer.send_json(("payments", Role::Service), "PUT", &path, &[], &body).await;
         assert_eq!(status, 404, "{user}: {problem}");
     }
-    assert_eq!(world.plan_changes().await, 0);
+    assert_eq!(customer.plan_changes().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_host_chooses_when() {
-    let world = World::start().await;
-    let _worker = world.start_worker();
-    let (status, answer) = world.put_plan(json!({"plan": "enterprise", "effective": "month_end"})).await;
+    let mut customer = Customer::start().await;
+    customer.world.start_worker();
+    let (status, answer) = customer.put_plan(json!({"plan": "enterprise", "effective": "month_end"})).await;
     assert_eq!(
         (status, &answer["plan"], &answer["pending"]["plan"]),
         (200, &json!("free"), &json!("enterprise"))
     );
     let (_, answer) =
-        world.put_plan(json!({"plan": "enterprise", "effective": "now", "reason": "paid"})).await;
+        customer.put_plan(json!({"plan": "enterprise", "effective": "now", "reason": "paid"})).await;
     assert_eq!((&answer["plan"], &answer["pending"]), (&json!("enterprise"), &json!(null)));
-    let (_, answer) = world.put_plan(json!({"plan": "free", "effective": "now"})).await;
+    let (_, answer) = customer.put_plan(json!({"plan": "free", "effective": "now"})).await;
     assert_eq!((&answer["plan"], &answer["previous_plan"]), (&json!("free"), &json!("enterprise")));
-    assert_eq!(world.plan().await, (json!("free"), json!(null)));
+    assert_eq!(customer.plan().await, (json!("free"), json!(null)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_foreign_event_changes_nothing() {
-    let world = World::start().await;
-    let _worker = world.start_worker();
+    let mut customer = Customer::start().await;
+    customer.world.start_worker();
     let paid = json!({"plan": "pro", "effective": "now", "source_event_id": "evt_1"});
-    let answers = futures_util::future::join_all((0..20).map(|_| world.put_plan(paid.clone()))).await;
+    let answers = futures_util::future::join_all((0..20).map(|_| customer.put_plan(paid.clone()))).await;
     for (status, answer) in answers {
         assert_eq!((status, &answer["plan"]), (200, &json!("pro")), "{answer}");
     }
-    assert_eq!(world.plan_changes().await, 1);
-    world.put_plan(json!({"plan": "free", "source_event_id": "evt_2"})).await;
+    assert_eq!(customer.plan_changes().await, 1);
+    customer.put_plan(json!({"plan": "free", "source_event_id": "evt_2"})).await;
     // The payment's message arrives once more, long after the plan was changed again.
-    let (status, answer) = world.put_plan(paid).await;
+    let (status, answer) = customer.put_plan(paid).await;
     assert_eq!((status, &answer["plan"]), (200, &json!("free")));
-    assert_eq!((world.plan().await.0, world.plan_changes().await), (json!("free"), 2));
+    assert_eq!((customer.plan().await.0, customer.plan_changes().await), (json!("free"), 2));
     // Even an event that finds the plan as it wants it is remembered.
-    world.put_plan(json!({"plan": "free", "source_event_id": "evt_3"})).await;
-    world.put_plan(json!({"plan": "pro"})).await;
-    world.put_plan(json!({"plan": "free", "source_event_id": "evt_3"})).await;
-    assert_eq!(world.plan().await.0, json!("pro"));
+    customer.put_plan(json!({"plan": "free", "source_event_id": "evt_3"})).await;
+    customer.put_plan(json!({"plan": "pro"})).await;
+    customer.put_plan(json!({"plan": "free", "source_event_id": "evt_3"})).await;
+    assert_eq!(customer.plan().await.0, json!("pro"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_requests_are_decided_one_after_the_other() {
-    let world = World::with(SELF_UPGRADE, false).await;
-    let _worker = world.start_worker();
+    let mut customer = Customer::with(SELF_UPGRADE, false).await;
+    customer.world.start_worker();
     // Whatever their order, no limit ever falls at once: enterprise holds, and the others can only wait.
     let asked = ["pro", "enterprise", "pro", "free", "pro", "free"];
-    let answers = futures_util::future::join_all(asked.map(|plan| world.upgrade(plan))).await;
+    let answers = futures_util::future::join_all(asked.map(|plan| customer.upgrade(plan))).await;
     assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
-    assert_eq!(world.plan().await.0, json!("enterprise"));
+    assert_eq!(customer.plan().await.0, json!("enterprise"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_worker_the_answer_is_202_and_holds_once_projected() {
-    let world = World::with(SELF_UPGRADE, false).await;
-    let (status, answer) = world.upgrade("pro").await;
+    let mut customer = Customer::with(SELF_UPGRADE, false).await;
+    let (status, answer) = customer.upgrade("pro").await;
     assert_eq!((status, &answer["plan"]), (202, &json!("pro")));
-    assert_eq!(world.plan().await.0, json!("free"), "read from the projection");
+    assert_eq!(customer.plan().await.0, json!("free"), "read from the projection");
     // The next decision must not be made on what the projections do not show yet.
-    let (status, problem) = world.upgrade("free").await;
+    let (status, problem) = customer.upgrade("free").await;
     assert_eq!((status, &problem["code"]), (503, &json!("unavailable")));
-    let _worker = world.start_worker();
-    testkit::wait_until(std::time::Duration::from_secs(20), async || world.plan().await.0 == json!("pro"))
+    customer.world.start_worker();
+    testkit::wait_until(std::time::Duration::from_secs(20), async || customer.plan().await.0 == json!("pro"))
         .await;
-    assert_eq!(world.upgrade("free").await.1["pending"]["plan"], json!("free"));
+    assert_eq!(customer.upgrade("free").await.1["pending"]["plan"], json!("free"));
 }
 
 /// The first try was decided and its answer lost; what was decided since stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_tried_again_does_not_undo_a_later_change() {
-    let world = World::with(SELF_UPGRADE, false).await;
-    let _worker = world.start_worker();
-    let user = world.user.to_string();
+    let mut customer = Customer::with(SELF_UPGRADE, false).await;
+    customer.world.start_worker();
+    let user = customer.user.to_string();
     let headers = [("idempotency-key", "order-2")];
     let send = async || {
         let body = json!({"plan": "pro"});
-        world.send_json((&user, Role::User), "POST", "/api/usage/upgrade", &headers, &body).await
+        customer.send_json((&user, Role::User), "POST", "/api/usage/upgrade", &headers, &body).await
     };
     assert_eq!(send().await.0, 200);
     let lost = "UPDATE public.idempotency_keys SET status_code = NULL, headers = NULL, response = NULL,
                 locked_until = created_at";
-    sqlx::query(lost).execute(world.pool()).await.unwrap();
-    assert_eq!(world.put_plan(json!({"plan": "enterprise", "effective": "now"})).await.0, 200);
+    sqlx::query(lost).execute(customer.pool()).await.unwrap();
+    assert_eq!(customer.put_plan(json!({"plan": "enterprise", "effective": "now"})).await.0, 200);
     let (status, _, answer) = send().await;
     assert_eq!((status, &answer["plan"], &answer["pending"]), (200, &json!("enterprise"), &Value::Null));
-    assert_eq!(world.plan().await, (json!("enterprise"), Value::Null));
-    assert_eq!(world.plan_changes().await, 2);
+    assert_eq!(customer.plan().await, (json!("enterprise"), Value::Null));
+    assert_eq!(customer.plan_changes().await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_gives_the_first_answer_again() {
-    let world = World::with(SELF_UPGRADE, false).await;
-    let _worker = world.start_worker();
-    let user = world.user.to_string();
+    let mut customer = Customer::with(SELF_UPGRADE, false).await;
+    customer.world.start_worker();
+    let user = customer.user.to_string();
     let headers = [("idempotency-key", "order-1")];
     let send = async |plan: &str| {
         let body = json!({"plan": plan});
-        world.send_json((&user, Role::User), "POST", "/api/usage/upgrade", &headers, &body).await
+        customer.send_json((&user, Role::User), "POST", "/api/usage/upgrade", &headers, &body).await
     };
     let (status, first_headers, first) = send("pro").await;
     assert_eq!((status, &first["previous_plan"]), (200, &json!("free")));
@@ -260,5 +261,5 @@ async fn an_idempotency_key_gives_the_first_answer_again() {
     assert_eq!((status, &second), (200, &first));
     assert_eq!(headers["idempotency-replayed"], "true");
     assert_eq!(headers["ledger-seq"], first_headers["ledger-seq"]);
-    assert_eq!((send("free").await.0, world.plan_changes().await), (422, 1));
+    assert_eq!((send("free").await.0, customer.plan_changes().await), (422, 1));
 }

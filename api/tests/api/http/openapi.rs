@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-
 use testkit::World;
 
 /// `UPDATE=1 cargo test -p api --test api openapi` writes it anew.

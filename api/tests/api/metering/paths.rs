@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use serde_json::json;
-
 use testkit::World;
 
 #[tokio::test]

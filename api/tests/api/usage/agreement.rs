@@ -1,31 +1,35 @@
 //! Every figure agrees with every other one: history, calls, stats, and a plain sum over the calls themselves.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Datelike, TimeDelta, Timelike, Utc};
+use events::Event;
 use ledger::{Category, Month};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
-use crate::usage::seed::{Call, project};
-use crate::usage::world::{World, at};
+use crate::customer::{Customer, at};
+use crate::usage::seed::Call;
 
-const RESET_SEQ: u64 = 350;
+/// The counters of all months start anew after this many calls.
+const RESET_AFTER: u64 = 350;
 
 fn random_calls(rng: &mut StdRng, count: u64) -> Vec<Call> {
     let from = at("2026-09-28T00:00:00Z");
     let endpoints: Vec<String> = (0..70).map(|n| format!("/api/endpoint/{n}")).collect();
     let mut pick = |one_in: u32| rng.random_range(0..one_in) == 0;
     let mut calls = Vec::new();
-    for seq in 1..=count {
+    for number in 1..=count {
         let (untimed, uncounted, no_status, no_method) = (pick(3), pick(4), pick(6), pick(7));
-        calls.push((seq, untimed, uncounted, no_status, no_method));
+        calls.push((number, untimed, uncounted, no_status, no_method));
     }
     calls
         .into_iter()
-        .map(|(seq, untimed, uncounted, no_status, no_method)| Call {
+        .map(|(number, untimed, uncounted, no_status, no_method)| Call {
             // Many share an instant, so that the order of equals matters.
             created_at: from + TimeDelta::minutes(rng.random_range(0..60 * 24 * 9) * 11),
-            seq,
+            number,
             units: rng.random_range(1..20),
             category: Category::ALL[rng.random_range(0..3)],
             counted: !uncounted,
@@ -35,6 +39,16 @@ fn random_calls(rng: &mut StdRng, count: u64) -> Vec<Call> {
             response_time_ms: (!untimed).then(|| rng.random_range(0..2_000)),
         })
         .collect()
+}
+
+/// The calls in their order, with a reset of each of their months in between.
+async fn seed(customer: &mut Customer, calls: &[Call]) {
+    let (before, after): (Vec<&Call>, Vec<&Call>) = calls.iter().partition(|call| call.number <= RESET_AFTER);
+    let months: BTreeSet<Month> = calls.iter().map(|call| Month::of(call.created_at)).collect();
+    let mut past: Vec<Event<'_>> = before.into_iter().map(|call| customer.called(call)).collect();
+    past.extend(months.into_iter().map(|month| customer.restarted(month)));
+    past.extend(after.into_iter().map(|call| customer.called(call)));
+    customer.seed(past).await;
 }
 
 /// What a filter of the table says in the query, and which calls it means.
@@ -75,10 +89,10 @@ fn units<'a>(calls: impl Iterator<Item = &'a Call>) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_figure_agrees_with_the_rows_behind_it() {
-    let world = World::start().await;
+    let mut customer = Customer::start().await;
     let mut rng = StdRng::seed_from_u64(20_261_124);
     let calls = random_calls(&mut rng, 600);
-    project(world.pool(), world.user, &calls, RESET_SEQ).await;
+    seed(&mut customer, &calls).await;
     for round in 0..40 {
         let filter = random_filter(&mut rng);
         let granularity = ["hour", "day", "month"][if round % 4 == 0 { 0 } else { rng.random_range(1..3) }];
@@ -86,17 +100,23 @@ async fn every_figure_agrees_with_the_rows_behind_it() {
             if granularity == "hour" && group_by.is_some_and(|group_by| group_by != "category") {
                 continue;
             }
-            check(&world, &calls, &filter, granularity, group_by).await;
+            check(&customer, &calls, &filter, granularity, group_by).await;
         }
     }
 }
 
 /// The history's sum, its groups one by one, and the calls behind them.
-async fn check(world: &World, calls: &[Call], filter: &Filter, granularity: &str, group_by: Option<&str>) {
+async fn check(
+    customer: &Customer,
+    calls: &[Call],
+    filter: &Filter,
+    granularity: &str,
+    group_by: Option<&str>,
+) {
     let taken: Vec<&Call> = calls.iter().filter(|call| (filter.takes)(call)).collect();
     let grouping = group_by.map(|group_by| format!("&group_by={group_by}")).unwrap_or_default();
     let query = format!("{}&granularity={granularity}{grouping}", filter.query);
-    let history = world.get(&format!("/api/usage/history?{query}")).await;
+    let history = customer.get(&format!("/api/usage/history?{query}")).await;
     let items = history["items"].as_array().unwrap();
     let sum = |field: &str| items.iter().map(|item| item[field].as_u64().unwrap()).sum::<u64>();
     assert_eq!(sum("units"), units(taken.iter().copied()), "units of {query}");
@@ -104,7 +124,7 @@ async fn check(world: &World, calls: &[Call], filter: &Filter, granularity: &str
     for item in items {
         check_average(item, &taken, granularity, group_by);
     }
-    let figure = world.get(&format!("/api/usage/calls?{}&limit=1", filter.query)).await;
+    let figure = customer.get(&format!("/api/usage/calls?{}&limit=1", filter.query)).await;
     assert_eq!((figure["units"].as_u64(), figure["rows"].as_u64()), (Some(sum("units")), Some(sum("calls"))));
     let Some(group_by) = group_by else { return };
     let mut groups: Vec<&str> = items.iter().map(|item| item["group"].as_str().unwrap()).collect();
@@ -117,7 +137,7 @@ async fn check(world: &World, calls: &[Call], filter: &Filter, granularity: &str
         let expected: u64 = of_group.map(|item| item["units"].as_u64().unwrap()).sum();
         let value = group.replace('+', "%2B");
         let figure =
-            world.get(&format!("/api/usage/calls?{}&{group_by}={value}&limit=1", filter.query)).await;
+            customer.get(&format!("/api/usage/calls?{}&{group_by}={value}&limit=1", filter.query)).await;
         assert_eq!(figure["units"].as_u64(), Some(expected), "{group_by}={group} of {query}");
     }
 }
@@ -149,19 +169,19 @@ fn check_average(item: &Value, taken: &[&Call], granularity: &str, group_by: Opt
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pages_are_all_rows_once_the_newest_first() {
-    let world = World::start().await;
+    let mut customer = Customer::start().await;
     let mut rng = StdRng::seed_from_u64(7);
     let calls = random_calls(&mut rng, 400);
-    project(world.pool(), world.user, &calls, RESET_SEQ).await;
+    seed(&mut customer, &calls).await;
     for limit in [1, 7, 50, 500] {
         let filter = random_filter(&mut rng);
         let mut expected: Vec<&Call> = calls.iter().filter(|call| (filter.takes)(call)).collect();
-        expected.sort_by_key(|call| std::cmp::Reverse((call.created_at, call.seq)));
+        expected.sort_by_key(|call| std::cmp::Reverse((call.created_at, call.number)));
         let mut shown = Vec::new();
         let mut cursor = String::new();
         loop {
             let path = format!("/api/usage/calls?{}&limit={limit}{cursor}", filter.query);
-            let page = world.get(&path).await;
+            let page = customer.get(&path).await;
             assert_eq!(page["rows"].as_u64(), Some(expected.len() as u64));
             shown.extend(page["items"].as_array().unwrap().iter().map(|item| item["id"].clone()));
             assert!(shown.len() <= expected.len(), "a page shows what another one has shown");
@@ -170,23 +190,23 @@ async fn the_pages_are_all_rows_once_the_newest_first() {
                 None => break,
             }
         }
-        let ids = expected.iter().map(|call| uuid::Uuid::from_u128(u128::from(call.seq)).to_string());
+        let ids = expected.iter().map(|call| uuid::Uuid::from_u128(u128::from(call.number)).to_string());
         assert_eq!(shown, ids.map(Value::from).collect::<Vec<_>>(), "limit {limit}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_months_counters_are_the_rows_since_its_reset() {
-    let world = World::start().await;
+    let mut customer = Customer::start().await;
     let calls = random_calls(&mut StdRng::seed_from_u64(3), 600);
-    project(world.pool(), world.user, &calls, RESET_SEQ).await;
+    seed(&mut customer, &calls).await;
     for month in ["2026-09", "2026-10", "2026-11", "2026-12"] {
-        let stats = world.get(&format!("/api/usage/stats?month={month}")).await;
+        let stats = customer.get(&format!("/api/usage/stats?month={month}")).await;
         let parsed: Month = month.parse().unwrap();
         let range = format!("from={}&to={}", parsed.start().date_naive(), parsed.end().date_naive());
         let of = async |filter: &str| {
             let path = format!("/api/usage/calls?{range}&since_reset=true&limit=1{filter}");
-            world.get(&path).await["units"].clone()
+            customer.get(&path).await["units"].clone()
         };
         assert_eq!(stats["total"]["used"], of("").await);
         assert_eq!(stats["analyze"]["used"], of("&category=analyze").await);
@@ -195,7 +215,7 @@ async fn the_months_counters_are_the_rows_since_its_reset() {
         }
         let fresh = calls
             .iter()
-            .filter(|call| call.counted && call.seq > RESET_SEQ && Month::of(call.created_at) == parsed);
+            .filter(|call| call.counted && call.number > RESET_AFTER && Month::of(call.created_at) == parsed);
         assert_eq!(stats["total"]["used"].as_u64(), Some(units(fresh)), "{month}");
     }
 }

@@ -2,23 +2,24 @@
 
 use ledger::Category;
 use serde_json::json;
+use testkit::Role;
 
-use crate::usage::seed::{Call, project};
-use crate::usage::world::{Role, World, at};
+use crate::customer::{Customer, at};
+use crate::usage::seed::Call;
 
-async fn world_with_calls() -> World {
-    let world = World::start().await;
+async fn world_with_calls() -> Customer {
+    let mut customer = Customer::start().await;
     let calls: Vec<Call> = (1..=5)
         .map(|n| Call::at(at(&format!("2026-11-0{n}T00:00:00Z")), n, Category::Analyze, "/api/analyze"))
         .collect();
-    project(world.pool(), world.user, &calls, 0).await;
-    world
+    customer.seed_calls(&calls).await;
+    customer
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_shows_the_call_as_recorded() {
-    let world = world_with_calls().await;
-    let page = world.get("/api/usage/calls?limit=1").await;
+    let customer = world_with_calls().await;
+    let page = customer.get("/api/usage/calls?limit=1").await;
     assert_eq!((&page["rows"], &page["units"]), (&json!(5), &json!(5)));
     let mut item = page["items"][0].clone();
     assert!(item["position"].is_string());
@@ -34,10 +35,10 @@ async fn a_row_shows_the_call_as_recorded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cursor_holds_for_its_filters_and_its_user() {
-    let world = world_with_calls().await;
-    let first = world.get("/api/usage/calls?limit=2&category=analyze").await;
+    let customer = world_with_calls().await;
+    let first = customer.get("/api/usage/calls?limit=2&category=analyze").await;
     let cursor = first["next_cursor"].as_str().unwrap().to_owned();
-    let second = world.get(&format!("/api/usage/calls?limit=3&category=analyze&cursor={cursor}")).await;
+    let second = customer.get(&format!("/api/usage/calls?limit=3&category=analyze&cursor={cursor}")).await;
     assert_eq!((second["items"].as_array().unwrap().len(), &second["next_cursor"]), (3, &json!(null)));
     for query in [
         format!("limit=2&cursor={cursor}"),
@@ -50,19 +51,19 @@ async fn a_cursor_holds_for_its_filters_and_its_user() {
         "category=analyze&cursor=".to_owned(),
         "category=analyze&cursor=%00".to_owned(),
     ] {
-        let (status, problem) = world.try_get(&format!("/api/usage/calls?{query}")).await;
+        let (status, problem) = customer.try_get(&format!("/api/usage/calls?{query}")).await;
         assert_eq!((status, &problem["code"]), (400, &json!("malformed_cursor")), "{query}");
     }
     let path = format!("/api/usage/calls?category=analyze&cursor={cursor}");
-    assert_eq!(world.get_as("stranger", Role::User, &path).await.0, 400);
+    assert_eq!(customer.get_as("stranger", Role::User, &path).await.0, 400);
     // The month that the first page was of has ended meanwhile.
-    world.set_now("2026-12-01T00:00:00Z");
-    assert_eq!(world.get(&path).await["items"].as_array().unwrap().len(), 3);
+    customer.set_now("2026-12-01T00:00:00Z");
+    assert_eq!(customer.get(&path).await["items"].as_array().unwrap().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_parameters_are_named() {
-    let world = world_with_calls().await;
+    let customer = world_with_calls().await;
     for (query, parameter) in [
         ("limit=0", "limit"),
         ("limit=501", "limit"),
@@ -82,7 +83,7 @@ async fn bad_parameters_are_named() {
         ("granularity=day", "granularity"),
         ("from=2026-11-05&to=2026-11-01", "from"),
     ] {
-        let (status, problem) = world.try_get(&format!("/api/usage/calls?{query}")).await;
+        let (status, problem) = customer.try_get(&format!("/api/usage/calls?{query}")).await;
         assert_eq!(
             (status, &problem["errors"][0]["parameter"]),
             (422, &json!(parameter)),
@@ -90,6 +91,6 @@ async fn bad_parameters_are_named() {
         );
     }
     for query in ["user_id=%00", "user_id=", "user_id=nobody"] {
-        assert_eq!(world.try_get(&format!("/api/usage/calls?{query}")).await.0, 404, "{query}");
+        assert_eq!(customer.try_get(&format!("/api/usage/calls?{query}")).await.0, 404, "{query}");
     }
 }

@@ -3,18 +3,18 @@
 use ledger::Category;
 use serde_json::{Value, json};
 
-use crate::usage::seed::{Call, project};
-use crate::usage::world::{World, at};
+use crate::customer::{Customer, at};
+use crate::usage::seed::Call;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn this_month_by_day_and_category_is_complete() {
-    let world = World::start().await;
+    let mut customer = Customer::start().await;
     let mut call = Call::at(at("2026-11-03T23:59:59.999999Z"), 1, Category::Analyze, "/api/analyze");
     (call.units, call.response_time_ms) = (3, Some(41));
-    let uncounted = Call { counted: false, seq: 2, ..call.clone() };
-    let last_month = Call { created_at: at("2026-10-31T23:59:59.999999Z"), seq: 3, ..call.clone() };
-    project(world.pool(), world.user, &[call, uncounted, last_month], 0).await;
-    let history = world.get("/api/usage/history?group_by=category").await;
+    let uncounted = Call { counted: false, number: 2, ..call.clone() };
+    let last_month = Call { created_at: at("2026-10-31T23:59:59.999999Z"), number: 3, ..call.clone() };
+    customer.seed_calls(&[call, uncounted, last_month]).await;
+    let history = customer.get("/api/usage/history?group_by=category").await;
     assert_eq!(
         (&history["from"], &history["to"]),
         (&json!("2026-11-01T00:00:00Z"), &json!("2026-12-01T00:00:00Z"))
@@ -31,31 +31,31 @@ async fn this_month_by_day_and_category_is_complete() {
                       "avg_response_time_ms": null});
     assert_eq!(items[0], zero);
     assert!(history["as_of"]["position"].is_string());
-    let all = world.get("/api/usage/history?granularity=month&counted=all").await;
+    let all = customer.get("/api/usage/history?granularity=month&counted=all").await;
     assert_eq!((&all["items"][0]["units"], &all["items"][0]["group"]), (&json!(6), &json!(null)));
-    let uncounted = world.get("/api/usage/history?granularity=month&counted=false").await;
+    let uncounted = customer.get("/api/usage/history?granularity=month&counted=false").await;
     assert_eq!(uncounted["items"][0]["units"], json!(3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fifty_largest_endpoints_and_the_others() {
-    let world = World::start().await;
+    let mut customer = Customer::start().await;
     let mut calls: Vec<Call> = (1..=50)
         .map(|n| Call {
             units: 10,
             ..Call::at(at("2026-11-03T00:00:00Z"), n, Category::Other, &format!("/big/{n:02}"))
         })
         .collect();
-    project(world.pool(), world.user, &calls, 0).await;
+    customer.seed_calls(&calls).await;
     let path = "/api/usage/history?granularity=month&group_by=endpoint";
-    let fifty = world.get(path).await["items"].clone();
+    let fifty = customer.get(path).await["items"].clone();
     assert_eq!((fifty.as_array().unwrap().len(), &fifty[49]["group"]), (50, &json!("/big/50")));
 
-    let other = World::start().await;
+    let mut other = Customer::start().await;
     calls.extend(
         (51..=60).map(|n| Call::at(at("2026-11-04T00:00:00Z"), n, Category::Other, &format!("/a/{n}"))),
     );
-    project(other.pool(), other.user, &calls, 0).await;
+    other.seed_calls(&calls).await;
     let items = other.get(path).await["items"].clone();
     assert_eq!(items.as_array().unwrap().len(), 51);
     assert_eq!((&items[50]["group"], &items[50]["units"]), (&json!("__other__"), &json!(10)));
@@ -65,9 +65,9 @@ async fn the_fifty_largest_endpoints_and_the_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_points_and_bad_parameters_are_refused() {
-    let world = World::start().await;
+    let customer = Customer::start().await;
     let refused = async |query: &str| {
-        let (status, problem) = world.try_get(&format!("/api/usage/history?{query}")).await;
+        let (status, problem) = customer.try_get(&format!("/api/usage/history?{query}")).await;
         assert_eq!(status, 422, "{query}: {problem}");
         let error = &problem["errors"][0];
         (error["parameter"].as_str().unwrap().to_owned(), error["code"].as_str().unwrap().to_owned())
@@ -89,21 +89,21 @@ async fn too_many_points_and_bad_parameters_are_refused() {
     ] {
         assert_eq!(refused(query).await.0, parameter, "{query}");
     }
-    let years = world.get("/api/usage/history?granularity=month&from=1970-01-01&to=2070-01-01").await;
+    let years = customer.get("/api/usage/history?granularity=month&from=1970-01-01&to=2070-01-01").await;
     assert_eq!(years["items"].as_array().unwrap().len(), 1_200);
-    let (status, problem) = world.try_get("/api/usage/history?group_by=%ff").await;
+    let (status, problem) = customer.try_get("/api/usage/history?group_by=%ff").await;
     assert_eq!((status, &problem["code"]), (400, &json!("malformed_uri")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn csv_says_the_same_and_runs_no_formula() {
-    let world = World::start().await;
+    let mut customer = Customer::start().await;
     let mut call = Call::at(at("2026-11-03T00:00:00Z"), 1, Category::Other, "/api/x");
     call.method = Some("-X".to_owned());
-    project(world.pool(), world.user, &[call], 0).await;
+    customer.seed_calls(&[call]).await;
     let path = "/api/usage/history?granularity=month&group_by=method";
-    let by_format = world.raw(&format!("{path}&format=csv"), &[]).await;
-    let by_accept = world.raw(path, &[("accept", "text/csv")]).await;
+    let by_format = customer.raw(&format!("{path}&format=csv"), &[]).await;
+    let by_accept = customer.raw(path, &[("accept", "text/csv")]).await;
     let expected = "period,group,units,calls,avg_response_time_ms\r\n2026-11-01T00:00:00Z,'-X,1,1,\r\n";
     for (headers, body) in [by_format, by_accept] {
         assert_eq!(headers["content-type"], "text/csv; charset=utf-8; header=present");
@@ -111,16 +111,16 @@ async fn csv_says_the_same_and_runs_no_formula() {
         assert_eq!(body, expected);
     }
     // Longer than one chunk, and every line of it.
-    let (_, long) = world.raw("/api/usage/history?granularity=hour&format=csv", &[]).await;
+    let (_, long) = customer.raw("/api/usage/history?granularity=hour&format=csv", &[]).await;
     assert_eq!(long.lines().count(), 1 + 30 * 24);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_eleventh_request_in_a_second_is_asked_to_wait() {
-    let world = World::start_throttled().await;
+    let customer = Customer::start_throttled().await;
     let mut last = (200, Value::Null);
     for _ in 0..200 {
-        last = world.try_get("/api/usage/history").await;
+        last = customer.try_get("/api/usage/history").await;
         if last.0 != 200 {
             break;
         }

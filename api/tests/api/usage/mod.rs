@@ -9,4 +9,3 @@ mod seed;
 mod snapshot;
 mod statements;
 mod stats;
-pub(crate) mod world;

@@ -1,10 +1,11 @@
 //! `POST /api/usage/reset`, with a real worker behind the log.
 
 use serde_json::{Value, json};
+use testkit::Role;
 
-use crate::usage::world::{Role, World};
+use crate::customer::Customer;
 
-impl World {
+impl Customer {
     async fn reset(&self, who: (&str, Role), body: Value) -> (u16, Value) {
         let (status, _, answer) = self.send_json(who, "POST", "/api/usage/reset", &[], &body).await;
         (status, answer)
@@ -25,47 +26,48 @@ impl World {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn counters_start_anew_and_rows_stay() {
-    let world = World::start().await;
-    let _worker = world.start_worker();
-    world.report(10).await;
-    assert!(!world.admits_analyze().await, "10 of 10 are used");
-    let user = world.user.to_string();
+    let mut customer = Customer::start().await;
+    customer.world.start_worker();
+    customer.report(10).await;
+    assert!(!customer.admits_analyze().await, "10 of 10 are used");
+    let user = customer.user.to_string();
     let body = json!({"user_id": user, "reason": "goodwill"});
-    let (status, answer) = world.reset(("operator", Role::Admin), body).await;
+    let (status, answer) = customer.reset(("operator", Role::Admin), body).await;
     assert_eq!((status, &answer["user_id"], &answer["month"]), (200, &json!(user), &json!("2026-11")));
-    let figures = world.get("/api/usage/stats").await;
+    let figures = customer.get("/api/usage/stats").await;
     assert_eq!((&figures["total"]["used"], &figures["by_category"]["analyze"]), (&json!(0), &json!(0)));
-    assert!(world.admits_analyze().await, "none of 10 is used");
-    world.report(2).await;
-    let units = async |filter: &str| world.get(&format!("/api/usage/calls?{filter}")).await["units"].clone();
+    assert!(customer.admits_analyze().await, "none of 10 is used");
+    customer.report(2).await;
+    let units =
+        async |filter: &str| customer.get(&format!("/api/usage/calls?{filter}")).await["units"].clone();
     assert_eq!(units("").await, json!(12));
     assert_eq!(units("since_reset=true").await, json!(2));
-    let history = world.get("/api/usage/history?granularity=month").await;
+    let history = customer.get("/api/usage/history?granularity=month").await;
     assert_eq!(history["items"][0]["units"], json!(12));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_admins_reset_unless_self_reset_is_on() {
-    let world = World::start().await;
-    let user = world.user.to_string();
+    let customer = Customer::start().await;
+    let user = customer.user.to_string();
     let reason = json!({"reason": "again"});
-    assert_eq!(world.reset((&user, Role::User), reason.clone()).await.0, 403);
-    assert_eq!(world.reset(("host", Role::Service), json!({"user_id": user, "reason": "x"})).await.0, 403);
+    assert_eq!(customer.reset((&user, Role::User), reason.clone()).await.0, 403);
+    assert_eq!(customer.reset(("host", Role::Service), json!({"user_id": user, "reason": "x"})).await.0, 403);
 
-    let world = World::with(&[("SELF_RESET", "true")], false).await;
-    let _worker = world.start_worker();
-    let user = world.user.to_string();
-    world.report(1).await;
-    assert_eq!(world.reset((&user, Role::User), reason).await.0, 200);
-    assert_eq!(world.get("/api/usage/stats").await["total"]["used"], json!(0));
+    let mut customer = Customer::with(&[("SELF_RESET", "true")], false).await;
+    customer.world.start_worker();
+    let user = customer.user.to_string();
+    customer.report(1).await;
+    assert_eq!(customer.reset((&user, Role::User), reason).await.0, 200);
+    assert_eq!(customer.get("/api/usage/stats").await["total"]["used"], json!(0));
     let other = json!({"user_id": user, "reason": "x"});
-    assert_eq!(world.reset(("stranger", Role::User), other.clone()).await.0, 404);
-    assert_eq!(world.reset(("host", Role::Service), other).await.0, 403);
+    assert_eq!(customer.reset(("stranger", Role::User), other.clone()).await.0, 404);
+    assert_eq!(customer.reset(("host", Role::Service), other).await.0, 403);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_month_and_bad_bodies_are_refused() {
-    let world = World::start().await;
+    let mut customer = Customer::start().await;
     let admin = ("operator", Role::Admin);
     for (body, pointer) in [
         (json!({}), "/reason"),
@@ -74,34 +76,32 @@ async fn a_closed_month_and_bad_bodies_are_refused() {
         (json!({"reason": "a\nb"}), "/reason"),
         (json!({"reason": "x", "month": "2026-10"}), "/month"),
     ] {
-        let (status, problem) = world.reset(admin, body.clone()).await;
+        let (status, problem) = customer.reset(admin, body.clone()).await;
         assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!(pointer)), "{body}: {problem}");
     }
     let unknown = json!({"user_id": "nobody", "reason": "x"});
-    assert_eq!(world.reset(admin, unknown).await.0, 404);
-    sqlx::query("INSERT INTO closed_periods VALUES ('2026-11', '2026-12-01T01:00:00Z', 1, 0)")
-        .execute(world.pool())
-        .await
-        .unwrap();
-    let body = json!({"user_id": world.user.to_string(), "reason": "x"});
-    let (status, problem) = world.reset(admin, body).await;
+    assert_eq!(customer.reset(admin, unknown).await.0, 404);
+    let past = vec![customer.closed("2026-11")];
+    customer.seed(past).await;
+    let body = json!({"user_id": customer.user.to_string(), "reason": "x"});
+    let (status, problem) = customer.reset(admin, body).await;
     assert_eq!((status, &problem["code"]), (409, &json!("conflict")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_resets_once() {
-    let world = World::start().await;
-    let _worker = world.start_worker();
-    world.report(1).await;
-    let body = json!({"user_id": world.user.to_string(), "reason": "goodwill"});
+    let mut customer = Customer::start().await;
+    customer.world.start_worker();
+    customer.report(1).await;
+    let body = json!({"user_id": customer.user.to_string(), "reason": "goodwill"});
     let headers = [("idempotency-key", "reset-1")];
     let send = async || {
-        world.send_json(("operator", Role::Admin), "POST", "/api/usage/reset", &headers, &body).await
+        customer.send_json(("operator", Role::Admin), "POST", "/api/usage/reset", &headers, &body).await
     };
     let (status, _, first) = send().await;
     assert_eq!(status, 200);
-    world.report(2).await;
+    customer.report(2).await;
     let (status, headers, second) = send().await;
     assert_eq!((status, &second, &headers["idempotency-replayed"]), (200, &first, &"true".parse().unwrap()));
-    assert_eq!(world.get("/api/usage/stats").await["total"]["used"], json!(2));
+    assert_eq!(customer.get("/api/usage/stats").await["total"]["used"], json!(2));
 }

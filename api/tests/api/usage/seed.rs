@@ -1,15 +1,22 @@
-//! Projections as the projector would have left them, made from a list of calls.
+//! Events of a past that a test makes up, and the projections that a worker makes of them.
 
 use chrono::{DateTime, Utc};
-use ledger::{Category, Month, UserId};
-use sqlx::PgPool;
+use events::{
+    Actor, ActorKind, ApiCalled, Body, Event, LimitThresholdCrossed, PeriodClosed, PlanChanged,
+    SOURCE_WORKER, UsageReset,
+};
+use ledger::{Category, Currency, Meter, Money, Month, PlanName, UserId};
+use nats::EncodedEvent;
 use uuid::Uuid;
+
+use crate::customer::{Customer, at};
 
 /// A call to be found in the projections.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) created_at: DateTime<Utc>,
-    pub(crate) seq: u64,
+    /// Its place among a test's calls, which is its id too.
+    pub(crate) number: u64,
     pub(crate) units: u32,
     pub(crate) category: Category,
     pub(crate) counted: bool,
@@ -21,10 +28,10 @@ pub(crate) struct Call {
 
 impl Call {
     /// A counted, untimed call of one unit.
-    pub(crate) fn at(created_at: DateTime<Utc>, seq: u64, category: Category, endpoint: &str) -> Self {
+    pub(crate) fn at(created_at: DateTime<Utc>, number: u64, category: Category, endpoint: &str) -> Self {
         Self {
             created_at,
-            seq,
+            number,
             units: 1,
             category,
             counted: true,
@@ -36,72 +43,84 @@ impl Call {
     }
 }
 
-/// Stores the calls of one user with their summaries and roll-ups; the counters of a month start after `reset_seq`.
-pub(crate) async fn project(pool: &PgPool, user: UserId, calls: &[Call], reset_seq: u64) {
-    let mut conn = pool.acquire().await.unwrap();
-    for call in calls {
-        let month = Month::of(call.created_at);
-        store::projection::partitions::ensure(&mut conn, month).await.unwrap();
-        sqlx::query(
-            "INSERT INTO api_usage (id, user_id, created_at, log_seq, log_idx, units, response_time_ms, status_code,
-                 counted, category, month_year, method, endpoint)
-             VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, $9, $10, $11, $12)",
-        )
-        .bind(Uuid::from_u128(u128::from(call.seq)))
-        .bind(user.get())
-        .bind(call.created_at)
-        .bind(i64::try_from(call.seq).unwrap())
-        .bind(i32::try_from(call.units).unwrap())
-        .bind(call.response_time_ms.map(|ms| i32::try_from(ms).unwrap()))
-        .bind(call.status_code.map(|status| i16::try_from(status).unwrap()))
-        .bind(call.counted)
-        .bind(call.category.as_str())
-        .bind(month.to_string())
-        .bind(call.method.as_deref())
-        .bind(&call.endpoint)
-        .execute(&mut *conn)
-        .await
-        .unwrap();
+impl Customer {
+    /// Records events of the past, in this order, and has a worker project them, which has ended then. Answers the
+    /// sequence of the last one.
+    pub(crate) async fn seed(&mut self, past: Vec<Event<'_>>) -> u64 {
+        let encoded = past.iter().map(EncodedEvent::of).collect();
+        let positions = self.world.api.handle.publisher.publish_all(encoded).await.unwrap();
+        self.world.start_worker();
+        self.world.wait_until_projected().await.unwrap();
+        self.world.stop_worker().await.unwrap();
+        positions.last().unwrap().seq
     }
-    summarise(&mut conn, user, reset_seq).await;
-    for (table, unit) in [("usage_hourly", "hour"), ("usage_daily", "day")] {
-        roll_up(&mut conn, user, table, unit).await;
+
+    /// Seeds nothing but calls.
+    pub(crate) async fn seed_calls(&mut self, calls: &[Call]) -> u64 {
+        self.seed(calls.iter().map(|call| self.called(call)).collect()).await
     }
-    let last = calls.iter().map(|call| call.seq).max().unwrap_or_default().max(reset_seq);
-    sqlx::query("UPDATE projection_checkpoint SET seq = $1, frame_time = '2026-11-24T03:00:00Z'")
-        .bind(i64::try_from(last).unwrap())
-        .execute(&mut *conn)
-        .await
-        .unwrap();
+
+    /// The user made a call.
+    pub(crate) fn called(&self, call: &Call) -> Event<'static> {
+        let mut called = ApiCalled::new(call.endpoint.clone(), call.category);
+        called.units = call.units;
+        called.counted = call.counted;
+        called.method = call.method.clone().map(Into::into);
+        called.status_code = call.status_code;
+        called.response_time_ms = call.response_time_ms;
+        let id = Uuid::from_u128(u128::from(call.number));
+        Event::by_api(id, self.user, call.created_at, Body::ApiCalled(called))
+    }
+
+    /// The user's meter passed a threshold in 2026-11.
+    pub(crate) fn crossed(&self, meter: Meter, threshold_percent: u8, when: &str) -> Event<'static> {
+        let month = "2026-11".parse().unwrap();
+        let (used, limit) = (u64::from(threshold_percent), 100);
+        let body = LimitThresholdCrossed { month, meter, threshold_percent, used, limit };
+        self.by_worker(Some(self.user), at(when), Body::LimitThresholdCrossed(body))
+    }
+
+    /// The user's plan changed, to these limits of all calls and of analyze.
+    pub(crate) fn subscribed(
+        &self,
+        plan: &str,
+        limits: (Option<u64>, Option<u64>),
+        effective_at: &str,
+    ) -> Event<'static> {
+        let effective_at = at(effective_at);
+        let body = PlanChanged {
+            plan_name: PlanName::new(plan).unwrap(),
+            monthly_api_limit: limits.0,
+            analyze_limit: limits.1,
+            price_monthly: Money::from_cents(999),
+            currency: Currency::USD,
+            effective_at,
+            previous_plan: None,
+            reason: None,
+            source_event_id: None,
+            actor: actor(),
+        };
+        Event::by_api(self.world.env.ids.event_id(), self.user, effective_at, Body::PlanChanged(body))
+    }
+
+    /// The user's counters of a month start anew.
+    pub(crate) fn restarted(&self, month: Month) -> Event<'static> {
+        let (id, now) = (self.world.env.ids.event_id(), self.world.env.clock.now());
+        let body = UsageReset { month, reason: "test".into(), actor: actor() };
+        Event::by_api(id, self.user, now, Body::UsageReset(body))
+    }
+
+    /// A month was closed on 2026-11-01 at 01:00.
+    pub(crate) fn closed(&self, month: &str) -> Event<'static> {
+        let body = PeriodClosed { month: month.parse().unwrap() };
+        self.by_worker(None, at("2026-11-01T01:00:00Z"), Body::PeriodClosed(body))
+    }
+
+    fn by_worker(&self, subject: Option<UserId>, time: DateTime<Utc>, body: Body<'static>) -> Event<'static> {
+        Event::own(SOURCE_WORKER, self.world.env.ids.event_id(), subject, time, body)
+    }
 }
 
-async fn summarise(conn: &mut sqlx::PgConnection, user: UserId, reset_seq: u64) {
-    sqlx::query(
-        "INSERT INTO monthly_usage_summary (user_id, month_year, total_calls, analyze_calls, auth_calls, other_calls,
-             total_response_time_ms, timed_calls, last_updated, reset_seq)
-         SELECT user_id, month_year,
-                COALESCE(SUM(units) FILTER (WHERE fresh), 0),
-                COALESCE(SUM(units) FILTER (WHERE fresh AND category = 'analyze'), 0),
-                COALESCE(SUM(units) FILTER (WHERE fresh AND category = 'auth'), 0),
-                COALESCE(SUM(units) FILTER (WHERE fresh AND category = 'other'), 0),
-                COALESCE(SUM(response_time_ms) FILTER (WHERE fresh), 0),
-                COUNT(response_time_ms) FILTER (WHERE fresh), MAX(created_at), $2
-         FROM (SELECT *, counted AND log_seq > $2 AS fresh FROM api_usage WHERE user_id = $1) calls
-         GROUP BY user_id, month_year",
-    )
-    .bind(user.get())
-    .bind(i64::try_from(reset_seq).unwrap())
-    .execute(conn)
-    .await
-    .unwrap();
-}
-
-async fn roll_up(conn: &mut sqlx::PgConnection, user: UserId, table: &str, unit: &str) {
-    let statement = format!(
-        "INSERT INTO {table}
-         SELECT user_id, date_trunc('{unit}', created_at, 'UTC'), category, counted, SUM(units), COUNT(*),
-                COALESCE(SUM(response_time_ms), 0), COUNT(response_time_ms)
-         FROM api_usage WHERE user_id = $1 GROUP BY 1, 2, 3, 4"
-    );
-    sqlx::query(&statement).bind(user.get()).execute(conn).await.unwrap();
+fn actor() -> Actor<'static> {
+    Actor::new(ActorKind::Admin, "tester")
 }

@@ -4,18 +4,18 @@ use ledger::Category;
 use sqlx::Row;
 use store::projection::checkpoint;
 
-use crate::usage::seed::{Call, project};
-use crate::usage::world::{World, at};
+use crate::customer::{Customer, at};
+use crate::usage::seed::Call;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_stays_at_one_instant_and_ends_by_itself() {
-    let world = World::start().await;
-    let mut snapshot = store::read::snapshot(world.pool()).await.unwrap();
+    let mut customer = Customer::start().await;
+    let mut snapshot = store::read::snapshot(customer.pool()).await.unwrap();
     let before = checkpoint::read(&mut snapshot, 0).await.unwrap();
     let call = Call::at(at("2026-11-03T12:00:00Z"), 7, Category::Other, "/api/x");
-    project(world.pool(), world.user, &[call], 0).await;
+    let seeded = customer.seed_calls(&[call]).await;
     let month = "2026-11".parse().unwrap();
-    let usage = store::read::stats::month_usage(&mut snapshot, world.user, month).await.unwrap();
+    let usage = store::read::stats::month_usage(&mut snapshot, customer.user, month).await.unwrap();
     assert_eq!((before.seq, usage.total), (0, 0), "neither the checkpoint nor the figure has moved");
     assert_eq!(checkpoint::read(&mut snapshot, 0).await.unwrap(), before);
 
@@ -24,6 +24,6 @@ async fn it_stays_at_one_instant_and_ends_by_itself() {
     let written = sqlx::query("DELETE FROM api_usage").execute(&mut *snapshot).await;
     assert!(written.is_err(), "it only reads");
     drop(snapshot);
-    let mut fresh = store::read::snapshot(world.pool()).await.unwrap();
-    assert_eq!(checkpoint::read(&mut fresh, 0).await.unwrap().seq, 7);
+    let mut fresh = store::read::snapshot(customer.pool()).await.unwrap();
+    assert_eq!(checkpoint::read(&mut fresh, 0).await.unwrap().seq, seeded);
 }
