@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::PgPool;
+use store::operations::projector_status::{self, State};
 use store::projection::checkpoint::PARTITION;
-use store::projection::projector_status::{self, State};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;

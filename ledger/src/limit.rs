@@ -115,14 +115,16 @@ impl fmt::Display for Status {
     }
 }
 
-/// The thresholds, in percent, whose crossing is an event: the warning and the limit.
-pub const THRESHOLDS_PERCENT: [u8; 2] = [80, 100];
+/// The threshold, in percent of a limit, from which a meter warns. Crossing it is an event, as is reaching the limit.
+pub const WARNING_PERCENT: u8 = 80;
+/// The threshold, in percent of a limit, from which a meter blocks.
+pub const BLOCKED_PERCENT: u8 = 100;
 
 /// Status of a meter with so many units used and this limit; unlimited is always ok.
 pub fn status(used: u64, limit: Option<u64>) -> Status {
     match limit {
         Some(limit) if used >= limit => Status::Blocked,
-        Some(limit) if reached(used, limit, 80) => Status::Warning,
+        Some(limit) if reached(used, limit, WARNING_PERCENT) => Status::Warning,
         _ => Status::Ok,
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use nats::{Log, Publisher, PublisherState};
 use serde::Serialize;
 use sqlx::PgPool;
+use store::operations::projector_status::{self, Status};
 use store::projection::checkpoint;
-use store::projection::projector_status::{self, Status};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 

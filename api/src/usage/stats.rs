@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use chrono::{DateTime, TimeDelta, Utc};
-use ledger::limit::{percentage, remaining, status, worst_status};
+use ledger::limit::{BLOCKED_PERCENT, WARNING_PERCENT, percentage, remaining, status, worst_status};
 use ledger::{Forecast, Meter, Month, Percentage, Plan, Status, Used, forecast};
 use serde::{Deserialize, Serialize};
 use store::read::plans::PlanState;
@@ -199,8 +199,8 @@ impl MonthView<'_> {
             remaining: remaining(used, limit),
             percentage: percentage(used, limit),
             status: self.status(meter),
-            warning_since: self.since(meter, Status::Warning, 80),
-            blocked_since: self.since(meter, Status::Blocked, 100),
+            warning_since: self.since(meter, Status::Warning, WARNING_PERCENT),
+            blocked_since: self.since(meter, Status::Blocked, BLOCKED_PERCENT),
             forecast: self
                 .first_call_at
                 .and_then(|first| forecast(self.month, first, self.now, used, limit))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use events::Body;
 use serde_json::json;
-use store::projection::projector_status;
+use store::operations::projector_status;
 use testkit::{Role, World, wait_until};
 
 use crate::answers::assert_problem;

@@ -13,8 +13,8 @@ use ledger::{Clock, IdSource, Rules, UserId, UserRef};
 use nats::{Connection, Publisher, PublisherConfig};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
+use store::operations::projector_status::{self, SILENCE_MS};
 use store::projection::checkpoint::{self, PARTITION};
-use store::projection::projector_status::{self, SILENCE_MS};
 use uuid::Uuid;
 
 use super::read::Numbered;

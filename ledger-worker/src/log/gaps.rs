@@ -7,8 +7,8 @@ use ledger::{Clock, IdSource};
 use nats::{EncodedEvent, Log, LogError, Publisher, ReadError, Reader, ReaderConfig, Stop, StreamState};
 use sqlx::PgConnection;
 use store::operations::gaps::{self, Gap};
+use store::operations::projector_status::{self, Status};
 use store::projection::checkpoint::{self, Checkpoint, PARTITION};
-use store::projection::projector_status::{self, Status};
 
 use super::ahead::{Ahead, AheadError, READ_EVENTS};
 use super::continuity::continuity;

@@ -1,5 +1,5 @@
-//! The worker's tables: projections of the log in the schema that the connection sees, and the word of each worker on
-//! itself. Nobody else writes them; others may read. Uses no other folder of this crate.
+//! The worker's tables: projections of the log in the schema that the connection sees. Nobody else writes them; others
+//! may read. Uses no other folder of this crate.
 
 pub mod audit_chain;
 pub mod checkpoint;
@@ -11,7 +11,6 @@ pub mod partitions;
 pub mod periods;
 pub mod personal_tables;
 pub mod producers;
-pub mod projector_status;
 pub mod rejections;
 pub mod rollups;
 pub mod savepoint;

@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use store::operations::projector_status;
 use store::projection::checkpoint;
-use store::projection::projector_status;
 use testkit::{Answer, Client, Env, PATIENCE, PrivateServers, World, wait_until};
 
 /// An api and a worker on servers of their own.
