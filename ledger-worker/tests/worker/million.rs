@@ -23,7 +23,7 @@ const HANDED: u64 = 10_000;
 const USERS: u64 = 50;
 /// Those who call all the time, each waiting for its answer before its next call.
 const CALLERS: u64 = 4;
-/// How long each pauses between its calls, and the reader between its reads, so that they leave a machine of two cores
+/// Pause of each between its calls, and of the reader between its reads, so that they leave a machine of two cores
 /// something to rebuild with.
 const CALL_EVERY: Duration = Duration::from_millis(10);
 const READ_EVERY: Duration = Duration::from_millis(10);
