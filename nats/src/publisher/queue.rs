@@ -1,7 +1,7 @@
 //! Queue of what waits for the log: the frame that fills, and those that are full.
 //!
 //! Callers write their events straight into the body of the open frame, under a lock held for one copy. All
-//! callers of a frame share one outcome; waiting for it costs a waker in a list, no channel.
+//! callers of a frame share one fate; waiting for it costs a waker in a list, no channel.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -55,7 +55,7 @@ struct Waiting {
 struct Filling {
     body: BytesMut,
     count: u16,
-    outcome: Arc<Outcome>,
+    fate: Arc<SharedFate>,
 }
 
 /// A frame to send.
@@ -63,12 +63,12 @@ struct Filling {
 pub(super) struct Full {
     pub(super) body: Bytes,
     pub(super) count: u16,
-    pub(super) outcome: Arc<Outcome>,
+    pub(super) fate: Arc<SharedFate>,
 }
 
-/// Outcome of a frame: its sequence, or why it has none.
+/// Fate of a frame: its sequence, or why it has none.
 #[derive(Debug, Default)]
-pub(super) struct Outcome(Mutex<Fate>);
+pub(super) struct SharedFate(Mutex<Fate>);
 
 #[derive(Debug)]
 enum Fate {
@@ -82,13 +82,13 @@ impl Default for Fate {
     }
 }
 
-/// Waits for the outcome of one frame, for the events `from..from + count` in it.
+/// Waits for the fate of one frame, for the events `from..from + count` in it.
 #[derive(Debug)]
 pub(super) struct Ticket {
-    outcome: Arc<Outcome>,
+    fate: Arc<SharedFate>,
     from: u16,
     count: u16,
-    /// Place of this ticket's waker in the outcome's list.
+    /// Place of this ticket's waker in the fate's list.
     slot: Option<usize>,
 }
 
@@ -109,12 +109,12 @@ impl Queue {
     pub(super) fn push(&self, event: &EncodedEvent) -> Result<OneTicket, PublishError> {
         let mut waiting = self.admit(1, checked_len(event)?)?;
         let from = waiting.append(event, &self.limits);
-        let outcome = Arc::clone(&waiting.open.outcome);
+        let fate = Arc::clone(&waiting.open.fate);
         self.wake(waiting);
-        Ok(OneTicket(Ticket { outcome, from, count: 1, slot: None }))
+        Ok(OneTicket(Ticket { fate, from, count: 1, slot: None }))
     }
 
-    /// Adds one event for whose outcome nobody waits.
+    /// Adds one event for whose fate nobody waits.
     pub(super) fn offer(&self, event: &EncodedEvent) -> Result<(), PublishError> {
         let mut waiting = self.admit(1, checked_len(event)?)?;
         waiting.append(event, &self.limits);
@@ -133,10 +133,10 @@ impl Queue {
         for event in events {
             let from = waiting.append(event, &self.limits);
             match tickets.last_mut() {
-                Some(last) if Arc::ptr_eq(&last.outcome, &waiting.open.outcome) => last.count += 1,
+                Some(last) if Arc::ptr_eq(&last.fate, &waiting.open.fate) => last.count += 1,
                 _ => {
-                    let outcome = Arc::clone(&waiting.open.outcome);
-                    tickets.push(Ticket { outcome, from, count: 1, slot: None });
+                    let fate = Arc::clone(&waiting.open.fate);
+                    tickets.push(Ticket { fate, from, count: 1, slot: None });
                 }
             }
         }
@@ -239,12 +239,12 @@ impl Queue {
             }
             let mut refused = Vec::new();
             while let Some(full) = waiting.take() {
-                refused.push(full.outcome);
+                refused.push(full.fate);
             }
             refused
         };
-        for outcome in refused {
-            outcome.decide(Err(error));
+        for fate in refused {
+            fate.decide(Err(error));
         }
     }
 }
@@ -285,11 +285,7 @@ impl Waiting {
 
 impl Filling {
     fn new(capacity: usize) -> Self {
-        Self {
-            body: BytesMut::with_capacity(capacity.max(FIRST_CAPACITY)),
-            count: 0,
-            outcome: Arc::default(),
-        }
+        Self { body: BytesMut::with_capacity(capacity.max(FIRST_CAPACITY)), count: 0, fate: Arc::default() }
     }
 
     fn append(&mut self, event: &EncodedEvent) -> u16 {
@@ -301,11 +297,11 @@ impl Filling {
 
     fn close(mut self) -> Full {
         self.body.put_u8(b']');
-        Full { body: self.body.freeze(), count: self.count, outcome: self.outcome }
+        Full { body: self.body.freeze(), count: self.count, fate: self.fate }
     }
 }
 
-impl Outcome {
+impl SharedFate {
     /// Tells everybody who waits. The first decision stands.
     pub(super) fn decide(&self, result: Result<u64, PublishError>) {
         let mut fate = self.0.lock();
@@ -336,12 +332,12 @@ impl Outcome {
 impl Ticket {
     /// The positions of all events of this ticket.
     pub(super) async fn whole(mut self) -> Result<Vec<Position>, PublishError> {
-        let seq = std::future::poll_fn(|cx| self.outcome.poll(&mut self.slot, cx)).await?;
+        let seq = std::future::poll_fn(|cx| self.fate.poll(&mut self.slot, cx)).await?;
         Ok((self.from..self.from + self.count).map(|idx| Position { seq, idx }).collect())
     }
 }
 
-/// Waits for the outcome of one event.
+/// Waits for the fate of one event.
 #[derive(Debug)]
 pub(super) struct OneTicket(Ticket);
 
@@ -349,9 +345,9 @@ impl Future for OneTicket {
     type Output = Result<Position, PublishError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ticket { outcome, from, slot, .. } = &mut self.0;
+        let Ticket { fate, from, slot, .. } = &mut self.0;
         let idx = *from;
-        outcome.poll(slot, cx).map_ok(|seq| Position { seq, idx })
+        fate.poll(slot, cx).map_ok(|seq| Position { seq, idx })
     }
 }
 

@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use uuid::Uuid;
 
-use super::queue::{Full, Outcome, Queue};
+use super::queue::{Full, Queue, SharedFate};
 use super::{PublishError, PublisherConfig};
 use crate::connection::{Link, parse_reply};
 use crate::error::{ConnectError, LogError};
@@ -35,8 +35,8 @@ pub(super) struct Task {
     producer: Uuid,
     /// The counter of the producer's last frame.
     n: u64,
-    /// Outcome of the frame in flight, which its callers wait for.
-    in_flight: Option<Arc<Outcome>>,
+    /// Fate of the frame in flight, which its callers wait for.
+    in_flight: Option<Arc<SharedFate>>,
 }
 
 /// A connection with an inbox for acknowledgements.
@@ -85,16 +85,16 @@ impl Task {
     /// Sends frame after frame until the queue is closed and empty.
     pub(super) async fn run(mut self) {
         while let Some(full) = self.queue.take().await {
-            self.in_flight = Some(Arc::clone(&full.outcome));
-            let outcome = Arc::clone(&full.outcome);
+            self.in_flight = Some(Arc::clone(&full.fate));
+            let fate = Arc::clone(&full.fate);
             match self.deliver(full).await {
                 Some(ack) if self.is_beyond(&ack) => {
                     self.queue.resume();
-                    outcome.decide(Ok(ack.sequence));
+                    fate.decide(Ok(ack.sequence));
                 }
-                Some(ack) => self.poison(&outcome, &ack),
+                Some(ack) => self.poison(&fate, &ack),
                 None => {
-                    outcome.decide(Err(PublishError::Unknown));
+                    fate.decide(Err(PublishError::Unknown));
                     self.retire().await;
                 }
             }
@@ -107,14 +107,14 @@ impl Task {
 
     /// One frame is in flight at a time and ids are never used twice, so every frame's sequence is beyond all
     /// earlier ones, a duplicate's too. If not, acknowledged frames are gone.
-    fn poison(&self, outcome: &Outcome, ack: &PublishAck) {
+    fn poison(&self, fate: &SharedFate, ack: &PublishAck) {
         let last_acked = self.queue.last_acked();
         tracing::error!(
             stream = %self.log.stream(), seq = ack.sequence, last_acked, producer = %self.producer, n = self.n,
             "the log went backwards: it lost acknowledged frames; this publisher writes no more"
         );
         self.queue.poison();
-        outcome.decide(Err(PublishError::LogWentBackwards));
+        fate.decide(Err(PublishError::LogWentBackwards));
     }
 
     /// Sends the frame until it is acknowledged. None: given up, its fate is unknown.
@@ -274,8 +274,8 @@ impl Task {
 impl Drop for Task {
     /// However the task ends, nobody waits for ever.
     fn drop(&mut self) {
-        if let Some(outcome) = &self.in_flight {
-            outcome.decide(Err(PublishError::Unknown));
+        if let Some(fate) = &self.in_flight {
+            fate.decide(Err(PublishError::Unknown));
         }
         self.queue.abandon();
     }
