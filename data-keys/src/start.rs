@@ -91,7 +91,7 @@ fn startup(
         .map_err(|source| KeysError::Ring { expected: expected(stored, counts), source })
 }
 
-/// What an operator is told beside the reason: the key that most data keys need, else the one that was used last.
+/// Words for an operator beside the reason: the root key that most data keys need, else the one that was used last.
 fn expected(stored: &[(RootKeyId, KeyCheck)], counts: &[(RootKeyId, u64)]) -> String {
     let kid = counts.iter().max_by_key(|(_, count)| *count).map(|(kid, _)| kid);
     let Some(kid) = kid.or_else(|| stored.last().map(|(kid, _)| kid)) else { return String::new() };

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 /// GitHub refuses requests without one.
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("usage-ledger/", env!("CARGO_PKG_VERSION")));
-/// What is read of an answer that refuses. Providers explain themselves in far less.
+/// Bytes that are read of an answer that refuses. Providers explain themselves in far less.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Size of an answer's status line and headers.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -34,7 +34,7 @@ pub(crate) struct Http {
     timeout: Duration,
 }
 
-/// What came back.
+/// An answer that came back.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,

@@ -28,14 +28,14 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests to providers that run at once in this process.
 const REQUESTS_AT_ONCE: usize = 32;
 
-/// What a provider says of a token.
+/// A provider's word on a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenTest {
     /// The provider takes it. It may still not be allowed everything.
     Valid {
-        /// What a GitHub token may do, where GitHub says so: it does of classic tokens only.
+        /// Scopes of a GitHub token, where GitHub says so: it does of classic tokens only.
         scopes: Option<Vec<String>>,
-        /// When a GitHub token ends, where GitHub says so.
+        /// End of a GitHub token, where GitHub says so.
         expires_at: Option<DateTime<Utc>>,
     },
     /// The provider refuses it.
@@ -44,7 +44,7 @@ pub enum TokenTest {
     Unknown(UnknownReason),
 }
 
-/// Why nobody knows whether a token works.
+/// Reason why nobody knows whether a token works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownReason {
     /// The provider refuses to answer so often.
@@ -63,9 +63,9 @@ pub enum UnknownReason {
 
 /// Asks providers. Cheap to clone; clones share one bound on what runs at once.
 #[derive(Clone)]
-pub struct Providers(Arc<Inner>);
+pub struct Providers(Arc<Asking>);
 
-struct Inner {
+struct Asking {
     urls: ProviderUrls,
     http: Http,
     slots: Semaphore,
@@ -79,7 +79,7 @@ pub enum ProvidersError {
     Tls(#[source] rustls::Error),
 }
 
-/// How long a request may take, and how many may run at once.
+/// Bounds of a request's time, and of how many run at once.
 #[derive(Clone, Copy)]
 struct Bounds {
     connect: Duration,
@@ -95,7 +95,7 @@ impl Providers {
 
     fn with(urls: ProviderUrls, bounds: Bounds) -> Result<Self, ProvidersError> {
         let http = Http::new(bounds.connect, bounds.total).map_err(ProvidersError::Tls)?;
-        Ok(Self(Arc::new(Inner { urls, http, slots: Semaphore::new(bounds.at_once) })))
+        Ok(Self(Arc::new(Asking { urls, http, slots: Semaphore::new(bounds.at_once) })))
     }
 
     /// Whether the provider takes this token. Answers within 10 s whatever the provider does, and never waits for

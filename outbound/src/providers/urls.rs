@@ -25,7 +25,7 @@ pub struct ProviderUrls {
 pub struct UrlRefused {
     /// Name of the variable.
     pub variable: &'static str,
-    /// What is wrong and what would be right; never the value, which may hold a secret.
+    /// Words on what is wrong and what would be right; never the value, which may hold a secret.
     pub reason: &'static str,
 }
 
@@ -42,7 +42,7 @@ impl ProviderUrls {
         })
     }
 
-    /// What is asked to test a token: who its user is, or which models there are. Nothing if it can't be requested.
+    /// The question that tests a token: who its user is, or which models there are. Nothing if it can't be requested.
     pub(super) fn test_address(&self, kind: TokenKind) -> Option<Uri> {
         let (base, path): (&Url, &[&str]) = match kind {
             TokenKind::Github => (&self.github, &["user"]),

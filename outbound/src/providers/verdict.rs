@@ -1,4 +1,5 @@
-//! What an answer says about the token. By the providers' documentation and, where that is silent, by answers seen:
+//! Verdicts: what an answer says about the token. By the providers' documentation and, where that is silent, by
+//! answers seen:
 //!
 //! * a key without a permission is not a wrong key, and some providers say 401 to both;
 //! * a 403 can come from a firewall before anybody has looked at the key.
