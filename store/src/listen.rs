@@ -73,7 +73,7 @@ impl Announcements {
     /// a new connection.
     pub async fn give_up(&mut self, error: &Error) {
         if self.reported.is_none_or(|at| at.elapsed() > REPORT_INTERVAL) {
-            tracing::warn!(error = error as &dyn std::error::Error, "{}; trying again", self.complaint);
+            tracing::warn!(error = chain(error), "{}; trying again", self.complaint);
             self.reported = Some(Instant::now());
         }
         self.reconnect().await;
@@ -109,4 +109,15 @@ impl Listening {
 
 fn silent() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, "the listening connection is silent"))
+}
+
+/// An error with its causes as one text: formats of logs that know no errors show the first one only.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.extend([": ", &error.to_string()]);
+        cause = error.source();
+    }
+    text
 }

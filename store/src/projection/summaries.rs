@@ -116,7 +116,7 @@ pub async fn add(
 fn reaches(used: i64, added: i64, limit: Option<i64>, reset: Option<Position>) -> bool {
     let Some(limit) = limit else { return false };
     let before = if reset.is_some() { 0 } else { used - added };
-    let is_at = |used: i64, percent: i16| i128::from(used) * 100 >= i128::from(limit) * i128::from(percent);
+    let is_at = |used: i64, percent: u8| i128::from(used) * 100 >= i128::from(limit) * i128::from(percent);
     crate::projection::thresholds::THRESHOLDS_PERCENT
         .iter()
         .any(|&percent| is_at(used, percent) && !is_at(before, percent))

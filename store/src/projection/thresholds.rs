@@ -1,6 +1,7 @@
 //! Crossings of 80 % and 100 % of a limit: once per user, month, meter and threshold, anew after a reset.
 
 use chrono::{DateTime, Utc};
+use ledger::limit::{BLOCKED_PERCENT, WARNING_PERCENT};
 use ledger::{Meter, Month, UserId};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -8,7 +9,7 @@ use uuid::Uuid;
 use crate::{Error, Position};
 
 /// The thresholds, in percent of a limit.
-pub const THRESHOLDS_PERCENT: [i16; 2] = [80, 100];
+pub const THRESHOLDS_PERCENT: [u8; 2] = [WARNING_PERCENT, BLOCKED_PERCENT];
 
 /// A recorded crossing.
 #[derive(Debug, Clone, PartialEq, Eq)]
