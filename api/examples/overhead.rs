@@ -1,4 +1,4 @@
-//! What the layers and authentication cost a request, without sockets: nanoseconds per call of a route that does
+//! Cost of the layers and of authentication for a request, without sockets: nanoseconds per call of a route that does
 //! nothing, bare, behind the envelope, and with its caller authenticated.
 //!
 //! `cargo run --release -p api --example overhead`, with the variables of an api (`DATABASE_URL`, `NATS_URL`, …).

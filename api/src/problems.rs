@@ -1,15 +1,14 @@
 //! Problems for errors: the one place where what went wrong in a capability becomes an answer.
 //!
 //! It stands above the capabilities, since it knows all of their errors; `http::problem`, below them, knows the form of
-//! a problem and none of its causes. Every match names every case: a new error cannot be answered by accident.
+//! a problem, and what log, database and data keys may answer. Every match names every case: a new error cannot be
+//! answered by accident.
 
-use axum::http::{HeaderValue, StatusCode, header};
-use data_keys::KeysError;
-use nats::PublishError;
+use axum::http::StatusCode;
 use vault::TokenRefused;
 
 use crate::auth::{AccountsError, AuthError};
-use crate::http::problem::{Chain, Code, FieldError, Problem};
+use crate::http::problem::{Code, FieldError, Problem};
 use crate::ingest::IngestError;
 use crate::limits::{LimitsError, Unready};
 use crate::metering::MeteringError;
@@ -18,52 +17,6 @@ use crate::plans::PlansError;
 use crate::tokens::TokensError;
 use crate::usage::UsageError;
 use crate::users::UsersError;
-
-impl From<store::Error> for Problem {
-    /// Maps what a handler did not expect of the database. Expected refusals (a taken name) are the handler's to map.
-    fn from(error: store::Error) -> Self {
-        if error.is_unavailable() {
-            Self::unavailable("database").because(Chain(&error).to_string())
-        } else {
-            Self::internal(&error)
-        }
-    }
-}
-
-impl From<PublishError> for Problem {
-    /// All of them pass, so the client may try again; the log of this process says which it was. After `Unknown` the
-    /// event may have been recorded: a retry with an `Idempotency-Key`, or with the client's own event id, counts once.
-    fn from(error: PublishError) -> Self {
-        match error {
-            PublishError::QueueFull => Self::busy("Too many calls wait for the log; try again."),
-            PublishError::TooLarge { .. } => Self::too_large("The event is too large to be recorded."),
-            PublishError::Closed => Self::busy("This instance is shutting down; try again."),
-            PublishError::Unknown => {
-                Self::busy("The log did not confirm the write in time; it may have been recorded.")
-                    .because(error.to_string())
-            }
-            PublishError::Unavailable | PublishError::LogWentBackwards => {
-                Self::unavailable("log").because(error.to_string())
-            }
-        }
-    }
-}
-
-impl From<KeysError> for Problem {
-    fn from(error: KeysError) -> Self {
-        if let Some(kid) = error.missing_key() {
-            let detail = format!("The encryption key {kid} is not configured.");
-            return Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::EncryptionKeyMissing, detail)
-                .with_header(header::RETRY_AFTER, HeaderValue::from_static("60"));
-        }
-        match error {
-            KeysError::Store(error) => error.into(),
-            // The account went while the request was under way.
-            KeysError::NoAccount => Self::unauthorized(),
-            other => Self::internal(&other),
-        }
-    }
-}
 
 impl From<LimitsError> for Problem {
     fn from(error: LimitsError) -> Self {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use events::{Body, Event};
-use ledger::{Clock, IdSource, UserId};
+use events::Event;
+use ledger::{Clock, IdSource};
 use nats::{EncodedEvent, PublishError, Publisher};
 use uuid::Uuid;
 
@@ -53,11 +53,6 @@ impl Writer {
         Self(Arc::new(Parts { publisher, watermark, positions, clock, ids }))
     }
 
-    /// An event about this user, of this moment and under a new id.
-    pub fn event<'a>(&self, user: UserId, body: Body<'a>) -> Event<'a> {
-        Event::by_api(self.new_id(), user, self.now(), body)
-    }
-
     /// A new id for an event.
     pub fn new_id(&self) -> Uuid {
         self.0.ids.event_id()
@@ -91,6 +86,11 @@ impl Writer {
         Written { seq, is_projected, position: self.at(seq) }
     }
 
+    /// What was recorded earlier at `seq`, and was found in the projections.
+    pub fn found(&self, seq: u64) -> Written {
+        Written { seq, is_projected: true, position: self.at(seq) }
+    }
+
     /// The header that names the position of `seq`.
     pub fn at(&self, seq: u64) -> LedgerSeq {
         LedgerSeq::at(self.0.positions, seq)
@@ -104,7 +104,7 @@ impl Writer {
 
 impl Written {
     /// `projected`, or 202 while the projections do not hold the event.
-    pub fn status(&self, projected: StatusCode) -> StatusCode {
+    fn status(&self, projected: StatusCode) -> StatusCode {
         if self.is_projected { projected } else { StatusCode::ACCEPTED }
     }
 

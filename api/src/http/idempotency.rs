@@ -111,11 +111,6 @@ impl KeyedRequest {
             request_hash: request_hash(parts, body),
         })
     }
-
-    /// Tells whether the client sent an idempotency key.
-    pub fn has_key(&self) -> bool {
-        self.key.is_some()
-    }
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Keyed<T> {

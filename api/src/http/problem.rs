@@ -1,14 +1,16 @@
 //! RFC 9457 problem details: the one form in which this service says no.
 //!
 //! A handler returns a [`Problem`]; the outermost layer ([`crate::http::envelope::envelope`]) writes its body, because
-//! only there are the request's id and path known. Domain and store errors know no HTTP; they are mapped in one place
-//! above the capabilities, and their chain is logged once, never sent.
+//! only there are the request's id and path known. Errors know no HTTP: those of log, database and data keys are mapped
+//! here, those of capabilities in one place above them. Their chain is logged once, never sent.
 
 use std::borrow::Cow;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use data_keys::KeysError;
 use ledger::Invalid;
+use nats::PublishError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -387,6 +389,52 @@ impl Problem {
 impl From<FieldError> for Problem {
     fn from(error: FieldError) -> Self {
         Self::validation(vec![error])
+    }
+}
+
+impl From<store::Error> for Problem {
+    /// Maps what a handler did not expect of the database. Expected refusals (a taken name) are the handler's to map.
+    fn from(error: store::Error) -> Self {
+        if error.is_unavailable() {
+            Self::unavailable("database").because(Chain(&error).to_string())
+        } else {
+            Self::internal(&error)
+        }
+    }
+}
+
+impl From<PublishError> for Problem {
+    /// All of them pass, so the client may try again; the log of this process says which it was. After `Unknown` the
+    /// event may have been recorded: a retry with an `Idempotency-Key`, or with the client's own event id, counts once.
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::QueueFull => Self::busy("Too many calls wait for the log; try again."),
+            PublishError::TooLarge { .. } => Self::too_large("The event is too large to be recorded."),
+            PublishError::Closed => Self::busy("This instance is shutting down; try again."),
+            PublishError::Unknown => {
+                Self::busy("The log did not confirm the write in time; it may have been recorded.")
+                    .because(error.to_string())
+            }
+            PublishError::Unavailable | PublishError::LogWentBackwards => {
+                Self::unavailable("log").because(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<KeysError> for Problem {
+    fn from(error: KeysError) -> Self {
+        if let Some(kid) = error.missing_key() {
+            let detail = format!("The encryption key {kid} is not configured.");
+            return Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::EncryptionKeyMissing, detail)
+                .with_header(header::RETRY_AFTER, HeaderValue::from_static("60"));
+        }
+        match error {
+            KeysError::Store(error) => error.into(),
+            // The account went while the request was under way.
+            KeysError::NoAccount => Self::unauthorized(),
+            other => Self::internal(&other),
+        }
     }
 }
 

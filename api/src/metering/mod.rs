@@ -27,7 +27,7 @@ use utoipa_axum::routes;
 use crate::auth::Auth;
 use crate::http::idempotency::Idempotency;
 
-/// Endpoints of services that ask for a call, or say how one ended.
+/// Endpoints of services that ask for a call.
 pub(crate) fn check_router<S>() -> OpenApiRouter<S>
 where
     S: Clone + Send + Sync + 'static,

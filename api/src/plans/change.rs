@@ -75,13 +75,13 @@ pub(crate) struct PlanRequest {
 
 /// The outcome of a request.
 #[derive(Debug)]
-pub(crate) struct PlanOutcome {
+pub(crate) struct PlanAnswer {
     pub(crate) body: PlanChangeBody,
     /// The change in the log; none when nothing had to change.
     written: Option<Written>,
 }
 
-impl PlanOutcome {
+impl PlanAnswer {
     /// 200, or 202 while the projections do not hold the change.
     pub(super) fn into_response(self) -> Response {
         match self.written {
@@ -108,7 +108,7 @@ struct Change {
 impl Plans {
     /// Decides and records a change of plan, and waits a little for the projections to hold it. To be run to its end,
     /// even when nobody waits for the answer: what is in the log must hold here from then on.
-    pub(super) async fn change(&self, request: PlanRequest) -> Result<PlanOutcome, PlansError> {
+    pub(super) async fn change(&self, request: PlanRequest) -> Result<PlanAnswer, PlansError> {
         let Parts { projections, writer, clock, turns, .. } = &*self.0;
         let mut last_change = turns.of(request.user.get()).await?;
         if last_change.is_lost {
@@ -121,12 +121,12 @@ impl Plans {
         let now = clock.now();
         let before = self.read(&request, now).await?;
         if let Some(seq) = before.known {
-            let written = Some(writer.projected(seq).await);
-            return Ok(PlanOutcome { body: unchanged(&before.plans), written });
+            let written = Some(writer.found(seq));
+            return Ok(PlanAnswer { body: unchanged(&before.plans), written });
         }
         let target = terms(&before, &request.plan)?;
         let Some(change) = decide(&before.plans, target, &request, now) else {
-            return Ok(PlanOutcome { body: unchanged(&before.plans), written: None });
+            return Ok(PlanAnswer { body: unchanged(&before.plans), written: None });
         };
         let recorded = writer.record(&event(&request, &before.plans.current.plan, &change, now)).await;
         last_change.is_lost = recorded.is_err_and(PublishError::may_be_recorded);
@@ -134,7 +134,7 @@ impl Plans {
         last_change.seq = seq;
         self.hold_to(request.user, seq, &change);
         let written = writer.projected(seq).await;
-        Ok(PlanOutcome { body: changed(&before.plans, &change, now), written: Some(written) })
+        Ok(PlanAnswer { body: changed(&before.plans, &change, now), written: Some(written) })
     }
 
     async fn read(&self, request: &PlanRequest, now: DateTime<Utc>) -> Result<Before, PlansError> {

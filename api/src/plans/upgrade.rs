@@ -53,7 +53,7 @@ pub(super) async fn upgrade(
     Query(query): Query<UpgradeQuery>,
     Keyed { body: UpgradeRequest { plan }, request }: Keyed<UpgradeRequest>,
 ) -> Result<Response, Problem> {
-    plans.may_upgrade(&caller, &plan)?;
+    may_upgrade(&plans, &caller, &plan)?;
     let user = auth.resolve_living(&caller, query.user_id.as_deref()).await?;
     let actor = caller.actor();
     let work = move |attempt: Attempt| async move {
@@ -71,14 +71,12 @@ pub(super) async fn upgrade(
     idempotency.run(caller.user_id, request, work).await
 }
 
-impl Plans {
-    /// A user's own request needs `SELF_UPGRADE`; without it the answer says where plans are sold.
-    fn may_upgrade(&self, caller: &Principal, plan: &PlanName) -> Result<(), Problem> {
-        if caller.role != Role::User || self.0.self_upgrade {
-            return Ok(());
-        }
-        let url = self.0.upgrade_url.as_ref().map(url::Url::as_str);
-        Err(Problem::forbidden("Plans are not changed here; see upgrade.url.")
-            .with_member("upgrade", json!({"plan": plan, "url": url})))
+/// A user's own request needs `SELF_UPGRADE`; without it the answer says where plans are sold.
+fn may_upgrade(plans: &Plans, caller: &Principal, plan: &PlanName) -> Result<(), Problem> {
+    if caller.role != Role::User || plans.0.self_upgrade {
+        return Ok(());
     }
+    let url = plans.0.upgrade_url.as_ref().map(url::Url::as_str);
+    Err(Problem::forbidden("Plans are not changed here; see upgrade.url.")
+        .with_member("upgrade", json!({"plan": plan, "url": url})))
 }

@@ -77,11 +77,11 @@ pub(super) async fn reset(
 }
 
 impl Usage {
-    fn may_reset(&self, caller: &Principal) -> Result<(), Problem> {
+    fn may_reset(&self, caller: &Principal) -> Result<(), AuthError> {
         match caller.role {
             Role::Admin => Ok(()),
             Role::User if self.0.self_reset => Ok(()),
-            Role::User | Role::Service => Err(AuthError::Role("admin").into()),
+            Role::User | Role::Service => Err(AuthError::Role("admin")),
         }
     }
 

@@ -167,7 +167,7 @@ async fn with_adjustments(
     conn: &mut sqlx::PgConnection,
     owner: UserId,
     statements: Vec<Statement>,
-) -> Result<Vec<StatementBody>, Problem> {
+) -> Result<Vec<StatementBody>, store::Error> {
     let months: Vec<String> = statements.iter().map(|statement| statement.month_year.clone()).collect();
     let adjustments = store::read::statements::adjustments(conn, owner, &months).await?;
     Ok(statements.into_iter().map(|statement| StatementBody::new(statement, &adjustments)).collect())

@@ -59,14 +59,16 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::http::problem::Problem;
 
     #[test]
     fn one_of_each_caller_and_some_of_all() {
         let exports = ExportTurns::default();
         let caller = |n: usize| UserId::new(Uuid::from_u128(n as u128));
         let turns: Vec<_> = (0..AT_ONCE).map(|n| exports.begin(caller(n)).unwrap()).collect();
-        assert!(matches!(exports.begin(caller(0)), Err(UsersError::ExportUnderWay { .. })));
-        assert!(matches!(exports.begin(caller(AT_ONCE)), Err(UsersError::TooManyExports)));
+        let refused = |caller| Problem::from(exports.begin(caller).unwrap_err()).status();
+        assert_eq!(refused(caller(0)), 429);
+        assert_eq!(refused(caller(AT_ONCE)), 503);
         drop(turns);
         assert_eq!(exports.under_way(), 0);
         exports.begin(caller(0)).unwrap();

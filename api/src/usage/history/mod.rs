@@ -232,7 +232,7 @@ pub(crate) async fn largest_endpoints(
     owner: UserId,
     range: TimeRange,
     counted: Counted,
-) -> Result<(Vec<String>, bool), Problem> {
+) -> Result<(Vec<String>, bool), store::Error> {
     let limit = LARGEST_ENDPOINTS + 1;
     let mut names =
         store::read::history::groups(conn, owner, range, Grouping::Endpoint, counted, limit).await?;
