@@ -24,7 +24,7 @@ bench: setup ## Measures against baselines on this machine; writes target/bench.
 	cargo build --release --package usage-ledger --package bench
 	exec target/release/bench $(ARGS)
 
-lint: setup ## Formatting, clippy, circles between modules, dependencies
+lint: setup ## Formatting, clippy, circles between modules, shapes of files, dependencies
 	scripts/lint
 
 sqlx: setup ## Regenerates store/.sqlx

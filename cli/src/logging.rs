@@ -77,7 +77,7 @@ mod tests {
                 tracing::trace!(target: "hyper::proto::h1", "hidden one");
                 tracing::debug!(target: "sqlx", "hidden two");
                 tracing::info!(target: "sqlx::query", "shown one");
-                tracing::trace!(target: "api::routes", "shown two");
+                tracing::trace!(target: "api::tokens", "shown two");
                 tracing::trace!(target: "hyperspace", "shown three");
             },
         );
