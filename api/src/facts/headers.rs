@@ -40,8 +40,8 @@ impl IntoResponseParts for LedgerSeq {
 }
 
 /// Parameter that stands behind the caller in every handler that reads a projection: with `Ledger-Min-Seq` it waits
-/// until the projections have reached that position. 400 when it was not issued here, 503 when it is not reached in 5
-/// s.
+/// until the projections have reached that position. 400 when it was not issued here, 503 when it is not
+/// reached in 5 seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct MinSeq;
 
