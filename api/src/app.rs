@@ -40,8 +40,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 
 /// A built api: its resources, and its background work, which goes on until [`AppHandle::shutdown`].
 pub struct AppHandle {
-    /// Connections to PostgreSQL.
-    pub pool: PgPool,
+    pool: PgPool,
     /// The log.
     pub log: Log,
     /// Writes events to the log.
@@ -279,7 +278,6 @@ impl Base {
             writer: self.writer.clone(),
             limits: limits.clone(),
             turns: Turns::new(LastChange::before(self.last_seq)),
-            clock: self.clock.clone(),
             self_upgrade: self.config.self_upgrade,
             upgrade_url: self.config.upgrade_url.clone(),
         })
@@ -291,7 +289,6 @@ impl Base {
             writer: self.writer.clone(),
             limits: limits.clone(),
             reads: self.reads.clone(),
-            clock: self.clock.clone(),
             self_reset: self.config.self_reset,
         })
     }
@@ -304,7 +301,6 @@ impl Base {
             sealer: sealer.clone(),
             projections: self.projections.clone(),
             writer: self.writer.clone(),
-            clock: self.clock.clone(),
             outcomes: Outcomes::default(),
         })
     }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponseParts, ResponseParts};
 
 use super::position::Positions;
@@ -25,16 +25,21 @@ impl LedgerSeq {
     pub fn at(positions: Positions, seq: u64) -> Self {
         Self(positions.encode(seq))
     }
+
+    /// Adds the header to an answer.
+    pub(crate) fn insert_into(self, headers: &mut HeaderMap) {
+        // Digits, letters and hyphens are a valid header.
+        if let Ok(value) = HeaderValue::try_from(self.0) {
+            headers.insert(LEDGER_SEQ, value);
+        }
+    }
 }
 
 impl IntoResponseParts for LedgerSeq {
     type Error = Infallible;
 
     fn into_response_parts(self, mut response: ResponseParts) -> Result<ResponseParts, Infallible> {
-        // Digits, letters and hyphens are a valid header.
-        if let Ok(value) = HeaderValue::try_from(self.0) {
-            response.headers_mut().insert(LEDGER_SEQ, value);
-        }
+        self.insert_into(response.headers_mut());
         Ok(response)
     }
 }

@@ -116,7 +116,7 @@ pub(super) async fn check(
     }
     let endpoint = Endpoint::from_path(&body.endpoint).map_err(|error| path_problem("/endpoint", error))?;
     let user = auth.resolve_living(&caller, body.user_id.as_deref()).await?;
-    let now = metering.0.clock.now();
+    let now = metering.0.writer.now();
     let call = MeteredCall::new(&metering.0.rules, user, &endpoint, body.method, body.units, now);
     if !body.record {
         return Ok(metering.preview(&call).await?);
@@ -159,7 +159,7 @@ impl Metering {
         attempt: Attempt,
     ) -> Result<Response, MeteringError> {
         // Seen before the log is asked: what is not in it after that time never will be.
-        let is_settled = self.0.clock.now() >= attempt.earlier_until;
+        let is_settled = self.0.writer.now() >= attempt.earlier_until;
         if attempt.retried && self.is_recorded(call.user, attempt.event_id).await? {
             let response = self.answer_as_it_stands(&call, attempt.event_id).await?;
             return Ok((self.0.writer.at(self.0.projections.current()), response).into_response());

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::outcomes::{CallEnd, Completed, Completion};
 use super::{Metering, MeteringError};
 use crate::auth::ServiceOrAdmin;
+use crate::facts::PROJECTED_WITHIN;
 use crate::http::extract::{Json, Path};
 use crate::http::idempotency::{Attempt, Idempotency, Keyed};
 use crate::http::problem::{FieldError, Problem, ProblemBody};
@@ -120,7 +121,7 @@ impl Metering {
         if let Some(completed) = Completed::of(&call, parts.projections.current()) {
             return completed.repeated(end);
         }
-        let now = parts.clock.now();
+        let now = parts.writer.now();
         if now > call.created_at + MAX_AGE {
             return Err(MeteringError::TooLate);
         }
@@ -140,7 +141,7 @@ impl Metering {
         let completed = Completed { end, counted, seq: published? };
         parts.outcomes.last.insert(call_id, Completion::Recorded(completed));
         // Given back only when the projection has it: until then the units would be counted as used all the same.
-        let _written = parts.writer.projected(completed.seq).await;
+        parts.projections.wait_for(completed.seq, PROJECTED_WITHIN).await;
         parts.limits.expire(call.user);
         Ok(completed)
     }

@@ -18,7 +18,6 @@ use uuid::Uuid;
 use super::Metering;
 use super::call::{Metered, MeteredCall, Particulars, Recorded};
 use crate::auth::{Auth, Principal};
-use crate::facts::LEDGER_SEQ;
 use crate::http::client::user_agent;
 use crate::http::problem::{Code, FieldError, Problem, ProblemBody};
 
@@ -178,7 +177,7 @@ impl Question<'_> {
         let method = Method::new(original.method)
             .map_err(|error| Problem::malformed(Code::MalformedHeader, error.to_string()))?;
         let metering = &*self.metering.0;
-        let now = metering.clock.now();
+        let now = metering.writer.now();
         let call = MeteredCall::new(&metering.rules, principal.user_id, &endpoint, Some(method), None, now);
         let particulars = Particulars {
             personal: Personal::of_client(
@@ -200,10 +199,7 @@ impl Question<'_> {
         recorded.append_headers(headers, call);
         headers.insert(X_USER_ID, uuid_value(call.user.get()));
         headers.insert(X_USAGE_CALL_ID, uuid_value(recorded.call_id));
-        let position = self.metering.0.projections.positions().encode(recorded.seq);
-        if let Ok(position) = HeaderValue::try_from(position) {
-            headers.insert(LEDGER_SEQ, position);
-        }
+        self.metering.0.writer.at(recorded.seq).insert_into(headers);
         response
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ledger::{Clock, Rules};
+use ledger::Rules;
 
 use super::outcomes::Outcomes;
 use super::sealer::Sealer;
@@ -28,8 +28,6 @@ pub(crate) struct Parts {
     pub(crate) projections: Projections,
     /// Completions.
     pub(crate) writer: Writer,
-    /// The ledger's clock.
-    pub(crate) clock: Clock,
     /// Completions of this process.
     pub(crate) outcomes: Outcomes,
 }

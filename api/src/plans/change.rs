@@ -109,7 +109,7 @@ impl Plans {
     /// Decides and records a change of plan, and waits a little for the projections to hold it. To be run to its end,
     /// even when nobody waits for the answer: what is in the log must hold here from then on.
     pub(super) async fn change(&self, request: PlanRequest) -> Result<PlanAnswer, PlansError> {
-        let Parts { projections, writer, clock, turns, .. } = &*self.0;
+        let Parts { projections, writer, turns, .. } = &*self.0;
         let mut last_change = turns.of(request.user.get()).await?;
         if last_change.is_lost {
             *last_change = LastChange { seq: projections.settled_seq().await?, is_lost: false };
@@ -118,7 +118,7 @@ impl Plans {
             return Err(PlansError::NotProjected);
         }
         // Read once it is this request's turn: every earlier change has taken effect by then.
-        let now = clock.now();
+        let now = writer.now();
         let before = self.read(&request, now).await?;
         if let Some(seq) = before.known {
             let written = Some(writer.found(seq));

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use ledger::Clock;
 use url::Url;
 
 use crate::facts::{Projections, Turns, Writer};
@@ -23,8 +22,6 @@ pub(crate) struct Parts {
     /// One decision at a time per user, each on top of the one before, which it waits for until the projections show
     /// it.
     pub(crate) turns: Turns<LastChange>,
-    /// The ledger's clock.
-    pub(crate) clock: Clock,
     /// `SELF_UPGRADE`.
     pub(crate) self_upgrade: bool,
     /// `UPGRADE_URL`.

@@ -137,7 +137,7 @@ pub(super) async fn calls(
     let range = match &place {
         // A month may have ended since the first page: the list stays the one that was begun.
         Some(place) => place.range,
-        None => time_range(query.from, query.to, usage.0.clock.now())?,
+        None => time_range(query.from, query.to, usage.0.writer.now())?,
     };
     let limit = query.limit;
     let mut filter = query.into_filter(range);

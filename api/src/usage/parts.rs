@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use ledger::Clock;
-
 use crate::facts::{Projections, Writer};
 use crate::http::throttle::Throttle;
 use crate::limits::Limits;
@@ -22,8 +20,6 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     /// Paces what costs much to read.
     pub(crate) reads: Throttle,
-    /// The ledger's clock.
-    pub(crate) clock: Clock,
     /// `SELF_RESET`.
     pub(crate) self_reset: bool,
 }

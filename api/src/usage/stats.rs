@@ -122,7 +122,7 @@ pub(super) async fn stats(
     Query(query): Query<StatsQuery>,
 ) -> Result<Json<Stats>, Problem> {
     let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
-    let now = usage.0.clock.now();
+    let now = usage.0.writer.now();
     let this_month = Month::of(now);
     let month = query.month.unwrap_or(this_month);
     // A month that is over had the plan of its last instant; one that is to come will have it.

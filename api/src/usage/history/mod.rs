@@ -126,7 +126,7 @@ pub(super) async fn history(
     usage.0.reads.check(caller.user_id)?;
     let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
     let filter = HistoryFilter {
-        range: time_range(query.from, query.to, usage.0.clock.now())?,
+        range: time_range(query.from, query.to, usage.0.writer.now())?,
         granularity: query.granularity.into(),
         grouping: query.group_by.map_or(Grouping::None, Grouping::from),
         counted: query.counted.into(),
