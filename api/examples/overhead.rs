@@ -25,10 +25,11 @@ async fn main() -> Result<()> {
         ApiConfig::read(&|name| std::env::var(name).ok(), ledger::Rules::default(), ledger::Clock::system())?;
     let subject = "overhead".parse()?;
     let now = config.clock.now();
-    let token =
-        mint(&config.jwt, &Mint { subject: &subject, role: Role::User, ttl: Duration::from_hours(1), now })?;
+    let jwt = config.jwt.clone();
     let ids = ledger::IdSource::new(config.clock.clone());
     let (_, handle) = api::build(config).await?;
+    let asked = Mint { subject: &subject, role: Role::User, ttl: Duration::from_hours(1), now };
+    let token = mint(&jwt, &handle.keys, &asked)?;
     let state = handle.state.clone();
     let layer = from_fn_with_state(Envelope::new(ids), envelope);
     let bare = Router::new().route("/", get(async || StatusCode::NO_CONTENT));

@@ -238,10 +238,8 @@ impl Base {
         sealer: &Sealer,
         tasks: &TaskTracker,
     ) -> Result<Capabilities, ApiError> {
-        let config = &self.config;
-        let proxies = config.trusted_proxies.clone();
         Ok(Capabilities {
-            auth: Auth::new(&config.jwt, accounts.clone(), proxies, self.clock.clone()),
+            auth: self.auth(accounts)?,
             idempotency: Idempotency::new(self.pool.clone(), self.clock.clone(), tasks.clone()),
             projections: self.projections.clone(),
             users: self.users(accounts, tasks),
@@ -258,6 +256,11 @@ impl Base {
                 limits.clone(),
             ),
         })
+    }
+
+    fn auth(&self, accounts: &Accounts) -> Result<Auth, ApiError> {
+        let (config, data_keys, clock) = (&self.config, self.data_keys.clone(), self.clock.clone());
+        Ok(Auth::new(&config.jwt, data_keys, accounts.clone(), config.trusted_proxies.clone(), clock)?)
     }
 
     fn users(&self, accounts: &Accounts, tasks: &TaskTracker) -> Users {

@@ -12,7 +12,7 @@ use outbound::providers::{ProviderUrls, UrlRefused};
 use secrecy::SecretString;
 use url::Url;
 
-use crate::auth::JwtSettings;
+use crate::auth::{ISSUER, JwtSettings};
 use crate::http::client::TrustedProxies;
 
 /// Fewer bytes of secret than HS256's hash has would make the secret the weakest part (RFC 7518 §3.2).
@@ -271,10 +271,24 @@ impl Vars<'_> {
                 .secret("JWT_SECRET")?
                 .ok_or(ConfigError::Missing("JWT_SECRET", "make one with: openssl rand -hex 32"))?,
             previous: self.secret("JWT_SECRET_PREVIOUS")?,
-            issuer: self.text("JWT_ISSUER"),
+            issuer: self.issuer()?,
             audience: self.text("JWT_AUDIENCE"),
             subject_claim: self.subject_claim()?,
         })
+    }
+
+    /// The host's issuer, which cannot be ours: nobody could tell whose tokens are whose.
+    fn issuer(&self) -> Result<Option<String>, ConfigError> {
+        const VARIABLE: &str = "JWT_ISSUER";
+        match self.text(VARIABLE) {
+            Some(issuer) if issuer == ISSUER => Err(ConfigError::Invalid {
+                variable: VARIABLE,
+                reason: format!(
+                    "{ISSUER} is the issuer of this service's own tokens; use the name of whoever signs with JWT_SECRET"
+                ),
+            }),
+            issuer => Ok(issuer),
+        }
     }
 
     fn subject_claim(&self) -> Result<String, ConfigError> {

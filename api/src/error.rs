@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use data_keys::KeysError;
 use outbound::providers::ProvidersError;
 
+use crate::auth::JwtKeyError;
 use crate::limits::StartError;
 
 /// Reason why the api could not start, or had to stop.
@@ -16,6 +17,9 @@ pub enum ApiError {
     /// The encryption keys cannot be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// Bearer tokens cannot be verified.
+    #[error(transparent)]
+    Jwt(#[from] JwtKeyError),
     /// Providers of tokens cannot be asked.
     #[error(transparent)]
     Providers(#[from] ProvidersError),

@@ -78,6 +78,12 @@ impl From<UsersError> for Problem {
         match error {
             UsersError::ExternalIdTaken => Self::conflict("The external id is another user's."),
             UsersError::Erased => Self::subject_erased(),
+            UsersError::RenamedByService => Self::forbidden(
+                "Only an admin may change an external id once the account is made: whoever bears it is that user.",
+            ),
+            UsersError::AdminBarredByService => {
+                Self::forbidden("Only an admin may change the status of an account that an admin uses.")
+            }
             UsersError::NoSuchUser => Self::not_found(),
             UsersError::StaleCredential => Self::new(
                 StatusCode::FORBIDDEN,

@@ -155,7 +155,7 @@ impl Authentication {
     fn from_env() -> anyhow::Result<Self> {
         let secret = variable("JWT_SECRET")?;
         Ok(Self {
-            key: DecodingKey::from_secret(secret.as_bytes()),
+            key: DecodingKey::from_secret(secret.as_bytes())?,
             validation: Validation::new(Algorithm::HS256),
         })
     }

@@ -67,7 +67,7 @@ impl Users {
         .bind(PLAN)
         .execute(&mut connection)
         .await?;
-        let key = EncodingKey::from_secret(machine.variable("JWT_SECRET")?.as_bytes());
+        let key = EncodingKey::from_secret(machine.variable("JWT_SECRET")?.as_bytes())?;
         let exp = (ledger::Clock::system().now() + chrono::Duration::hours(12)).timestamp();
         let mint = |&sub: &Uuid| jsonwebtoken::encode(&Header::default(), &Claims { sub, exp }, &key);
         let tokens = ids.iter().map(mint).collect::<Result<_, _>>().context("minting a token")?;

@@ -79,7 +79,9 @@ impl Ledger {
         let ready =
             async || service.get("/readyz").send().await.is_ok_and(|answer| answer.expect(200).is_ok());
         wait_until(BOUND, ready).await;
-        let service = service.with_token(self.env.token("backend", Role::Service));
+        // Signed under the current root key, as the operator does it.
+        let token = self.says(&["token", "--user", "backend", "--role", "service"], keys).await?;
+        let service = service.with_token(token.trim());
         Ok(Running { programs, service })
     }
 

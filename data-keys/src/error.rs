@@ -20,6 +20,9 @@ pub enum KeysError {
     /// The user has no account, so there is no data key for it.
     #[error("the user has no account")]
     NoAccount,
+    /// The ledger's own data key, which was made just now, is not there.
+    #[error("the ledger's own data key is not there")]
+    NoLedgerKey,
     /// The database is away or refuses.
     #[error("the keys cannot be read")]
     Store(#[from] store::Error),

@@ -1,20 +1,14 @@
 //! Keyed hashes of external ids, by which the id of an erased user is recognised when it comes again.
 
-use std::sync::Arc;
-
 use ledger::ExternalId;
 use secrecy::ExposeSecret as _;
+use store::identity::ledger_keys;
 use store::identity::users::HashedExternalId;
-use store::identity::wrapped_keys::{self, WrappedKey};
-use uuid::Uuid;
-use vault::{DataKey, DekId, OsEntropy};
+use vault::{DataKeyError, DekId, LedgerKey, OsEntropy};
 
 use crate::error::KeysError;
 use crate::keys::Keys;
-use crate::wrapped::open;
-
-/// Owner of the ledger's own data key.
-const LEDGER: Uuid = Uuid::nil();
+use crate::wrapped::{parts, wrapped_ledger_key};
 
 impl Keys {
     /// The external ids with their hashes, under a data key of the ledger's own. It is made at first need; only then,
@@ -37,24 +31,27 @@ impl Keys {
         Ok(HashedExternalId { hash: key.external_id_hash(id.as_str()), id })
     }
 
-    async fn ledger_key(&self) -> Result<Arc<DataKey>, KeysError> {
+    async fn ledger_key(&self) -> Result<LedgerKey, KeysError> {
         let conn = &mut store::connect(self.0.database_url.expose_secret(), store::Schema::Live).await?;
         self.prove(conn).await?;
         let name = DekId::first();
-        let mut stored = wrapped_keys::of_ledger(conn, name.as_str()).await?;
+        let mut stored = ledger_keys::find(conn, name.as_str()).await?;
         if stored.is_none() {
-            let (key, sealed) = self.0.ring.new_data_key(LEDGER, name.clone(), &OsEntropy)?;
-            let new = WrappedKey {
-                user: LEDGER.into(),
-                dek_id: key.id().as_str().to_owned(),
-                kid: sealed.kid().as_str().to_owned(),
-                sealed: sealed.to_json(),
-            };
-            wrapped_keys::insert_of_ledger(conn, &new, self.0.clock.now()).await?;
+            let (_, sealed) = self.0.ring.new_ledger_key(&name, &OsEntropy)?;
+            ledger_keys::insert(conn, &wrapped_ledger_key(&sealed), self.0.clock.now()).await?;
             // What is stored counts: another process may have been quicker.
-            stored = wrapped_keys::of_ledger(conn, name.as_str()).await?;
+            stored = ledger_keys::find(conn, name.as_str()).await?;
         }
-        let stored = stored.ok_or(KeysError::NoAccount)?;
-        Ok(Arc::new(open(&self.0.ring, &stored)?))
+        let stored = stored.ok_or(KeysError::NoLedgerKey)?;
+        let (dek, sealed) = parts(&stored.dek_id, &stored.sealed)?;
+        match self.0.ring.open_ledger_key(&dek, &sealed) {
+            // An earlier build wrapped it otherwise.
+            Err(DataKeyError::Open(_)) => {
+                let anew = self.0.ring.rewrap_ledger_key(&dek, &sealed, &OsEntropy)?;
+                ledger_keys::replace(conn, &stored, &wrapped_ledger_key(&anew)).await?;
+                Ok(self.0.ring.open_ledger_key(&dek, &anew)?)
+            }
+            opened => Ok(opened?),
+        }
     }
 }

@@ -1,16 +1,17 @@
 //! Users' opened data keys in one process, and the cache of them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use chrono::{DateTime, Utc};
 use ledger::{Clock, UserId};
 use quick_cache::sync::Cache;
 use secrecy::SecretString;
 use sqlx::PgConnection;
 use store::identity::wrapped_keys::{self, WrappedKey};
 use tokio::sync::OnceCell;
-use vault::{DataKey, DataKeyError, DekId, KeyRing, OsEntropy};
+use vault::{DataKey, DataKeyError, DekId, KeyRing, LedgerKey, OsEntropy};
 
 use crate::config::KeyConfig;
 use crate::error::KeysError;
@@ -31,14 +32,14 @@ pub struct Keys(pub(crate) Arc<Shared>);
 
 pub(crate) struct Shared {
     pub(crate) ring: KeyRing,
-    /// Whether the ring was held against the database.
-    proven: AtomicBool,
+    /// When the database first saw the current root key; known once the ring was held against it.
+    proven: OnceLock<DateTime<Utc>>,
     pub(crate) clock: Clock,
     opened: Cache<UserId, Arc<DataKey>>,
     /// The database, for the ledger's own data key alone.
     pub(crate) database_url: SecretString,
     /// The ledger's own data key, once it was needed.
-    pub(crate) ledger: OnceCell<Arc<DataKey>>,
+    pub(crate) ledger: OnceCell<LedgerKey>,
     /// Counts invalidations: what was read before one must not be remembered after it.
     generation: AtomicU64,
 }
@@ -52,13 +53,16 @@ impl Keys {
     /// A root key is missing, malformed, not the one of its name, or none of those that the stored data keys need.
     pub async fn start(database_url: &str, config: &KeyConfig, clock: &Clock) -> Result<Self, KeysError> {
         let (ring, proven) = match store::connect(database_url, store::Schema::Live).await {
-            Ok(mut conn) => (start::ring(&mut conn, config, clock.now()).await?, true),
-            Err(error) if error.is_unavailable() => (start::unproven(config)?, false),
+            Ok(mut conn) => {
+                let (ring, seen) = start::proven(&mut conn, config, clock.now()).await?;
+                (ring, OnceLock::from(seen))
+            }
+            Err(error) if error.is_unavailable() => (start::unproven(config)?, OnceLock::new()),
             Err(error) => return Err(error.into()),
         };
         Ok(Self(Arc::new(Shared {
             ring,
-            proven: AtomicBool::new(proven),
+            proven,
             clock: clock.clone(),
             opened: Cache::new(CACHED),
             database_url: database_url.to_owned().into(),
@@ -178,10 +182,22 @@ impl Keys {
         self.0.opened.clear();
     }
 
-    pub(crate) async fn prove(&self, conn: &mut PgConnection) -> Result<(), KeysError> {
-        if !self.0.proven.load(Ordering::Acquire) {
-            start::prove(conn, &self.0.ring, self.0.clock.now()).await?;
-            self.0.proven.store(true, Ordering::Release);
+    /// The root keys, for the keys that they derive.
+    pub fn ring(&self) -> &KeyRing {
+        &self.0.ring
+    }
+
+    /// When the database first saw the current root key, if that is known: it is once the database has answered.
+    pub fn current_since(&self) -> Option<DateTime<Utc>> {
+        self.0.proven.get().copied()
+    }
+
+    /// Holds the root keys against the database, unless that was done.
+    pub async fn prove(&self, conn: &mut PgConnection) -> Result<(), KeysError> {
+        if self.0.proven.get().is_none() {
+            let seen = start::prove(conn, &self.0.ring, self.0.clock.now()).await?;
+            // Another request may have been quicker, with the same.
+            let _ = self.0.proven.set(seen);
         }
         Ok(())
     }

@@ -1,12 +1,13 @@
-//! Re-wrapping data keys under the current root key, page by page, beside running processes.
+//! Re-wrapping data keys under the current root key, users' page by page, beside running processes.
 
 use ledger::UserId;
 use sqlx::PgConnection;
+use store::identity::ledger_keys;
 use store::identity::wrapped_keys::{self, WrappedKey};
 use vault::{KeyRing, OsEntropy};
 
 use crate::error::KeysError;
-use crate::wrapped::parts;
+use crate::wrapped::{parts, wrapped_ledger_key};
 
 /// Data keys that one transaction re-wraps.
 const PAGE: u32 = 500;
@@ -33,7 +34,21 @@ pub struct Refused {
     pub error: KeysError,
 }
 
-/// Re-wraps the next data keys after `after` that another root key wraps. The keys themselves stay the same: all that
+/// Re-wraps the ledger's own data keys that another root key wraps; answers how many.
+///
+/// # Errors
+/// One of them does not open, or the database refuses.
+pub async fn rewrap_ledger_keys(conn: &mut PgConnection, ring: &KeyRing) -> Result<u64, KeysError> {
+    let mut rewrapped = 0;
+    for key in ledger_keys::not_under(conn, ring.current().as_str()).await? {
+        let (dek, sealed) = parts(&key.dek_id, &key.sealed)?;
+        let anew = ring.rewrap_ledger_key(&dek, &sealed, &OsEntropy)?;
+        rewrapped += u64::from(ledger_keys::replace(conn, &key, &wrapped_ledger_key(&anew)).await?);
+    }
+    Ok(rewrapped)
+}
+
+/// Re-wraps users' next data keys after `after` that another root key wraps. The keys themselves stay the same: all that
 /// is sealed under them opens as before, in processes that hold them too. Killed at any point, it goes on where it was,
 /// for the tables say what is left.
 pub async fn rewrap_page(
@@ -59,7 +74,7 @@ pub async fn rewrap_page(
 }
 
 fn rewrap(ring: &KeyRing, key: &WrappedKey) -> Result<Option<WrappedKey>, KeysError> {
-    let (dek, sealed) = parts(key)?;
+    let (dek, sealed) = parts(&key.dek_id, &key.sealed)?;
     let new = ring.rewrap(key.user.get(), &dek, &sealed, &OsEntropy)?;
     Ok(new.map(|sealed| WrappedKey {
         user: key.user,

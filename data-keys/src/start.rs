@@ -41,6 +41,15 @@ pub async fn ring(
     config: &KeyConfig,
     now: DateTime<Utc>,
 ) -> Result<KeyRing, KeysError> {
+    Ok(proven(conn, config, now).await?.0)
+}
+
+/// [`ring`], and when the database first saw the current one.
+pub(crate) async fn proven(
+    conn: &mut PgConnection,
+    config: &KeyConfig,
+    now: DateTime<Utc>,
+) -> Result<(KeyRing, DateTime<Utc>), KeysError> {
     let ring = match config.ring() {
         Ok(ring) => ring,
         Err(source) => {
@@ -48,8 +57,8 @@ pub async fn ring(
             return Err(KeysError::Ring { expected, source });
         }
     };
-    prove(conn, &ring, now).await?;
-    Ok(ring)
+    let seen = prove(conn, &ring, now).await?;
+    Ok((ring, seen))
 }
 
 /// The configured root keys while no database answers.
@@ -57,12 +66,20 @@ pub(crate) fn unproven(config: &KeyConfig) -> Result<KeyRing, KeysError> {
     config.ring().map_err(|source| KeysError::Ring { expected: String::new(), source })
 }
 
-/// Holds the root keys against the database and stores the check values of new ones.
+/// Holds the root keys against the database and stores the check values of new ones. Answers when the database first
+/// saw the current one.
 pub(crate) async fn prove(
     conn: &mut PgConnection,
     ring: &KeyRing,
     now: DateTime<Utc>,
-) -> Result<(), KeysError> {
+) -> Result<DateTime<Utc>, KeysError> {
+    store_new(conn, ring, now).await?;
+    let kid = ring.current();
+    let seen = encryption_keys::first_seen(conn, kid.as_str()).await?;
+    Ok(seen.ok_or_else(|| inconsistent("kid", kid.as_str()))?)
+}
+
+async fn store_new(conn: &mut PgConnection, ring: &KeyRing, now: DateTime<Utc>) -> Result<(), KeysError> {
     let (stored, counts) = (stored_checks(conn).await?, counts(conn).await?);
     let startup = startup(ring, &stored, &counts)?;
     for (kid, data_keys) in &startup.missing {

@@ -27,6 +27,14 @@ impl UserId {
     pub const fn get(self) -> Uuid {
         self.0
     }
+
+    /// The user of this UUID, as the outside names one. The nil UUID is none: what has no owner bears it.
+    fn of_user(uuid: Uuid) -> Result<Self, Invalid> {
+        if uuid.is_nil() {
+            return Err(Invalid::new("nil_uuid", "the nil UUID is no user"));
+        }
+        Ok(Self(uuid))
+    }
 }
 
 impl From<Uuid> for UserId {
@@ -51,7 +59,8 @@ impl FromStr for UserId {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        parse_uuid(text).map(Self).ok_or_else(|| Invalid::new("invalid_uuid", "a user id is a UUID"))
+        let uuid = parse_uuid(text).ok_or_else(|| Invalid::new("invalid_uuid", "a user id is a UUID"))?;
+        Self::of_user(uuid)
     }
 }
 
@@ -121,9 +130,12 @@ impl FromStr for UserRef {
     type Err = Invalid;
 
     /// A text of a UUID's form is our id, anything else the host's.
+    ///
+    /// # Errors
+    /// `nil_uuid`, and those of [`ExternalId::new`].
     fn from_str(text: &str) -> Result<Self, Invalid> {
         match parse_uuid(text) {
-            Some(uuid) => Ok(Self::Id(UserId(uuid))),
+            Some(uuid) => UserId::of_user(uuid).map(Self::Id),
             None => ExternalId::new(text).map(Self::External),
         }
     }

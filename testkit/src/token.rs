@@ -1,10 +1,11 @@
 //! Bearer tokens and root keys of tests.
 
 use data_keys::KeyConfig;
-use jsonwebtoken::{EncodingKey, Header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use ledger::Clock;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use vault::KeyRing;
 
 /// The `JWT_SECRET` of every api that tests start.
 pub const JWT_SECRET: &str = "a secret of tests, which is nowhere else";
@@ -29,11 +30,13 @@ pub enum Role {
     Admin,
 }
 
-/// A bearer token in the making, a JWT: valid for an hour and minted by us unless told otherwise.
+/// A bearer token in the making, a JWT: valid for an hour unless told otherwise. A user's is signed as a host does, one
+/// of another role as the vault's root does.
 #[derive(Clone, Debug)]
 pub struct Token {
     claims: Map<String, Value>,
-    secret: String,
+    kid: Option<String>,
+    secret: Vec<u8>,
 }
 
 impl Token {
@@ -48,7 +51,11 @@ impl Token {
             ("exp", json!(now + 3600)),
         ];
         let claims = claims.map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
-        Self { claims, secret: JWT_SECRET.to_owned() }
+        let unsigned = Self { claims, kid: None, secret: Vec::new() };
+        match role {
+            Role::User => unsigned.secret(JWT_SECRET),
+            Role::Service | Role::Admin => unsigned.root("k1", ENCRYPTION_KEY),
+        }
     }
 
     /// Sets a claim, or removes it with null.
@@ -61,10 +68,30 @@ impl Token {
         self
     }
 
-    /// Signs with another secret.
+    /// Signs with a host's secret.
     #[must_use]
     pub fn secret(mut self, secret: &str) -> Self {
-        secret.clone_into(&mut self.secret);
+        secret.as_bytes().clone_into(&mut self.secret);
+        self.kid = None;
+        self
+    }
+
+    /// Signs with what is derived from this root key.
+    ///
+    /// # Panics
+    /// When it is none.
+    #[must_use]
+    pub fn root(mut self, kid: &str, key: &str) -> Self {
+        let ring = KeyRing::from_config(key, kid, "").expect("a root key");
+        ring.current_role_key().expose().clone_into(&mut self.secret);
+        self.kid = Some(kid.to_owned());
+        self
+    }
+
+    /// Names this key in the header, whatever signs.
+    #[must_use]
+    pub fn kid(mut self, kid: &str) -> Self {
+        self.kid = Some(kid.to_owned());
         self
     }
 
@@ -73,7 +100,17 @@ impl Token {
     /// # Panics
     /// Never for claims that are JSON.
     pub fn mint(&self) -> String {
-        let key = EncodingKey::from_secret(self.secret.as_bytes());
-        jsonwebtoken::encode(&Header::default(), &self.claims, &key).expect("claims are plain JSON")
+        self.mint_as(Algorithm::HS256)
+    }
+
+    /// The compact form, signed with this algorithm of HMAC.
+    ///
+    /// # Panics
+    /// When the algorithm is another.
+    pub fn mint_as(&self, algorithm: Algorithm) -> String {
+        let key = EncodingKey::from_secret(&self.secret).expect("a secret that is not empty");
+        let mut header = Header::new(algorithm);
+        header.kid.clone_from(&self.kid);
+        jsonwebtoken::encode(&header, &self.claims, &key).expect("claims are plain JSON")
     }
 }

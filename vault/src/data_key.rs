@@ -103,28 +103,7 @@ impl DataKey {
     /// HKDF-SHA-512(DEK, no salt, `lp("usage-ledger/v2/fingerprint", user)`, 64 bytes).
     pub fn fingerprint(&self, kind: TokenKind, token: &SecretText) -> Fingerprint {
         let message = Zeroizing::new(lp(&[kind.as_str().as_bytes(), token.expose().as_bytes()]));
-        Fingerprint(self.keyed_hash(b"usage-ledger/v2/fingerprint", &message))
-    }
-
-    /// Hash of an external id, kept when its user is erased: enough to recognise the id when it comes again, and
-    /// nothing that tells it. The first 32 bytes of HMAC-SHA-512 over the id, under HKDF-SHA-512(DEK, no salt,
-    /// `lp("usage-ledger/v2/external-id", user)`, 64 bytes).
-    ///
-    /// The data key for this belongs to the ledger and not to a user (whose own is destroyed): its user is the nil
-    /// UUID. So the hash outlives a rotation of the root keys.
-    pub fn external_id_hash(&self, external_id: &str) -> [u8; 32] {
-        self.keyed_hash(b"usage-ledger/v2/external-id", external_id.as_bytes())
-    }
-
-    fn keyed_hash<const N: usize>(&self, label: &[u8], message: &[u8]) -> [u8; N] {
-        let mut text = [0; 36];
-        let user = self.user.as_hyphenated().encode_lower(&mut text);
-        let key = derive(self.secret.bytes.as_slice(), &lp(&[label, user.as_bytes()]));
-        let mac = Hmac::<Sha512>::new_from_slice(key.as_slice()).expect("HMAC takes a key of any length");
-        let full = mac.chain_update(message).finalize().into_bytes();
-        let mut hash = [0; N];
-        hash.copy_from_slice(&full[..N]);
-        hash
+        Fingerprint(keyed_hash(&self.secret.bytes, self.user, b"usage-ledger/v2/fingerprint", &message))
     }
 
     fn seal<E: Entropy + ?Sized>(
@@ -164,6 +143,23 @@ impl DataKey {
         let user = self.user.as_hyphenated().encode_lower(&mut user_text);
         lp(&[b"usage-ledger/v2/personal", user.as_bytes(), event_id.as_bytes(), self.id.as_str().as_bytes()])
     }
+}
+
+/// The first bytes of HMAC-SHA-512 over `message`, under a key that is derived from the data key for this purpose.
+pub(crate) fn keyed_hash<const N: usize>(
+    data_key: &[u8; 64],
+    user: Uuid,
+    label: &[u8],
+    message: &[u8],
+) -> [u8; N] {
+    let mut text = [0; 36];
+    let user = user.as_hyphenated().encode_lower(&mut text);
+    let key = derive(data_key, &lp(&[label, user.as_bytes()]));
+    let mac = Hmac::<Sha512>::new_from_slice(key.as_slice()).expect("HMAC takes a key of any length");
+    let full = mac.chain_update(message).finalize().into_bytes();
+    let mut hash = [0; N];
+    hash.copy_from_slice(&full[..N]);
+    hash
 }
 
 impl fmt::Display for Fingerprint {

@@ -13,8 +13,10 @@ use crate::a256cbc_hs512::{OpenError, Schedule};
 use crate::data_key::DataKey;
 use crate::derive::derive;
 use crate::entropy::{Entropy, EntropyError};
+use crate::ledger_key::LedgerKey;
 use crate::lp::lp;
 use crate::names::{DekId, NameError, RootKeyId};
+use crate::role_key::RoleKey;
 use crate::root_key::{RootKey, RootKeyError};
 use crate::sealed::Sealed;
 
@@ -30,6 +32,14 @@ pub struct KeyRing {
 struct Kek {
     schedule: Box<Schedule>,
     check: KeyCheck,
+    role_key: RoleKey,
+}
+
+/// Whose data key it is: part of what its wrapping is bound to.
+#[derive(Clone, Copy)]
+enum Owner {
+    User(Uuid),
+    Ledger,
 }
 
 /// Check value of a root key: the first 8 bytes of HMAC-SHA-512(KEK(kid), "check").
@@ -157,6 +167,16 @@ impl KeyRing {
         self.keys.iter().map(|(kid, kek)| (kid, kek.check))
     }
 
+    /// Every root key's name with the key that signs tokens of roles, in the order of the names.
+    pub fn role_keys(&self) -> impl Iterator<Item = (&RootKeyId, &RoleKey)> {
+        self.keys.iter().map(|(kid, kek)| (kid, &kek.role_key))
+    }
+
+    /// The key that signs new tokens of roles.
+    pub fn current_role_key(&self) -> &RoleKey {
+        &self.current_kek().role_key
+    }
+
     /// Holds the ring against the database, before anything is sealed or opened: `stored` are the check values kept
     /// there, `in_use` how many data keys are wrapped under each root key.
     ///
@@ -202,15 +222,13 @@ impl KeyRing {
         dek: DekId,
         entropy: &E,
     ) -> Result<(DataKey, Sealed), EntropyError> {
-        let mut bytes = Zeroizing::new([0; 64]);
-        entropy.fill(bytes.as_mut_slice())?;
-        let sealed = self.wrap(user, &dek, &bytes, entropy)?;
+        let (bytes, sealed) = self.make(Owner::User(user), &dek, entropy)?;
         Ok((DataKey::new(user, dek, self.current.clone(), &bytes), sealed))
     }
 
     /// Opens the data key `dek` of `user`.
     pub fn open_data_key(&self, user: Uuid, dek: &DekId, sealed: &Sealed) -> Result<DataKey, DataKeyError> {
-        let bytes = self.unwrap(user, dek, sealed)?;
+        let bytes = self.unwrap(Owner::User(user), dek, sealed)?;
         Ok(DataKey::new(user, dek.clone(), sealed.kid.clone(), &bytes))
     }
 
@@ -226,31 +244,78 @@ impl KeyRing {
         if sealed.kid == self.current {
             return Ok(None);
         }
-        let bytes = self.unwrap(user, dek, sealed)?;
-        Ok(Some(self.wrap(user, dek, &bytes, entropy)?))
+        let bytes = self.unwrap(Owner::User(user), dek, sealed)?;
+        Ok(Some(self.wrap(Owner::User(user), dek, &bytes, entropy)?))
+    }
+
+    /// Makes a random data key for the ledger itself, as [`KeyRing::new_data_key`] does for a user.
+    pub fn new_ledger_key<E: Entropy + ?Sized>(
+        &self,
+        dek: &DekId,
+        entropy: &E,
+    ) -> Result<(LedgerKey, Sealed), EntropyError> {
+        let (bytes, sealed) = self.make(Owner::Ledger, dek, entropy)?;
+        Ok((LedgerKey::new(&bytes), sealed))
+    }
+
+    /// Opens the data key `dek` of the ledger itself.
+    pub fn open_ledger_key(&self, dek: &DekId, sealed: &Sealed) -> Result<LedgerKey, DataKeyError> {
+        Ok(LedgerKey::new(&*self.unwrap(Owner::Ledger, dek, sealed)?))
+    }
+
+    /// Wraps the data key `dek` of the ledger itself anew under the current root key. One that an earlier build wrapped
+    /// as that of the nil UUID's user is taken as well: that name is no user's any more.
+    pub fn rewrap_ledger_key<E: Entropy + ?Sized>(
+        &self,
+        dek: &DekId,
+        sealed: &Sealed,
+        entropy: &E,
+    ) -> Result<Sealed, RewrapError> {
+        let bytes = match self.unwrap(Owner::Ledger, dek, sealed) {
+            Err(DataKeyError::Open(_)) => self.unwrap(Owner::User(Uuid::nil()), dek, sealed)?,
+            bytes => bytes?,
+        };
+        Ok(self.wrap(Owner::Ledger, dek, &bytes, entropy)?)
+    }
+
+    fn make<E: Entropy + ?Sized>(
+        &self,
+        owner: Owner,
+        dek: &DekId,
+        entropy: &E,
+    ) -> Result<(Zeroizing<[u8; 64]>, Sealed), EntropyError> {
+        let mut bytes = Zeroizing::new([0; 64]);
+        entropy.fill(bytes.as_mut_slice())?;
+        let sealed = self.wrap(owner, dek, &bytes, entropy)?;
+        Ok((bytes, sealed))
     }
 
     fn wrap<E: Entropy + ?Sized>(
         &self,
-        user: Uuid,
+        owner: Owner,
         dek: &DekId,
         bytes: &[u8; 64],
         entropy: &E,
     ) -> Result<Sealed, EntropyError> {
         let mut iv = [0; 16];
         entropy.fill(&mut iv)?;
-        let kek = self.keys.get(&self.current).expect("the current key is always in the ring");
-        let (ciphertext, tag) = kek.schedule.seal(&iv, &wrap_aad(user, dek, &self.current), bytes);
+        let aad = owner.wrap_aad(dek, &self.current);
+        let (ciphertext, tag) = self.current_kek().schedule.seal(&iv, &aad, bytes);
         Ok(Sealed { kid: self.current.clone(), dek: dek.clone(), ciphertext, iv, tag })
     }
 
-    fn unwrap(&self, user: Uuid, dek: &DekId, sealed: &Sealed) -> Result<Zeroizing<[u8; 64]>, DataKeyError> {
+    fn unwrap(
+        &self,
+        owner: Owner,
+        dek: &DekId,
+        sealed: &Sealed,
+    ) -> Result<Zeroizing<[u8; 64]>, DataKeyError> {
         let kek =
             self.keys.get(&sealed.kid).ok_or_else(|| DataKeyError::UnknownKey { kid: sealed.kid.clone() })?;
         if sealed.dek != *dek {
             return Err(DataKeyError::Open(OpenError));
         }
-        let aad = wrap_aad(user, dek, &sealed.kid);
+        let aad = owner.wrap_aad(dek, &sealed.kid);
         let plaintext = kek
             .schedule
             .open(&sealed.iv, &aad, &sealed.ciphertext, &sealed.tag)
@@ -261,6 +326,10 @@ impl KeyRing {
         let mut bytes = Zeroizing::new([0; 64]);
         bytes.copy_from_slice(&plaintext);
         Ok(bytes)
+    }
+
+    fn current_kek(&self) -> &Kek {
+        self.keys.get(&self.current).expect("the current key is always in the ring")
     }
 }
 
@@ -279,10 +348,19 @@ fn read_root(kid: &RootKeyId, key: &str) -> Result<RootKey, KeyRingError> {
     RootKey::parse(key).map_err(|source| KeyRingError::RootKey { kid: kid.clone(), source })
 }
 
-fn wrap_aad(user: Uuid, dek: &DekId, kid: &RootKeyId) -> Vec<u8> {
-    let mut user_text = [0; 36];
-    let user = user.as_hyphenated().encode_lower(&mut user_text);
-    lp(&[b"usage-ledger/v2/dek", user.as_bytes(), dek.as_str().as_bytes(), kid.as_str().as_bytes()])
+impl Owner {
+    /// What the wrapping of a data key is bound to; the two labels keep users' keys and the ledger's apart.
+    fn wrap_aad(self, dek: &DekId, kid: &RootKeyId) -> Vec<u8> {
+        let (dek, kid) = (dek.as_str().as_bytes(), kid.as_str().as_bytes());
+        match self {
+            Self::User(user) => {
+                let mut user_text = [0; 36];
+                let user = user.as_hyphenated().encode_lower(&mut user_text);
+                lp(&[b"usage-ledger/v2/dek", user.as_bytes(), dek, kid])
+            }
+            Self::Ledger => lp(&[b"usage-ledger/v2/ledger-dek", dek, kid]),
+        }
+    }
 }
 
 impl Kek {
@@ -292,7 +370,8 @@ impl Kek {
         let full = mac.chain_update(b"check").finalize().into_bytes();
         let mut check = [0; 8];
         check.copy_from_slice(&full[..8]);
-        Self { schedule: Box::new(Schedule::new(&key)), check: KeyCheck(check) }
+        let role_key = RoleKey::derive(kid, root);
+        Self { schedule: Box::new(Schedule::new(&key)), check: KeyCheck(check), role_key }
     }
 }
 

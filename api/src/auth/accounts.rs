@@ -107,6 +107,32 @@ impl Accounts {
         Ok(users.iter().map(|user| found.get(user).copied()).collect())
     }
 
+    /// Tells whether `user` names this one, by what this one's own row says: nothing is looked up of others.
+    pub(crate) async fn is_own(&self, own: UserId, user: &UserRef) -> Result<bool, AccountsError> {
+        match user {
+            UserRef::Id(id) => Ok(*id == own),
+            UserRef::External(external) => {
+                let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
+                let account = store::identity::users::read(&mut conn, own).await?;
+                Ok(account.is_some_and(|account| account.external_id.as_deref() == Some(external.as_str())))
+            }
+        }
+    }
+
+    /// Notes that an admin uses this account: its status is an admin's alone from now on.
+    pub(super) async fn mark_admin(&self, user: UserId) -> Result<(), AccountsError> {
+        let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
+        store::identity::users::mark_admin(&mut conn, user).await?;
+        self.forget(&[user]);
+        Ok(())
+    }
+
+    /// Holds the root keys against the database, where that was not done at the start.
+    pub(super) async fn prove_root_keys(&self) -> Result<(), AccountsError> {
+        let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
+        Ok(self.0.data_keys.prove(&mut conn).await?)
+    }
+
     /// Forgets changed accounts. Called for every notification.
     pub(crate) fn forget(&self, changed: &[UserId]) {
         self.0.generation.fetch_add(1, Ordering::AcqRel);

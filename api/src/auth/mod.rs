@@ -16,13 +16,14 @@ pub use callers::{ServiceOrAdmin, User, UserOnly, UserOrAdmin};
 pub use error::AuthError;
 pub use principal::Principal;
 pub(crate) use principal::Seen;
-pub use token::{ISSUER, JwtSettings, Mint, MintError, Role, mint};
+pub use token::{ISSUER, JwtKeyError, JwtSettings, Mint, MintError, Role, mint};
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use axum::http::request::Parts as RequestParts;
+use data_keys::Keys;
 use ledger::{Clock, UserId, UserRef};
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
@@ -51,24 +52,30 @@ struct Parts {
 }
 
 impl Auth {
-    /// Accepts tokens as `settings` says, at the time of `clock`, of users who have an account. `proxies` are believed
-    /// when they name a client's address.
-    pub fn new(settings: &JwtSettings, accounts: Accounts, proxies: TrustedProxies, clock: Clock) -> Self {
-        Self(Arc::new(Parts {
-            verifier: Verifier::new(settings),
+    /// Accepts tokens as `settings` says, and those of roles that a root key of `keys` signed, at the time of `clock`, of
+    /// users who have an account. `proxies` are believed when they name a client's address.
+    pub fn new(
+        settings: &JwtSettings,
+        keys: Keys,
+        accounts: Accounts,
+        proxies: TrustedProxies,
+        clock: Clock,
+    ) -> Result<Self, JwtKeyError> {
+        Ok(Self(Arc::new(Parts {
+            verifier: Verifier::new(settings, keys)?,
             accounts,
             proxies,
             clock,
             verified: Cache::new(VERIFIED_TOKENS),
             failures: Failures::default(),
-        }))
+        })))
     }
 
     /// Names the caller of a request, or refuses it: 401 (429 after too many failures), or 403 when suspended. The
     /// account is looked up on every request (in a cache that a change empties), so that a suspension holds at once.
     pub async fn authenticate(&self, parts: &RequestParts) -> Result<Principal, AuthError> {
         let address = client_address(parts, &self.0.proxies);
-        let verified = self.verify(&parts.headers, address)?;
+        let verified = self.verify(&parts.headers, address).await?;
         let account = match self.0.accounts.cached(&verified.subject) {
             Some(account) => account,
             None => match self.0.accounts.find_or_provision(&verified.subject).await? {
@@ -88,6 +95,9 @@ impl Auth {
         if account.status == AccountStatus::Suspended {
             return Err(AuthError::Suspended);
         }
+        if principal.role == Role::Admin && !account.used_by_admin {
+            self.0.accounts.mark_admin(account.user_id).await?;
+        }
         if let Some(seen) = parts.extensions.get::<Seen>() {
             // A handler authenticates once; should it do so twice, the first result stands.
             let _ = seen.0.set(principal);
@@ -103,15 +113,12 @@ impl Auth {
             return Ok(caller.user_id);
         }
         let user: UserRef = named.parse().map_err(|_| AuthError::NoSuchUser)?;
-        let user_id = match user {
-            // A user needs no look-up to learn that another's id is not its own.
-            UserRef::Id(id) if caller.role == Role::User => id,
-            _ => self.0.accounts.find(&user).await?.ok_or(AuthError::NoSuchUser)?.user_id,
-        };
-        if caller.role == Role::User && user_id != caller.user_id {
-            return Err(AuthError::NoSuchUser);
+        if caller.role == Role::User {
+            // Others are not looked up: how long that takes would tell whether they exist.
+            let is_own = self.0.accounts.is_own(caller.user_id, &user).await?;
+            return if is_own { Ok(caller.user_id) } else { Err(AuthError::NoSuchUser) };
         }
-        Ok(user_id)
+        Ok(self.0.accounts.find(&user).await?.ok_or(AuthError::NoSuchUser)?.user_id)
     }
 
     /// [`Auth::resolve`] for a request that changes something: not of a user who was erased.
@@ -127,7 +134,7 @@ impl Auth {
     }
 
     /// Checks the bearer token of a request that came from `address`.
-    fn verify(&self, headers: &HeaderMap, address: IpAddr) -> Result<Arc<Verified>, AuthError> {
+    async fn verify(&self, headers: &HeaderMap, address: IpAddr) -> Result<Arc<Verified>, AuthError> {
         let Some(token) = bearer(headers) else {
             return Err(self.refuse(Reason::Missing, None));
         };
@@ -135,17 +142,18 @@ impl Auth {
         let now = self.0.clock.now().timestamp();
         let verified = match self.0.verified.get(&hash) {
             Some(verified) => verified,
-            None => match self.0.verifier.verify(token) {
-                Ok(verified) => {
-                    let verified = Arc::new(verified);
-                    // A token that is not valid now is not worth a place in the cache.
-                    if verified.valid_at(now).is_ok() {
-                        self.0.verified.insert(hash, Arc::clone(&verified));
-                    }
-                    verified
+            None => {
+                if self.0.verifier.must_prove(token) {
+                    self.0.accounts.prove_root_keys().await?;
                 }
-                Err(reason) => return Err(self.refuse(reason, Some(address))),
-            },
+                let verified = self.0.verifier.verify(token);
+                let verified = Arc::new(verified.map_err(|reason| self.refuse(reason, Some(address)))?);
+                // A token that is not valid now is not worth a place in the cache.
+                if verified.valid_at(now).is_ok() {
+                    self.0.verified.insert(hash, Arc::clone(&verified));
+                }
+                verified
+            }
         };
         match verified.valid_at(now) {
             Ok(()) => Ok(verified),

@@ -1,4 +1,8 @@
 //! JSON Web Tokens: minting and verifying, without looking at who their user is.
+//!
+//! There are two kinds. The host signs its users' tokens with `JWT_SECRET`: whatever they claim, they are a user's.
+//! Tokens of roles are signed with a key that is derived from the vault's root, which their `kid` names: so whoever
+//! holds `JWT_SECRET` mints users only.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -6,8 +10,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use data_keys::Keys;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode_header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
@@ -15,14 +20,16 @@ use serde_json::Value;
 
 use ledger::UserRef;
 
-/// Issuer of the tokens that this service and its command line mint: the only one whose roles are believed.
+/// Issuer of the tokens that this service and its command line mint. No host may be called so.
 pub const ISSUER: &str = "usage-ledger";
+/// Time for which a previous root key's tokens are accepted, in seconds, after the database first saw the current one.
+const PREVIOUS_ROOT_S: i64 = 24 * 3600;
 /// Clocks of issuer and verifier may differ by so much, in seconds.
 const LEEWAY_S: i64 = 30;
 /// A longer token is not looked at.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// Role of a principal: what it may do. `usage-ledger` tokens carry it; every other token is a user's.
+/// Role of a principal: what it may do. Tokens that the vault's root signed carry it; every other token is a user's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -51,11 +58,11 @@ impl FromStr for Role {
 /// Settings of bearer tokens: how they are signed and which are accepted.
 #[derive(Clone)]
 pub struct JwtSettings {
-    /// Signs and verifies; at least 32 bytes.
+    /// Verifies users' tokens; at least 32 bytes.
     pub secret: SecretString,
-    /// Verifies only: the secret before the last change.
+    /// Verifies too: the secret before the last change.
     pub previous: Option<SecretString>,
-    /// Issuer; when set, a token's `iss` must be this or our own.
+    /// Issuer; when set, a user's token must have this `iss`.
     pub issuer: Option<String>,
     /// Audience; when set, a token's `aud` must contain it.
     pub audience: Option<String>,
@@ -120,47 +127,84 @@ impl Reason {
 }
 
 pub(super) struct Verifier {
-    decoding_keys: Vec<DecodingKey>,
-    validation: Validation,
+    keys: Keys,
+    /// By the names of the root keys.
+    role_keys: HashMap<String, DecodingKey>,
+    role_validation: Validation,
+    host_keys: Vec<DecodingKey>,
+    host_validation: Validation,
     subject_claim: String,
 }
 
 impl Verifier {
-    pub(super) fn new(settings: &JwtSettings) -> Self {
+    pub(super) fn new(settings: &JwtSettings, keys: Keys) -> Result<Self, JwtKeyError> {
+        let key = |secret: &[u8]| DecodingKey::from_secret(secret).map_err(JwtKeyError);
+        let role_keys =
+            keys.ring().role_keys().map(|(kid, secret)| Ok((kid.to_string(), key(secret.expose())?)));
+        let role_keys = role_keys.collect::<Result<_, _>>()?;
         let secrets = std::iter::once(&settings.secret).chain(&settings.previous);
-        let decoding_keys = secrets.map(|secret| DecodingKey::from_secret(secret.expose_secret().as_bytes()));
-        let mut validation = Validation::new(Algorithm::HS256);
-        // Times are checked by `Verified::valid_at` against the ledger's clock: the library would ask the system's, and
-        // a cached token has to be checked anew anyway. `Claims` makes `exp` a required number.
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.required_spec_claims.clear();
-        if let Some(issuer) = &settings.issuer {
-            validation.set_issuer(&[issuer.as_str(), ISSUER]);
-            validation.required_spec_claims.insert("iss".to_owned());
-        }
-        match &settings.audience {
-            Some(audience) => {
-                validation.set_audience(&[audience]);
-                validation.required_spec_claims.insert("aud".to_owned());
-            }
-            None => validation.validate_aud = false,
-        }
-        Self {
-            decoding_keys: decoding_keys.collect(),
-            validation,
+        let host_keys =
+            secrets.map(|secret| key(secret.expose_secret().as_bytes())).collect::<Result<_, _>>()?;
+        Ok(Self {
+            keys,
+            role_keys,
+            role_validation: validation(Some(ISSUER), settings.audience.as_deref()),
+            host_keys,
+            host_validation: validation(settings.issuer.as_deref(), settings.audience.as_deref()),
             subject_claim: settings.subject_claim.clone(),
-        }
+        })
+    }
+
+    /// Tells whether the token names a root key whose time may be over, while nobody knows when the current one came.
+    pub(super) fn must_prove(&self, token: &str) -> bool {
+        self.keys.current_since().is_none()
+            && kid_of(token).is_some_and(|kid| {
+                self.role_keys.contains_key(&kid) && kid != self.keys.ring().current().as_str()
+            })
     }
 
     pub(super) fn verify(&self, token: &str) -> Result<Verified, Reason> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Reason::Malformed);
         }
+        match self.verify_role(token) {
+            // Not ours: a host may have keys of the same name.
+            None | Some(Err(Reason::Signature)) => self.verify_host(token),
+            Some(verified) => verified,
+        }
+    }
+
+    /// The token as one of a role's; none if it names no root key of ours.
+    fn verify_role(&self, token: &str) -> Option<Result<Verified, Reason>> {
+        let kid = kid_of(token)?;
+        let key = self.role_keys.get(&kid)?;
+        let claims = match jsonwebtoken::decode::<Claims>(token, key, &self.role_validation) {
+            Ok(data) => data.claims,
+            Err(error) => return Some(Err(refusal(error.kind()))),
+        };
+        let role = claims.others.get("role").and_then(Value::as_str).map_or(Ok(Role::User), str::parse);
+        let role = role.map_err(|_| Reason::Claims);
+        Some(role.and_then(|role| self.verified(claims, role)).map(|verified| Verified {
+            expires_at_s: verified.expires_at_s.min(self.ends_at_s(&kid)),
+            ..verified
+        }))
+    }
+
+    /// The end of all tokens that the root key of this name signed, in seconds since 1970.
+    fn ends_at_s(&self, kid: &str) -> i64 {
+        if kid == self.keys.ring().current().as_str() {
+            return i64::MAX;
+        }
+        // Before the database has answered, a previous root's time counts as over.
+        self.keys.current_since().map_or(i64::MIN, |seen| seen.timestamp().saturating_add(PREVIOUS_ROOT_S))
+    }
+
+    /// The token as one that the host signed: a user's.
+    fn verify_host(&self, token: &str) -> Result<Verified, Reason> {
         let mut reason = Reason::Signature;
-        for key in &self.decoding_keys {
-            match jsonwebtoken::decode::<Claims>(token, key, &self.validation) {
-                Ok(data) => return self.verified(data.claims),
+        for key in &self.host_keys {
+            match jsonwebtoken::decode::<Claims>(token, key, &self.host_validation) {
+                Ok(data) => return self.verified(data.claims, Role::User),
                 Err(error) => reason = refusal(error.kind()),
             }
             if reason != Reason::Signature {
@@ -170,16 +214,10 @@ impl Verifier {
         Err(reason)
     }
 
-    fn verified(&self, mut claims: Claims) -> Result<Verified, Reason> {
+    fn verified(&self, mut claims: Claims, role: Role) -> Result<Verified, Reason> {
         let subject = claims.others.remove(&self.subject_claim);
         let subject = subject.as_ref().and_then(Value::as_str).ok_or(Reason::Claims)?;
         let subject: UserRef = subject.parse().map_err(|_| Reason::Claims)?;
-        let ours = claims.iss.as_deref() == Some(ISSUER);
-        let claimed = claims.others.get("role").and_then(Value::as_str);
-        let role = match claimed {
-            Some(role) if ours => role.parse().map_err(|_| Reason::Claims)?,
-            _ => Role::User,
-        };
         Ok(Verified {
             subject,
             role,
@@ -188,6 +226,37 @@ impl Verifier {
             not_before_s: claims.nbf.map(|at| at.0),
         })
     }
+}
+
+/// A secret cannot be used as a key.
+#[derive(Debug, thiserror::Error)]
+#[error("a secret of bearer tokens cannot be used")]
+pub struct JwtKeyError(#[source] jsonwebtoken::errors::Error);
+
+/// Times are checked by [`Verified::valid_at`] against the ledger's clock: the library would ask the system's, and a
+/// cached token has to be checked anew anyway. [`Claims`] makes `exp` a required number.
+fn validation(issuer: Option<&str>, audience: Option<&str>) -> Validation {
+    let mut validation = Validation::new(Algorithm::HS256);
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.required_spec_claims.clear();
+    if let Some(issuer) = issuer {
+        validation.set_issuer(&[issuer]);
+        validation.required_spec_claims.insert("iss".to_owned());
+    }
+    match audience {
+        Some(audience) => {
+            validation.set_audience(&[audience]);
+            validation.required_spec_claims.insert("aud".to_owned());
+        }
+        None => validation.validate_aud = false,
+    }
+    validation
+}
+
+/// The name of the key that the token says it was signed with, before anything of it is proven.
+fn kid_of(token: &str) -> Option<String> {
+    decode_header(token).ok()?.kid
 }
 
 fn refusal(kind: &ErrorKind) -> Reason {
@@ -210,8 +279,6 @@ struct Claims {
     nbf: Option<NumericDate>,
     #[serde(default)]
     iat: Option<NumericDate>,
-    #[serde(default)]
-    iss: Option<String>,
     #[serde(flatten)]
     others: HashMap<String, Value>,
 }
@@ -269,8 +336,8 @@ pub struct Mint<'a> {
 #[error("could not sign a token")]
 pub struct MintError(#[source] jsonwebtoken::errors::Error);
 
-/// Mints a token that an api with the same settings accepts.
-pub fn mint(settings: &JwtSettings, mint: &Mint<'_>) -> Result<SecretString, MintError> {
+/// Mints a token that an api with the same settings and root keys accepts, signed under the current root key.
+pub fn mint(settings: &JwtSettings, keys: &Keys, mint: &Mint<'_>) -> Result<SecretString, MintError> {
     let now_s = mint.now.timestamp();
     let ttl_s = i64::try_from(mint.ttl.as_secs()).unwrap_or(i64::MAX);
     let mut claims = serde_json::json!({
@@ -286,7 +353,10 @@ pub fn mint(settings: &JwtSettings, mint: &Mint<'_>) -> Result<SecretString, Min
     if let Some(audience) = &settings.audience {
         claims["aud"] = Value::from(audience.as_str());
     }
-    let key = EncodingKey::from_secret(settings.secret.expose_secret().as_bytes());
-    let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(MintError)?;
+    let ring = keys.ring();
+    let key = EncodingKey::from_secret(ring.current_role_key().expose()).map_err(MintError)?;
+    let mut header = Header::new(Algorithm::HS256);
+    header.kid = Some(ring.current().to_string());
+    let token = jsonwebtoken::encode(&header, &claims, &key).map_err(MintError)?;
     Ok(SecretString::from(token))
 }

@@ -40,7 +40,7 @@ pub struct Reporter {
 impl Reporter {
     /// The caller's own account, which it may use.
     pub(super) fn account(&self) -> Account {
-        Account { user_id: self.user, status: AccountStatus::Active }
+        Account { user_id: self.user, status: AccountStatus::Active, used_by_admin: false }
     }
 }
 

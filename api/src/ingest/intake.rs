@@ -143,7 +143,11 @@ impl Parts {
         let mut accepted = Vec::with_capacity(calls.len());
         for ((index, call), user) in calls.into_iter().zip(found) {
             let refused = match user {
-                Some(Account { user_id: user, status: AccountStatus::Active | AccountStatus::Suspended }) => {
+                Some(Account {
+                    user_id: user,
+                    status: AccountStatus::Active | AccountStatus::Suspended,
+                    ..
+                }) => {
                     let claim = call.claim(user);
                     accepted.push(Accepted { index, call, user, claim });
                     continue;
@@ -161,21 +165,15 @@ impl Parts {
         reporter: &Reporter,
         named: &[Option<UserRef>],
     ) -> Result<Vec<Option<Account>>, IngestError> {
-        let is_own = |user: &UserRef| {
-            self.accounts.cached(user).is_some_and(|account| account.user_id == reporter.user)
-        };
         if !reporter.may_name_others {
             // Whether another user is there is not for a user to learn, and none is made on its word.
             let mut found = Vec::with_capacity(named.len());
             for user in named {
-                found.push(match user {
-                    Some(UserRef::Id(id)) => (*id == reporter.user).then(|| reporter.account()),
-                    Some(user) if is_own(user) => Some(reporter.account()),
-                    Some(user) => {
-                        self.accounts.find(user).await?.filter(|account| account.user_id == reporter.user)
-                    }
-                    None => None,
-                });
+                let is_own = match user {
+                    Some(user) => self.accounts.is_own(reporter.user, user).await?,
+                    None => false,
+                };
+                found.push(is_own.then(|| reporter.account()));
             }
             return Ok(found);
         }

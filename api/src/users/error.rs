@@ -14,6 +14,12 @@ pub enum UsersError {
     /// The user, or whoever bore the external id before, was erased.
     #[error("the user was erased")]
     Erased,
+    /// A service gives an account another external id, or its first one after it was made.
+    #[error("an external id is changed by a service")]
+    RenamedByService,
+    /// A service changes the status of an account that an admin uses.
+    #[error("the status of an admin's account is changed by a service")]
+    AdminBarredByService,
     /// There is no such user.
     #[error("there is no such user")]
     NoSuchUser,

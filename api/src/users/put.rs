@@ -6,13 +6,13 @@ use chrono::{DateTime, Utc};
 use ledger::{ExternalId, UserRef};
 use serde::{Deserialize, Deserializer, Serialize};
 use sqlx::Acquire;
-use store::identity::users::{AccountStatus, Change, User, UserChange};
+use store::identity::users::{self, AccountStatus, Change, User, UserChange};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::error::UsersError;
 use super::parts::Users;
-use crate::auth::ServiceOrAdmin;
+use crate::auth::{Principal, Role, ServiceOrAdmin};
 use crate::http::extract::{Json, Path, Text};
 use crate::http::problem::{FieldError, Problem, ProblemBody};
 
@@ -58,7 +58,9 @@ pub(super) struct UserBody {
 
 /// Makes or changes a user
 ///
-/// `{user}` is our UUID or the host's external id. A user that is not there is made on the free plan.
+/// `{user}` is our UUID or the host's external id. A user that is not there is made on the free plan. What changes who a
+/// credential is, is an admin's alone: a service sets an external id only in the request that makes the account, and no
+/// status of an account that an admin uses.
 #[utoipa::path(
     put, path = "/api/users/{user}", tag = "users",
     params(("user" = String, Path, description = "UUID or external id")),
@@ -66,24 +68,30 @@ pub(super) struct UserBody {
     responses(
         (status = 200, description = "Changed", body = UserBody),
         (status = 201, description = "Made", body = UserBody),
+        (status = 403, description = "Role service changes an external id after the account was made, or the status of an account that an admin uses", body = ProblemBody),
         (status = 409, description = "The external id is another user's, or the user was erased", body = ProblemBody),
         (status = 422, description = "A field is wrong", body = ProblemBody),
     )
 )]
 pub(super) async fn put_user(
-    _caller: ServiceOrAdmin,
+    caller: ServiceOrAdmin,
     State(users): State<Users>,
     Path(named): Path<String>,
     Json(body): Json<PutUser>,
 ) -> Result<(StatusCode, Json<UserBody>), Problem> {
     let named: UserRef = named.parse().map_err(|error| FieldError::invalid_parameter("user", &error))?;
-    let (user, made) = users.put(&named, body).await?;
+    let (user, made) = users.put(&caller, &named, body).await?;
     Ok((if made { StatusCode::CREATED } else { StatusCode::OK }, Json(user)))
 }
 
 impl Users {
     /// Makes or changes a user; answers it, and whether it was made.
-    async fn put(&self, named: &UserRef, body: PutUser) -> Result<(UserBody, bool), UsersError> {
+    async fn put(
+        &self,
+        caller: &Principal,
+        named: &UserRef,
+        body: PutUser,
+    ) -> Result<(UserBody, bool), UsersError> {
         let Self(parts) = self;
         let mut conn = parts.projections.connection().await?;
         let external_id = match body.external_id {
@@ -102,11 +110,31 @@ impl Users {
         };
         let mut tx = conn.begin().await.map_err(store::Error::from)?;
         let (user_id, made) = parts.accounts.find_or_make(&mut tx, named).await?;
+        if caller.role == Role::Service && !made {
+            let user = users::read_for_update(&mut tx, user_id).await?.ok_or(UsersError::Erased)?;
+            may_change(&user, &change)?;
+        }
         let now = parts.writer.now();
-        let user = store::identity::users::update(&mut tx, user_id, &change, now).await.map_err(taken)?;
+        let user = users::update(&mut tx, user_id, &change, now).await.map_err(taken)?;
         tx.commit().await.map_err(store::Error::from)?;
         parts.accounts.forget(&[user_id]);
         Ok((user.and_then(UserBody::of).ok_or(UsersError::Erased)?, made))
+    }
+}
+
+/// Tells whether a service may change this account so: not who a credential is. Who bears another's external id is
+/// that other, to whoever signs tokens with it; and a service that could suspend an admin could not be stopped by one.
+fn may_change(user: &User, change: &UserChange) -> Result<(), UsersError> {
+    let renamed = match &change.external_id {
+        Change::Keep => false,
+        Change::Clear => user.external_id.is_some(),
+        Change::Set(external) => user.external_id.as_deref() != Some(external.id.as_str()),
+    };
+    let barred = change.status.is_some_and(|status| status != user.status);
+    match () {
+        () if renamed => Err(UsersError::RenamedByService),
+        () if barred && user.used_by_admin => Err(UsersError::AdminBarredByService),
+        () => Ok(()),
     }
 }
 

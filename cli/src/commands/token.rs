@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use api::auth::{Mint, Role, mint};
 use clap::Args;
 use data_keys::Keys;
-use ledger::{Clock, IdSource, UserRef};
+use ledger::{Clock, IdSource, UserId, UserRef};
 use secrecy::ExposeSecret as _;
 use sqlx::{Connection as _, PgConnection};
 use store::identity::users::{self, AccountStatus, NewUser};
@@ -44,38 +44,41 @@ pub(crate) async fn mint_for(
     let jwt = settings.jwt()?;
     let now = clock.now();
     let mut connection = store::connect(settings.database_url()?, store::Schema::Live).await?;
-    ensure_account(settings, clock, &mut connection, user).await?;
+    let keys = Keys::start(settings.database_url()?, &settings.keys(), clock).await?;
+    let user_id = ensure_account(&keys, clock, &mut connection, user).await?;
+    if role == Role::Admin {
+        // Before there is a token of it: from now on only an admin may bar the account.
+        users::mark_admin(&mut connection, user_id).await?;
+    }
     connection.close().await.context("cannot close the connection to PostgreSQL")?;
-    let token = mint(&jwt, &Mint { subject: user, role, ttl, now })?;
+    let token = mint(&jwt, &keys, &Mint { subject: user, role, ttl, now })?;
     Ok(token.expose_secret().to_owned())
 }
 
-/// Makes an account where there is none. Only who is not there yet, by an external id, needs the root key: it tells
-/// whether the id was an erased user's.
+/// The account, made where there is none.
 async fn ensure_account(
-    settings: &Settings,
+    keys: &Keys,
     clock: &Clock,
     connection: &mut PgConnection,
     user: &UserRef,
-) -> Result<()> {
+) -> Result<UserId> {
     let (account, new) = match user {
         UserRef::Id(id) => (users::by_id(connection, *id).await?, NewUser::unnamed(id.get())),
         UserRef::External(id) => {
-            if users::named(connection, id).await?.is_some() {
-                return Ok(());
-            }
-            let keys = Keys::start(settings.database_url()?, &settings.keys(), clock).await?;
             let external = keys.hash_external_id(id.clone()).await?;
             let account = users::by_external_id(connection, &external).await?;
             (account, NewUser::named(IdSource::new(clock.clone()).random_id(), external))
         }
     };
     match account {
-        None => users::provision(connection, vec![new], clock.now()).await?,
+        None => {
+            let user_id = UserId::new(new.user_id);
+            users::provision(connection, vec![new], clock.now()).await?;
+            Ok(user_id)
+        }
         Some(account) if account.status == AccountStatus::Erased => bail!("this user was erased, for ever"),
-        Some(_) => {}
+        Some(account) => Ok(account.user_id),
     }
-    Ok(())
 }
 
 fn ttl(text: &str) -> Result<Duration> {

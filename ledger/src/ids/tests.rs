@@ -78,3 +78,14 @@ fn external_ids_are_bounded_text() {
     assert_eq!("me".parse::<UserRef>().unwrap_err().code, "reserved");
     assert_eq!("x".parse::<UserId>().unwrap_err().code, "invalid_uuid");
 }
+
+#[test]
+fn the_nil_uuid_is_no_user() {
+    for nil in ["00000000-0000-0000-0000-000000000000", &Uuid::nil().to_string().to_uppercase()] {
+        assert_eq!(nil.parse::<UserRef>().unwrap_err().code, "nil_uuid");
+        assert_eq!(nil.parse::<UserId>().unwrap_err().code, "nil_uuid");
+        assert_eq!(ExternalId::new(nil).unwrap_err().code, "uuid_form");
+    }
+    assert!("00000000-0000-0000-0000-000000000001".parse::<UserRef>().is_ok());
+    assert!("ffffffff-ffff-ffff-ffff-ffffffffffff".parse::<UserRef>().is_ok());
+}

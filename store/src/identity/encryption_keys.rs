@@ -16,6 +16,13 @@ pub async fn all(conn: &mut PgConnection) -> Result<Vec<Check>, Error> {
     Ok(rows.into_iter().map(|row| (row.kid, row.check_value)).collect())
 }
 
+/// Time at which this database first saw the root key of this name.
+pub async fn first_seen(conn: &mut PgConnection, kid: &str) -> Result<Option<DateTime<Utc>>, Error> {
+    Ok(sqlx::query_scalar!("SELECT created_at FROM public.encryption_keys WHERE kid = $1", kid)
+        .fetch_optional(conn)
+        .await?)
+}
+
 /// Adds those whose names are new. One that another process added meanwhile stays: read them again.
 pub async fn insert(conn: &mut PgConnection, checks: &[Check], now: DateTime<Utc>) -> Result<(), Error> {
     let (kids, values): (Vec<String>, Vec<String>) = checks.iter().cloned().unzip();

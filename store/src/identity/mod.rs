@@ -4,5 +4,6 @@
 pub mod encryption_keys;
 pub mod erasure;
 pub mod idempotency;
+pub mod ledger_keys;
 pub mod users;
 pub mod wrapped_keys;

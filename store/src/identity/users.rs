@@ -17,6 +17,8 @@ pub struct Account {
     pub user_id: UserId,
     /// Whether it may be used.
     pub status: AccountStatus,
+    /// Whether an admin uses it, or may.
+    pub used_by_admin: bool,
 }
 
 /// Whether an account may be used.
@@ -54,6 +56,8 @@ pub struct User {
     pub name: Option<String>,
     /// Whether it may be used.
     pub status: AccountStatus,
+    /// Whether an admin uses it, or may.
+    pub used_by_admin: bool,
     /// Time at which it was made.
     pub created_at: DateTime<Utc>,
     /// Time of its last change.
@@ -145,7 +149,7 @@ impl NewUser {
 pub async fn by_id(conn: &mut PgConnection, user: UserId) -> Result<Option<Account>, Error> {
     let row = sqlx::query_as!(
         AccountRow,
-        "SELECT user_id, status FROM public.users WHERE user_id = $1",
+        "SELECT user_id, status, used_by_admin FROM public.users WHERE user_id = $1",
         user.get()
     )
     .fetch_optional(conn)
@@ -160,7 +164,7 @@ pub async fn by_external_id(
 ) -> Result<Option<Account>, Error> {
     let row = sqlx::query_as!(
         AccountRow,
-        "SELECT user_id, status FROM public.users WHERE external_id = $1 OR external_id_hash = $2
+        "SELECT user_id, status, used_by_admin FROM public.users WHERE external_id = $1 OR external_id_hash = $2
          ORDER BY external_id IS NOT DISTINCT FROM $1 DESC LIMIT 1",
         external.id.as_str(),
         external.hash.as_slice()
@@ -182,10 +186,13 @@ pub async fn named(conn: &mut PgConnection, external: &ExternalId) -> Result<Opt
 
 /// The accounts of these ids, those that there are.
 pub async fn find_many(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Account>, Error> {
-    let rows =
-        sqlx::query_as!(AccountRow, "SELECT user_id, status FROM public.users WHERE user_id = ANY($1)", ids)
-            .fetch_all(conn)
-            .await?;
+    let rows = sqlx::query_as!(
+        AccountRow,
+        "SELECT user_id, status, used_by_admin FROM public.users WHERE user_id = ANY($1)",
+        ids
+    )
+    .fetch_all(conn)
+    .await?;
     rows.into_iter().map(Account::try_from).collect()
 }
 
@@ -197,12 +204,13 @@ pub async fn find_many_external(
     let ids: Vec<String> = externals.iter().map(|external| external.id.as_str().to_owned()).collect();
     let hashes: Vec<Vec<u8>> = externals.iter().map(|external| external.hash.to_vec()).collect();
     let rows = sqlx::query!(
-        r#"SELECT given.position AS "position!", u.user_id AS "user_id!", u.status AS "status!"
+        r#"SELECT given.position AS "position!", u.user_id AS "user_id!", u.status AS "status!",
+                  u.used_by_admin AS "used_by_admin!"
            FROM UNNEST($1::text[], $2::bytea[]) WITH ORDINALITY AS given (external_id, hash, position)
            CROSS JOIN LATERAL (
-               SELECT user_id, status FROM public.users WHERE external_id = given.external_id
+               SELECT user_id, status, used_by_admin FROM public.users WHERE external_id = given.external_id
                UNION ALL
-               SELECT user_id, status FROM public.users WHERE external_id_hash = given.hash
+               SELECT user_id, status, used_by_admin FROM public.users WHERE external_id_hash = given.hash
                LIMIT 1) u"#,
         &ids,
         &hashes
@@ -212,7 +220,9 @@ pub async fn find_many_external(
     rows.into_iter()
         .map(|row| {
             let index = usize::try_from(row.position - 1).unwrap_or(usize::MAX);
-            Ok((index, AccountRow { user_id: row.user_id, status: row.status }.try_into()?))
+            let account =
+                AccountRow { user_id: row.user_id, status: row.status, used_by_admin: row.used_by_admin };
+            Ok((index, account.try_into()?))
         })
         .collect()
 }
@@ -250,13 +260,37 @@ pub async fn provision(
 pub async fn read(conn: &mut PgConnection, user: UserId) -> Result<Option<User>, Error> {
     let row = sqlx::query_as!(
         UserRow,
-        "SELECT user_id, external_id, email, name, status, created_at, updated_at
+        "SELECT user_id, external_id, email, name, status, used_by_admin, created_at, updated_at
          FROM public.users WHERE user_id = $1",
         user.get()
     )
     .fetch_optional(conn)
     .await?;
     row.map(User::try_from).transpose()
+}
+
+/// [`read`], for whoever changes it in the same transaction.
+pub async fn read_for_update(conn: &mut PgConnection, user: UserId) -> Result<Option<User>, Error> {
+    let row = sqlx::query_as!(
+        UserRow,
+        "SELECT user_id, external_id, email, name, status, used_by_admin, created_at, updated_at
+         FROM public.users WHERE user_id = $1 FOR UPDATE",
+        user.get()
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(User::try_from).transpose()
+}
+
+/// Notes that an admin uses this account, or may; answers no sooner than the note stands.
+pub async fn mark_admin(conn: &mut PgConnection, user: UserId) -> Result<(), Error> {
+    sqlx::query!(
+        "UPDATE public.users SET used_by_admin = true WHERE user_id = $1 AND NOT used_by_admin",
+        user.get()
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Changes an account and announces it when the transaction commits. `None` when there is no such account, or it is
@@ -281,7 +315,7 @@ pub async fn update(
                  status = COALESCE($8, status),
                  updated_at = $9
              WHERE user_id = $1 AND status <> 'erased'
-             RETURNING user_id, external_id, email, name, status, created_at, updated_at),
+             RETURNING user_id, external_id, email, name, status, used_by_admin, created_at, updated_at),
          announced AS (SELECT pg_notify('ledger_users', user_id::text) FROM changed)
          SELECT changed.* FROM changed, announced",
         user.get(),
@@ -303,13 +337,18 @@ pub async fn update(
 struct AccountRow {
     user_id: Uuid,
     status: String,
+    used_by_admin: bool,
 }
 
 impl TryFrom<AccountRow> for Account {
     type Error = Error;
 
     fn try_from(row: AccountRow) -> Result<Self, Error> {
-        Ok(Self { user_id: UserId::new(row.user_id), status: status(row.status)? })
+        Ok(Self {
+            user_id: UserId::new(row.user_id),
+            status: status(row.status)?,
+            used_by_admin: row.used_by_admin,
+        })
     }
 }
 
@@ -319,6 +358,7 @@ struct UserRow {
     email: Option<String>,
     name: Option<String>,
     status: String,
+    used_by_admin: bool,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -333,6 +373,7 @@ impl TryFrom<UserRow> for User {
             email: row.email,
             name: row.name,
             status: status(row.status)?,
+            used_by_admin: row.used_by_admin,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })

@@ -1,4 +1,4 @@
-//! Users' data keys and the ledger's own, wrapped. What opens them is not in the database.
+//! Users' data keys, wrapped. What opens them is not in the database.
 
 use chrono::{DateTime, Utc};
 use ledger::UserId;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::Error;
 
-/// A data key as it is stored.
+/// A data key of a user's as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrappedKey {
     /// Its owner.
@@ -76,8 +76,7 @@ pub async fn counts(conn: &mut PgConnection) -> Result<Vec<(String, u64)>, Error
     Ok(rows.into_iter().map(|row| (row.kid, row.count.unsigned_abs())).collect())
 }
 
-/// The next data keys that another root key than `kid` wraps, in the order of users and names, `limit` at most. Those
-/// of the ledger come first, as the nil UUID's.
+/// Users' next data keys that another root key than `kid` wraps, in the order of users and names, `limit` at most.
 pub async fn not_under(
     conn: &mut PgConnection,
     kid: &str,
@@ -87,14 +86,8 @@ pub async fn not_under(
     let (user, dek_id) = after.map_or((Uuid::nil(), ""), |key| (key.user.get(), key.dek_id.as_str()));
     let rows = sqlx::query_as!(
         Row,
-        r#"(SELECT '00000000-0000-0000-0000-000000000000'::uuid AS "user_id!", dek_id AS "dek_id!", kid AS "kid!",
-                   sealed::text AS "sealed!"
-            FROM public.ledger_data_keys
-            WHERE kid <> $1 AND ('00000000-0000-0000-0000-000000000000'::uuid, dek_id) > ($2, $3) ORDER BY dek_id)
-           UNION ALL
-           (SELECT user_id, dek_id, kid, sealed::text FROM public.user_data_keys
-            WHERE kid <> $1 AND (user_id, dek_id) > ($2, $3) ORDER BY user_id, dek_id LIMIT $4)
-           ORDER BY 1, 2 LIMIT $4"#,
+        r#"SELECT user_id, dek_id, kid, sealed::text AS "sealed!" FROM public.user_data_keys
+           WHERE kid <> $1 AND (user_id, dek_id) > ($2, $3) ORDER BY user_id, dek_id LIMIT $4"#,
         kid,
         user,
         dek_id,
@@ -105,67 +98,26 @@ pub async fn not_under(
     Ok(rows.into_iter().map(WrappedKey::from).collect())
 }
 
-/// Puts re-wrapped data keys, each with the root key that wrapped it before, in the place of what is stored. Answers
-/// how many were replaced: what is gone or was re-wrapped meanwhile stays as it is.
+/// Puts users' re-wrapped data keys, each with the root key that wrapped it before, in the place of what is stored.
+/// Answers how many were replaced: what is gone or was re-wrapped meanwhile stays as it is.
 pub async fn replace(conn: &mut PgConnection, keys: &[(WrappedKey, String)]) -> Result<u64, Error> {
     let users: Vec<Uuid> = keys.iter().map(|(key, _)| key.user.get()).collect();
     let column =
         |of: fn(&(WrappedKey, String)) -> &String| keys.iter().map(of).cloned().collect::<Vec<String>>();
-    let replaced = sqlx::query_scalar!(
-        r#"WITH given AS (
-             SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
-                 AS given (user_id, dek_id, kid, sealed, old_kid)),
-         users AS (
-             UPDATE public.user_data_keys k SET kid = given.kid, sealed = given.sealed::json
-             FROM given
-             WHERE k.user_id = given.user_id AND k.dek_id = given.dek_id AND k.kid = given.old_kid RETURNING 1),
-         ledger AS (
-             UPDATE public.ledger_data_keys k SET kid = given.kid, sealed = given.sealed::json
-             FROM given
-             WHERE given.user_id = '00000000-0000-0000-0000-000000000000' AND k.dek_id = given.dek_id
-               AND k.kid = given.old_kid RETURNING 1)
-         SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM ledger) AS "replaced!""#,
+    let replaced = sqlx::query!(
+        "UPDATE public.user_data_keys k SET kid = given.kid, sealed = given.sealed::json
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
+             AS given (user_id, dek_id, kid, sealed, old_kid)
+         WHERE k.user_id = given.user_id AND k.dek_id = given.dek_id AND k.kid = given.old_kid",
         &users,
         &column(|(key, _)| &key.dek_id),
         &column(|(key, _)| &key.kid),
         &column(|(key, _)| &key.sealed),
         &column(|(_, old_kid)| old_kid)
     )
-    .fetch_one(conn)
-    .await?;
-    Ok(replaced.unsigned_abs())
-}
-
-/// The ledger's own data key of this name.
-pub async fn of_ledger(conn: &mut PgConnection, dek_id: &str) -> Result<Option<WrappedKey>, Error> {
-    let row = sqlx::query_as!(
-        Row,
-        r#"SELECT '00000000-0000-0000-0000-000000000000'::uuid AS "user_id!", dek_id, kid, sealed::text AS "sealed!"
-           FROM public.ledger_data_keys WHERE dek_id = $1"#,
-        dek_id
-    )
-    .fetch_optional(conn)
-    .await?;
-    Ok(row.map(WrappedKey::from))
-}
-
-/// Stores a data key of the ledger unless there is one of its name; read it back.
-pub async fn insert_of_ledger(
-    conn: &mut PgConnection,
-    key: &WrappedKey,
-    now: DateTime<Utc>,
-) -> Result<(), Error> {
-    sqlx::query!(
-        "INSERT INTO public.ledger_data_keys (dek_id, kid, sealed, created_at) VALUES ($1, $2, $3::text::json, $4)
-         ON CONFLICT DO NOTHING",
-        key.dek_id,
-        key.kid,
-        key.sealed,
-        now
-    )
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(replaced.rows_affected())
 }
 
 struct Row {

@@ -137,3 +137,38 @@ fn a_root_key_of_another_name_derives_another_key() {
     let ring = KeyRing::new(kid("k2"), &root("a"));
     assert!(matches!(ring.open_data_key(user, &DekId::first(), &renamed), Err(DataKeyError::Open(_))));
 }
+
+#[test]
+fn the_ledgers_own_key_is_no_users_whatever_the_user() {
+    let ring = ring((&hex("a"), "k1", ""));
+    let dek = DekId::first();
+    let nil = uuid::Uuid::nil();
+    let (ledgers, of_ledger) = ring.new_ledger_key(&dek, &OsEntropy).expect("random bytes");
+    let (_, of_nil) = ring.new_data_key(nil, dek.clone(), &OsEntropy).expect("random bytes");
+    assert!(matches!(ring.open_data_key(nil, &dek, &of_ledger), Err(DataKeyError::Open(_))));
+    assert!(matches!(ring.open_ledger_key(&dek, &of_nil), Err(DataKeyError::Open(_))));
+
+    // An earlier build wrapped it as the nil UUID's: wrapped anew it is the ledger's, and hashes as before.
+    let anew = ring.rewrap_ledger_key(&dek, &of_nil, &OsEntropy).expect("it is taken");
+    let again = ring.rewrap_ledger_key(&dek, &anew, &OsEntropy).expect("it is the ledger's");
+    let hash = |sealed| ring.open_ledger_key(&dek, sealed).expect("it opens").external_id_hash("customer");
+    assert_eq!(hash(&anew), hash(&again));
+    assert_ne!(hash(&anew), ledgers.external_id_hash("customer"));
+    let of_user = ring.new_data_key(uuid(1), dek.clone(), &OsEntropy).expect("random bytes").1;
+    assert!(ring.rewrap_ledger_key(&dek, &of_user, &OsEntropy).is_err(), "a user's is not");
+}
+
+#[test]
+fn a_role_key_is_of_its_root_and_name_alone() {
+    let key = |root: &str, name: &str| {
+        let ring = ring((&hex(root), name, ""));
+        ring.current_role_key().expose().to_vec()
+    };
+    assert_eq!(key("a", "k1"), key("a", "k1"));
+    assert_ne!(key("a", "k1"), key("b", "k1"));
+    assert_ne!(key("a", "k1"), key("a", "k2"));
+    let both = ring((&hex("b"), "k2", &format!("k1:{}", hex("a"))));
+    let names: Vec<&str> = both.role_keys().map(|(kid, _)| kid.as_str()).collect();
+    assert_eq!(names, ["k1", "k2"]);
+    assert_eq!(both.current_role_key().expose(), key("b", "k2"));
+}

@@ -19,8 +19,10 @@ struct Document {
     user: Uuid,
     dek_id: String,
     key_check: String,
+    role_key: String,
     external_id: String,
     external_id_hash: String,
+    wrapped_ledger_dek: Sealed,
     wrapped_dek: Sealed,
     tokens: Vec<TokenRow>,
     personal: Vec<PersonalRow>,
@@ -54,6 +56,7 @@ struct LegacyRow {
 #[derive(Deserialize)]
 struct Opened {
     key_check: String,
+    role_key: String,
     external_id_hash: String,
     tokens: Vec<OpenedToken>,
     personal: Vec<String>,
@@ -129,7 +132,9 @@ fn opens_what_node_sealed() {
     assert_eq!(check.to_string(), doc.key_check);
     let dek: DekId = doc.dek_id.parse().expect("a name");
     let key = ring.open_data_key(doc.user, &dek, &doc.wrapped_dek).expect("the data key opens");
-    assert_eq!(hex::encode(key.external_id_hash(&doc.external_id)), doc.external_id_hash);
+    let ledger_key = ring.open_ledger_key(&dek, &doc.wrapped_ledger_dek).expect("the ledger's opens");
+    assert_eq!(hex::encode(ledger_key.external_id_hash(&doc.external_id)), doc.external_id_hash);
+    assert_eq!(hex::encode(ring.current_role_key().expose()), doc.role_key);
     assert_eq!((doc.tokens.len(), doc.personal.len()), (5, 2));
     for row in &doc.tokens {
         let token = key.open_token(row.token_type, row.token_id, &row.sealed).expect("the token opens");
@@ -149,6 +154,8 @@ fn node_opens_what_is_sealed_here() {
     doc.kid = "2026-11.k_2".to_owned();
     let ring = KeyRing::from_config(&doc.root_key, &doc.kid, "").expect("a key");
     let dek: DekId = doc.dek_id.parse().expect("a name");
+    let (ledger_key, wrapped) = ring.new_ledger_key(&dek, &OsEntropy).expect("random bytes");
+    doc.wrapped_ledger_dek = wrapped;
     let (key, wrapped) = ring.new_data_key(doc.user, dek, &OsEntropy).expect("random bytes");
     doc.wrapped_dek = wrapped;
     for row in &mut doc.tokens {
@@ -164,7 +171,8 @@ fn node_opens_what_is_sealed_here() {
     let opened: Opened = serde_json::from_slice(&answer).expect("an answer");
     let (kid, check) = ring.checks().next().expect("one key");
     assert_eq!((kid.as_str(), check.to_string()), (doc.kid.as_str(), opened.key_check));
-    assert_eq!(hex::encode(key.external_id_hash(&doc.external_id)), opened.external_id_hash);
+    assert_eq!(hex::encode(ring.current_role_key().expose()), opened.role_key);
+    assert_eq!(hex::encode(ledger_key.external_id_hash(&doc.external_id)), opened.external_id_hash);
     assert_eq!((opened.tokens.len(), opened.personal.len()), (doc.tokens.len(), doc.personal.len()));
     for (row, opened) in doc.tokens.iter().zip(opened.tokens) {
         assert_eq!((&row.token, &row.fingerprint), (&opened.token, &opened.fingerprint));

@@ -1,4 +1,5 @@
 //! Who may call, and how fast a suspension is known.
 
+mod credentials;
 mod security;
 mod suspension;

@@ -5,8 +5,6 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use axum::http::Method;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde_json::{Value, json};
 use testkit::{Answer, Client, JWT_SECRET, Role, Token, World};
 
@@ -268,7 +266,7 @@ async fn nobody_without_a_valid_token() -> Result<()> {
     let world = World::without_worker(&[]).await?;
     let mut bodies = BTreeSet::new();
     for row in ROWS.iter().filter(|row| row.access != Access::Public) {
-        for (what, token) in invalid_tokens(&world)? {
+        for (what, token) in super::credentials::invalid_tokens(&world)? {
             let client = match token {
                 Some(token) => world.anonymous()?.with_token(token),
                 None => world.anonymous()?,
@@ -298,28 +296,13 @@ async fn nobody_without_a_valid_token() -> Result<()> {
 }
 
 #[tokio::test]
-async fn each_kind_of_invalid_token_is_refused_by_itself() -> Result<()> {
-    let world = World::without_worker(&[]).await?;
-    for (what, token) in invalid_tokens(&world)? {
-        let client = match token {
-            Some(token) => world.anonymous()?.with_token(token),
-            None => world.anonymous()?,
-        };
-        let answer = client.get("/api/usage/stats").send().await?;
-        assert_eq!(answer.status, 401, "{what}: {}", answer.text());
-    }
-    Ok(())
-}
-
-#[tokio::test]
 async fn nobody_beyond_their_role() -> Result<()> {
     let world = World::without_worker(&[]).await?;
     world.service()?.put("/api/users/victim").json(&json!({})).send().await?.expect(201)?;
     let (user, service) = (world.client("attacker", Role::User)?, world.service()?);
     let admin = world.client("boss", Role::Admin)?;
     // A host's own token may claim what it likes.
-    let claimed =
-        Token::new(&world.env.clock, "attacker", Role::Admin).claim("iss", json!("https://host.example"));
+    let claimed = Token::new(&world.env.clock, "attacker", Role::Admin).secret(JWT_SECRET);
     let pretender = world.anonymous()?.with_token(claimed.mint());
     for row in ROWS {
         let refused: &[&Client] = match row.access {
@@ -377,97 +360,6 @@ async fn the_thirty_first_failed_credential_of_a_minute_is_told_to_wait() -> Res
     world.client("somebody", Role::User)?.get("/api/usage/stats").send().await?.expect(200)?;
     world.anonymous()?.get("/api/usage/stats").send().await?.expect(401)?;
     Ok(())
-}
-
-#[tokio::test]
-async fn the_previous_secret_and_the_configured_claims_hold() -> Result<()> {
-    let world = World::without_worker(&[
-        ("JWT_SECRET_PREVIOUS", "another secret of tests, the one before"),
-        ("JWT_ISSUER", "https://host.example"),
-        ("JWT_AUDIENCE", "ledger"),
-        ("JWT_SUBJECT_CLAIM", "uid"),
-    ])
-    .await?;
-    let token = || {
-        Token::new(&world.env.clock, "unused", Role::User)
-            .claim("uid", json!("host-user"))
-            .claim("iss", json!("https://host.example"))
-            .claim("aud", json!(["other", "ledger"]))
-    };
-    let status = async |token: Token| -> Result<u16> {
-        Ok(world.anonymous()?.with_token(token.mint()).get("/api/usage/stats").send().await?.status.as_u16())
-    };
-    assert_eq!(status(token()).await?, 200);
-    assert_eq!(status(token().secret("another secret of tests, the one before")).await?, 200);
-    assert_eq!(status(token().claim("iss", json!("usage-ledger"))).await?, 200);
-    assert_eq!(status(token().claim("iss", json!("https://elsewhere.example"))).await?, 401);
-    assert_eq!(status(token().claim("iss", Value::Null)).await?, 401);
-    assert_eq!(status(token().claim("aud", json!("other"))).await?, 401);
-    assert_eq!(status(token().claim("aud", Value::Null)).await?, 401);
-    assert_eq!(status(token().claim("uid", Value::Null)).await?, 401);
-    assert_eq!(status(token().claim("uid", json!(7))).await?, 401);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_token_that_this_server_mints_is_one() -> Result<()> {
-    let world = World::without_worker(&[]).await?;
-    let subject = "minted".parse()?;
-    let mint = api::auth::Mint {
-        subject: &subject,
-        role: api::auth::Role::Service,
-        ttl: std::time::Duration::from_mins(1),
-        now: world.env.clock.now(),
-    };
-    let token = api::auth::mint(&world.env.api_config(&[])?.jwt, &mint)?;
-    let client = world.anonymous()?.with_token(secrecy::ExposeSecret::expose_secret(&token));
-    client.put("/api/users/minted").json(&json!({})).send().await?.expect(200)?;
-    // A cached token ends like any other: the ledger's clock decides.
-    world.env.clock.set(world.env.clock.now() + chrono::TimeDelta::seconds(89));
-    client.put("/api/users/minted").json(&json!({})).send().await?.expect(200)?;
-    world.env.clock.set(world.env.clock.now() + chrono::TimeDelta::seconds(2));
-    client.put("/api/users/minted").json(&json!({})).send().await?.expect(401)?;
-    Ok(())
-}
-
-/// Tokens that are none, each wrong in one way.
-fn invalid_tokens(world: &World) -> Result<Vec<(&'static str, Option<String>)>> {
-    let clock = &world.env.clock;
-    let now = clock.now().timestamp();
-    let good = || Token::new(clock, "attacker", Role::Admin);
-    let (head, rest) = {
-        let token = good().mint();
-        let (head, rest) = token.split_once('.').context("three parts")?;
-        (head.to_owned(), rest.to_owned())
-    };
-    let (payload, signature) = rest.split_once('.').context("three parts")?;
-    let none = |algorithm: &str| BASE64.encode(format!(r#"{{"alg":"{algorithm}","typ":"JWT"}}"#));
-    Ok(vec![
-        ("no token", None),
-        ("expired", Some(good().claim("exp", json!(now - 31)).mint())),
-        ("without exp", Some(good().claim("exp", Value::Null).mint())),
-        ("exp as text", Some(good().claim("exp", json!((now + 60).to_string())).mint())),
-        ("not yet valid", Some(good().claim("nbf", json!(now + 60)).mint())),
-        ("nbf as text", Some(good().claim("nbf", json!("0")).mint())),
-        ("wrong signature", Some(good().secret("a secret that nobody configured, ever").mint())),
-        ("alg none", Some(format!("{}.{payload}.", none("none")))),
-        ("alg None, signed", Some(format!("{}.{payload}.{signature}", none("None")))),
-        ("alg HS384", Some(format!("{}.{payload}.{}", none("HS384"), hs384(&none("HS384"), payload)?))),
-        ("changed payload", Some(format!("{head}.{}.{signature}", BASE64.encode(r#"{"sub":"x"}"#)))),
-        ("without signature", Some(format!("{head}.{payload}"))),
-        ("no JWT", Some("aaaa.bbbb.cccc".to_owned())),
-        ("without subject", Some(good().claim("sub", Value::Null).mint())),
-        ("reserved subject", Some(good().claim("sub", json!("me")).mint())),
-        ("subject with a control character", Some(good().claim("sub", json!("a\u{0}b")).mint())),
-        ("unknown role", Some(good().claim("role", json!("root")).mint())),
-    ])
-}
-
-/// A correct signature of another algorithm under our secret.
-fn hs384(head: &str, payload: &str) -> Result<String> {
-    let key = jsonwebtoken::EncodingKey::from_secret(JWT_SECRET.as_bytes());
-    let message = format!("{head}.{payload}");
-    Ok(jsonwebtoken::crypto::sign(message.as_bytes(), &key, jsonwebtoken::Algorithm::HS384)?)
 }
 
 async fn send(client: &Client, row: &Row, request: &str, body: Option<&str>) -> Result<Answer> {

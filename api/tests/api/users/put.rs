@@ -31,12 +31,13 @@ async fn a_user_is_made_changed_and_cleared() -> Result<()> {
     assert_eq!(same.json()?["name"], json!(null), "null clears");
     assert_eq!(same.json()?["email"], "a@example.com", "absent leaves as it is");
 
+    let admin = world.client("operator", Role::Admin)?;
     let renamed =
-        service.put(&format!("/api/users/{id}")).json(&json!({"external_id": "customer-8"})).send().await?;
+        admin.put(&format!("/api/users/{id}")).json(&json!({"external_id": "customer-8"})).send().await?;
     assert_eq!(renamed.expect(200)?.json()?["external_id"], "customer-8");
     let other = service.put(path).json(&json!({})).send().await?.expect(201)?;
     assert_ne!(user_id(&other)?, id, "the old name is free and names another user now");
-    let taken = service.put(path).json(&json!({"external_id": "customer-8"})).send().await?;
+    let taken = admin.put(path).json(&json!({"external_id": "customer-8"})).send().await?;
     assert_problem(&taken, 409, "conflict");
     Ok(())
 }
@@ -125,5 +126,67 @@ async fn two_first_requests_of_a_stranger_make_one_user() -> Result<()> {
     let answers = futures_util::future::try_join_all(requests).await?;
     let ids: Vec<String> = answers.iter().map(user_id).collect::<Result<_>>()?;
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_service_never_changes_who_a_credential_is() -> Result<()> {
+    let world = World::without_worker(&[]).await?;
+    let (service, admin) = (world.service()?, world.client("operator", Role::Admin)?);
+    let victim = user_id(&service.put("/api/users/victim").json(&json!({})).send().await?.expect(201)?)?;
+    let unnamed = world.env.ids.random_id().to_string();
+    service.put(&format!("/api/users/{unnamed}")).json(&json!({})).send().await?.expect(201)?;
+    let named = "/api/users/attacker";
+    service.put(named).json(&json!({"external_id": "attacker"})).send().await?.expect(201)?;
+
+    // The victim's credential bears its external id: whoever takes that name, or gives it away, is somebody else.
+    let stored = json!({"token_type": "github", "token": format!("ghp_{}", "a".repeat(36))});
+    let _ = world.user("victim")?.post("/api/tokens").json(&stored).send().await?;
+    for (what, path, body) in [
+        ("another name", format!("/api/users/{victim}"), json!({"external_id": "attacker-2"})),
+        ("none", format!("/api/users/{victim}"), json!({"external_id": null})),
+        ("none, by its name", "/api/users/victim".to_owned(), json!({"external_id": null})),
+        ("a first name, later", format!("/api/users/{unnamed}"), json!({"external_id": "victim-2"})),
+        ("a name with more", named.to_owned(), json!({"external_id": "victim-3", "email": "a@example.com"})),
+    ] {
+        let refused = service.put(&path).json(&body).send().await?;
+        assert_problem(&refused, 403, "forbidden");
+        let kept = admin.put(&path).json(&json!({})).send().await?.expect(200)?.json()?;
+        assert!(
+            kept["email"].is_null() && kept["external_id"] != body["external_id"]
+                || kept["external_id"].is_null(),
+            "{what}: {kept}"
+        );
+    }
+    // What changes nothing is no change, so that a repeated request stays safe.
+    service.put(named).json(&json!({"external_id": "attacker", "name": "A."})).send().await?.expect(200)?;
+    let renamed = json!({"external_id": "victim-2"});
+    admin.put(&format!("/api/users/{unnamed}")).json(&renamed).send().await?.expect(200)?;
+    // In the request that makes the account a service says how the host calls it.
+    let new = format!("/api/users/{}", world.env.ids.random_id());
+    let made = service.put(&new).json(&json!({"external_id": "newcomer"})).send().await?.expect(201)?;
+    assert_eq!(made.json()?["external_id"], "newcomer");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_account_that_an_admin_uses_is_barred_by_admins_alone() -> Result<()> {
+    let world = World::without_worker(&[]).await?;
+    let (service, admin) = (world.service()?, world.client("operator", Role::Admin)?);
+    let path = "/api/users/operator";
+    // Before anybody of that name has come as an admin the account is like any other.
+    service.put(path).json(&json!({"status": "suspended"})).send().await?.expect(201)?;
+    service.put(path).json(&json!({"status": "active"})).send().await?.expect(200)?;
+    admin.get("/api/usage/stats").send().await?.expect(200)?;
+    let refused = service.put(path).json(&json!({"status": "suspended"})).send().await?;
+    assert_problem(&refused, 403, "forbidden");
+    service.put(path).json(&json!({"status": "active", "name": "Op"})).send().await?.expect(200)?;
+    admin.get("/api/usage/stats").send().await?.expect(200)?;
+
+    let second = world.client("second", Role::Admin)?;
+    second.put(path).json(&json!({"status": "suspended"})).send().await?.expect(200)?;
+    assert_problem(&admin.get("/api/usage/stats").send().await?, 403, "account_suspended");
+    let refused = service.put(path).json(&json!({"status": "active"})).send().await?;
+    assert_problem(&refused, 403, "forbidden");
     Ok(())
 }

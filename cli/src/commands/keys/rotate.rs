@@ -20,6 +20,15 @@ pub(super) async fn run(settings: &Settings) -> Result<ExitCode> {
         bar.set_style(style);
     }
     let (mut rewrapped, mut refused, mut after) = (0, 0_u64, None);
+    match data_keys::rewrap_ledger_keys(&mut conn, &ring).await {
+        Ok(keys) => rewrapped += keys,
+        Err(error) => {
+            refused += 1;
+            let error = anyhow::Error::from(error);
+            bar.suspend(|| eprintln!("a data key of the ledger's own: {error:#}"));
+        }
+    }
+    bar.inc(rewrapped);
     loop {
         let page = data_keys::rewrap_page(&mut conn, &ring, after.as_ref()).await?;
         rewrapped += page.rewrapped;

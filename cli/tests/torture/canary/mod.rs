@@ -50,6 +50,7 @@ async fn a_token_is_nowhere_but_with_its_provider() -> Result<()> {
         secrets,
         client: Client::new(&environment["API_URL"])?,
         jwt_secret: environment["JWT_SECRET"].clone(),
+        encryption_key: environment["ENCRYPTION_KEY"].clone(),
         pool: PgPool::connect(&environment["DATABASE_URL"]).await?,
         answers: Mutex::default(),
     });

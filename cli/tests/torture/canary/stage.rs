@@ -30,6 +30,7 @@ pub(super) struct Stage {
     pub(super) secrets: Secrets,
     pub(super) client: Client,
     pub(super) jwt_secret: String,
+    pub(super) encryption_key: String,
     pub(super) pool: PgPool,
     /// With what was asked.
     pub(super) answers: Mutex<Vec<(String, Vec<u8>)>>,
@@ -64,8 +65,12 @@ impl Secrets {
 
 impl Stage {
     pub(super) fn caller(&self, user: &str, role: Role) -> Caller<'_> {
-        let token = Token::new(&Clock::system(), user, role).secret(&self.jwt_secret).mint();
-        Caller { stage: self, client: self.client.with_token(token) }
+        let token = Token::new(&Clock::system(), user, role);
+        let token = match role {
+            Role::User => token.secret(&self.jwt_secret),
+            Role::Service | Role::Admin => token.root("k1", &self.encryption_key),
+        };
+        Caller { stage: self, client: self.client.with_token(token.mint()) }
     }
 
     pub(super) fn keep(&self, asked: impl Into<String>, answer: impl Into<Vec<u8>>) {
