@@ -131,7 +131,7 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     tasks.spawn(base.follow(accounts.clone(), shutdown.clone()));
     let limits = base.limits(&tasks, &shutdown).await.inspect_err(|_| shutdown.cancel())?;
     let sealer = Sealer::new(base.data_keys.clone(), base.pool.clone());
-    let own_calls = base.own_calls(&sealer, &tasks);
+    let own_calls = base.own_calls(&tasks, &shutdown);
     let state = AppState::new(base.capabilities(&accounts, &limits, &sealer, &tasks)?);
     tasks.spawn(state.health.clone().keep_looking(shutdown.clone()));
     tasks.spawn(state.idempotency.clone().clean(shutdown.clone()));
@@ -226,9 +226,9 @@ impl Base {
         Ok(Limits::start(parts, tasks, shutdown).await?)
     }
 
-    fn own_calls(&self, sealer: &Sealer, tasks: &TaskTracker) -> OwnCalls {
-        let (rules, clock, ids) = (self.config.rules.clone(), self.clock.clone(), self.ids.clone());
-        OwnCalls::new(rules, clock, ids, sealer.clone(), self.publisher.clone(), tasks.clone())
+    fn own_calls(&self, tasks: &TaskTracker, shutdown: &CancellationToken) -> OwnCalls {
+        let (publisher, clock, ids) = (self.publisher.clone(), self.clock.clone(), self.ids.clone());
+        OwnCalls::start(publisher, clock, ids, tasks, shutdown.clone())
     }
 
     fn capabilities(

@@ -24,6 +24,8 @@ pub enum Body<'a> {
     CallCompleted(CallCompleted),
     /// [`event_type::LIMIT_REJECTED`]
     LimitRejected(LimitRejected),
+    /// [`event_type::OWN_CALLS`]
+    OwnCalls(OwnCalls<'a>),
     /// [`event_type::LIMIT_THRESHOLD_CROSSED`]
     LimitThresholdCrossed(LimitThresholdCrossed),
     /// [`event_type::USAGE_RESET`]
@@ -151,6 +153,76 @@ pub struct LimitRejected {
     pub shadow: bool,
 }
 
+/// Calls of our own endpoints by one user within ten seconds. No plan limits them, so they are counted and not listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnCalls<'a> {
+    /// Start of the ten seconds.
+    #[serde(with = "ledger::time::rfc3339")]
+    pub window_start: DateTime<Utc>,
+    /// The numbers of calls, [`OwnCalls::MAX_COUNTS`] at most.
+    #[serde(borrow)]
+    pub counts: Vec<OwnCallCount<'a>>,
+}
+
+impl OwnCalls<'_> {
+    /// Routes and classes of status that are told apart.
+    pub const MAX_NAMED: usize = 32;
+    /// Counts of an event: those, and the rest by the five classes of status.
+    pub const MAX_COUNTS: usize = Self::MAX_NAMED + 5;
+    /// The route that stands for all beyond those that are told apart.
+    pub const OTHER: &'static str = "other";
+
+    /// The counts as JSON, as they stand in the event.
+    pub fn counts_json(&self) -> String {
+        serde_json::to_string(&self.counts).expect("texts and whole numbers are JSON")
+    }
+}
+
+/// Number of calls of one route that were answered with one class of status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnCallCount<'a> {
+    /// Method and template, such as `GET /api/tokens/{id}`, or [`OwnCalls::OTHER`].
+    #[serde(borrow)]
+    pub route: Cow<'a, str>,
+    /// The class of the status.
+    pub status: StatusClass,
+    /// Number of calls.
+    pub calls: u64,
+}
+
+/// The first digit of a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum StatusClass {
+    /// 100 to 199.
+    #[serde(rename = "1xx")]
+    Informational,
+    /// 200 to 299.
+    #[serde(rename = "2xx")]
+    Success,
+    /// 300 to 399.
+    #[serde(rename = "3xx")]
+    Redirection,
+    /// 400 to 499.
+    #[serde(rename = "4xx")]
+    ClientError,
+    /// 500 and up.
+    #[serde(rename = "5xx")]
+    ServerError,
+}
+
+impl StatusClass {
+    /// The class of this status.
+    pub const fn of(status: u16) -> Self {
+        match status {
+            0..200 => Self::Informational,
+            200..300 => Self::Success,
+            300..400 => Self::Redirection,
+            400..500 => Self::ClientError,
+            500.. => Self::ServerError,
+        }
+    }
+}
+
 /// A meter reached 80 or 100 % of its limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitThresholdCrossed {
@@ -263,6 +335,7 @@ impl Body<'_> {
             Self::ApiCalled(_) => event_type::API_CALLED,
             Self::CallCompleted(_) => event_type::CALL_COMPLETED,
             Self::LimitRejected(_) => event_type::LIMIT_REJECTED,
+            Self::OwnCalls(_) => event_type::OWN_CALLS,
             Self::LimitThresholdCrossed(_) => event_type::LIMIT_THRESHOLD_CROSSED,
             Self::UsageReset(_) => event_type::USAGE_RESET,
             Self::PlanChanged(_) => event_type::PLAN_CHANGED,
@@ -297,6 +370,14 @@ impl Body<'_> {
             Self::ApiCalled(call) => Body::ApiCalled(call.into_owned()),
             Self::CallCompleted(body) => Body::CallCompleted(body),
             Self::LimitRejected(body) => Body::LimitRejected(body),
+            Self::OwnCalls(body) => Body::OwnCalls(OwnCalls {
+                window_start: body.window_start,
+                counts: body
+                    .counts
+                    .into_iter()
+                    .map(|count| OwnCallCount { route: owned(count.route), ..count })
+                    .collect(),
+            }),
             Self::LimitThresholdCrossed(body) => Body::LimitThresholdCrossed(body),
             Self::UsageReset(body) => Body::UsageReset(UsageReset {
                 month: body.month,

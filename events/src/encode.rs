@@ -29,6 +29,7 @@ pub fn encode(event: &Event<'_>, out: &mut Vec<u8>) {
         Body::ApiCalled(call) => api_called(call, out),
         Body::CallCompleted(body) => json(body, out),
         Body::LimitRejected(body) => json(body, out),
+        Body::OwnCalls(body) => json(body, out),
         Body::LimitThresholdCrossed(body) => json(body, out),
         Body::UsageReset(body) => json(body, out),
         Body::PlanChanged(body) => json(body, out),

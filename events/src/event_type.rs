@@ -14,6 +14,8 @@ pub const API_CALLED: &str = api_called!();
 pub const CALL_COMPLETED: &str = "usage.call_completed.v1";
 /// Type of [`LimitRejected`](crate::LimitRejected).
 pub const LIMIT_REJECTED: &str = "usage.limit_rejected.v1";
+/// Type of [`OwnCalls`](crate::OwnCalls).
+pub const OWN_CALLS: &str = "usage.own_calls.v1";
 /// Type of [`LimitThresholdCrossed`](crate::LimitThresholdCrossed).
 pub const LIMIT_THRESHOLD_CROSSED: &str = "usage.limit_threshold_crossed.v1";
 /// Type of [`UsageReset`](crate::UsageReset).

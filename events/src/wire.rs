@@ -12,7 +12,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::actor::Actor;
-use crate::body::{ApiCalled, Body};
+use crate::body::{ApiCalled, Body, OwnCalls};
 use crate::error::{EventError, EventErrorKind};
 use crate::event::{Event, MAX_EVENT_BYTES, parse_hyphenated};
 use crate::event_type;
@@ -98,6 +98,7 @@ fn read_body<'a>(event_type: Cow<'a, str>, data: Option<&'a RawValue>) -> Result
         }
         event_type::CALL_COMPLETED => Body::CallCompleted(typed(&event_type, data)?),
         event_type::LIMIT_REJECTED => Body::LimitRejected(typed(&event_type, data)?),
+        event_type::OWN_CALLS => Body::OwnCalls(typed(&event_type, data)?),
         event_type::LIMIT_THRESHOLD_CROSSED => Body::LimitThresholdCrossed(typed(&event_type, data)?),
         event_type::USAGE_RESET => Body::UsageReset(typed(&event_type, data)?),
         event_type::PLAN_CHANGED => Body::PlanChanged(typed(&event_type, data)?),
@@ -157,6 +158,7 @@ pub(crate) fn check(event: &Event<'_>) -> Result<(), EventError> {
             check_count(Some(body.count)).map_err(fails("data.count"))?;
             check_time(body.window_start).map_err(fails("data.window_start"))
         }
+        Body::OwnCalls(body) => check_own_calls(body).map_err(|(field, error)| fails(field)(error)),
         Body::LimitThresholdCrossed(body) => {
             check_count(Some(body.used)).map_err(fails("data.used"))?;
             check_count(Some(body.limit)).map_err(fails("data.limit"))
@@ -215,6 +217,19 @@ fn check_call(call: &ApiCalled<'_>) -> Result<(), (&'static str, Invalid)> {
     check_size(call.response_size).map_err(at("data.response_size"))?;
     Units::new(call.units.into()).map_err(at("data.units"))?;
     call.actor.as_ref().map_or(Ok(()), check_actor).map_err(at("data.actor"))
+}
+
+fn check_own_calls(body: &OwnCalls<'_>) -> Result<(), (&'static str, Invalid)> {
+    let at = |field: &'static str| move |error: Invalid| (field, error);
+    check_time(body.window_start).map_err(at("data.window_start"))?;
+    if body.counts.len() > OwnCalls::MAX_COUNTS {
+        return Err(("data.counts", Invalid::new("too_many", "an event has at most 37 counts")));
+    }
+    for count in &body.counts {
+        text::check_name("a route", &count.route).map_err(at("data.counts.route"))?;
+        check_count(Some(count.calls)).map_err(at("data.counts.calls"))?;
+    }
+    Ok(())
 }
 
 fn check_stored(body: &TokenStored<'_>) -> Result<(), (&'static str, Invalid)> {

@@ -1,6 +1,7 @@
 //! One file per event type and version, as this build writes it. A file never changes once it was released: what is in
 //! a log must be readable for ever. `UPDATE_GOLDEN=1` writes files that are missing.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
@@ -8,9 +9,9 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use events::{
     Actor, ActorKind, ApiCalled, Body, CallCompleted, Event, GapAccepted, GapKind, LimitRejected,
-    LimitThresholdCrossed, PeriodClosed, PlanChanged, SOURCE_API, SOURCE_CLI, SOURCE_WORKER, SealedJson,
-    TokenDeleted, TokenStored, TokenUsed, UsageReset, UserErased, decode, decode_batch, encode, encode_batch,
-    raw_events,
+    LimitThresholdCrossed, OwnCallCount, OwnCalls, PeriodClosed, PlanChanged, SOURCE_API, SOURCE_CLI,
+    SOURCE_WORKER, SealedJson, StatusClass, TokenDeleted, TokenStored, TokenUsed, UsageReset, UserErased,
+    decode, decode_batch, encode, encode_batch, raw_events,
 };
 use ledger::{Category, Currency, Meter, Money, Month, PlanName};
 use uuid::{Uuid, uuid};
@@ -76,6 +77,7 @@ fn golden_events() -> Vec<(&'static str, Event<'static>)> {
         ("usage.api_called.v1.minimal", api(Body::ApiCalled(uncounted))),
         ("usage.call_completed.v1", api(Body::CallCompleted(call_completed()))),
         ("usage.limit_rejected.v1", api(Body::LimitRejected(limit_rejected()))),
+        ("usage.own_calls.v1", api(Body::OwnCalls(own_calls()))),
         ("usage.limit_threshold_crossed.v1", worker(Body::LimitThresholdCrossed(threshold_crossed()))),
         ("usage.usage_reset.v1", api(Body::UsageReset(usage_reset()))),
         ("plan.plan_changed.v1", api(Body::PlanChanged(plan_changed()))),
@@ -106,6 +108,18 @@ fn limit_rejected() -> LimitRejected {
         count: 17,
         window_start: at("2026-11-24T03:50:30Z"),
         shadow: false,
+    }
+}
+
+fn own_calls() -> OwnCalls<'static> {
+    let count = |route, status, calls| OwnCallCount { route: Cow::Borrowed(route), status, calls };
+    OwnCalls {
+        window_start: at("2026-11-24T03:50:30Z"),
+        counts: vec![
+            count("GET /api/tokens/{id}", StatusClass::Success, 2),
+            count("GET /api/tokens/{id}", StatusClass::ClientError, 19_998),
+            count(OwnCalls::OTHER, StatusClass::ServerError, 1),
+        ],
     }
 }
 

@@ -20,7 +20,7 @@ impl Invalid {
 /// Longest id, name or source, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
 /// Longest user agent kept, in bytes; longer ones are cut.
-pub const MAX_USER_AGENT_BYTES: usize = 1_024;
+pub const MAX_USER_AGENT_BYTES: usize = 256;
 
 /// Longest reason that somebody gives for what they did, in bytes.
 pub const MAX_REASON_BYTES: usize = 1_024;
@@ -125,10 +125,10 @@ mod tests {
         assert_eq!(clean_user_agent("curl/8"), "curl/8");
         assert_eq!(clean_user_agent("a\u{202e}\0b"), "a\u{fffd}\u{fffd}b");
         let long = "ä".repeat(600);
-        assert_eq!(clean_user_agent(&long).len(), 1_024);
+        assert_eq!(clean_user_agent(&long).len(), 256);
         let long = format!("a{long}");
-        assert_eq!(clean_user_agent(&long).len(), 1_023);
+        assert_eq!(clean_user_agent(&long).len(), 255);
         let long = format!("\0{long}");
-        assert!(clean_user_agent(&long).len() <= 1_024);
+        assert!(clean_user_agent(&long).len() <= 256);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Serves all capabilities and knows none of them. It may touch the log, and the projections to read them.
 
+mod gathered;
 mod headers;
 mod position;
 mod projections;
@@ -10,6 +11,9 @@ mod turns;
 pub mod watermark;
 mod writer;
 
+#[cfg(test)]
+pub(crate) use gathered::encode;
+pub(crate) use gathered::{Gather, Gathered};
 pub use headers::{LEDGER_MIN_SEQ, LEDGER_SEQ, LedgerSeq, MinSeq};
 pub use position::{AsOf, Positions};
 pub use projections::Projections;

@@ -15,12 +15,15 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use ledger::IdSource;
+use ledger::text::cut;
 use uuid::Uuid;
 
 use crate::http::problem::Problem;
 
 /// A request is answered within this time, or with 503.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a path that an error and a log line repeat.
+const SHOWN_BYTES: usize = 256;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const NOTHING_BUT_DATA: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
@@ -97,9 +100,15 @@ pub async fn envelope(State(envelope): State<Envelope>, mut request: Request, ne
     response
 }
 
-/// The path as it may be shown and logged. Where an id of a token is due, somebody may have put the token itself: what
-/// is no id, and no name of ours, is left out, also where the path is mistyped.
+/// The path as it may be shown and logged: no longer than a person reads.
 fn shown(path: &str) -> Cow<'_, str> {
+    let masked = masked(path);
+    if masked.len() <= SHOWN_BYTES { masked } else { Cow::Owned(format!("{}…", cut(&masked, SHOWN_BYTES))) }
+}
+
+/// The path without what may be a token. Where an id of a token is due, somebody may have put the token itself: what
+/// is no id, and no name of ours, is left out, also where the path is mistyped.
+fn masked(path: &str) -> Cow<'_, str> {
     const PREFIX: &str = "/api/token";
     let begins = path.get(..PREFIX.len()).filter(|begin| begin.eq_ignore_ascii_case(PREFIX));
     let Some(begin) = begins else { return Cow::Borrowed(path) };

@@ -1,5 +1,6 @@
 //! Fate of each item of a request.
 
+use ledger::text::{MAX_NAME_BYTES, cut};
 use serde::Serialize;
 use utoipa::ToSchema;
 use vault::DataKeyError;
@@ -19,7 +20,7 @@ pub struct Receipt {
 pub struct ReceiptItem {
     /// Its place in the request, from 0.
     pub index: usize,
-    /// Its id, as far as it could be read.
+    /// Its id, as far as it could be read; one that is too long is cut.
     pub id: Option<String>,
     /// What became of it.
     pub status: ItemStatus,
@@ -50,7 +51,7 @@ impl Receipt {
     pub(super) fn add(&mut self, id: Option<String>) {
         self.items.push(ReceiptItem {
             index: self.items.len(),
-            id,
+            id: id.map(|id| cut(&id, MAX_NAME_BYTES).to_owned()),
             status: ItemStatus::Rejected,
             error: None,
         });

@@ -60,7 +60,7 @@ struct Limiter {
     counts: Arc<Projected>,
     gate: Arc<Gate>,
     fates: Arc<Fates>,
-    rejections: Arc<Rejections>,
+    rejections: Rejections,
     publisher: Publisher,
     /// Intent of every [`Limits::admit`], by `ENFORCEMENT`.
     intent: Intent,
@@ -100,7 +100,7 @@ impl Limits {
         let counts = Arc::new(Projected::new(pool, clock.clone(), watermark.clone()));
         let gate = Arc::new(Gate::new());
         let fates = Arc::new(Fates::new(Arc::clone(&counts)));
-        let rejections = Arc::new(Rejections::new());
+        let rejections = Rejections::default();
         counts.spawn(tasks, shutdown);
         let keeper = tasks.spawn(gate::keep(
             Arc::clone(&gate),
@@ -111,7 +111,7 @@ impl Limits {
             shutdown.clone(),
         ));
         tasks.spawn(Arc::clone(&fates).resolve(log, shutdown.clone()));
-        tasks.spawn(Arc::clone(&rejections).run(publisher.clone(), clock, ids, shutdown.clone()));
+        tasks.spawn(Arc::clone(&rejections.0).run(publisher.clone(), clock, ids, shutdown.clone()));
         let intent = match parts.enforcement {
             Enforcement::Enforce => Intent::Take,
             Enforcement::Shadow => Intent::Force,

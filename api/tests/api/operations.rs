@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use events::Body;
+use events::{Body, StatusClass};
 use serde_json::json;
 use store::operations::projector_status;
 use testkit::{Role, World, wait_until};
@@ -87,21 +87,55 @@ async fn browsers_of_allowed_origins_may_call() -> Result<()> {
 }
 
 #[tokio::test]
-async fn own_routes_are_recorded_uncounted_under_their_template() -> Result<()> {
-    let world = World::without_worker(&[]).await?;
-    let service = world.service()?;
+async fn own_routes_are_counted_in_one_event_under_their_templates() -> Result<()> {
+    let mut world = World::without_worker(&[]).await?;
+    let begun = world.env.clock.now();
+    // Ten seconds of which nothing has passed yet.
+    let window =
+        begun + chrono::TimeDelta::milliseconds(10_000 - begun.timestamp_millis().rem_euclid(10_000));
+    world.env.clock.set(window);
+    let (service, user) = (world.service()?, world.user("curious")?);
     service.put("/api/users/secret-name").json(&json!({})).send().await?.expect(201)?;
+    service.put("/api/users/me").json(&json!({})).send().await?.expect(422)?;
+    for n in 0..300 {
+        user.get(&format!("/api/tokens/secret-{n}")).send().await?.expect(404)?;
+    }
     world.anonymous()?.get("/api/usage/stats").send().await?.expect(401)?;
+    world.anonymous()?.get("/healthz").send().await?.expect(200)?;
+    assert_eq!(world.api.handle.publisher.last_acked(), 0, "the ten seconds have not ended");
+    world.env.clock.set(window + chrono::TimeDelta::seconds(10));
     wait_until(Duration::from_secs(5), || async { world.api.handle.publisher.last_acked() > 0 }).await;
+
     let frame = world.api.handle.log.frame_at(1).await?.expect("the first frame");
-    let events = events::decode_batch(&frame.body)?;
-    assert_eq!(events.len(), 1, "what had no principal is not recorded");
-    let event = events[0].as_ref().expect("an event of ours");
-    let Body::ApiCalled(call) = &event.body else { panic!("{event:?}") };
-    assert_eq!(call.endpoint, "/api/users/{user}");
-    assert_eq!((call.method.as_deref(), call.status_code), (Some("PUT"), Some(201)));
-    assert!(!call.counted);
-    assert!(!String::from_utf8_lossy(&frame.body).contains("secret-name"));
+    assert!(!String::from_utf8_lossy(&frame.body).contains("secret-"));
+    let mut found = Vec::new();
+    for event in events::decode_batch(&frame.body)? {
+        let Body::OwnCalls(own) = event.expect("an event of ours").body else { panic!("another event") };
+        assert_eq!(own.window_start.timestamp(), window.timestamp());
+        found.extend(
+            own.counts.into_iter().map(|count| (count.route.into_owned(), count.status, count.calls)),
+        );
+    }
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            ("GET /api/tokens/{id}".to_owned(), StatusClass::ClientError, 300),
+            ("PUT /api/users/{user}".to_owned(), StatusClass::Success, 1),
+            ("PUT /api/users/{user}".to_owned(), StatusClass::ClientError, 1),
+        ]
+    );
+    // In a table of their own, and none among the calls.
+    world.start_worker();
+    world.wait_until_projected().await?;
+    assert_eq!(world.text("SELECT count(*)::text FROM own_calls").await?, "2");
+    assert_eq!(world.text("SELECT count(*)::text FROM api_usage").await?, "0");
+    let calls =
+        "SELECT sum((count ->> 'calls')::int)::text FROM own_calls, json_array_elements(counts) AS count";
+    assert_eq!(world.text(calls).await?, "302");
+    let export = user.get("/api/users/me/export").send().await?.expect(200)?.json()?;
+    let own = json!({"route": "GET /api/tokens/{id}", "status": "4xx", "calls": 300});
+    assert_eq!(export["own_calls"][0]["counts"], json!([own]));
     Ok(())
 }
 
@@ -123,10 +157,12 @@ async fn a_shutdown_answers_what_is_in_flight_and_keeps_what_was_offered() -> Re
     let mut recorded = 0;
     for seq in 1..=publisher.last_acked() {
         let frame = log.frame_at(seq).await?.expect("a frame");
-        recorded += events::decode_batch(&frame.body)?.len();
+        for event in events::decode_batch(&frame.body)? {
+            let Body::OwnCalls(own) = event.expect("an event of ours").body else { panic!("another event") };
+            recorded += own.counts.iter().map(|count| count.calls).sum::<u64>();
+        }
     }
-    // The log of a busy machine may be away for a moment, and an offer be dropped; most are there.
-    assert!((1..=20).contains(&recorded), "{recorded}");
+    assert_eq!(recorded, 20);
     client.get("/healthz").send().await.expect_err("nobody listens any more");
     Ok(())
 }

@@ -14,7 +14,9 @@ use store::projection::dead_letters;
 use store::projection::erased_users;
 use store::projection::savepoint::{self, Savepoint};
 use store::projection::summaries::{self, Correction, Crossed};
-use store::projection::{claims, periods, rejections, rollups, subscriptions, thresholds, usage_rows};
+use store::projection::{
+    claims, own_calls, periods, rejections, rollups, subscriptions, thresholds, usage_rows,
+};
 use store::{Constraint, Position, Schema};
 
 use super::audited;
@@ -200,6 +202,9 @@ impl Step<'_> {
         }
         if !new.rejections.is_empty() {
             rejections::insert(conn, &new.rejections).await?;
+        }
+        if !new.own_calls.is_empty() {
+            own_calls::insert(conn, &new.own_calls).await?;
         }
         for crossing in &new.crossings {
             thresholds::insert(conn, crossing).await?;

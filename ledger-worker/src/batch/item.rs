@@ -8,6 +8,7 @@ use ledger::{Category, Month, UserId};
 use store::Position;
 use store::projection::completions::Completion;
 use store::projection::dead_letters::DeadLetter;
+use store::projection::own_calls::OwnCallsRow;
 use store::projection::rejections::Rejection;
 use store::projection::subscriptions::PlanChange;
 use store::projection::thresholds::Crossing;
@@ -121,6 +122,8 @@ pub enum Command {
     },
     /// Calls were refused.
     Reject(Rejection),
+    /// Our own endpoints were called.
+    CountOwn(OwnCallsRow),
     /// A threshold was crossed.
     Cross(Crossing),
     /// A month is closed.
@@ -144,6 +147,7 @@ impl Command {
             Self::Complete(completion) => completion.position,
             Self::ChangePlan { change, .. } => change.position,
             Self::Reject(rejection) => rejection.position,
+            Self::CountOwn(row) => row.position,
             Self::Cross(crossing) => crossing.position,
             Self::Audit(audited) => audited.link.position,
             Self::Reset { position, .. } | Self::Close { position, .. } | Self::Nothing(position) => {
@@ -158,6 +162,7 @@ impl Command {
             Self::Reset { .. } => event_type::USAGE_RESET,
             Self::ChangePlan { .. } => event_type::PLAN_CHANGED,
             Self::Reject(_) => event_type::LIMIT_REJECTED,
+            Self::CountOwn(_) => event_type::OWN_CALLS,
             Self::Cross(_) => event_type::LIMIT_THRESHOLD_CROSSED,
             Self::Close { .. } => event_type::PERIOD_CLOSED,
             Self::Audit(audited) => audited.event_type(),

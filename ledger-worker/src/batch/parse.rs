@@ -10,6 +10,7 @@ use nats::RawFrame;
 use store::Position;
 use store::projection::completions::Completion;
 use store::projection::dead_letters::DeadLetter;
+use store::projection::own_calls::OwnCallsRow;
 use store::projection::rejections::Rejection;
 use store::projection::subscriptions::PlanChange;
 use store::projection::thresholds::Crossing;
@@ -371,6 +372,12 @@ fn command(position: Position, event: &Event<'_>) -> Result<Command, EventFault>
             window_start: rejected.window_start,
             count: rejected.count,
             shadow: rejected.shadow,
+        }),
+        Body::OwnCalls(own) => Command::CountOwn(OwnCallsRow {
+            user: owner()?,
+            position,
+            window_start: own.window_start,
+            counts: own.counts_json(),
         }),
         Body::LimitThresholdCrossed(crossed) => Command::Cross(Crossing {
             user: owner()?,

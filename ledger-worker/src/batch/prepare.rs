@@ -9,6 +9,7 @@ use store::Position;
 use store::projection::claims::Claim;
 use store::projection::completions::Completion;
 use store::projection::dead_letters::DeadLetter;
+use store::projection::own_calls::OwnCallsRow;
 use store::projection::rejections::Rejection;
 use store::projection::subscriptions::PlanChange;
 use store::projection::thresholds::Crossing;
@@ -64,6 +65,8 @@ pub struct Prepared {
     pub completions: Vec<Completion>,
     /// Refusals in order.
     pub rejections: Vec<Rejection>,
+    /// Calls of our own endpoints in order.
+    pub own_calls: Vec<OwnCallsRow>,
     /// Crossings in order.
     pub crossings: Vec<Crossing>,
     /// The month that is closed at the end, with time and position.
@@ -191,6 +194,7 @@ impl<'a> Builder<'a> {
                 }
             }
             Command::Reject(rejection) => self.prepared.rejections.push(rejection.clone()),
+            Command::CountOwn(row) => self.prepared.own_calls.push(row.clone()),
             Command::Cross(crossing) => self.prepared.crossings.push(crossing.clone()),
             Command::Close { position, month, at } => self.prepared.close = Some((*month, *at, *position)),
             Command::Nothing(_) => {}

@@ -7,6 +7,7 @@ pub mod claims;
 pub mod completions;
 pub mod dead_letters;
 pub mod erased_users;
+pub mod own_calls;
 pub mod partitions;
 pub mod periods;
 pub mod personal_tables;

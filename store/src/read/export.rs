@@ -40,6 +40,8 @@ pub enum Long {
     PlanChanges(AfterEntry),
     /// Refused calls.
     Rejections(AfterEntry),
+    /// Calls of our own endpoints.
+    OwnCalls(AfterEntry),
     /// The audit of stored tokens.
     TokenAudit(AfterEntry),
     /// Every recorded call.
@@ -118,10 +120,16 @@ impl Short {
 
 impl Long {
     /// The first page of each, in the order in which they are written.
-    pub fn all() -> [Self; 4] {
+    pub fn all() -> [Self; 5] {
         let entry = AfterEntry::default();
         let calls = Self::Calls(AfterCall::default());
-        [Self::PlanChanges(entry), Self::Rejections(entry), Self::TokenAudit(entry), calls]
+        [
+            Self::PlanChanges(entry),
+            Self::Rejections(entry),
+            Self::OwnCalls(entry),
+            Self::TokenAudit(entry),
+            calls,
+        ]
     }
 
     /// The part's name in the export.
@@ -129,6 +137,7 @@ impl Long {
         match self {
             Self::PlanChanges(_) => "plan_changes",
             Self::Rejections(_) => "rejections",
+            Self::OwnCalls(_) => "own_calls",
             Self::TokenAudit(_) => "token_audit",
             Self::Calls(_) => "calls",
         }
@@ -139,6 +148,7 @@ impl Long {
         match self {
             Self::PlanChanges(after) => plan_changes(conn, owner, seq, after).await,
             Self::Rejections(after) => rejections(conn, owner, seq, after).await,
+            Self::OwnCalls(after) => own_calls(conn, owner, seq, after).await,
             Self::TokenAudit(after) => token_audit(conn, owner, seq, after).await,
             Self::Calls(after) => calls(conn, owner, seq, after).await,
         }
@@ -251,6 +261,13 @@ by_position!(
     r#"SELECT json_build_object('meter', meter, 'month', month_year, 'window_start', window_start, 'count', count,
          'shadow', shadow)::text AS "object!", log_seq, log_idx
      FROM limit_rejections WHERE user_id = $1 AND log_seq <= $2 AND (log_seq, log_idx) > ($3, $4)
+     ORDER BY log_seq, log_idx LIMIT $5"#
+);
+by_position!(
+    own_calls,
+    OwnCalls,
+    r#"SELECT json_build_object('window_start', window_start, 'counts', counts)::text AS "object!", log_seq, log_idx
+     FROM own_calls WHERE user_id = $1 AND log_seq <= $2 AND (log_seq, log_idx) > ($3, $4)
      ORDER BY log_seq, log_idx LIMIT $5"#
 );
 by_position!(

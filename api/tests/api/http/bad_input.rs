@@ -134,6 +134,22 @@ async fn errors_do_not_grow_with_their_cause() -> Result<()> {
     let answer = put(&world.service()?, body.as_bytes()).await?;
     assert_problem(&answer, 422, "validation_failed");
     assert!(answer.body.len() < 4_096, "{} bytes", answer.body.len());
+
+    // Nor with what the client calls things.
+    let long = "i".repeat(8_000);
+    for path in [
+        format!("/api/tokens/{long}"),
+        format!("/nowhere/{long}"),
+        format!("/api/usage/stats?user_id={long}"),
+    ] {
+        let answer = world.user("somebody")?.get(&path).send().await?;
+        assert!(answer.status == 404, "{}", answer.text());
+        assert!(answer.body.len() < 1_024, "{} bytes", answer.body.len());
+    }
+    let long = "i".repeat(500_000);
+    let event = json!({"id": long, "subject": "somebody", "data": {"endpoint": "/x"}});
+    let answer = world.service()?.post("/api/usage/events").json(&event).send().await?;
+    assert!(answer.status == 422 && answer.body.len() < 1_024, "{} bytes", answer.body.len());
     Ok(())
 }
 
