@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
 use data_keys::Keys;
 use ledger::{Clock, IdSource};
 use nats::{Log, Publisher, PublisherConfig};
@@ -21,6 +20,7 @@ use crate::error::ApiError;
 use crate::facts::watermark::{self, AccountNews};
 use crate::facts::{Positions, Projections, Turns, Watermark, Writer};
 use crate::http::idempotency::Idempotency;
+use crate::http::serve::serve;
 use crate::http::throttle::{self, Throttle};
 use crate::ingest::{Ingest, Intake};
 use crate::limits::{Limits, LimitsParts};
@@ -78,44 +78,18 @@ impl AppHandle {
 /// acknowledged before, so there is nothing to lose.
 pub async fn run(config: ApiConfig, shutdown: CancellationToken) -> Result<(), ApiError> {
     let (listen_addr, metrics_addr, drain) = (config.listen_addr, config.metrics_addr, config.drain_timeout);
+    let bounds = config.bounds();
     let recorder = metrics::install();
     let (app, handle) = build(config).await?;
     let listener = listen(listen_addr).await?;
     if let (Some(address), Some(recorder)) = (metrics_addr, recorder) {
-        let serving = metrics::serve(address, recorder, handle.shutdown.clone()).await?;
+        let serving = metrics::serve(address, recorder, bounds.clone(), handle.shutdown.clone()).await?;
         handle.tasks.spawn(serving);
     }
     tracing::info!(address = %listen_addr, "the api is listening");
-    let result = serve(listener, app, shutdown, drain).await;
+    serve(listener, app, bounds, shutdown, drain).await;
     handle.shutdown().await;
-    result
-}
-
-/// Serves `app` on `listener` until `shutdown`; then answers what is in flight, for `drain` at most.
-pub async fn serve(
-    listener: TcpListener,
-    app: Router,
-    shutdown: CancellationToken,
-    drain: Duration,
-) -> Result<(), ApiError> {
-    // Answers are small and written whole: waiting for more to send would only delay them.
-    let listener = listener.tap_io(|stream| {
-        // A connection that is closed already is not worth a word.
-        let _ = stream.set_nodelay(true);
-    });
-    let serving = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let late = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(drain).await;
-    };
-    tokio::select! {
-        result = serving => result.map_err(ApiError::Serve),
-        () = late => {
-            tracing::warn!(after_ms = drain.as_millis(), "requests are still in flight; their connections are closed");
-            Ok(())
-        }
-    }
+    Ok(())
 }
 
 /// The router and the work behind it. `config.listen_addr` is not bound: tests serve it where they like.

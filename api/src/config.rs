@@ -14,6 +14,7 @@ use url::Url;
 
 use crate::auth::{ISSUER, JwtSettings};
 use crate::http::client::TrustedProxies;
+use crate::http::serve::Bounds;
 
 /// Fewer bytes of secret than HS256's hash has would make the secret the weakest part (RFC 7518 §3.2).
 const MIN_SECRET_BYTES: usize = 32;
@@ -60,6 +61,8 @@ pub struct ApiConfig {
     pub rules: Rules,
     /// `TRUSTED_PROXIES`.
     pub trusted_proxies: TrustedProxies,
+    /// `MAX_CONNECTIONS`: connections of clients at a time.
+    pub max_connections: usize,
     /// `CORS_ALLOWED_ORIGINS`.
     pub cors_allowed_origins: Vec<String>,
     /// The ledger's clock (`CLOCK_OFFSET_MS`).
@@ -154,10 +157,22 @@ impl ApiConfig {
             trusted_proxies: TrustedProxies::new(
                 vars.list::<IpNet>("TRUSTED_PROXIES", "networks like 10.0.0.0/8, comma-separated")?,
             ),
+            max_connections: vars.max_connections()?,
             cors_allowed_origins: vars.origins()?,
             clock,
             drain_timeout: Duration::from_secs(30),
         })
+    }
+}
+
+impl ApiConfig {
+    /// Bounds of this process's listeners.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            connections: self.max_connections,
+            proxies: self.trusted_proxies.clone(),
+            ..Bounds::default()
+        }
     }
 }
 
@@ -208,6 +223,17 @@ impl Vars<'_> {
 
     fn flag(&self, variable: &'static str) -> Result<bool, ConfigError> {
         Ok(self.parsed(variable, "true or false")?.unwrap_or(false))
+    }
+
+    fn max_connections(&self) -> Result<usize, ConfigError> {
+        const VARIABLE: &str = "MAX_CONNECTIONS";
+        match self.parsed(VARIABLE, "a number of connections, from 1")? {
+            Some(0) => {
+                Err(ConfigError::Invalid { variable: VARIABLE, reason: "it must be at least 1".into() })
+            }
+            Some(connections) => Ok(connections),
+            None => Ok(Bounds::default().connections),
+        }
     }
 
     fn list<T: FromStr>(

@@ -46,7 +46,4 @@ pub enum ApiError {
         #[source]
         source: std::io::Error,
     },
-    /// The server failed while serving.
-    #[error("serving failed")]
-    Serve(#[source] std::io::Error),
 }

@@ -31,7 +31,8 @@ pub mod tokens;
 pub mod usage;
 pub mod users;
 
-pub use app::{AppHandle, build, run, serve};
+pub use app::{AppHandle, build, run};
 pub use config::{ApiConfig, ConfigError, LogSettings};
 pub use error::ApiError;
+pub use http::serve::{Bounds, serve};
 pub use state::AppState;

@@ -48,9 +48,9 @@ pub async fn rewrap_ledger_keys(conn: &mut PgConnection, ring: &KeyRing) -> Resu
     Ok(rewrapped)
 }
 
-/// Re-wraps users' next data keys after `after` that another root key wraps. The keys themselves stay the same: all that
-/// is sealed under them opens as before, in processes that hold them too. Killed at any point, it goes on where it was,
-/// for the tables say what is left.
+/// Re-wraps users' next data keys after `after` that another root key wraps. The keys themselves stay the same: all
+/// that is sealed under them opens as before, in processes that hold them too. Killed at any point, it goes on where it
+/// was, for the tables say what is left.
 pub async fn rewrap_page(
     conn: &mut PgConnection,
     ring: &KeyRing,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use api::{ApiConfig, ApiError, AppHandle};
+use api::{ApiConfig, AppHandle};
 use ledger::Rules;
 use ledger_worker::{WorkerConfig, WorkerError};
 use tokio::net::TcpListener;
@@ -34,7 +34,7 @@ pub struct Api {
     pub handle: AppHandle,
     /// The router, as it shows itself for debugging.
     pub shown: String,
-    serving: JoinHandle<Result<(), ApiError>>,
+    serving: JoinHandle<()>,
     shutdown: CancellationToken,
 }
 
@@ -131,12 +131,14 @@ impl World {
 impl Api {
     /// Builds and serves one in `env`.
     pub async fn start(env: &Env, settings: &[(&str, &str)]) -> Result<Self> {
-        let (app, handle) = api::build(env.api_config(settings)?).await?;
+        let config = env.api_config(settings)?;
+        let bounds = config.bounds();
+        let (app, handle) = api::build(config).await?;
         let shown = format!("{app:?}");
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(api::serve(listener, app, shutdown.clone(), DRAIN));
+        let serving = tokio::spawn(api::serve(listener, app, bounds, shutdown.clone(), DRAIN));
         Ok(Self { url, handle, shown, serving, shutdown })
     }
 
@@ -148,7 +150,7 @@ impl Api {
     /// Asks, and waits for the end.
     pub async fn stop(self) -> Result<()> {
         self.ask_to_stop();
-        self.serving.await??;
+        self.serving.await?;
         self.handle.shutdown().await;
         Ok(())
     }

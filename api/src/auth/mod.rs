@@ -52,8 +52,8 @@ struct Parts {
 }
 
 impl Auth {
-    /// Accepts tokens as `settings` says, and those of roles that a root key of `keys` signed, at the time of `clock`, of
-    /// users who have an account. `proxies` are believed when they name a client's address.
+    /// Accepts tokens as `settings` says, and those of roles that a root key of `keys` signed, at the time of `clock`,
+    /// of users who have an account. `proxies` are believed when they name a client's address.
     pub fn new(
         settings: &JwtSettings,
         keys: Keys,
@@ -140,20 +140,19 @@ impl Auth {
         };
         let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let now = self.0.clock.now().timestamp();
-        let verified = match self.0.verified.get(&hash) {
-            Some(verified) => verified,
-            None => {
-                if self.0.verifier.must_prove(token) {
-                    self.0.accounts.prove_root_keys().await?;
-                }
-                let verified = self.0.verifier.verify(token);
-                let verified = Arc::new(verified.map_err(|reason| self.refuse(reason, Some(address)))?);
-                // A token that is not valid now is not worth a place in the cache.
-                if verified.valid_at(now).is_ok() {
-                    self.0.verified.insert(hash, Arc::clone(&verified));
-                }
-                verified
+        let verified = if let Some(verified) = self.0.verified.get(&hash) {
+            verified
+        } else {
+            if self.0.verifier.must_prove(token) {
+                self.0.accounts.prove_root_keys().await?;
             }
+            let verified = self.0.verifier.verify(token);
+            let verified = Arc::new(verified.map_err(|reason| self.refuse(reason, Some(address)))?);
+            // A token that is not valid now is not worth a place in the cache.
+            if verified.valid_at(now).is_ok() {
+                self.0.verified.insert(hash, Arc::clone(&verified));
+            }
+            verified
         };
         match verified.valid_at(now) {
             Ok(()) => Ok(verified),

@@ -1,4 +1,4 @@
-//! What happens too often for an event each, gathered: one event for each user, kind and ten seconds, and a bound on all.
+//! What happens too often for an event each, gathered: one event for each user, kind and ten seconds.
 
 use std::collections::HashMap;
 use std::hash::Hash;

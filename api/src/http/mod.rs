@@ -10,5 +10,6 @@ pub mod idempotency;
 pub mod openapi;
 pub(crate) mod paging;
 pub mod problem;
+pub mod serve;
 pub mod throttle;
 pub(crate) mod time_range;

@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ApiError;
+use crate::http::serve::{self, Bounds};
 
 /// The process's recorder: `metrics` knows only one, whoever installs it.
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
@@ -24,6 +25,9 @@ const BRIEF_SECONDS: [f64; 8] =
     [0.000_001, 0.000_002, 0.000_004, 0.000_008, 0.000_032, 0.000_125, 0.001, 0.01];
 /// Histograms that nobody scrapes are emptied this often, so that they do not grow.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Time that a scrape under way is given at the end.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Records metrics from now on. Does nothing when the process does so already.
 pub fn install() -> Option<&'static PrometheusHandle> {
@@ -44,9 +48,10 @@ pub fn install() -> Option<&'static PrometheusHandle> {
 }
 
 /// Serves `/metrics` on `address` until `shutdown`.
-pub(crate) async fn serve(
+pub async fn serve(
     address: SocketAddr,
     handle: &'static PrometheusHandle,
+    bounds: Bounds,
     shutdown: CancellationToken,
 ) -> Result<impl Future<Output = ()>, ApiError> {
     let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| ApiError::Listen {
@@ -65,12 +70,9 @@ pub(crate) async fn serve(
                 handle.run_upkeep();
             }
         };
-        let serving = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned());
         tokio::select! {
             () = upkeep => {}
-            result = serving => if let Err(error) = result {
-                tracing::error!(%error, "serving metrics failed");
-            },
+            () = serve::serve(listener, app, bounds, shutdown, GOODBYE) => {}
         }
     })
 }

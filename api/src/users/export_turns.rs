@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 
 use super::error::UsersError;
 
-/// Exports that are written at once. Each has a page in memory, and a connection to PostgreSQL while it reads one.
-const AT_ONCE: usize = 8;
+/// Exports that are written at once, one of a caller: so many credentials it takes to keep others waiting. Each has a
+/// page in memory, 1 MiB at most, and a connection to PostgreSQL while it reads one.
+const AT_ONCE: usize = 64;
 /// Seconds after which a caller is told to ask again.
 const RETRY_AFTER_S: u64 = 5;
 

@@ -58,9 +58,9 @@ pub(super) struct UserBody {
 
 /// Makes or changes a user
 ///
-/// `{user}` is our UUID or the host's external id. A user that is not there is made on the free plan. What changes who a
-/// credential is, is an admin's alone: a service sets an external id only in the request that makes the account, and no
-/// status of an account that an admin uses.
+/// `{user}` is our UUID or the host's external id. A user that is not there is made on the free plan. What changes who
+/// a credential is, is an admin's alone: a service sets an external id only in the request that makes the account, and
+/// no status of an account that an admin uses.
 #[utoipa::path(
     put, path = "/api/users/{user}", tag = "users",
     params(("user" = String, Path, description = "UUID or external id")),

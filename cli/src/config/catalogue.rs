@@ -63,6 +63,11 @@ pub(crate) const VARIABLES: &[Variable] = &[
     plain("USER_INGEST", "false", "users may report their own calls (dev: true)"),
     plain("ENFORCEMENT", "enforce", "enforce, or shadow: refuse nothing, say what would be refused"),
     plain("LIMIT_FAILURE_MODE", "closed", "without limits to decide by: closed answers 503, open admits"),
+    plain(
+        "MAX_CONNECTIONS",
+        "10000",
+        "connections of clients at a time, as far as there are file descriptors",
+    ),
     plain("MAX_UNPROJECTED", "1000000", "units that may wait for the projection"),
     plain("UPGRADE_URL", "", "where a refused user can get a larger plan"),
     plain("RULES_FILE", "", "TOML rules of what counts"),

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::Error;
 use crate::position::seq_to_column;
 
-/// Rows of a page: at most 4 MiB or so, since an endpoint has 2 KiB and a user agent 1 KiB at most.
-const PAGE_ROWS: i64 = 1_000;
+/// Rows of a page: at most 1 MiB or so, since an endpoint has 2 KiB and counts of our own endpoints have 3 KiB at most.
+const PAGE_ROWS: i64 = 250;
 
 /// A part of an export with few rows: not many a month.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

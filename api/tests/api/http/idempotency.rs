@@ -100,7 +100,8 @@ async fn start() -> Result<(World, Bench, Client)> {
         .with_state(world.api.handle.state.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(api::serve(listener, app, tokio_util::sync::CancellationToken::new(), Duration::ZERO));
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    tokio::spawn(api::serve(listener, app, api::Bounds::default(), shutdown, Duration::ZERO));
     let client = Client::new(url)?.with_token(world.env.token("caller", Role::User));
     Ok((world, bench, client))
 }

@@ -1,5 +1,6 @@
 //! Requests and answers of all routes: refusals, idempotency keys, the document.
 
 mod bad_input;
+mod connections;
 mod idempotency;
 mod openapi;
