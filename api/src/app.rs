@@ -130,6 +130,8 @@ struct Base {
     writer: Writer,
     /// Paces what costs much to read, of all capabilities together.
     reads: Throttle,
+    /// Paces what users change for themselves, of all capabilities together.
+    own_changes: Throttle,
 }
 
 impl Base {
@@ -155,6 +157,7 @@ impl Base {
             ),
             writer: Writer::new(publisher.clone(), watermark.clone(), positions, clock.clone(), ids.clone()),
             reads: Throttle::new(throttle::READS),
+            own_changes: Throttle::new(throttle::OWN_CHANGES),
             last_seq: stream.last_seq,
             config,
             pool,
@@ -255,6 +258,7 @@ impl Base {
             writer: self.writer.clone(),
             limits: limits.clone(),
             turns: Turns::new(LastChange::before(self.last_seq)),
+            own_changes: self.own_changes.clone(),
             self_upgrade: self.config.self_upgrade,
             upgrade_url: self.config.upgrade_url.clone(),
         })
@@ -266,6 +270,7 @@ impl Base {
             writer: self.writer.clone(),
             limits: limits.clone(),
             reads: self.reads.clone(),
+            own_changes: self.own_changes.clone(),
             self_reset: self.config.self_reset,
         })
     }

@@ -55,6 +55,29 @@ async fn dev_counts_calls_and_comes_back_after_sigkill_with_all_of_them() -> Res
 }
 
 #[tokio::test]
+async fn clients_cannot_take_the_descriptors_that_postgres_and_nats_need() -> Result<()> {
+    let data = DataDir::new()?;
+    let mut dev = Program::start_within(&data, 400, &["dev", "--data-dir", data.text()])?;
+    let environment = data.dev_env(&mut dev).await?;
+    let client = Client::new(&environment["API_URL"])?.with_token(&environment["ADMIN_TOKEN"]);
+    let address: std::net::SocketAddr = environment["API_URL"].trim_start_matches("http://").parse()?;
+    let mut silent = Vec::new();
+    for n in 0..600 {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind(format!("127.0.1.{}:0", n % 8 + 1).parse()?)?;
+        silent.push(tokio::time::timeout(BOUND, socket.connect(address)).await??);
+        if n % 100 == 99 {
+            call(&client).await?;
+            client.get("/readyz").send().await?.expect(200)?;
+        }
+    }
+    wait_until(BOUND, || async { used(&client).await == Some(6) }).await;
+    dev.signal(Signal::SIGTERM)?;
+    assert_eq!(dev.wait().await?.code(), Some(0));
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_demo_brings_a_month_of_calls_once() -> Result<()> {
     let data = DataDir::new()?;
     let mut figures = Vec::new();

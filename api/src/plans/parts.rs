@@ -5,6 +5,7 @@ use std::sync::Arc;
 use url::Url;
 
 use crate::facts::{Projections, Turns, Writer};
+use crate::http::throttle::Throttle;
 use crate::limits::Limits;
 
 /// Plans and their changes. Cheap to clone.
@@ -22,6 +23,8 @@ pub(crate) struct Parts {
     /// One decision at a time per user, each on top of the one before, which it waits for until the projections show
     /// it.
     pub(crate) turns: Turns<LastChange>,
+    /// Paces what users ask for themselves.
+    pub(crate) own_changes: Throttle,
     /// `SELF_UPGRADE`.
     pub(crate) self_upgrade: bool,
     /// `UPGRADE_URL`.

@@ -43,6 +43,7 @@ pub(super) struct UpgradeQuery {
         (status = 202, description = "Decided and recorded, not projected yet", body = PlanChangeBody),
         (status = 403, description = "SELF_UPGRADE is off; `upgrade.url` says where plans are sold", body = ProblemBody),
         (status = 422, description = "There is no such plan", body = ProblemBody),
+        (status = 429, description = "More than ten changes of this user's own in a minute", body = ProblemBody),
     )
 )]
 pub(super) async fn upgrade(
@@ -73,8 +74,11 @@ pub(super) async fn upgrade(
 
 /// A user's own request needs `SELF_UPGRADE`; without it the answer says where plans are sold.
 fn may_upgrade(plans: &Plans, caller: &Principal, plan: &PlanName) -> Result<(), Problem> {
-    if caller.role != Role::User || plans.0.self_upgrade {
+    if caller.role != Role::User {
         return Ok(());
+    }
+    if plans.0.self_upgrade {
+        return plans.0.own_changes.check(caller.user_id);
     }
     let url = plans.0.upgrade_url.as_ref().map(url::Url::as_str);
     Err(Problem::forbidden("Plans are not changed here; see upgrade.url.")

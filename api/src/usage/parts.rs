@@ -20,6 +20,8 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     /// Paces what costs much to read.
     pub(crate) reads: Throttle,
+    /// Paces what users ask for themselves.
+    pub(crate) own_changes: Throttle,
     /// `SELF_RESET`.
     pub(crate) self_reset: bool,
 }

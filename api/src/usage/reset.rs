@@ -53,6 +53,7 @@ struct ResetBody {
         (status = 202, description = "Recorded, not projected yet", body = ResetBody),
         (status = 403, description = "The role may not", body = ProblemBody),
         (status = 409, description = "The month is closed", body = ProblemBody),
+        (status = 429, description = "More than ten changes of this user's own in a minute", body = ProblemBody),
     )
 )]
 pub(super) async fn reset(
@@ -77,11 +78,11 @@ pub(super) async fn reset(
 }
 
 impl Usage {
-    fn may_reset(&self, caller: &Principal) -> Result<(), AuthError> {
+    fn may_reset(&self, caller: &Principal) -> Result<(), Problem> {
         match caller.role {
             Role::Admin => Ok(()),
-            Role::User if self.0.self_reset => Ok(()),
-            Role::User | Role::Service => Err(AuthError::Role("admin")),
+            Role::User if self.0.self_reset => self.0.own_changes.check(caller.user_id),
+            Role::User | Role::Service => Err(AuthError::Role("admin").into()),
         }
     }
 

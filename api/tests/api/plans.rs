@@ -1,8 +1,10 @@
 //! Plans: what is sold, upgrades, and what the host decides. With a real worker behind the log.
 
+use anyhow::Result;
 use serde_json::{Value, json};
-use testkit::Role;
+use testkit::{Role, World};
 
+use crate::answers::assert_problem;
 use crate::customer::{Customer, at};
 
 const SELF_UPGRADE: &[(&str, &str)] = &[("SELF_UPGRADE", "true")];
@@ -262,4 +264,31 @@ async fn an_idempotency_key_gives_the_first_answer_again() {
     assert_eq!(headers["idempotency-replayed"], "true");
     assert_eq!(headers["ledger-seq"], first_headers["ledger-seq"]);
     assert_eq!((send("free").await.0, customer.plan_changes().await), (422, 1));
+}
+
+#[tokio::test]
+async fn a_user_changes_its_own_plan_and_month_ten_times_a_minute() -> Result<()> {
+    let world = World::start().await?;
+    let (user, service) = (world.user("restless")?, world.service()?);
+    for n in 0..5 {
+        let plan = json!({"plan": if n % 2 == 0 { "pro" } else { "enterprise" }});
+        user.post("/api/usage/upgrade").json(&plan).send().await?.expect(200)?;
+        user.post("/api/usage/reset").json(&json!({"reason": "again"})).send().await?.expect(200)?;
+    }
+    let refused = user.post("/api/usage/upgrade").json(&json!({"plan": "free"})).send().await?;
+    assert_problem(&refused, 429, "rate_limited");
+    assert!(refused.header("retry-after").is_some());
+    let refused = user.post("/api/usage/reset").json(&json!({"reason": "again"})).send().await?;
+    assert_problem(&refused, 429, "rate_limited");
+    // What the host decides is not counted, nor is anybody else.
+    let put = json!({"plan": "pro", "effective": "now"});
+    service.put("/api/users/restless/plan").json(&put).send().await?.expect(200)?;
+    world
+        .user("patient")?
+        .post("/api/usage/upgrade")
+        .json(&json!({"plan": "pro"}))
+        .send()
+        .await?
+        .expect(200)?;
+    Ok(())
 }
