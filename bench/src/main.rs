@@ -7,6 +7,7 @@ mod probe;
 mod process;
 mod projection;
 mod report;
+mod strangers;
 mod tracked;
 mod vault;
 
@@ -29,7 +30,7 @@ struct Arguments {
     #[arg(long, default_value = "target")]
     target: PathBuf,
     /// Only these groups of figures.
-    #[arg(long, value_delimiter = ',', default_value = "vault,tracked,ingest,projection")]
+    #[arg(long, value_delimiter = ',', default_value = "vault,tracked,strangers,ingest,projection")]
     only: Vec<String>,
     #[command(subcommand)]
     command: Option<Command>,
@@ -62,11 +63,14 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     if wanted("vault") {
         vault::measure(&mut report)?;
     }
-    if wanted("tracked") || wanted("ingest") {
+    if wanted("tracked") || wanted("strangers") || wanted("ingest") {
         let machine = Machine::start(&arguments.target, "calls").await?;
         let users = Users::create(&machine).await?;
         if wanted("tracked") {
             tracked::measure(&machine, &users, &mut report).await?;
+        }
+        if wanted("strangers") {
+            strangers::measure(&machine, &users, &mut report).await?;
         }
         if wanted("ingest") {
             ingest::measure(&machine, &users, &mut report).await?;
