@@ -114,6 +114,7 @@ fn called(n: usize, personal: SealedJson<'static>) -> Body<'static> {
         reservation_id: None,
         lease: None,
         actor: None,
+        request: None,
     })
 }
 

@@ -95,6 +95,10 @@ pub struct ApiCalled<'a> {
     /// The reporter, when not the user.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<Actor<'a>>,
+    /// Hash of the request that a proxy asked about ([`crate::request_hash`]): of all calls that have it within
+    /// [`crate::SAME_REQUEST`] the first in the log counts, the others are the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Uuid>,
 }
 
 impl<'a> ApiCalled<'a> {
@@ -115,6 +119,7 @@ impl<'a> ApiCalled<'a> {
             reservation_id: None,
             lease: None,
             actor: None,
+            request: None,
         }
     }
 }
@@ -426,6 +431,7 @@ impl ApiCalled<'_> {
             key_id: self.key_id,
             reservation_id: self.reservation_id,
             lease: self.lease,
+            request: self.request,
         }
     }
 }

@@ -75,6 +75,7 @@ fn api_called(call: &ApiCalled<'_>, out: &mut Vec<u8>) {
     optional(br#","reservation_id":"#, call.reservation_id, quoted_uuid, out);
     optional(br#","lease":"#, call.lease, quoted_uuid, out);
     optional(br#","actor":"#, call.actor.as_ref(), actor, out);
+    optional(br#","request":"#, call.request, quoted_uuid, out);
     out.push(b'}');
 }
 

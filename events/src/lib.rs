@@ -10,6 +10,7 @@ mod encode;
 mod error;
 mod event;
 pub mod event_type;
+mod request;
 mod scan;
 mod sealed;
 mod token;
@@ -27,5 +28,6 @@ pub use event::{
     Event, MAX_EVENT_BYTES, OWN_SOURCES, RESERVED_SOURCE_PREFIX, SOURCE_API, SOURCE_CLI, SOURCE_IMPORT,
     SOURCE_WORKER, is_reserved_source, needs_claim,
 };
+pub use request::{SAME_REQUEST, is_same_request, request_hash};
 pub use sealed::{MAX_SEALED_BYTES, NotSealed, Personal, SealedJson};
 pub use token::{TokenDeleted, TokenStored, TokenUsed, UserErased};

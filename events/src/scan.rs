@@ -113,6 +113,9 @@ impl<'a, const PLAIN: bool> Scanner<'a, PLAIN> {
         if self.follows(br#","actor":{"kind":""#) {
             call.actor = Some(self.actor()?);
         }
+        if self.follows(br#","request":""#) {
+            call.request = Some(self.uuid()?);
+        }
         // A field that is newer than this code is for `wire`.
         self.literal(b"}")?;
         Some(call)

@@ -11,7 +11,7 @@ use events::{
     Actor, ActorKind, ApiCalled, Body, CallCompleted, Event, GapAccepted, GapKind, LimitRejected,
     LimitThresholdCrossed, OwnCallCount, OwnCalls, PeriodClosed, PlanChanged, SOURCE_API, SOURCE_CLI,
     SOURCE_WORKER, SealedJson, StatusClass, TokenDeleted, TokenStored, TokenUsed, UsageReset, UserErased,
-    decode, decode_batch, encode, encode_batch, raw_events,
+    decode, decode_batch, encode, encode_batch, raw_events, request_hash,
 };
 use ledger::{Category, Currency, Meter, Money, Month, PlanName};
 use uuid::{Uuid, uuid};
@@ -56,6 +56,7 @@ fn full_call() -> Event<'static> {
         reservation_id: Some(uuid!("0193612a-0000-7000-8000-000000000002")),
         lease: Some(uuid!("0193612a-0000-7000-8000-000000000003")),
         actor: Some(Actor::new(ActorKind::Service, "billing")),
+        request: None,
     });
     let time = at("2026-11-24T03:50:37.000001Z");
     Event {
@@ -75,6 +76,7 @@ fn golden_events() -> Vec<(&'static str, Event<'static>)> {
     vec![
         ("usage.api_called.v1", full_call()),
         ("usage.api_called.v1.minimal", api(Body::ApiCalled(uncounted))),
+        ("usage.api_called.v1.request", api(Body::ApiCalled(asked_about_by_a_proxy()))),
         ("usage.call_completed.v1", api(Body::CallCompleted(call_completed()))),
         ("usage.limit_rejected.v1", api(Body::LimitRejected(limit_rejected()))),
         ("usage.own_calls.v1", api(Body::OwnCalls(own_calls()))),
@@ -89,6 +91,13 @@ fn golden_events() -> Vec<(&'static str, Event<'static>)> {
         ("token.token_used.v1", api(Body::TokenUsed(token_used()))),
         ("user.user_erased.v1", api(Body::UserErased(user_erased()))),
     ]
+}
+
+fn asked_about_by_a_proxy() -> ApiCalled<'static> {
+    let mut call = ApiCalled::new("/api/analyze", Category::Analyze);
+    call.method = Some("POST".into());
+    call.request = Some(request_hash(USER.into(), "POST", "/api/analyze?x=1", b"2f1c9e0d8b7a6f5e", 0));
+    call
 }
 
 fn call_completed() -> CallCompleted {

@@ -261,6 +261,7 @@ fn the_largest_call_fits() {
     call.actor = Some(Actor::new(ActorKind::Operator, quotes(255)));
     let id = Uuid::from_u128(1);
     (call.key_id, call.reservation_id, call.lease) = (Some(id), Some(id), Some(id));
+    call.request = Some(id);
     let mut event = Event::by_api(id, id.into(), Month::LAST.start(), Body::ApiCalled(call));
     (event.id, event.source) = (quotes(255).into(), quotes(255).into());
     let mut json = Vec::new();

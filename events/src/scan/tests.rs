@@ -36,7 +36,8 @@ fn call() -> impl Strategy<Value = ApiCalled<'static>> {
     let actor =
         (prop::sample::select(ActorKind::ALL.to_vec()), text(10)).prop_map(|(kind, id)| Actor { kind, id });
     let client = (option::of(sealed()), size(), size());
-    let ids = (option::of(uuid()), option::of(uuid()), option::of(uuid()), option::of(actor));
+    let own = (option::of(actor), option::of(uuid()));
+    let ids = (option::of(uuid()), option::of(uuid()), option::of(uuid()), own);
     let result = (option::of(100..=599_u16), option::of(0..=i32::MAX.unsigned_abs()));
     let counting = (1..=1_000_000_u32, prop::sample::select(Category::ALL.to_vec()), any::<bool>());
     (text(30), method, result, client, counting, ids).prop_map(
@@ -54,7 +55,8 @@ fn call() -> impl Strategy<Value = ApiCalled<'static>> {
             key_id: ids.0,
             reservation_id: ids.1,
             lease: ids.2,
-            actor: ids.3,
+            actor: ids.3.0,
+            request: ids.3.1,
         },
     )
 }
@@ -111,12 +113,13 @@ fn no_small_edit_fools_the_scanner() {
     call.request_size = Some(0);
     call.response_size = Some(10);
     let id = Uuid::from_u128(7);
-    for last in 0..5 {
+    for last in 0..6 {
         match last {
             1 => call.key_id = Some(id),
             2 => call.reservation_id = Some(id),
             3 => call.lease = Some(id),
             4 => call.actor = Some(Actor::new(ActorKind::Service, "s")),
+            5 => call.request = Some(id),
             _ => {}
         }
         let json =
