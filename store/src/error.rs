@@ -94,6 +94,8 @@ pub enum Constraint {
     UsageId,
     /// A client's event counts once.
     ClaimId,
+    /// A request is claimed once.
+    RequestClaim,
     /// A user's id.
     UserId,
     /// An external id names one user.
@@ -111,6 +113,7 @@ impl Constraint {
     fn named(name: &str) -> Self {
         match name {
             "event_claims_pkey" => Self::ClaimId,
+            "request_claims_pkey" => Self::RequestClaim,
             "users_pkey" => Self::UserId,
             "users_external_id_key" => Self::UserExternalId,
             "users_external_id_hash_key" => Self::UserExternalIdHash,
@@ -127,6 +130,7 @@ impl fmt::Display for Constraint {
         match self {
             Self::UsageId => f.write_str("id of a call"),
             Self::ClaimId => f.write_str("id of a client's event"),
+            Self::RequestClaim => f.write_str("request of a proxy"),
             Self::UserId => f.write_str("user id"),
             Self::UserExternalId => f.write_str("external id"),
             Self::UserExternalIdHash => f.write_str("hash of an external id"),

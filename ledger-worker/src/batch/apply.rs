@@ -4,9 +4,10 @@
 //! ones are. What is added to sums follows from the rows that were really inserted.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use ledger::{Month, UserId};
 use sqlx::PgConnection;
 use store::projection::completions::{self, Completion, OpenCall};
@@ -15,7 +16,7 @@ use store::projection::erased_users;
 use store::projection::savepoint::{self, Savepoint};
 use store::projection::summaries::{self, Correction, Crossed};
 use store::projection::{
-    claims, own_calls, periods, rejections, rollups, subscriptions, thresholds, usage_rows,
+    claims, own_calls, periods, rejections, requests, rollups, subscriptions, thresholds, usage_rows,
 };
 use store::{Constraint, Position, Schema};
 
@@ -24,6 +25,10 @@ use super::fault::EventFault;
 use super::item::Item;
 use super::parse::Parsed;
 use super::prepare::{Exclude, Prepared, Segment, count, rollup_delta, start_of_hour};
+
+/// Time for which a request is remembered: longer than it takes until a call of it can be in the log, with all retries
+/// of its frame, and [`events::SAME_REQUEST`].
+const REQUESTS_KEPT: TimeDelta = TimeDelta::hours(1);
 
 /// Result of applying.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -229,9 +234,16 @@ impl Step<'_> {
         if !all.claims.is_empty() {
             exclude.claims = claim(conn, all).await?;
         }
-        let is_less = !exclude.claims.is_empty() || !exclude.closed.is_empty();
+        if !all.requests.is_empty() {
+            exclude.requests = claim_requests(conn, all).await?;
+        }
+        let is_less =
+            !exclude.claims.is_empty() || !exclude.requests.is_empty() || !exclude.closed.is_empty();
         let mut fewer = is_less.then(|| Prepared::of(self.parsed, self.items.clone(), &exclude));
         let new = fewer.as_ref().unwrap_or(all);
+        if !exclude.requests.is_empty() {
+            requests::put(conn, &new.requests).await?;
+        }
         if !new.rows.is_empty() && !copy_rows(conn, new).await? {
             let mut there: HashSet<_> = new.row_keys.iter().copied().collect();
             for (month, rows) in &new.rows {
@@ -350,6 +362,31 @@ async fn claim(conn: &mut PgConnection, all: &Prepared) -> Result<HashSet<uuid::
                 taken.remove(&id);
             }
             Ok(taken)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Claims all requests, and forgets as many old ones and more; answers those that were claimed before, with the times of
+/// their last calls, and has claimed none then.
+async fn claim_requests(
+    conn: &mut PgConnection,
+    all: &Prepared,
+) -> Result<HashMap<uuid::Uuid, DateTime<Utc>>, store::Error> {
+    // By the calls' own time, and by the oldest of them: what one wrong clock says must not forget others' requests.
+    if let Some(oldest) = all.requests.iter().map(|claim| claim.created_at).min() {
+        requests::forget(conn, oldest - REQUESTS_KEPT, 2 * all.requests.len()).await?;
+    }
+    savepoint::open(conn, Savepoint::Step).await?;
+    match requests::copy(conn, &all.requests).await {
+        Ok(()) => {
+            savepoint::release(conn, Savepoint::Step).await?;
+            Ok(HashMap::new())
+        }
+        Err(error) if error.conflict() == Some(&Constraint::RequestClaim) => {
+            savepoint::undo(conn, Savepoint::Step).await?;
+            let hashes: Vec<_> = all.requests.iter().map(|claim| claim.request).collect();
+            Ok(requests::find(conn, &hashes).await?.into_iter().collect())
         }
         Err(error) => Err(error),
     }

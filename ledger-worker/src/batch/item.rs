@@ -83,6 +83,8 @@ pub struct Call {
     pub category: Category,
     /// Whether it counts.
     pub counted: bool,
+    /// Hash of the request that a proxy asked about, if the call has one: a request counts once within a minute.
+    pub request: Option<Uuid>,
     /// The bytes of its row among the batch's.
     pub tuple: Range<usize>,
 }

@@ -288,6 +288,7 @@ impl Parsed {
             response_time_ms: called.response_time_ms,
             category: called.category,
             counted: called.counted,
+            request: called.request,
             tuple: start..self.tuples.len(),
         })
     }

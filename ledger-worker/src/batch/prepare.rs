@@ -11,6 +11,7 @@ use store::projection::completions::Completion;
 use store::projection::dead_letters::DeadLetter;
 use store::projection::own_calls::OwnCallsRow;
 use store::projection::rejections::Rejection;
+use store::projection::requests::RequestClaim;
 use store::projection::subscriptions::PlanChange;
 use store::projection::thresholds::Crossing;
 use store::projection::usage_rows::CopyBuffer;
@@ -26,6 +27,8 @@ use super::parse::Parsed;
 pub struct Exclude {
     /// Claims of earlier events.
     pub claims: HashSet<Uuid>,
+    /// Requests that were claimed before, and the times of their last calls.
+    pub requests: HashMap<Uuid, DateTime<Utc>>,
     /// Stored calls, by id and time.
     pub rows: HashSet<(Uuid, DateTime<Utc>)>,
     /// Months that were closed before these items: what a statement lists is not reset any more.
@@ -47,6 +50,8 @@ pub struct Segment {
 pub struct Prepared {
     /// Claims, sorted by id.
     pub claims: Vec<Claim>,
+    /// Requests with their last calls, sorted by hash.
+    pub requests: Vec<RequestClaim>,
     /// Rows by month.
     pub rows: BTreeMap<Month, CopyBuffer>,
     /// Ids and times of the rows.
@@ -117,6 +122,7 @@ struct Builder<'a> {
     parsed: &'a Parsed,
     exclude: &'a Exclude,
     seen: HashSet<(Uuid, i64)>,
+    requests: HashMap<Uuid, RequestClaim>,
     calls: Vec<&'a Call>,
     summaries: HashMap<(UserId, Month), summaries::Delta>,
     hourly: HashMap<rollups::Group, rollups::Delta>,
@@ -129,6 +135,7 @@ impl<'a> Builder<'a> {
             parsed,
             exclude,
             seen: HashSet::with_capacity(items),
+            requests: HashMap::new(),
             calls: Vec::with_capacity(items),
             summaries: HashMap::new(),
             hourly: HashMap::new(),
@@ -150,7 +157,7 @@ impl<'a> Builder<'a> {
         } else {
             !self.exclude.rows.is_empty() && self.exclude.rows.contains(&(call.id, call.created_at))
         };
-        if excluded || !self.seen.insert(call.dedup_key()) {
+        if excluded || !self.seen.insert(call.dedup_key()) || !self.claim_request(call) {
             return;
         }
         if call.claimed {
@@ -171,6 +178,19 @@ impl<'a> Builder<'a> {
             count(delta, call.category, i64::from(call.units), call.response_time_ms.map(i64::from));
             delta.last_updated = delta.last_updated.max(call.created_at);
         }
+    }
+
+    /// Claims the call's request, if it has one; `false` when another call of the same request was before it.
+    fn claim_request(&mut self, call: &Call) -> bool {
+        let Some(request) = call.request else { return true };
+        let claimed = self.requests.get(&request).map(|claim| claim.created_at);
+        let claimed = claimed.or_else(|| self.exclude.requests.get(&request).copied());
+        if claimed.is_some_and(|at| events::is_same_request(at, call.created_at)) {
+            return false;
+        }
+        let (created_at, call_id, log_seq) = (call.created_at, call.id, call.position.seq);
+        self.requests.insert(request, RequestClaim { request, created_at, call_id, log_seq });
+        true
     }
 
     fn command(&mut self, command: &Command) {
@@ -221,6 +241,8 @@ impl<'a> Builder<'a> {
                 .push(self.parsed.tuple(call));
         }
         prepared.claims.sort_unstable();
+        prepared.requests = self.requests.into_values().collect();
+        prepared.requests.sort_unstable_by_key(|claim| claim.request);
         prepared.summaries = self.summaries.into_iter().collect();
         prepared.summaries.sort_unstable_by_key(|(key, _)| *key);
         prepared.hourly = self.hourly.into_iter().collect();

@@ -77,6 +77,11 @@ impl<V> Recent<V> {
         }
     }
 
+    /// Puts it in, whatever was there.
+    pub(super) fn put(&mut self, id: u128, value: V) {
+        self.young.insert(id, value);
+    }
+
     pub(super) fn get_mut(&mut self, id: u128) -> Option<&mut V> {
         self.young.get_mut(&id).or_else(|| self.old.get_mut(&id))
     }
@@ -99,5 +104,8 @@ mod tests {
         recent.advance(start + TimeDelta::minutes(130));
         assert_eq!(recent.get_mut(7), None);
         assert!(recent.insert(7, 'c'));
+        recent.advance(start + TimeDelta::minutes(200));
+        recent.put(7, 'd');
+        assert_eq!(recent.get_mut(7), Some(&mut 'd'), "the newest counts");
     }
 }

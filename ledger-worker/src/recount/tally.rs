@@ -1,8 +1,8 @@
 //! Counting the log in memory, as the projector counts it into the tables.
 //!
 //! Memory: an entry for every user's month and hour with calls; 17 to 40 bytes for every id that a client chose, for
-//! ever; as much for every call of our own of the last two days, and some 100 bytes for one whose end is not known yet,
-//! of the last four hours.
+//! ever; as much for every call of our own of the last two days, and for every request of a proxy's of the last two
+//! hours; some 100 bytes for a call whose end is not known yet, of the last four hours.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -21,6 +21,8 @@ use super::recent::{IdMap, IdSet, Recent};
 const OWN_IDS_PERIOD: TimeDelta = TimeDelta::hours(25);
 /// Time for which a call is remembered until it ends. It can be completed for an hour.
 const OPEN_CALLS_PERIOD: TimeDelta = TimeDelta::hours(2);
+/// Time for which a proxy's request is remembered. Its calls come within minutes of each other.
+const REQUESTS_PERIOD: TimeDelta = TimeDelta::hours(1);
 const HOUR_US: i64 = 3_600_000_000;
 const CATEGORIES: [Category; 3] = [Category::Analyze, Category::Auth, Category::Other];
 /// The last 48 bits of an id.
@@ -37,6 +39,8 @@ pub(crate) struct Tally {
     hours: IdMap<u64, Bucket>,
     claims: IdSet<u128>,
     own_ids: Recent<()>,
+    /// Times of the last calls of proxies' requests.
+    requests: Recent<DateTime<Utc>>,
     open_calls: Recent<OpenCall>,
     closed: BTreeSet<Month>,
     unmatched: Vec<Unmatched>,
@@ -105,6 +109,7 @@ impl Tally {
             hours: IdMap::default(),
             claims: IdSet::default(),
             own_ids: Recent::new(OWN_IDS_PERIOD),
+            requests: Recent::new(REQUESTS_PERIOD),
             open_calls: Recent::new(OPEN_CALLS_PERIOD),
             closed: BTreeSet::new(),
             unmatched: Vec::new(),
@@ -153,6 +158,7 @@ impl Tally {
     /// Counts a frame. What can't be decoded is a dead letter and counts nothing.
     pub(crate) fn frame(&mut self, frame: &RawFrame) {
         self.own_ids.advance(frame.time);
+        self.requests.advance(frame.time);
         self.open_calls.advance(frame.time);
         let Ok(events) = events::decode_batch(&frame.body) else { return };
         let mut raw = Vec::new();
@@ -255,7 +261,7 @@ impl Tally {
         let time_us = event.time.timestamp_micros();
         let own = !events::needs_claim(&event.source);
         let new = if own { self.own_ids.insert(with_time(id, time_us), ()) } else { self.claims.insert(id) };
-        if !new {
+        if !new || called.request.is_some_and(|request| !self.is_another_request(request, event.time)) {
             return;
         }
         let owner = self.owner(user);
@@ -285,6 +291,16 @@ impl Tally {
             sums.add(1, category, called.units, called.response_time_ms);
             sums.last_updated = sums.last_updated.max(event.time);
         }
+    }
+
+    /// Whether no call of this request was within a minute of this time; the call is the request's last one then.
+    fn is_another_request(&mut self, request: Uuid, at: DateTime<Utc>) -> bool {
+        let last = self.requests.get_mut(request.as_u128());
+        let is_another = last.is_none_or(|last| (at - *last).abs() >= TimeDelta::minutes(1));
+        if is_another {
+            self.requests.put(request.as_u128(), at);
+        }
+        is_another
     }
 
     fn complete(&mut self, position: Position, user: UserId, at: DateTime<Utc>, completed: &CallCompleted) {

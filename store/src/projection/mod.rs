@@ -13,6 +13,7 @@ pub mod periods;
 pub mod personal_tables;
 pub mod producers;
 pub mod rejections;
+pub mod requests;
 pub mod rollups;
 pub mod savepoint;
 pub mod subscriptions;

@@ -61,7 +61,7 @@ pub fn encode(row: &UsageRow<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&COLUMN_COUNT.to_be_bytes());
     put(out, row.id.as_bytes());
     put(out, row.user.get().as_bytes());
-    put(out, &(row.created_at.timestamp_micros() - POSTGRES_EPOCH_US).to_be_bytes());
+    put(out, &time_to_column(row.created_at).to_be_bytes());
     put(out, &log_seq.to_be_bytes());
     put(out, &log_idx.to_be_bytes());
     put(out, &row.units.cast_signed().to_be_bytes());
@@ -151,6 +151,11 @@ pub(crate) async fn copy_into(
     copy.send(buffer).await?;
     copy.send(TRAILER.as_slice()).await?;
     Ok(copy.finish().await?)
+}
+
+/// A time in COPY's binary format.
+pub(crate) fn time_to_column(at: DateTime<Utc>) -> i64 {
+    at.timestamp_micros() - POSTGRES_EPOCH_US
 }
 
 /// The header with which a buffer of COPY's binary format begins.

@@ -10,6 +10,7 @@ pub mod health;
 pub mod history;
 pub mod limit_inputs;
 pub mod plans;
+pub mod requests;
 pub mod statements;
 pub mod stats;
 pub mod stored_tokens;
