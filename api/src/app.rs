@@ -25,7 +25,7 @@ use crate::http::throttle::{self, Throttle};
 use crate::ingest::{Ingest, Intake};
 use crate::limits::{Limits, LimitsParts};
 use crate::metering::sealer::Sealer;
-use crate::metering::{Metering, Outcomes, OwnCalls};
+use crate::metering::{Metering, Outcomes, OwnCalls, Requests};
 use crate::operations::{Health, metrics};
 use crate::plans::{LastChange, Plans};
 use crate::router::router;
@@ -276,6 +276,9 @@ impl Base {
     }
 
     fn metering(&self, limits: &Limits, sealer: &Sealer) -> Metering {
+        if self.config.forward_auth.id_header.is_some() && self.config.trusted_proxies.is_empty() {
+            tracing::warn!("FORWARD_AUTH_ID_HEADER is set and nobody is believed: set TRUSTED_PROXIES");
+        }
         Metering::new(metering::Parts {
             rules: self.config.rules.clone(),
             enforcement: self.config.enforcement,
@@ -284,6 +287,9 @@ impl Base {
             projections: self.projections.clone(),
             writer: self.writer.clone(),
             outcomes: Outcomes::default(),
+            forward_auth: self.config.forward_auth.clone(),
+            proxies: self.config.trusted_proxies.clone(),
+            requests: Requests::new(self.clock.now()),
         })
     }
 

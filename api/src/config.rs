@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use axum::http::{HeaderName, header};
 use data_keys::KeyConfig;
 use ipnet::IpNet;
-use ledger::{Clock, Rules};
+use ledger::{Clock, EncodedSlash, Rules};
 use nats::Connection;
 use outbound::providers::{ProviderUrls, UrlRefused};
 use secrecy::SecretString;
@@ -18,6 +19,16 @@ use crate::http::serve::Bounds;
 
 /// Fewer bytes of secret than HS256's hash has would make the secret the weakest part (RFC 7518 §3.2).
 const MIN_SECRET_BYTES: usize = 32;
+
+/// Headers that a proxy passes on from the client, so that none of them can be its own id of a request.
+const NO_IDS: [HeaderName; 6] = [
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::HOST,
+    header::USER_AGENT,
+    header::CONTENT_LENGTH,
+    HeaderName::from_static("x-forwarded-for"),
+];
 
 /// Everything that [`crate::run`] needs. The variable behind a field is named in its documentation.
 #[derive(Clone)]
@@ -63,6 +74,8 @@ pub struct ApiConfig {
     pub trusted_proxies: TrustedProxies,
     /// `MAX_CONNECTIONS`: connections of clients at a time.
     pub max_connections: usize,
+    /// What proxies that ask before they pass a request on may say, and what they pass.
+    pub forward_auth: ForwardAuth,
     /// `CORS_ALLOWED_ORIGINS`.
     pub cors_allowed_origins: Vec<String>,
     /// The ledger's clock (`CLOCK_OFFSET_MS`).
@@ -80,6 +93,25 @@ pub struct LogSettings {
     pub replicas: usize,
     /// `ALLOW_UNSAFE_LOG`, `--allow-unsafe-log`: start although the log's settings do not hold what is promised.
     pub allow_unsafe: bool,
+}
+
+/// Settings of what proxies ask.
+#[derive(Clone, Debug, Default)]
+pub struct ForwardAuth {
+    /// `FORWARD_AUTH_ID_HEADER`: the header in which trusted proxies name a request, if they do.
+    pub id_header: Option<HeaderName>,
+    /// `FORWARD_AUTH_PREFLIGHT`.
+    pub preflight: Preflight,
+}
+
+/// Treatment of a CORS preflight about which a proxy asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preflight {
+    /// It is a request like any other.
+    #[default]
+    Check,
+    /// It passes unrecorded, if it has neither credentials nor a body.
+    Pass,
 }
 
 /// Treatment of a call beyond a limit.
@@ -153,7 +185,11 @@ impl ApiConfig {
             max_unprojected: vars.parsed("MAX_UNPROJECTED", "a number of units")?.unwrap_or(1_000_000),
             upgrade_url: vars.parsed("UPGRADE_URL", "an absolute URL")?,
             providers: ProviderUrls::read(&get)?,
-            rules,
+            rules: rules.with_encoded_slash(vars.encoded_slash()?),
+            forward_auth: ForwardAuth {
+                id_header: vars.id_header()?,
+                preflight: vars.parsed("FORWARD_AUTH_PREFLIGHT", "check or pass")?.unwrap_or_default(),
+            },
             trusted_proxies: TrustedProxies::new(
                 vars.list::<IpNet>("TRUSTED_PROXIES", "networks like 10.0.0.0/8, comma-separated")?,
             ),
@@ -174,6 +210,12 @@ impl ApiConfig {
             ..Bounds::default()
         }
     }
+}
+
+/// Reads `ENCODED_SLASH` alone: what reading a file of rules needs.
+pub fn encoded_slash(get: &dyn Fn(&str) -> Option<String>) -> Result<EncodedSlash, ConfigError> {
+    let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
+    Vars(&get).encoded_slash()
 }
 
 impl LogSettings {
@@ -249,6 +291,24 @@ impl Vars<'_> {
                 item.parse().map_err(|_| ConfigError::Invalid { variable, reason })
             })
             .collect()
+    }
+
+    fn encoded_slash(&self) -> Result<EncodedSlash, ConfigError> {
+        Ok(self.parsed("ENCODED_SLASH", "refuse or keep")?.unwrap_or_default())
+    }
+
+    fn id_header(&self) -> Result<Option<HeaderName>, ConfigError> {
+        const VARIABLE: &str = "FORWARD_AUTH_ID_HEADER";
+        let name = self.parsed(VARIABLE, "the name of a header, like X-Ledger-Request-Id")?;
+        match name {
+            Some(name) if NO_IDS.contains(&name) => Err(ConfigError::Invalid {
+                variable: VARIABLE,
+                reason: "that header has another meaning; use one that the proxy makes for this, like \
+                         X-Ledger-Request-Id"
+                    .into(),
+            }),
+            name => Ok(name),
+        }
     }
 
     /// Origins as browsers write them: scheme, host, port, nothing else.
@@ -358,6 +418,18 @@ impl FromStr for Enforcement {
     }
 }
 
+impl FromStr for Preflight {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "check" => Ok(Self::Check),
+            "pass" => Ok(Self::Pass),
+            _ => Err(()),
+        }
+    }
+}
+
 impl FromStr for LimitFailureMode {
     type Err = ();
 
@@ -380,6 +452,37 @@ mod tests {
             "NATS_REPLICAS" => Some(replicas.to_owned()),
             _ => None,
         })
+    }
+
+    fn read_api(name: &str, value: &str) -> Result<ApiConfig, ConfigError> {
+        let get = |asked: &str| match asked {
+            "DATABASE_URL" => Some("postgres://localhost/ledger".to_owned()),
+            "NATS_URL" => Some("nats://log:4222".to_owned()),
+            "JWT_SECRET" => Some("x".repeat(32)),
+            _ => (asked == name).then(|| value.to_owned()),
+        };
+        ApiConfig::read(&get, Rules::default(), Clock::system())
+    }
+
+    #[test]
+    fn what_proxies_may_say_is_read_or_refused_with_what_would_be_right() {
+        let config = read_api("FORWARD_AUTH_ID_HEADER", "X-Ledger-Request-Id").unwrap();
+        assert_eq!(config.forward_auth.id_header.unwrap(), "x-ledger-request-id");
+        assert_eq!(config.forward_auth.preflight, Preflight::Check);
+        let config = read_api("FORWARD_AUTH_PREFLIGHT", "pass").unwrap();
+        assert_eq!((config.forward_auth.preflight, config.forward_auth.id_header), (Preflight::Pass, None));
+        let kept = read_api("ENCODED_SLASH", "keep").unwrap();
+        assert_eq!(kept.rules.endpoint("/a%2fb").unwrap().as_str(), "/a%2Fb");
+        for (name, value, says) in [
+            ("FORWARD_AUTH_ID_HEADER", "X Id", "it must be the name of a header"),
+            ("FORWARD_AUTH_ID_HEADER", "Authorization", "another meaning"),
+            ("FORWARD_AUTH_ID_HEADER", "x-forwarded-for", "another meaning"),
+            ("FORWARD_AUTH_PREFLIGHT", "true", "it must be check or pass"),
+            ("ENCODED_SLASH", "decode", "it must be refuse or keep"),
+        ] {
+            let error = read_api(name, value).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.starts_with(&format!("{name} cannot be used")) && error.contains(says), "{error}");
+        }
     }
 
     #[test]

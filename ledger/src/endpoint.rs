@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::path::{self, PathError};
+use crate::path::{self, EncodedSlash, PathError};
 use crate::text::{self, Invalid};
 
 /// The endpoint of a call as it is recorded: a normalised path, or a name that a rule or an event's type gave.
@@ -22,8 +22,8 @@ impl Endpoint {
     ///
     /// # Errors
     /// See [`PathError`].
-    pub fn from_path(raw: &str) -> Result<Self, PathError> {
-        path::normalise(raw).map(Self)
+    pub fn from_path(raw: &str, slashes: EncodedSlash) -> Result<Self, PathError> {
+        path::normalise(raw, slashes).map(Self)
     }
 
     /// The endpoint of an event that names no path: `event:<type>`. No path rule ever matches it, since a path

@@ -23,7 +23,7 @@ pub use forecast::{Forecast, forecast};
 pub use ids::{ExternalId, IdSource, UserId, UserRef, derived_id};
 pub use limit::{Decision, Limits, Percentage, Status, Used};
 pub use month::Month;
-pub use path::PathError;
+pub use path::{EncodedSlash, PathError};
 pub use plan::{Currency, Money, Plan, PlanName};
 pub use rules::{Classified, Rules, RulesError};
 pub use text::Invalid;

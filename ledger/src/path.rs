@@ -4,11 +4,34 @@
 //! `/b`. What servers read in different ways is refused rather than guessed at.
 
 use std::borrow::Cow;
+use std::str::FromStr;
 
 use crate::text::{self, Invalid};
 
 /// The longest path, in bytes, after normalisation.
 pub(crate) const MAX_BYTES: usize = 2_048;
+
+/// Treatment of an escaped slash (`%2F`), of which some servers make a slash and others a character (`ENCODED_SLASH`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EncodedSlash {
+    /// The path is refused.
+    #[default]
+    Refuse,
+    /// It is an ordinary character of its segment and never decoded, as GitLab and npm have it.
+    Keep,
+}
+
+impl FromStr for EncodedSlash {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "keep" => Ok(Self::Keep),
+            _ => Err(Invalid::new("invalid", "an escaped slash is treated by refuse or keep")),
+        }
+    }
+}
 
 /// Why a path is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +52,9 @@ pub enum PathError {
     /// It holds an escaped slash: some servers take it for a slash.
     #[error("a path must not contain %2f")]
     EncodedSlash,
+    /// It holds a fragment's sign as it is: no client sends one, and servers either cut there or take it for a character.
+    #[error("a path must not contain #: escape it as %23")]
+    Fragment,
     /// A percent sign is not followed by two hexadecimal digits.
     #[error("a percent sign in a path must be followed by two hexadecimal digits")]
     InvalidEscape,
@@ -38,6 +64,9 @@ pub enum PathError {
     /// A dot segment has parameters (`..;x`): servers that drop parameters first walk up, others do not.
     #[error("a dot segment in a path must not have parameters")]
     DotSegmentWithParameters,
+    /// A dot segment stands beside a kept `%2F` (`a%2F..%2Fb`): servers that decode first walk up.
+    #[error("a path must not contain a dot segment beside %2f")]
+    DotSegmentBesideEncodedSlash,
 }
 
 impl PathError {
@@ -49,9 +78,11 @@ impl PathError {
             Self::ControlCharacter => "invalid_characters",
             Self::Backslash => "backslash_in_path",
             Self::EncodedSlash => "encoded_slash_in_path",
+            Self::Fragment => "fragment_in_path",
             Self::InvalidEscape => "invalid_escape",
             Self::OverlongEncoding => "overlong_encoding",
             Self::DotSegmentWithParameters => "dot_segment_with_parameters",
+            Self::DotSegmentBesideEncodedSlash => "dot_segment_beside_encoded_slash",
         }
     }
 }
@@ -62,28 +93,31 @@ impl From<PathError> for Invalid {
     }
 }
 
-/// Normalises the target of a request: cuts query and fragment, takes the path of an absolute URI, merges slashes,
-/// removes dot segments, decodes escapes of unreserved characters, escapes what must be, writes escapes in capitals.
+/// Normalises the target of a request: cuts the query, takes the path of an absolute URI, merges slashes, removes dot
+/// segments, decodes escapes of unreserved characters, escapes what must be, writes escapes in capitals.
 /// Normalising twice changes nothing. `*` (of `OPTIONS *`) stays as it is.
 ///
 /// # Errors
 /// See [`PathError`].
-pub fn normalise(target: &str) -> Result<String, PathError> {
+pub fn normalise(target: &str, slashes: EncodedSlash) -> Result<String, PathError> {
     if target == "*" {
         return Ok(target.to_owned());
     }
     let from_path = if target.starts_with('/') { target } else { without_authority(target)? };
-    let path = from_path.split(['?', '#']).next().unwrap_or_default();
+    let path = from_path.split('?').next().unwrap_or_default();
     let path = if path.is_empty() { "/" } else { path };
-    let normal = if is_normal(path.as_bytes()) { path.to_owned() } else { rewrite(path)? };
+    let normal = if is_normal(path.as_bytes()) { path.to_owned() } else { rewrite(path, slashes)? };
     if normal.len() > MAX_BYTES {
         return Err(PathError::TooLong);
     }
     Ok(normal)
 }
 
+/// Byte that stands in a key for an escaped slash, which is no slash: no path holds this one, escaped or not.
+const ENCODED_SLASH: u8 = 0;
+
 /// Form of a normalised path that rules are matched against: without segment parameters (`;x`) and with all escapes
-/// decoded once, as routers see it. Not for display.
+/// decoded once, as routers see it, but for a kept `%2F`. Not for display.
 pub fn match_key(endpoint: &str) -> Cow<'_, [u8]> {
     let bytes = endpoint.as_bytes();
     if !endpoint.starts_with('/') || !bytes.iter().any(|byte| matches!(byte, b'%' | b';')) {
@@ -95,10 +129,30 @@ pub fn match_key(endpoint: &str) -> Cow<'_, [u8]> {
         let name = segment.split(|&byte| byte == b';').next().unwrap_or_default();
         if !name.is_empty() || segments.peek().is_none() {
             key.push(b'/');
-            key.extend(percent_encoding::percent_decode(name));
+            let decoded = percent_encoding::percent_decode(name);
+            // Only an escape decodes to a slash: the segments were cut at the others.
+            key.extend(decoded.map(|byte| if byte == b'/' { ENCODED_SLASH } else { byte }));
         }
     }
     Cow::Owned(key)
+}
+
+/// The key as whoever ignores case sees it. ASCII letters stay as they are, for they are compared without regard to
+/// case; other letters become those that they are the capital or small form of, in whatever way (`ſ` is an `s`).
+pub(crate) fn fold(key: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    if key.is_ascii() {
+        return key;
+    }
+    let mut folded = Vec::with_capacity(key.len());
+    for chunk in key.utf8_chunks() {
+        let folding = chunk.valid().chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase);
+        let mut buffer = [0; 4];
+        for letter in folding {
+            folded.extend_from_slice(letter.encode_utf8(&mut buffer).as_bytes());
+        }
+        folded.extend_from_slice(chunk.invalid());
+    }
+    Cow::Owned(folded)
 }
 
 fn without_authority(target: &str) -> Result<&str, PathError> {
@@ -106,10 +160,13 @@ fn without_authority(target: &str) -> Result<&str, PathError> {
     if !["http", "https", "ws", "wss"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
         return Err(PathError::NotAPath);
     }
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     if authority.is_empty() {
         return Err(PathError::NotAPath);
+    }
+    if authority.contains('#') {
+        return Err(PathError::Fragment);
     }
     if authority.contains('\\') {
         return Err(PathError::Backslash);
@@ -146,11 +203,11 @@ fn is_normal(path: &[u8]) -> bool {
     true
 }
 
-fn rewrite(path: &str) -> Result<String, PathError> {
+fn rewrite(path: &str, slashes: EncodedSlash) -> Result<String, PathError> {
     let mut segments: Vec<String> = Vec::new();
     let mut ends_with_slash = false;
     for raw in path.split('/').skip(1) {
-        let segment = rewrite_segment(raw)?;
+        let segment = rewrite_segment(raw, slashes)?;
         ends_with_slash = matches!(segment.as_str(), "" | "." | "..");
         match segment.as_str() {
             "" | "." => {}
@@ -171,7 +228,7 @@ fn rewrite(path: &str) -> Result<String, PathError> {
     Ok(normal)
 }
 
-fn rewrite_segment(raw: &str) -> Result<String, PathError> {
+fn rewrite_segment(raw: &str, slashes: EncodedSlash) -> Result<String, PathError> {
     if raw.chars().any(text::is_forbidden) {
         return Err(PathError::ControlCharacter);
     }
@@ -182,9 +239,10 @@ fn rewrite_segment(raw: &str) -> Result<String, PathError> {
             b'%' => {
                 let high = bytes.next().and_then(hex_digit).ok_or(PathError::InvalidEscape)?;
                 let low = bytes.next().and_then(hex_digit).ok_or(PathError::InvalidEscape)?;
-                push_escaped(&mut segment, high * 16 + low)?;
+                push_escaped(&mut segment, high * 16 + low, slashes)?;
             }
             b'\\' => return Err(PathError::Backslash),
+            b'#' => return Err(PathError::Fragment),
             _ if is_pchar(byte) => segment.push(char::from(byte)),
             _ => push_escape(&mut segment, byte),
         }
@@ -193,9 +251,9 @@ fn rewrite_segment(raw: &str) -> Result<String, PathError> {
     Ok(segment)
 }
 
-fn push_escaped(segment: &mut String, byte: u8) -> Result<(), PathError> {
+fn push_escaped(segment: &mut String, byte: u8, slashes: EncodedSlash) -> Result<(), PathError> {
     match byte {
-        b'/' => return Err(PathError::EncodedSlash),
+        b'/' if slashes == EncodedSlash::Refuse => return Err(PathError::EncodedSlash),
         b'\\' => return Err(PathError::Backslash),
         b'\t' => push_escape(segment, byte),
         _ if byte.is_ascii_control() => return Err(PathError::ControlCharacter),
@@ -220,6 +278,12 @@ fn refuse_ambiguous(segment: &str) -> Result<(), PathError> {
     let parameters = [segment.find(';'), segment.find("%3B")].into_iter().flatten().min();
     if parameters.is_some_and(|at| matches!(&segment[..at], "." | "..")) {
         return Err(PathError::DotSegmentWithParameters);
+    }
+    if segment.contains("%2F") {
+        let parts = segment.split("%2F").map(|part| part.split(';').next().unwrap_or_default());
+        if parts.into_iter().any(|part| matches!(part, "." | "..")) {
+            return Err(PathError::DotSegmentBesideEncodedSlash);
+        }
     }
     if segment.contains('%') {
         let decoded: Vec<u8> = percent_encoding::percent_decode_str(segment).collect();

@@ -1,9 +1,11 @@
 //! Rules that say what a call is counted as. Applied once, at admission or ingest; the event carries the result.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 
 use crate::endpoint::{Endpoint, Method};
-use crate::path::{self, PathError};
+use crate::path::{self, EncodedSlash, PathError};
 use crate::text::Invalid;
 use crate::usage::{Category, StatusCode, Units};
 
@@ -11,6 +13,15 @@ use crate::usage::{Category, StatusCode, Units};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     rules: Vec<Rule>,
+    case: Case,
+    slashes: EncodedSlash,
+}
+
+/// Comparison of letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Case {
+    Ignored,
+    Sensitive,
 }
 
 /// Classification of a call: what it is counted as.
@@ -38,7 +49,7 @@ struct Rule {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pattern {
-    // As [`path::match_key`] gives it.
+    // As [`path::match_key`] gives it, folded where case is ignored.
     key: Vec<u8>,
     is_prefix: bool,
 }
@@ -84,6 +95,8 @@ pub enum RulesError {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    #[serde(default)]
+    case_sensitive: bool,
     #[serde(default, rename = "rule")]
     rules: Vec<RuleEntry>,
 }
@@ -110,14 +123,20 @@ impl Default for Rules {
             counted: true,
             endpoint: None,
         };
-        Self { rules: vec![rule("/api/analyze", Category::Analyze), rule("/api/auth/", Category::Auth)] }
+        Self {
+            rules: vec![rule("/api/analyze", Category::Analyze), rule("/api/auth/", Category::Auth)],
+            case: Case::Ignored,
+            slashes: EncodedSlash::default(),
+        }
     }
 }
 
 impl Rules {
-    /// Reads rules from TOML:
+    /// Reads rules from TOML, in whose paths an escaped slash is treated as in calls:
     ///
     /// ```toml
+    /// case_sensitive = false   # true: /api/Analyze is not /api/analyze, nor get GET
+    ///
     /// [[rule]]
     /// match = "/api/analyze*"  # a path, or with a star at the end all that begin so
     /// method = "POST"          # any method when left out
@@ -129,14 +148,31 @@ impl Rules {
     ///
     /// # Errors
     /// See [`RulesError`].
-    pub fn from_toml(text: &str) -> Result<Self, RulesError> {
+    pub fn from_toml(text: &str, slashes: EncodedSlash) -> Result<Self, RulesError> {
         let file: File = toml::from_str(text).map_err(|error| RulesError::Syntax(Box::new(error)))?;
-        let rules = file.rules.into_iter().zip(1..).map(|(entry, number)| Rule::new(entry, number));
-        Ok(Self { rules: rules.collect::<Result<_, _>>()? })
+        let case = if file.case_sensitive { Case::Sensitive } else { Case::Ignored };
+        let rules =
+            file.rules.into_iter().zip(1..).map(|(entry, number)| Rule::new(entry, number, case, slashes));
+        Ok(Self { rules: rules.collect::<Result<_, _>>()?, case, slashes })
+    }
+
+    /// The same rules for calls in whose paths an escaped slash is treated so.
+    #[must_use]
+    pub fn with_encoded_slash(self, slashes: EncodedSlash) -> Self {
+        Self { slashes, ..self }
+    }
+
+    /// The endpoint of a call with this path, normalised as these rules are to match it.
+    ///
+    /// # Errors
+    /// See [`PathError`].
+    pub fn endpoint(&self, path: &str) -> Result<Endpoint, PathError> {
+        Endpoint::from_path(path, self.slashes)
     }
 
     /// Classifies a call of this endpoint. A call that ended with a 5xx never counts. Without a matching rule it is
-    /// `other`, one unit.
+    /// `other`, one unit. The endpoint to record is the rule's name for it, else the path as it was called: whoever
+    /// ignores case and wants one name for all spellings gives it in the rule.
     pub fn classify(
         &self,
         endpoint: &Endpoint,
@@ -144,8 +180,8 @@ impl Rules {
         status: Option<StatusCode>,
     ) -> Classified {
         let succeeded = !status.is_some_and(StatusCode::is_server_error);
-        let key = path::match_key(endpoint.as_str());
-        match self.rules.iter().find(|rule| rule.matches(&key, method)) {
+        let key = self.case.key(endpoint.as_str());
+        match self.rules.iter().find(|rule| rule.matches(&key, method, self.case)) {
             Some(rule) => Classified {
                 category: rule.category,
                 counted: rule.counted && succeeded,
@@ -162,11 +198,29 @@ impl Rules {
     }
 }
 
+impl Case {
+    /// What rules compare of a normalised path.
+    fn key(self, endpoint: &str) -> Cow<'_, [u8]> {
+        let key = path::match_key(endpoint);
+        match self {
+            Self::Ignored => path::fold(key),
+            Self::Sensitive => key,
+        }
+    }
+
+    fn equal(self, left: &[u8], right: &[u8]) -> bool {
+        match self {
+            Self::Ignored => left.eq_ignore_ascii_case(right),
+            Self::Sensitive => left == right,
+        }
+    }
+}
+
 impl Rule {
-    fn new(entry: RuleEntry, number: usize) -> Result<Self, RulesError> {
+    fn new(entry: RuleEntry, number: usize, case: Case, slashes: EncodedSlash) -> Result<Self, RulesError> {
         let field = |field| move |source| RulesError::Field { number, field, source };
         Ok(Self {
-            pattern: Pattern::new(entry.r#match, number)?,
+            pattern: Pattern::new(entry.r#match, number, case, slashes)?,
             method: entry.method.map(Method::new).transpose().map_err(field("method"))?,
             category: entry.category.unwrap_or(Category::Other),
             units: entry.units.map(Units::new).transpose().map_err(field("units"))?.unwrap_or_default(),
@@ -175,29 +229,30 @@ impl Rule {
         })
     }
 
-    /// Methods are compared without regard to case: lenient servers take `post` for `POST`.
-    fn matches(&self, key: &[u8], method: Option<&Method>) -> bool {
+    fn matches(&self, key: &[u8], method: Option<&Method>, case: Case) -> bool {
         let method_matches = self.method.as_ref().is_none_or(|expected| {
-            method.is_some_and(|given| given.as_str().eq_ignore_ascii_case(expected.as_str()))
+            // Lenient servers take `post` for `POST`.
+            method.is_some_and(|given| case.equal(given.as_str().as_bytes(), expected.as_str().as_bytes()))
         });
-        method_matches && self.pattern.matches(key)
+        method_matches && self.pattern.matches(key, case)
     }
 }
 
 impl Pattern {
-    fn new(text: String, number: usize) -> Result<Self, RulesError> {
+    fn new(text: String, number: usize, case: Case, slashes: EncodedSlash) -> Result<Self, RulesError> {
         let (path, is_prefix) = text.strip_suffix('*').map_or((text.as_str(), false), |path| (path, true));
         if path.contains('*') {
             return Err(RulesError::Star { number, pattern: text });
         }
-        match path::normalise(path) {
-            Ok(path) => Ok(Self { key: path::match_key(&path).into_owned(), is_prefix }),
+        match path::normalise(path, slashes) {
+            Ok(path) => Ok(Self { key: case.key(&path).into_owned(), is_prefix }),
             Err(source) => Err(RulesError::Pattern { number, pattern: text, source }),
         }
     }
 
-    fn matches(&self, key: &[u8]) -> bool {
-        if self.is_prefix { key.starts_with(&self.key) } else { key == self.key }
+    fn matches(&self, key: &[u8], case: Case) -> bool {
+        let compared = if self.is_prefix { key.get(..self.key.len()) } else { Some(key) };
+        compared.is_some_and(|key| case.equal(key, &self.key))
     }
 }
 

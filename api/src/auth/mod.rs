@@ -133,6 +133,21 @@ impl Auth {
         Ok(user)
     }
 
+    /// [`Auth::resolve_living`], which with `AUTO_PROVISION` makes an account for a user whom nobody has heard of. No user
+    /// is made on another user's word.
+    pub async fn resolve_or_provision(
+        &self,
+        caller: &Principal,
+        named: Option<&str>,
+    ) -> Result<UserId, AuthError> {
+        if caller.role != Role::User
+            && let Some(user) = named.filter(|named| *named != "me").and_then(|named| named.parse().ok())
+        {
+            self.0.accounts.find_or_provision(&user).await?;
+        }
+        self.resolve_living(caller, named).await
+    }
+
     /// Checks the bearer token of a request that came from `address`.
     async fn verify(&self, headers: &HeaderMap, address: IpAddr) -> Result<Arc<Verified>, AuthError> {
         let Some(token) = bearer(headers) else {

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, header};
 use ipnet::IpNet;
 use ledger::text;
 
-/// Proxies whose `X-Forwarded-For` is believed (`TRUSTED_PROXIES`); nobody's by default.
+/// Proxies whose `X-Forwarded-For` and whose ids of requests are believed (`TRUSTED_PROXIES`); nobody's by default.
 #[derive(Clone, Debug, Default)]
 pub struct TrustedProxies(Arc<[IpNet]>);
 
@@ -18,6 +18,17 @@ impl TrustedProxies {
     /// Believes proxies in these networks.
     pub fn new(networks: Vec<IpNet>) -> Self {
         Self(networks.into())
+    }
+
+    /// Tells whether nobody is believed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Tells whether the peer of a request's connection is one of them.
+    pub(crate) fn contain_peer(&self, parts: &Parts) -> bool {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        peer.is_some_and(|ConnectInfo(peer)| self.contain(peer.ip().to_canonical()))
     }
 
     /// Tells whether this is one of them.

@@ -71,10 +71,11 @@ pub(super) struct Call<'a> {
     units: Option<Units>,
 }
 
-/// Accepts a draft at `now`.
+/// Accepts a draft at `now`; its path is normalised as the rules are to match it.
 pub(super) fn validate<'a>(
     draft: Draft<'a>,
     reporter: &Reporter,
+    rules: &Rules,
     now: DateTime<Utc>,
 ) -> Result<Call<'a>, FieldError> {
     check("/id", text::check_name("an id", &draft.id))?;
@@ -100,9 +101,7 @@ pub(super) fn validate<'a>(
     check_time(time, reporter.window, now)?;
     let call = draft.call;
     let endpoint = match &call.endpoint {
-        EndpointDraft::Path(path) => {
-            check("/data/endpoint", Endpoint::from_path(path).map_err(Invalid::from))?
-        }
+        EndpointDraft::Path(path) => check("/data/endpoint", rules.endpoint(path).map_err(Invalid::from))?,
         EndpointDraft::EventType(kind) => check("/type", Endpoint::for_event_type(kind))?,
     };
     Ok(Call {

@@ -87,7 +87,7 @@ impl Intake {
             match draft {
                 Ok(draft) => {
                     receipt.add(Some(draft.id.to_string()));
-                    match call::validate(draft, reporter, now) {
+                    match call::validate(draft, reporter, &parts.rules, now) {
                         Ok(call) => calls.push((index, call)),
                         Err(error) => receipt.reject(index, error),
                     }
@@ -109,8 +109,13 @@ impl Intake {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check(draft: Draft<'_>, reporter: &Reporter, now: DateTime<Utc>) -> Result<(), FieldError> {
-    call::validate(draft, reporter, now).map(drop)
+pub fn check(
+    draft: Draft<'_>,
+    reporter: &Reporter,
+    rules: &Rules,
+    now: DateTime<Utc>,
+) -> Result<(), FieldError> {
+    call::validate(draft, reporter, rules, now).map(drop)
 }
 
 impl Parts {

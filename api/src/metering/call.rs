@@ -26,6 +26,8 @@ pub(crate) struct MeteredCall {
     pub(crate) method: Option<Method>,
     /// The admission instant: it decides the month.
     pub(crate) at: DateTime<Utc>,
+    /// Hash of the request that a trusted proxy asked about, if it named it.
+    pub(crate) request: Option<Uuid>,
 }
 
 /// Fields that are recorded of a call beside those that admit it.
@@ -36,13 +38,16 @@ pub(crate) struct Particulars<'a> {
 }
 
 /// A call that is on disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Recorded {
     pub(crate) call_id: Uuid,
     pub(crate) seq: u64,
+    /// The admission instant.
+    pub(super) at: DateTime<Utc>,
+    pub(super) category: Category,
     /// Standing of the user with it; none when the call does not count.
     pub(crate) standing: Option<Standing>,
-    would_block: Option<ledger::Meter>,
+    pub(super) would_block: Option<ledger::Meter>,
 }
 
 /// Fate of a call that asked.
@@ -63,7 +68,7 @@ impl MeteredCall {
     ) -> Self {
         let mut classified = rules.classify(endpoint, method.as_ref(), None);
         classified.units = units.unwrap_or(classified.units);
-        Self { user, classified, method, at }
+        Self { user, classified, method, at, request: None }
     }
 
     /// The call as the limits see it.
@@ -93,8 +98,9 @@ impl MeteredCall {
         let (standing, would_block) = (admission.standing().cloned(), admission.would_block());
         let event = EncodedEvent::of(&self.event(call_id, key.as_deref(), particulars)?);
         let position = admission.record(&event)?.await?;
-        count(self.classified.category, self.classified.counted, 1);
-        Ok(Metered::Recorded(Recorded { call_id, seq: position.seq, standing, would_block }))
+        let Self { at, classified: Classified { category, counted, .. }, .. } = *self;
+        count(category, counted, 1);
+        Ok(Metered::Recorded(Recorded { call_id, seq: position.seq, at, category, standing, would_block }))
     }
 
     /// The user's data key. Without the database a call may have to pass all the same, and then nothing is recorded of
@@ -126,6 +132,7 @@ impl MeteredCall {
         call.units = self.classified.units.get();
         call.counted = self.classified.counted;
         call.actor = particulars.actor;
+        call.request = self.request;
         let mut event = Event::by_api(call_id, self.user, self.at, Body::ApiCalled(call));
         if let (Some(key), Body::ApiCalled(call)) = (key, &mut event.body) {
             call.personal = sealer::seal(key, &event.id, &particulars.personal)?;
@@ -136,9 +143,9 @@ impl MeteredCall {
 
 impl Recorded {
     /// Adds the usage headers of the answer.
-    pub(crate) fn append_headers(&self, headers: &mut HeaderMap, call: &MeteredCall) {
+    pub(crate) fn append_headers(&self, headers: &mut HeaderMap) {
         if let Some(standing) = &self.standing {
-            append_usage_headers(headers, standing, call.classified.category, call.at);
+            append_usage_headers(headers, standing, self.category, self.at);
         }
         if let Some(meter) = self.would_block {
             append_would_block(headers, meter);

@@ -5,7 +5,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use ledger::limit::{self, Percentage, Status};
-use ledger::{Endpoint, Meter, Method, PathError, Units, UserId};
+use ledger::{Meter, Method, PathError, Units, UserId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -90,6 +90,7 @@ struct MeterBody {
 /// Asks whether a call would be allowed
 ///
 /// 200 in both cases. With `record` an allowed call is also recorded, on disk before the answer, and answers `call_id`.
+/// A user whom nobody has heard of gets an account, where `AUTO_PROVISION` is on.
 #[utoipa::path(
     post, path = "/api/usage/check", tag = "usage",
     request_body = CheckRequest,
@@ -114,10 +115,11 @@ pub(super) async fn check(
     if body.ttl_seconds.is_some() {
         return Err(FieldError::at("/ttl_seconds", "not_supported", "it belongs to reserve").into());
     }
-    let endpoint = Endpoint::from_path(&body.endpoint).map_err(|error| path_problem("/endpoint", error))?;
-    let user = auth.resolve_living(&caller, body.user_id.as_deref()).await?;
+    let rules = &metering.0.rules;
+    let endpoint = rules.endpoint(&body.endpoint).map_err(|error| path_problem("/endpoint", error))?;
+    let user = auth.resolve_or_provision(&caller, body.user_id.as_deref()).await?;
     let now = metering.0.writer.now();
-    let call = MeteredCall::new(&metering.0.rules, user, &endpoint, body.method, body.units, now);
+    let call = MeteredCall::new(rules, user, &endpoint, body.method, body.units, now);
     if !body.record {
         return Ok(metering.preview(&call).await?);
     }
@@ -175,7 +177,7 @@ impl Metering {
                     Some(standing) => answer(&call, standing, None, Some(recorded.call_id)),
                     None => self.answer_as_it_stands(&call, recorded.call_id).await?,
                 };
-                recorded.append_headers(response.headers_mut(), &call);
+                recorded.append_headers(response.headers_mut());
                 Ok((self.0.writer.at(recorded.seq), response).into_response())
             }
         }

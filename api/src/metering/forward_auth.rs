@@ -11,46 +11,29 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use events::Personal;
+use ledger::Method;
 use ledger::ids::event_id_at;
-use ledger::{Endpoint, Method};
 use uuid::Uuid;
 
 use super::Metering;
 use super::call::{Metered, MeteredCall, Particulars, Recorded};
+use super::original::{Original, original, request_id};
 use crate::auth::{Auth, Principal};
+use crate::config::Preflight;
 use crate::http::client::user_agent;
 use crate::http::problem::{Code, FieldError, Problem, ProblemBody};
 
 pub(super) const PATH: &str = "/api/forward-auth";
 pub(super) const ENVOY_PATH: &str = "/api/forward-auth/envoy";
-const X_FORWARDED: Pair = Pair {
-    uri: HeaderName::from_static("x-forwarded-uri"),
-    method: HeaderName::from_static("x-forwarded-method"),
-};
-const X_ORIGINAL: Pair = Pair {
-    uri: HeaderName::from_static("x-original-uri"),
-    method: HeaderName::from_static("x-original-method"),
-};
 const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 const X_USAGE_CALL_ID: HeaderName = HeaderName::from_static("x-usage-call-id");
-
-/// Two headers in which a proxy says what it was asked for.
-struct Pair {
-    uri: HeaderName,
-    method: HeaderName,
-}
-
-/// The request that the proxy asks about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Original<'a> {
-    uri: &'a str,
-    method: &'a str,
-}
 
 /// Asks whether a request may pass, and records it
 ///
 /// The user comes from the bearer token, path and method from `X-Forwarded-Uri` and `X-Forwarded-Method`, or from
-/// `X-Original-URI` and `X-Original-Method`. An admitted call is on disk before the answer. Any method will do.
+/// `X-Original-URI` (or `X-Original-URL`) and `X-Original-Method`. An admitted call is on disk before the answer. Any
+/// method will do. A trusted proxy that names the request (`FORWARD_AUTH_ID_HEADER`) and asks again within a minute, ten
+/// times at most, hears the same answer, and the call counts once.
 #[utoipa::path(
     get, path = "/api/forward-auth", tag = "proxies",
     params(
@@ -58,6 +41,7 @@ struct Original<'a> {
         ("X-Forwarded-Uri" = Option<String>, Header, description = "Path and query of the request (Traefik)"),
         ("X-Forwarded-Method" = Option<String>, Header, description = "Its method"),
         ("X-Original-URI" = Option<String>, Header, description = "Path and query of the request (nginx)"),
+        ("X-Original-URL" = Option<String>, Header, description = "Absolute URL of the request (ingress-nginx)"),
         ("X-Original-Method" = Option<String>, Header, description = "Its method"),
     ),
     responses(
@@ -110,7 +94,7 @@ pub(super) async fn envoy(
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let uri = target.strip_prefix(ENVOY_PATH).filter(|uri| uri.starts_with('/')).unwrap_or("/");
     let deny = StatusCode::TOO_MANY_REQUESTS;
-    let original = Original { uri, method: parts.method.as_str() };
+    let original = Original { uri: uri.into(), method: parts.method.as_str() };
     Question { auth: &auth, metering: &metering, parts: &parts, deny }.answer(Ok(original)).await
 }
 
@@ -142,11 +126,16 @@ fn as_denied(problem: Problem, deny: StatusCode) -> Problem {
     }
 }
 
-/// A browser sends it without credentials, and it calls nothing.
+/// A browser sends it without credentials and without a body, and it calls nothing. Whatever has either is a call that
+/// pretends to be one.
 fn is_preflight(original: &Original<'_>, headers: &HeaderMap) -> bool {
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0");
     original.method == HttpMethod::OPTIONS.as_str()
         && headers.contains_key(header::ORIGIN)
         && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+        && !headers.contains_key(header::AUTHORIZATION)
+        && !has_body
 }
 
 /// A proxy's question, and what answers it.
@@ -160,7 +149,8 @@ struct Question<'a> {
 
 impl Question<'_> {
     async fn answer(self, original: Result<Original<'_>, Problem>) -> Response {
-        if original.as_ref().is_ok_and(|original| is_preflight(original, &self.parts.headers)) {
+        let passes = self.metering.0.forward_auth.preflight == Preflight::Pass;
+        if passes && original.as_ref().is_ok_and(|original| is_preflight(original, &self.parts.headers)) {
             return StatusCode::NO_CONTENT.into_response();
         }
         match self.decide(original).await {
@@ -172,11 +162,14 @@ impl Question<'_> {
     async fn decide(&self, original: Result<Original<'_>, Problem>) -> Result<Response, Problem> {
         let principal = self.auth.authenticate(self.parts).await?;
         let original = original?;
-        let endpoint = Endpoint::from_path(original.uri)
+        let id = self.request_id()?;
+        let metering = &*self.metering.0;
+        let endpoint = metering
+            .rules
+            .endpoint(&original.uri)
             .map_err(|error| Problem::malformed(Code::MalformedUri, format!("{error}.")))?;
         let method = Method::new(original.method)
             .map_err(|error| Problem::malformed(Code::MalformedHeader, error.to_string()))?;
-        let metering = &*self.metering.0;
         let now = metering.writer.now();
         let call = MeteredCall::new(&metering.rules, principal.user_id, &endpoint, Some(method), None, now);
         let particulars = Particulars {
@@ -186,18 +179,31 @@ impl Question<'_> {
             ),
             actor: None,
         };
-        match call.record(&metering.limits, &metering.sealer, event_id_at(now), particulars).await? {
-            Metered::Recorded(recorded) => Ok(self.admitted(&call, &recorded)),
+        let metered = match id {
+            Some(id) => self.metering.record_once(call, &original, id, particulars).await?,
+            None => call.record(&metering.limits, &metering.sealer, event_id_at(now), particulars).await?,
+        };
+        match metered {
+            Metered::Recorded(recorded) => Ok(self.admitted(&principal, &recorded)),
             Metered::Refused(refusal) => Err(refusal.into_problem(self.deny)),
         }
     }
 
-    fn admitted(&self, call: &MeteredCall, recorded: &Recorded) -> Response {
+    /// The id by which a trusted proxy knows the request. Anybody else could choose one to have calls for nothing.
+    fn request_id(&self) -> Result<Option<&[u8]>, Problem> {
+        let metering = &self.metering.0;
+        match &metering.forward_auth.id_header {
+            Some(name) if metering.proxies.contain_peer(self.parts) => request_id(&self.parts.headers, name),
+            _ => Ok(None),
+        }
+    }
+
+    fn admitted(&self, principal: &Principal, recorded: &Recorded) -> Response {
         let mut response = StatusCode::NO_CONTENT.into_response();
         let headers = response.headers_mut();
         headers.reserve(16);
-        recorded.append_headers(headers, call);
-        headers.insert(X_USER_ID, uuid_value(call.user.get()));
+        recorded.append_headers(headers);
+        headers.insert(X_USER_ID, uuid_value(principal.user_id.get()));
         headers.insert(X_USAGE_CALL_ID, uuid_value(recorded.call_id));
         self.metering.0.writer.at(recorded.seq).insert_into(headers);
         response
@@ -208,43 +214,6 @@ fn uuid_value(id: Uuid) -> HeaderValue {
     let mut buffer = Uuid::encode_buffer();
     let text = id.hyphenated().encode_lower(&mut buffer);
     HeaderValue::from_str(text).expect("a UUID is hex digits and hyphens")
-}
-
-/// The request as the proxy names it, in one of the two pairs of headers.
-fn original(headers: &HeaderMap) -> Result<Original<'_>, Problem> {
-    match (pair(headers, &X_FORWARDED)?, pair(headers, &X_ORIGINAL)?) {
-        (Some(forwarded), Some(original)) if forwarded != original => {
-            Err(malformed("X-Forwarded-Uri and -Method say something else than X-Original-URI and -Method."))
-        }
-        (Some(original), _) | (None, Some(original)) => Ok(original),
-        (None, None) => Err(malformed(
-            "X-Forwarded-Uri and X-Forwarded-Method, or X-Original-URI and X-Original-Method, must be set by the proxy.",
-        )),
-    }
-}
-
-fn pair<'a>(headers: &'a HeaderMap, pair: &Pair) -> Result<Option<Original<'a>>, Problem> {
-    match (single(headers, &pair.uri)?, single(headers, &pair.method)?) {
-        (Some(uri), Some(method)) => Ok(Some(Original { uri, method })),
-        (None, None) => Ok(None),
-        _ => Err(malformed(&format!("{} and {} must be set together.", pair.uri, pair.method))),
-    }
-}
-
-/// A header's text; refused when it is there twice: whichever one is taken, the proxy may have meant the other.
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(malformed(&format!("{name} is there more than once.")));
-    }
-    let text =
-        std::str::from_utf8(value.as_bytes()).map_err(|_| malformed(&format!("{name} is not UTF-8.")))?;
-    Ok(Some(text))
-}
-
-fn malformed(detail: &str) -> Problem {
-    Problem::malformed(Code::MalformedHeader, detail)
 }
 
 /// The client's address, when a trusted proxy says it: the peer is only the proxy.

@@ -7,9 +7,11 @@ mod check;
 mod complete;
 mod error;
 mod forward_auth;
+mod original;
 mod outcomes;
 mod own_calls;
 mod parts;
+mod requests;
 pub mod sealer;
 
 pub(crate) use call::count;
@@ -18,6 +20,7 @@ pub(crate) use outcomes::Outcomes;
 pub(crate) use own_calls::{OwnCalls, track};
 pub use parts::Metering;
 pub(crate) use parts::Parts;
+pub(crate) use requests::Requests;
 
 use axum::extract::FromRef;
 use axum::routing::any;

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use ledger::Rules;
 
 use super::outcomes::Outcomes;
+use super::requests::Requests;
 use super::sealer::Sealer;
-use crate::config::Enforcement;
+use crate::config::{Enforcement, ForwardAuth};
 use crate::facts::{Projections, Writer};
+use crate::http::client::TrustedProxies;
 use crate::limits::Limits;
 
 /// Calls that ask to be admitted, recorded and completed. Cheap to clone.
@@ -30,6 +32,12 @@ pub(crate) struct Parts {
     pub(crate) writer: Writer,
     /// Completions of this process.
     pub(crate) outcomes: Outcomes,
+    /// What proxies may say, and what they pass.
+    pub(crate) forward_auth: ForwardAuth,
+    /// `TRUSTED_PROXIES`.
+    pub(crate) proxies: TrustedProxies,
+    /// Requests that trusted proxies asked about.
+    pub(crate) requests: Requests,
 }
 
 impl Metering {

@@ -76,7 +76,7 @@ pub(crate) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let source = arguments.source()?;
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
     if arguments.dry_run {
-        let target = Target::Nowhere(settings.clock()?);
+        let target = Target::Nowhere(settings.clock()?, settings.rules()?);
         let imported = import::run(source, target, &stop).await?;
         eprintln!("dry run: nothing was written");
         return finish(&imported);

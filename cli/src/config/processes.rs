@@ -92,9 +92,12 @@ impl Settings {
 
     /// Rules of what counts, and as what.
     pub(crate) fn rules(&self) -> Result<Rules> {
-        let Some(path) = self.get("RULES_FILE") else { return Ok(Rules::default()) };
+        let slashes = api::config::encoded_slash(&|name| self.get(name).map(str::to_owned))?;
+        let Some(path) = self.get("RULES_FILE") else {
+            return Ok(Rules::default().with_encoded_slash(slashes));
+        };
         let text = fs::read_to_string(path).with_context(|| format!("cannot read RULES_FILE {path}"))?;
-        Rules::from_toml(&text).with_context(|| format!("RULES_FILE {path} cannot be used"))
+        Rules::from_toml(&text, slashes).with_context(|| format!("RULES_FILE {path} cannot be used"))
     }
 }
 

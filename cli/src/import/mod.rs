@@ -17,7 +17,7 @@ mod tally;
 use std::io::BufRead;
 
 use api::ingest::ItemStatus;
-use ledger::Clock;
+use ledger::{Clock, Rules};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use call::UserFrom;
@@ -48,8 +48,8 @@ pub(crate) struct Source {
 pub(crate) enum Target<'a> {
     /// They go into the log.
     Log(&'a Sink),
-    /// They are counted only (`--dry-run`).
-    Nowhere(Clock),
+    /// They are counted only (`--dry-run`), at this time and under these rules.
+    Nowhere(Clock, Rules),
 }
 
 /// Result of an import.
@@ -102,9 +102,9 @@ async fn take(
 ) -> anyhow::Result<()> {
     let mut skipped = batch.skipped.clone();
     match target {
-        Target::Nowhere(clock) => {
+        Target::Nowhere(clock, rules) => {
             for numbered in &batch.calls {
-                match sink::check(numbered, clock) {
+                match sink::check(numbered, rules, clock) {
                     Ok(()) => imported.tally.add(numbered, true),
                     Err(error) => skipped.push((numbered.line, LineError::from(error))),
                 }

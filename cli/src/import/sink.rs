@@ -200,8 +200,12 @@ impl Sink {
 }
 
 /// Says of every call whether it would be accepted, without writing anything or asking anybody.
-pub(crate) fn check(numbered: &Numbered, clock: &Clock) -> Result<(), api::http::problem::FieldError> {
-    api::ingest::check(draft(numbered), &reporter(), clock.now())
+pub(crate) fn check(
+    numbered: &Numbered,
+    rules: &Rules,
+    clock: &Clock,
+) -> Result<(), api::http::problem::FieldError> {
+    api::ingest::check(draft(numbered), &reporter(), rules, clock.now())
 }
 
 /// An operator, who names the user of every call.

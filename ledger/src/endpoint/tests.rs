@@ -22,7 +22,7 @@ fn an_event_type_can_be_an_endpoint() {
 
 #[test]
 fn a_refused_path_has_a_code() {
-    let invalid = Invalid::from(Endpoint::from_path("/a%2fb").unwrap_err());
+    let invalid = Invalid::from(Endpoint::from_path("/a%2fb", EncodedSlash::Refuse).unwrap_err());
     assert_eq!(
         (invalid.code, invalid.detail.as_str()),
         ("encoded_slash_in_path", "a path must not contain %2f")

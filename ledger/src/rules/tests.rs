@@ -4,14 +4,18 @@ use std::error::Error;
 
 use super::*;
 
+fn from_toml(text: &str) -> Result<Rules, RulesError> {
+    Rules::from_toml(text, EncodedSlash::Refuse)
+}
+
 fn classify(rules: &Rules, method: Option<&str>, path: &str, status: Option<u64>) -> Classified {
     let method = method.map(|method| Method::new(method).unwrap());
     let status = status.map(|status| StatusCode::new(status).unwrap());
-    rules.classify(&Endpoint::from_path(path).unwrap(), method.as_ref(), status)
+    rules.classify(&rules.endpoint(path).unwrap(), method.as_ref(), status)
 }
 
 fn refusal(text: &str) -> String {
-    let error = Rules::from_toml(text).expect_err("these rules are wrong");
+    let error = from_toml(text).expect_err("these rules are wrong");
     let source = error.source().map(ToString::to_string).unwrap_or_default();
     format!("{error}: {source}")
 }
@@ -26,7 +30,7 @@ fn the_default_rules_are_the_contracts() {
         match = "/api/auth/*"
         category = "auth"
     "#;
-    assert_eq!(Rules::from_toml(toml).unwrap(), Rules::default());
+    assert_eq!(from_toml(toml).unwrap(), Rules::default());
 }
 
 #[test]
@@ -42,7 +46,7 @@ fn server_errors_never_count() {
 
 #[test]
 fn the_first_rule_that_matches_decides() {
-    let rules = Rules::from_toml(
+    let rules = from_toml(
         r#"
         [[rule]]
         match = "/v1/%63hat"
@@ -61,7 +65,7 @@ fn the_first_rule_that_matches_decides() {
     // A lone star is no path: everything is "/*".
     assert!(matches!(rules, Err(RulesError::Pattern { number: 3, .. })));
 
-    let rules = Rules::from_toml(
+    let rules = from_toml(
         r#"
         rule = [
             { match = "/v1/%63hat", method = "POST", category = "analyze", units = 5, endpoint = "chat" },
@@ -84,10 +88,10 @@ fn the_first_rule_that_matches_decides() {
 
 #[test]
 fn events_without_a_path_match_no_path_rule() {
-    let rules = Rules::from_toml("rule = [{ match = \"/*\", category = \"analyze\" }]").unwrap();
+    let rules = from_toml("rule = [{ match = \"/*\", category = \"analyze\" }]").unwrap();
     let event = Endpoint::for_event_type("/api/analyze").unwrap();
     assert_eq!(rules.classify(&event, None, None).category, Category::Other);
-    let star = Endpoint::from_path("*").unwrap();
+    let star = rules.endpoint("*").unwrap();
     assert_eq!(rules.classify(&star, None, None).category, Category::Other);
 }
 
@@ -128,6 +132,74 @@ fn wrong_rules_say_what_is_wrong() {
 
 #[test]
 fn no_rules_at_all_are_rules_too() {
-    let rules = Rules::from_toml("").unwrap();
+    let rules = from_toml("").unwrap();
     assert_eq!(classify(&rules, None, "/api/analyze", None).category, Category::Other);
+}
+
+/// One letter, in each way in which somebody who ignores case may read it.
+#[test]
+fn case_is_ignored_unless_it_is_not() {
+    let toml = |head: &str| {
+        format!(
+            "{head}\nrule = [{{ match = \"/Kasse/straße*\", method = \"POST\", category = \"analyze\", \
+             endpoint = \"tills\" }}, {{ match = \"/api/analyze*\", category = \"analyze\" }}]"
+        )
+    };
+    let lenient = from_toml(&toml("")).unwrap();
+    let strict = from_toml(&toml("case_sensitive = true")).unwrap();
+    let spellings = [
+        ("POST", "/Kasse/straße", true),
+        ("POST", "/kasse/straße/1", false),
+        ("POST", "/KASSE/STRA%C3%9FE", false),
+        ("post", "/Kasse/straße", false),
+        ("POST", "/\u{212a}asse/straße", false),
+        ("POST", "/ka\u{17f}se/STRASSE", false),
+        ("GET", "/api/analyze", true),
+        ("GET", "/API/Analyze/7", false),
+        ("GET", "/api/%41nalyze", false),
+        ("GET", "/aPi/analyzE;v=1", false),
+    ];
+    for (method, path, exact) in spellings {
+        let category = |rules: &Rules| classify(rules, Some(method), path, None).category;
+        assert_eq!(category(&lenient), Category::Analyze, "{method} {path}");
+        assert_eq!(category(&strict) == Category::Analyze, exact, "{method} {path}");
+    }
+    for other in ["/Kasse/strae", "/api/analyz", "/api/\u{e4}nalyze"] {
+        assert_eq!(classify(&lenient, Some("POST"), other, None).category, Category::Other, "{other}");
+    }
+}
+
+#[test]
+fn a_named_endpoint_is_one_whatever_its_case_and_another_is_as_it_was_called() {
+    let rules = from_toml("rule = [{ match = \"/v1/chat\", endpoint = \"chat\" }]").unwrap();
+    for path in ["/v1/chat", "/V1/Chat", "/v1/CHAT"] {
+        assert_eq!(classify(&rules, None, path, None).endpoint.as_str(), "chat");
+    }
+    assert_eq!(classify(&Rules::default(), None, "/api/Analyze", None).endpoint.as_str(), "/api/Analyze");
+}
+
+#[test]
+fn kept_slashes_match_rules_as_characters() {
+    let toml = r#"rule = [
+        { match = "/api/v4/projects/group%2fproject", category = "analyze" },
+        { match = "/packages/@scope%2F*", units = 7 },
+    ]"#;
+    let rules = Rules::from_toml(toml, EncodedSlash::Keep).unwrap();
+    let classified = |path| classify(&rules, None, path, None);
+    let project = classified("/api/v4/projects/GROUP%2Fproject");
+    assert_eq!(
+        (project.category, project.endpoint.as_str()),
+        (Category::Analyze, "/api/v4/projects/GROUP%2Fproject")
+    );
+    assert_eq!(classified("/packages/@scope%2fcore").units.get(), 7);
+    for other in
+        ["/api/v4/projects/group/project", "/api/v4/projects/group%252Fproject", "/packages/@scope/a"]
+    {
+        let other = classified(other);
+        assert_eq!((other.category, other.units.get()), (Category::Other, 1), "{other:?}");
+    }
+    // The default rules too: `/api%2Fanalyze` is one segment.
+    let kept = Rules::default().with_encoded_slash(EncodedSlash::Keep);
+    assert_eq!(classify(&kept, None, "/api%2Fanalyze", None).category, Category::Other);
+    assert_eq!(classify(&kept, None, "/api/analyze%2F7", None).category, Category::Analyze);
 }
