@@ -67,7 +67,8 @@ pub(super) async fn forward_auth(
         Ok(deny) => deny,
         Err(problem) => return problem.into_response(),
     };
-    Question { auth: &auth, metering: &metering, parts: &parts, deny }.answer(original(&parts.headers)).await
+    let (admit, auth, metering) = (StatusCode::NO_CONTENT, &auth, &metering);
+    Question { auth, metering, parts: &parts, admit, deny }.answer(original(&parts.headers)).await
 }
 
 /// Asks whether a request may pass, and records it (Envoy)
@@ -77,7 +78,7 @@ pub(super) async fn forward_auth(
     get, path = "/api/forward-auth/envoy/{path}", tag = "proxies",
     params(("path" = String, Path, description = "Path of the request")),
     responses(
-        (status = 204, description = "It may pass, and is recorded"),
+        (status = 200, description = "It may pass, and is recorded"),
         (status = 400, description = "The path cannot be used", body = ProblemBody),
         (status = 401, description = "No valid token", body = ProblemBody),
         (status = 429, description = "A limit of the plan is reached", body = ProblemBody),
@@ -93,9 +94,10 @@ pub(super) async fn envoy(
     // The query is the request's, not ours: nothing in it is an instruction.
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let uri = target.strip_prefix(ENVOY_PATH).filter(|uri| uri.starts_with('/')).unwrap_or("/");
-    let deny = StatusCode::TOO_MANY_REQUESTS;
+    // Envoy takes 200 for a yes, and any other answer for its own to the client.
+    let (admit, deny) = (StatusCode::OK, StatusCode::TOO_MANY_REQUESTS);
     let original = Original { uri: uri.into(), method: parts.method.as_str() };
-    Question { auth: &auth, metering: &metering, parts: &parts, deny }.answer(Ok(original)).await
+    Question { auth: &auth, metering: &metering, parts: &parts, admit, deny }.answer(Ok(original)).await
 }
 
 /// The status of a refusal.
@@ -143,6 +145,8 @@ struct Question<'a> {
     auth: &'a Auth,
     metering: &'a Metering,
     parts: &'a Parts,
+    /// Status of an admission.
+    admit: StatusCode,
     /// Status of a refusal.
     deny: StatusCode,
 }
@@ -151,7 +155,7 @@ impl Question<'_> {
     async fn answer(self, original: Result<Original<'_>, Problem>) -> Response {
         let passes = self.metering.0.forward_auth.preflight == Preflight::Pass;
         if passes && original.as_ref().is_ok_and(|original| is_preflight(original, &self.parts.headers)) {
-            return StatusCode::NO_CONTENT.into_response();
+            return self.admit.into_response();
         }
         match self.decide(original).await {
             Ok(response) => response,
@@ -199,7 +203,7 @@ impl Question<'_> {
     }
 
     fn admitted(&self, principal: &Principal, recorded: &Recorded) -> Response {
-        let mut response = StatusCode::NO_CONTENT.into_response();
+        let mut response = self.admit.into_response();
         let headers = response.headers_mut();
         headers.reserve(16);
         recorded.append_headers(headers);
@@ -220,4 +224,32 @@ fn uuid_value(id: Uuid) -> HeaderValue {
 fn client_address(parts: &Parts, principal: &Principal) -> Option<IpAddr> {
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip().to_canonical();
     (principal.address != peer).then_some(principal.address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_credentials_or_a_body_is_no_preflight() {
+        let of = |further: &[(HeaderName, &'static str)]| {
+            let pairs =
+                [(header::ORIGIN, "https://a.example"), (header::ACCESS_CONTROL_REQUEST_METHOD, "POST")];
+            let all = pairs.into_iter().chain(further.iter().cloned());
+            let headers = all.map(|(name, value)| (name, HeaderValue::from_static(value))).collect();
+            is_preflight(&Original { uri: "/".into(), method: "OPTIONS" }, &headers)
+        };
+        assert!(of(&[]) && of(&[(header::CONTENT_LENGTH, "0")]));
+        for (name, value) in [
+            (header::AUTHORIZATION, ""),
+            (header::AUTHORIZATION, "Bearer x"),
+            (header::TRANSFER_ENCODING, "chunked"),
+            (header::TRANSFER_ENCODING, "identity"),
+            (header::CONTENT_LENGTH, "1"),
+            (header::CONTENT_LENGTH, "00"),
+            (header::CONTENT_LENGTH, "x"),
+        ] {
+            assert!(!of(&[(name.clone(), value)]), "{name}: {value}");
+        }
+    }
 }

@@ -44,7 +44,6 @@ async fn a_recorded_check_is_a_call() -> Result<()> {
     let world = World::start().await?;
     let service = world.service()?;
     let body = json!({"user_id": "customer", "endpoint": "/api/analyze", "method": "GET", "units": 4, "record": true});
-    check(&service, &body).await?.expect(404)?;
     service.put("/api/users/customer").json(&json!({})).send().await?.expect(201)?;
     for used in [4, 8] {
         let answer = check(&service, &body).await?.expect(200)?;
@@ -57,6 +56,48 @@ async fn a_recorded_check_is_a_call() -> Result<()> {
     assert_eq!((&refused["allowed"], &refused["used"]), (&json!(false), &json!(8)), "all units or none");
     assert!(refused.get("call_id").is_none());
     assert_eq!(world.rows("customer", "analyze").await?, (2, 8));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_check_provisions_as_ingest_does_and_a_user_s_word_makes_nobody() -> Result<()> {
+    let world = World::start().await?;
+    let service = world.service()?;
+    let accounts = || async {
+        let count = "SELECT count(*) FROM public.users WHERE external_id LIKE 'new-%'";
+        sqlx::query_scalar::<_, i64>(count).fetch_one(world.env.pool()).await
+    };
+    let call =
+        |user: &str, record: bool| json!({"user_id": user, "endpoint": "/api/analyze", "record": record});
+    let preview = check(&service, &call("new-1", false)).await?.expect(200)?.json()?;
+    assert_eq!((&preview["allowed"], &preview["used"]), (&json!(true), &json!(0)));
+    let recorded = check(&service, &call("new-2", true)).await?.expect(200)?.json()?;
+    assert_eq!((&recorded["allowed"], &recorded["used"]), (&json!(true), &json!(1)));
+    assert_eq!(accounts().await?, 2);
+    // A UUID is our id, and names whoever it names from then on.
+    let id = world.env.ids.random_id().to_string();
+    check(&service, &call(&id, true)).await?.expect(200)?;
+    assert_eq!(check(&service, &call(&id, false)).await?.expect(200)?.json()?["used"], 1);
+    // A user names nobody else, and none is made on its word.
+    let user = world.user("asking")?;
+    for (named, record) in [("new-3", false), ("new-3", true), ("new-1", true)] {
+        check(&user, &call(named, record)).await?.expect(404)?;
+    }
+    assert_eq!(accounts().await?, 2);
+    // What is no name makes nobody, and an erased user never comes back.
+    check(&service, &call("\u{1}", true)).await?.expect(404)?;
+    let admin = world.client("admin", Role::Admin)?;
+    let erased = admin.post("/api/users/new-1/erase").json(&json!({})).send().await?;
+    assert!(erased.status.is_success(), "{}", erased.text());
+    for record in [false, true] {
+        let answer = check(&service, &call("new-1", record)).await?;
+        assert_eq!(
+            (answer.status.as_u16(), answer.code().as_str()),
+            (409, "subject_erased"),
+            "{}",
+            answer.text()
+        );
+    }
     Ok(())
 }
 

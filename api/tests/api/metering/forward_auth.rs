@@ -119,12 +119,18 @@ async fn one_pair_of_headers_says_what_is_asked_about() -> Result<()> {
     };
     let (uri, method) = (("X-Forwarded-Uri", "/api/x"), ("X-Forwarded-Method", "GET"));
     let (original_uri, original_method) = (("X-Original-URI", "/api/x"), ("X-Original-Method", "GET"));
-    for good in
-        [&[uri, method][..], &[original_uri, original_method], &[uri, method, original_uri, original_method]]
-    {
+    let original_url = ("X-Original-URL", "https://api.example.com/api/x");
+    for good in [
+        &[uri, method][..],
+        &[original_uri, original_method],
+        &[uri, method, original_uri, original_method],
+        &[original_url, original_method],
+        &[original_url, original_uri, original_method, method, uri],
+    ] {
         ask(good).await?.expect(204)?;
     }
-    let bad: [&[(&str, &str)]; 9] = [
+    let other_url = ("X-Original-URL", "https://api.example.com/api/analyze");
+    let bad: [&[(&str, &str)]; 15] = [
         &[],
         &[uri],
         &[method],
@@ -134,6 +140,12 @@ async fn one_pair_of_headers_says_what_is_asked_about() -> Result<()> {
         &[uri, method, original_uri, ("X-Original-Method", "POST")],
         &[uri, uri, method],
         &[uri, method, ("X-Forwarded-Method", "GET")],
+        &[original_url],
+        &[original_url, method],
+        &[other_url, original_uri, original_method],
+        &[other_url, original_method, uri, method],
+        &[original_url, original_url, original_method],
+        &[("X-Original-URL", "https://h?/api/x"), original_method],
     ];
     for headers in bad {
         let answer = ask(headers).await?;
@@ -144,7 +156,7 @@ async fn one_pair_of_headers_says_what_is_asked_about() -> Result<()> {
         );
     }
     ask(&[uri, ("X-Forwarded-Method", "GE T")]).await?.expect(400)?;
-    assert_eq!(world.summary("pairs").await?, (3, 0));
+    assert_eq!(world.summary("pairs").await?, (5, 0));
     Ok(())
 }
 
@@ -155,14 +167,15 @@ async fn envoy_asks_with_the_request_s_own_path_and_method() -> Result<()> {
     // What the client sends beside it means nothing here.
     let request = user.post("/api/forward-auth/envoy/api/analyze/7?deny_status=403");
     let request = request.header("X-Forwarded-Uri", "/other").header("X-Forwarded-Method", "OPTIONS");
-    request.send().await?.expect(204)?;
-    user.get("/api/forward-auth/envoy//api//analyze").send().await?.expect(204)?;
+    // Envoy takes 200 for a yes, and nothing else.
+    request.send().await?.expect(200)?;
+    user.get("/api/forward-auth/envoy//api//analyze").send().await?.expect(200)?;
     for root in ["/api/forward-auth/envoy/", "/api/forward-auth/envoy"] {
-        user.get(root).send().await?.expect(204)?;
+        user.get(root).send().await?.expect(200)?;
     }
     user.get("/api/forward-auth/envoy/a%2fb").send().await?.expect(400)?;
     for _ in 0..8 {
-        user.put("/api/forward-auth/envoy/api/analyze").send().await?.expect(204)?;
+        user.put("/api/forward-auth/envoy/api/analyze").send().await?.expect(200)?;
     }
     user.get("/api/forward-auth/envoy/api/analyze?deny_status=403").send().await?.expect(429)?;
     assert_eq!(world.summary("behind-envoy").await?, (12, 10));
@@ -178,24 +191,56 @@ async fn envoy_asks_with_the_request_s_own_path_and_method() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_preflight_passes_unrecorded_and_a_cookie_is_no_credential() -> Result<()> {
-    let world = World::start().await?;
-    let anonymous = testkit::Client::new(&world.api.url)?;
-    let preflight = |method: &'static str, request_method: Option<&'static str>| {
-        let request = anonymous.get("/api/forward-auth").header("X-Forwarded-Uri", "/api/analyze");
-        let request =
-            request.header("X-Forwarded-Method", method).header("Origin", "https://app.example.com");
-        match request_method {
-            Some(asked) => request.header("Access-Control-Request-Method", asked).send(),
-            None => request.send(),
+async fn a_preflight_passes_only_where_it_is_said_and_with_nothing_in_it() -> Result<()> {
+    const PREFLIGHT: [(&str, &str); 3] = [
+        ("X-Forwarded-Method", "OPTIONS"),
+        ("Origin", "https://app.example.com"),
+        ("Access-Control-Request-Method", "POST"),
+    ];
+    let without = |left_out: &str| PREFLIGHT.iter().copied().filter(|(name, _)| *name != left_out).collect();
+    let with = |name, value| PREFLIGHT.iter().copied().chain([(name, value)]).collect();
+    // What may pass with the setting, and never without.
+    let requests: [(Vec<(&str, &str)>, bool); 7] = [
+        (PREFLIGHT.to_vec(), true),
+        (with("Content-Length", "0"), true),
+        (with("Authorization", "Bearer not.a.token"), false),
+        (with("Authorization", "Basic YTpi"), false),
+        (without("Origin"), false),
+        (without("Access-Control-Request-Method"), false),
+        (without("X-Forwarded-Method").into_iter().chain([("X-Forwarded-Method", "POST")]).collect(), false),
+    ];
+    for (settings, passes) in [(&[("FORWARD_AUTH_PREFLIGHT", "pass")][..], true), (&[], false)] {
+        let world = World::with(settings).await?;
+        let anonymous = world.anonymous()?;
+        for (headers, may_pass) in &requests {
+            let request = anonymous.get("/api/forward-auth").header("X-Forwarded-Uri", "/api/analyze");
+            let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+            let answer = request.send().await?;
+            let expected = if passes && *may_pass { 204 } else { 401 };
+            assert_eq!(answer.status.as_u16(), expected, "{headers:?}: {}", answer.text());
         }
-    };
-    preflight("OPTIONS", Some("POST")).await?.expect(204)?;
-    preflight("OPTIONS", None).await?.expect(401)?;
-    preflight("POST", Some("POST")).await?.expect(401)?;
+        let body = anonymous.post("/api/forward-auth").header("X-Forwarded-Uri", "/api/analyze");
+        let body = PREFLIGHT.iter().fold(body, |request, (name, value)| request.header(name, value));
+        body.body("text/plain", "x").send().await?.expect(401)?;
+        // With a credential it is a call like any other.
+        let user = world.user("options")?;
+        let request = user.get("/api/forward-auth").header("X-Forwarded-Uri", "/api/analyze");
+        let request = PREFLIGHT.iter().fold(request, |request, (name, value)| request.header(name, value));
+        let counted = request.send().await?.expect(204)?;
+        assert_eq!(counted.header("x-usage-used"), Some("1"));
+        assert_eq!(world.summary("options").await?, (1, 1));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cookie_is_no_credential() -> Result<()> {
+    let world = World::start().await?;
     let token = world.env.token("cookie-user", Role::User);
-    let request =
-        anonymous.get("/api/forward-auth").header("Cookie", &format!("token={token}; session={token}"));
+    let request = world
+        .anonymous()?
+        .get("/api/forward-auth")
+        .header("Cookie", &format!("token={token}; session={token}"));
     let answer = request.header("X-Forwarded-Uri", "/").header("X-Forwarded-Method", "GET").send().await?;
     answer.expect(401)?;
     let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM api_usage").fetch_one(world.env.pool()).await?;

@@ -2,7 +2,8 @@
 
 mod check;
 mod forward_auth;
-mod nginx;
 mod outage;
 mod outcome;
 mod paths;
+mod proxies;
+mod requests;

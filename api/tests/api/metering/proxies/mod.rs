@@ -1,0 +1,162 @@
+//! Real proxies ask before they pass a request to a backend, with the configurations of `examples/proxies`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use testkit::{Client, PATIENCE, World, wait_until};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+mod caddy;
+mod envoy;
+mod nginx;
+
+/// Settings under which proxies on this machine are believed.
+const TRUSTED: (&str, &str) = ("TRUSTED_PROXIES", "127.0.0.0/8");
+const NAMED: (&str, &str) = ("FORWARD_AUTH_ID_HEADER", "X-Ledger-Request-Id");
+
+/// A proxy's process; killed with this value.
+struct Proxy {
+    child: Child,
+    /// Where it listens.
+    url: String,
+    dir: tempfile::TempDir,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Proxy {
+    /// Runs `program` on a file of this content in a directory of its own, until it answers.
+    async fn start(
+        program: &str,
+        port: u16,
+        dir: tempfile::TempDir,
+        config: (&str, &str),
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let (name, content) = config;
+        std::fs::write(dir.path().join(name), content)?;
+        let log = std::fs::File::create(dir.path().join("log"))?;
+        let child = Command::new(find(program))
+            .args(arguments)
+            .current_dir(dir.path())
+            .env("HOME", dir.path())
+            .stdout(Stdio::from(log.try_clone()?))
+            .stderr(Stdio::from(log))
+            .spawn()
+            .with_context(|| format!("{program} must be there: run scripts/setup-proxies"))?;
+        let mut proxy = Self { child, url: format!("http://127.0.0.1:{port}"), dir };
+        let anonymous = proxy.client()?;
+        let started = std::time::Instant::now();
+        while anonymous.get("/").send().await.is_err() {
+            let ended = proxy.child.try_wait()?;
+            anyhow::ensure!(ended.is_none() && started.elapsed() < PATIENCE, "{program}: {}", proxy.log());
+            tokio::task::yield_now().await;
+        }
+        Ok(proxy)
+    }
+
+    fn client(&self) -> Result<Client> {
+        Client::new(&self.url)
+    }
+
+    fn user(&self, world: &World, name: &str) -> Result<Client> {
+        Ok(self.client()?.with_token(world.env.token(name, testkit::Role::User)))
+    }
+
+    /// What it says of itself.
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+}
+
+/// A program of PATH, or the one that `scripts/setup-proxies` fetched.
+fn find(program: &str) -> PathBuf {
+    let fetched = root().join(".dev/bin").join(program);
+    if fetched.exists() { fetched } else { program.into() }
+}
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// A configuration of `examples/proxies` for these addresses, in the place of those that stand there.
+fn example(name: &str, port: u16, ledger: &str, backend: &str) -> Result<String> {
+    let mut text = std::fs::read_to_string(root().join("examples/proxies").join(name))?;
+    let port_of = |url: &str| url.rsplit(':').next().map(str::to_owned).context("an address with a port");
+    for (there, here) in [("8000", port.to_string()), ("8080", port_of(ledger)?), ("3000", port_of(backend)?)]
+    {
+        for form in ["127.0.0.1:", "port_value: "] {
+            text = text.replace(&format!("{form}{there}"), &format!("{form}{here}"));
+        }
+    }
+    Ok(text)
+}
+
+/// A port that was free a moment ago; nothing else on this machine binds ports of its own choice in between.
+async fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port())
+}
+
+/// A backend: it knows no path that holds `missing`, has `accel` served by nginx, and else answers whose request it was.
+struct Backend {
+    url: String,
+    passed: Arc<AtomicUsize>,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Backend {
+    async fn start() -> Result<Self> {
+        let passed = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&passed);
+        let app = Router::new().fallback(move |request: Request| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(answer(&request))
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let serving = tokio::spawn(async move { axum::serve(listener, app).await });
+        Ok(Self { url, passed, serving })
+    }
+
+    fn passed(&self) -> usize {
+        self.passed.load(Ordering::Relaxed)
+    }
+}
+
+fn answer(request: &Request) -> Response {
+    let path = request.uri().path();
+    if path.contains("missing") {
+        return (StatusCode::NOT_FOUND, "no such thing").into_response();
+    }
+    if path.contains("accel") {
+        return [("x-accel-redirect", "/kept/page.html")].into_response();
+    }
+    let user = request.headers().get("x-user-id").and_then(|value| value.to_str().ok());
+    user.unwrap_or_default().to_owned().into_response()
+}
+
+/// Waits until the user's summary has this total; what counts twice has more.
+async fn counted(world: &World, user: &str) -> Result<i64> {
+    wait_until(PATIENCE, || async { world.summary(user).await.is_ok() }).await;
+    Ok(world.summary(user).await?.0)
+}
