@@ -236,6 +236,7 @@ impl Step<'_> {
         }
         if !all.requests.is_empty() {
             exclude.requests = claim_requests(conn, all).await?;
+            exclude.rows = self.stored_calls_of(conn, &exclude.requests).await?;
         }
         let is_less =
             !exclude.claims.is_empty() || !exclude.requests.is_empty() || !exclude.closed.is_empty();
@@ -251,10 +252,29 @@ impl Step<'_> {
                     there.remove(&key);
                 }
             }
-            exclude.rows = there;
+            exclude.rows.extend(there);
             fewer = Some(Prepared::of(self.parsed, self.items.clone(), &exclude));
         }
         Ok(fewer)
+    }
+
+    /// Calls of these requests that are stored already: an event that is there again claims nothing anew.
+    async fn stored_calls_of(
+        &self,
+        conn: &mut PgConnection,
+        requests: &HashMap<uuid::Uuid, DateTime<Utc>>,
+    ) -> Result<HashSet<(uuid::Uuid, DateTime<Utc>)>, store::Error> {
+        let calls = self.parsed.items()[self.items.clone()].iter().filter_map(|item| match item {
+            Item::Call(call) if call.request.is_some_and(|request| requests.contains_key(&request)) => {
+                Some((call.id, call.created_at))
+            }
+            _ => None,
+        });
+        let calls: Vec<_> = calls.collect();
+        if calls.is_empty() {
+            return Ok(HashSet::new());
+        }
+        Ok(usage_rows::find(conn, &calls).await?.into_iter().collect())
     }
 
     /// Calls of users who were erased before: a key that was not forgotten yet may have opened what they hold.

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::support::{call, plan, reported, reset};
 
 /// Everything in the schema; each table's text is compared as a whole.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "api_usage",
     "monthly_usage_summary",
     "usage_hourly",
@@ -35,6 +35,7 @@ const TABLES: [&str; 13] = [
     "statements",
     "statement_adjustments",
     "dead_letters",
+    "request_claims",
     "projection_checkpoint",
 ];
 
@@ -51,6 +52,13 @@ enum Op {
         category: u8,
         counted: bool,
         reported: bool,
+    },
+    /// A call of a request (few, so that they repeat), so many seconds after the base.
+    Asked {
+        user: u8,
+        id: u8,
+        request: u8,
+        at_s: i64,
     },
     Reset {
         user: u8,
@@ -83,6 +91,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
                 user, id, at, units, category, counted, reported,
             }
         ),
+        4 => (0_u8..2, 0_u8..40, 0_u8..3, prop::sample::select(vec![0, 20, 59, 60, 61, 119, 120, 180]))
+            .prop_map(|(user, id, request, at_s)| Op::Asked { user, id, request, at_s }),
         2 => (0_u8..3, 0_u8..3, 0_u8..2).prop_map(|(user, id, month)| Op::Reset { user, id, month }),
         3 => (0_u8..3, 0_u8..12, at.clone(), any::<bool>())
             .prop_map(|(user, id, at, server_error)| Op::Complete { user, id, at, server_error }),
@@ -120,6 +130,12 @@ fn event(op: &Op) -> Event<'static> {
             // The same id always has the same time, as ids of our own do.
             called.status_code = None;
             Event::by_api(own_id(1, u, id, at), user(u), instant(at), Body::ApiCalled(called))
+        }
+        Op::Asked { user: u, id, request, at_s } => {
+            let mut called = call(Category::Analyze);
+            called.request = Some(own_id(6, u, request, 0));
+            let at = instant(2) + TimeDelta::seconds(at_s);
+            Event::by_api(own_id(7, u, id, at_s), user(u), at, Body::ApiCalled(called))
         }
         Op::Reset { user: u, id, month: m } => reset(own_id(2, u, id, 0), user(u), month(m), instant(3)),
         Op::Complete { user: u, id, at, server_error } => {
@@ -165,7 +181,7 @@ fn frames(ops: &[Op], unknown: impl Fn(usize) -> bool) -> Vec<RawFrame> {
 }
 
 async fn project(conn: &mut PgConnection, frames: &[RawFrame], cuts: &[Range<usize>]) -> Vec<String> {
-    sqlx::query(&format!("TRUNCATE {}", TABLES[..12].join(", "))).execute(&mut *conn).await.unwrap();
+    sqlx::query(&format!("TRUNCATE {}", TABLES[..13].join(", "))).execute(&mut *conn).await.unwrap();
     sqlx::query("UPDATE projection_checkpoint SET seq = 0, events = 0").execute(&mut *conn).await.unwrap();
     let mut applier = Applier::new(Schema::Live, 0, Checkpoint::default());
     for cut in cuts {
@@ -272,7 +288,7 @@ fn sums_are_those_of_the_rows_however_the_log_is_cut() {
 fn independent(ops: Vec<Op>) -> Vec<Op> {
     let mut seen = HashSet::new();
     ops.into_iter()
-        .filter(|op| !matches!(op, Op::Complete { .. } | Op::Close { .. }))
+        .filter(|op| !matches!(op, Op::Complete { .. } | Op::Close { .. } | Op::Asked { .. }))
         .filter(|op| seen.insert((event(op).source.into_owned(), event(op).id.into_owned())))
         .collect()
 }

@@ -139,6 +139,26 @@ pub async fn insert_new(
     Ok(keys)
 }
 
+/// Those of these calls that are stored, by id and time.
+pub async fn find(
+    conn: &mut PgConnection,
+    calls: &[(Uuid, DateTime<Utc>)],
+) -> Result<Vec<(Uuid, DateTime<Utc>)>, Error> {
+    let (ids, times): (Vec<Uuid>, Vec<DateTime<Utc>>) = calls.iter().copied().unzip();
+    // LIMIT keeps the subquery apart from the join: one look into one partition for each call.
+    let found = sqlx::query!(
+        "SELECT c.id AS \"id!\", c.created_at AS \"created_at!\"
+         FROM UNNEST($1::uuid[], $2::timestamptz[]) AS c (id, created_at)
+         CROSS JOIN LATERAL (
+             SELECT FROM api_usage u WHERE u.id = c.id AND u.created_at = c.created_at LIMIT 1) o",
+        &ids,
+        &times
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(found.into_iter().map(|row| (row.id, row.created_at)).collect())
+}
+
 /// Copies a complete buffer of COPY's binary format into a table of ours.
 pub(crate) async fn copy_into(
     conn: &mut PgConnection,
