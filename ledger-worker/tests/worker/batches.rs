@@ -135,7 +135,7 @@ fn event(op: &Op) -> Event<'static> {
             let mut called = call(Category::Analyze);
             called.request = Some(own_id(6, u, request, 0));
             let at = instant(2) + TimeDelta::seconds(at_s);
-            Event::by_api(own_id(7, u, id, at_s), user(u), at, Body::ApiCalled(called))
+            Event::by_api(own_id(7 + u128::from(request), u, id, at_s), user(u), at, Body::ApiCalled(called))
         }
         Op::Reset { user: u, id, month: m } => reset(own_id(2, u, id, 0), user(u), month(m), instant(3)),
         Op::Complete { user: u, id, at, server_error } => {
