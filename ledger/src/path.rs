@@ -52,7 +52,8 @@ pub enum PathError {
     /// It holds an escaped slash: some servers take it for a slash.
     #[error("a path must not contain %2f")]
     EncodedSlash,
-    /// It holds a fragment's sign as it is: no client sends one, and servers either cut there or take it for a character.
+    /// It holds a fragment's sign as it is: no client sends one, and some servers cut there, others take it for a
+    /// character. Behind the path, in the query, it changes nothing.
     #[error("a path must not contain #: escape it as %23")]
     Fragment,
     /// A percent sign is not followed by two hexadecimal digits.

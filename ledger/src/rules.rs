@@ -12,7 +12,7 @@ use crate::usage::{Category, StatusCode, Units};
 /// The rules in their order; the first that matches decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    rules: Vec<Rule>,
+    ordered: Vec<Rule>,
     case: Case,
     slashes: EncodedSlash,
 }
@@ -124,7 +124,7 @@ impl Default for Rules {
             endpoint: None,
         };
         Self {
-            rules: vec![rule("/api/analyze", Category::Analyze), rule("/api/auth/", Category::Auth)],
+            ordered: vec![rule("/api/analyze", Category::Analyze), rule("/api/auth/", Category::Auth)],
             case: Case::Ignored,
             slashes: EncodedSlash::default(),
         }
@@ -153,7 +153,7 @@ impl Rules {
         let case = if file.case_sensitive { Case::Sensitive } else { Case::Ignored };
         let rules =
             file.rules.into_iter().zip(1..).map(|(entry, number)| Rule::new(entry, number, case, slashes));
-        Ok(Self { rules: rules.collect::<Result<_, _>>()?, case, slashes })
+        Ok(Self { ordered: rules.collect::<Result<_, _>>()?, case, slashes })
     }
 
     /// The same rules for calls in whose paths an escaped slash is treated so.
@@ -181,7 +181,7 @@ impl Rules {
     ) -> Classified {
         let succeeded = !status.is_some_and(StatusCode::is_server_error);
         let key = self.case.key(endpoint.as_str());
-        match self.rules.iter().find(|rule| rule.matches(&key, method, self.case)) {
+        match self.ordered.iter().find(|rule| rule.matches(&key, method, self.case)) {
             Some(rule) => Classified {
                 category: rule.category,
                 counted: rule.counted && succeeded,

@@ -133,8 +133,8 @@ impl Auth {
         Ok(user)
     }
 
-    /// [`Auth::resolve_living`], which with `AUTO_PROVISION` makes an account for a user whom nobody has heard of. No user
-    /// is made on another user's word.
+    /// [`Auth::resolve_living`], which with `AUTO_PROVISION` makes an account for a user whom nobody has heard of. No
+    /// user is made on another user's word.
     pub async fn resolve_or_provision(
         &self,
         caller: &Principal,

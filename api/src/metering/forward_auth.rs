@@ -32,8 +32,8 @@ const X_USAGE_CALL_ID: HeaderName = HeaderName::from_static("x-usage-call-id");
 ///
 /// The user comes from the bearer token, path and method from `X-Forwarded-Uri` and `X-Forwarded-Method`, or from
 /// `X-Original-URI` (or `X-Original-URL`) and `X-Original-Method`. An admitted call is on disk before the answer. Any
-/// method will do. A trusted proxy that names the request (`FORWARD_AUTH_ID_HEADER`) and asks again within a minute, ten
-/// times at most, hears the same answer, and the call counts once.
+/// method will do. A trusted proxy that names the request (`FORWARD_AUTH_ID_HEADER`) and asks again within a minute,
+/// ten times at most, hears the same answer, and the call counts once.
 #[utoipa::path(
     get, path = "/api/forward-auth", tag = "proxies",
     params(

@@ -7,6 +7,7 @@ mod check;
 mod complete;
 mod error;
 mod forward_auth;
+mod once;
 mod original;
 mod outcomes;
 mod own_calls;

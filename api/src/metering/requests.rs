@@ -5,7 +5,7 @@
 //! have recorded, by the hash that the events carry.
 //!
 //! What was refused is not remembered as an answer: a repetition is decided again, so that a larger plan shows at once,
-//! and is no second refusal if nothing has changed. What failed is not remembered at all.
+//! and is no second refusal if nothing has changed. What failed is not remembered at all. `once` decides.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -13,17 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Utc};
-use events::{is_same_request, request_hash};
+use events::is_same_request;
 use ledger::UserId;
-use ledger::ids::event_id_at;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::Metering;
-use super::call::{Metered, MeteredCall, Particulars, Recorded};
-use super::error::MeteringError;
-use super::original::Original;
-use crate::limits::{Preview, Refusal};
+use super::call::Recorded;
 
 /// Users share this many places by hash: whoever asks about many requests makes a thousandth of the others forgotten.
 const PLACES: usize = 1_024;
@@ -49,14 +44,15 @@ struct Request {
 }
 
 /// The call that a request is.
-struct Call {
+pub(super) struct Call {
     /// Admission instant, in microseconds since 1970: that of the event, by which the projector decides too.
     at_us: AtomicI64,
     /// Held by whoever decides about it; others wait.
-    fate: tokio::sync::Mutex<Fate>,
+    pub(super) fate: tokio::sync::Mutex<Fate>,
 }
 
-enum Fate {
+/// What became of a call that was asked for.
+pub(super) enum Fate {
     /// Nobody has decided, or nobody knows whether a decision took effect.
     Open,
     Refused,
@@ -71,7 +67,7 @@ impl Requests {
     }
 
     /// The call that a request is which is asked about now, and how many of it are used up.
-    fn ask(&self, user: UserId, hash: Uuid, now: DateTime<Utc>) -> (Arc<Call>, u32) {
+    pub(super) fn ask(&self, user: UserId, hash: Uuid, now: DateTime<Utc>) -> (Arc<Call>, u32) {
         let place = usize::try_from(self.hasher.hash_one(user) % PLACES as u64).unwrap_or_default();
         let mut place = self.places[place].lock();
         // What is asked about again was mostly asked about just now.
@@ -97,7 +93,7 @@ impl Requests {
     }
 
     /// Tells whether a process before this one may have recorded a call of the same request.
-    fn may_be_earlier(&self, now: DateTime<Utc>) -> bool {
+    pub(super) fn may_be_earlier(&self, now: DateTime<Utc>) -> bool {
         is_same_request(self.started_at, now)
     }
 }
@@ -107,86 +103,14 @@ impl Call {
         Self { at_us: AtomicI64::new(now.timestamp_micros()), fate: tokio::sync::Mutex::new(Fate::Open) }
     }
 
+    /// Says when it was admitted, if it was.
+    pub(super) fn set_at(&self, at: DateTime<Utc>) {
+        self.at_us.store(at.timestamp_micros(), Ordering::Relaxed);
+    }
+
     fn is_of(&self, now: DateTime<Utc>) -> bool {
         DateTime::from_timestamp_micros(self.at_us.load(Ordering::Relaxed))
             .is_some_and(|at| is_same_request(at, now))
-    }
-}
-
-impl Metering {
-    /// Records the call unless its request is one that was recorded before, and answers the same call then. Of those
-    /// that ask at the same time one decides, the others wait for it.
-    pub(super) async fn record_once(
-        &self,
-        call: MeteredCall,
-        original: &Original<'_>,
-        id: &[u8],
-        particulars: Particulars<'_>,
-    ) -> Result<Metered, MeteringError> {
-        let parts = &self.0;
-        let hash = |used_up| request_hash(call.user, original.method, &original.uri, id, used_up);
-        let first_hash = hash(0);
-        let (known, used_up) = parts.requests.ask(call.user, first_hash, call.at);
-        let mut fate = known.fate.lock().await;
-        match &*fate {
-            Fate::Recorded(recorded) => return Ok(Metered::Recorded(recorded.clone())),
-            Fate::Refused => {
-                if let Some(refusal) = self.would_be_refused(&call).await? {
-                    return Ok(Metered::Refused(refusal));
-                }
-            }
-            Fate::Open => {}
-        }
-        // It may have waited for others.
-        let at = parts.writer.now();
-        let request = if used_up == 0 { first_hash } else { hash(used_up) };
-        let call = MeteredCall { at, request: Some(request), ..call };
-        if let Some(recorded) = self.recorded_earlier(&call, request).await? {
-            known.at_us.store(recorded.at.timestamp_micros(), Ordering::Relaxed);
-            *fate = Fate::Recorded(recorded.clone());
-            return Ok(Metered::Recorded(recorded));
-        }
-        known.at_us.store(at.timestamp_micros(), Ordering::Relaxed);
-        let metered = call.record(&parts.limits, &parts.sealer, event_id_at(at), particulars).await?;
-        *fate = match &metered {
-            Metered::Recorded(recorded) => Fate::Recorded(recorded.clone()),
-            Metered::Refused(_) => Fate::Refused,
-        };
-        Ok(metered)
-    }
-
-    async fn would_be_refused(&self, call: &MeteredCall) -> Result<Option<Refusal>, MeteringError> {
-        if !call.classified.counted {
-            return Ok(None);
-        }
-        Ok(match self.0.limits.preview(call.user, call.ask()).await? {
-            Preview::Allowed(_) => None,
-            Preview::Refused(refusal) => Some(refusal),
-        })
-    }
-
-    /// The request's call that was recorded before this process started, where that would be refused now: it may have
-    /// taken the last unit. Any other is recorded anew, and the projector counts one of them. What was recorded before
-    /// is projected, or nothing would be decided yet.
-    async fn recorded_earlier(
-        &self,
-        call: &MeteredCall,
-        request: Uuid,
-    ) -> Result<Option<Recorded>, MeteringError> {
-        if !self.0.requests.may_be_earlier(call.at) {
-            return Ok(None);
-        }
-        let Some(refusal) = self.would_be_refused(call).await? else { return Ok(None) };
-        let mut conn = self.0.projections.connection().await?;
-        let found = store::read::requests::last_call(&mut conn, request).await?;
-        Ok(found.filter(|found| is_same_request(found.created_at, call.at)).map(|found| Recorded {
-            call_id: found.call_id,
-            seq: found.seq,
-            at: found.created_at,
-            category: call.classified.category,
-            standing: Some(refusal.standing().clone()),
-            would_block: None,
-        }))
     }
 }
 

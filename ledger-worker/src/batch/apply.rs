@@ -387,8 +387,8 @@ async fn claim(conn: &mut PgConnection, all: &Prepared) -> Result<HashSet<uuid::
     }
 }
 
-/// Claims all requests, and forgets as many old ones and more; answers those that were claimed before, with the times of
-/// their last calls, and has claimed none then.
+/// Claims all requests, and forgets as many old ones and more; answers those that were claimed before, with the times
+/// of their last calls, and has claimed none then.
 async fn claim_requests(
     conn: &mut PgConnection,
     all: &Prepared,

@@ -1,5 +1,7 @@
 //! Every event counts once, however often and wherever it is in the log.
 
+mod requests;
+
 use crate::support::{TestLedger, call, minutes, plan, reported};
 use anyhow::Result;
 use chrono::{TimeZone, Utc};

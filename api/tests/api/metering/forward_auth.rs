@@ -119,17 +119,17 @@ async fn one_pair_of_headers_says_what_is_asked_about() -> Result<()> {
     };
     let (uri, method) = (("X-Forwarded-Uri", "/api/x"), ("X-Forwarded-Method", "GET"));
     let (original_uri, original_method) = (("X-Original-URI", "/api/x"), ("X-Original-Method", "GET"));
-    let original_url = ("X-Original-URL", "https://api.example.com/api/x");
+    let absolute = ("X-Original-URL", "https://api.example.com/api/x");
     for good in [
         &[uri, method][..],
         &[original_uri, original_method],
         &[uri, method, original_uri, original_method],
-        &[original_url, original_method],
-        &[original_url, original_uri, original_method, method, uri],
+        &[absolute, original_method],
+        &[absolute, original_uri, original_method, method, uri],
     ] {
         ask(good).await?.expect(204)?;
     }
-    let other_url = ("X-Original-URL", "https://api.example.com/api/analyze");
+    let elsewhere = ("X-Original-URL", "https://api.example.com/api/analyze");
     let bad: [&[(&str, &str)]; 15] = [
         &[],
         &[uri],
@@ -140,11 +140,11 @@ async fn one_pair_of_headers_says_what_is_asked_about() -> Result<()> {
         &[uri, method, original_uri, ("X-Original-Method", "POST")],
         &[uri, uri, method],
         &[uri, method, ("X-Forwarded-Method", "GET")],
-        &[original_url],
-        &[original_url, method],
-        &[other_url, original_uri, original_method],
-        &[other_url, original_method, uri, method],
-        &[original_url, original_url, original_method],
+        &[absolute],
+        &[absolute, method],
+        &[elsewhere, original_uri, original_method],
+        &[elsewhere, original_method, uri, method],
+        &[absolute, absolute, original_method],
         &[("X-Original-URL", "https://h?/api/x"), original_method],
     ];
     for headers in bad {

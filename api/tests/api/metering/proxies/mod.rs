@@ -111,7 +111,7 @@ async fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port())
 }
 
-/// A backend: it knows no path that holds `missing`, has `accel` served by nginx, and else answers whose request it was.
+/// A backend: it knows no path that holds `missing`, has nginx serve `accel`, and else answers whose request it was.
 struct Backend {
     url: String,
     passed: Arc<AtomicUsize>,

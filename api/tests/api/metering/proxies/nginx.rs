@@ -29,7 +29,7 @@ const WAYS: [(&str, &str, u16, &str); 5] = [
 ];
 
 /// nginx with the example's configuration, changed by `change`.
-async fn start(world: &World, backend: &Backend, change: impl Fn(String) -> String) -> Result<Proxy> {
+async fn start(world: &World, backend: &Backend, change: impl Fn(&str) -> String) -> Result<Proxy> {
     let dir = tempfile::tempdir()?;
     let pages = dir.path().join("www/api/analyze/pages");
     std::fs::create_dir_all(&pages)?;
@@ -37,7 +37,7 @@ async fn start(world: &World, backend: &Backend, change: impl Fn(String) -> Stri
         std::fs::write(pages.join(name), page)?;
     }
     let port = free_port().await?;
-    let server = change(example("nginx.conf", port, &world.api.url, &backend.url)?);
+    let server = change(&example("nginx.conf", port, &world.api.url, &backend.url)?);
     let dir_text = dir.path().to_str().context("a path of text")?.to_owned();
     let server = server.replace(" www", &format!(" {dir_text}/www"));
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -51,7 +51,7 @@ async fn start(world: &World, backend: &Backend, change: impl Fn(String) -> Stri
     Proxy::start("nginx", port, dir, ("nginx.conf", &config), &arguments).await
 }
 
-fn with_redirects(config: String) -> String {
+fn with_redirects(config: &str) -> String {
     config.replace("\n    location / {", REDIRECTS)
 }
 
@@ -63,7 +63,7 @@ async fn send(client: &Client, method: &str, path: &str) -> Result<testkit::Answ
 async fn nginx_passes_what_the_plan_allows() -> Result<()> {
     let world = World::with(&[TRUSTED, NAMED]).await?;
     let backend = Backend::start().await?;
-    let nginx = start(&world, &backend, |config| config).await?;
+    let nginx = start(&world, &backend, str::to_owned).await?;
     nginx.client()?.get("/api/analyze").send().await?.expect(401)?;
     let user = nginx.user(&world, "behind-nginx")?;
     for left in (0..10).rev() {
