@@ -12,6 +12,7 @@ use nix::{
 };
 use program::{DataDir, Program, command, output};
 use testkit::{Client, Env, Role, wait_until};
+use tokio::process::Command;
 
 const BOUND: Duration = Duration::from_mins(1);
 
@@ -54,10 +55,22 @@ async fn dev_counts_calls_and_comes_back_after_sigkill_with_all_of_them() -> Res
     Ok(())
 }
 
+/// The command with no more than so many file descriptors.
+fn within(descriptors: u32, command: &Command) -> Command {
+    let command = command.as_std();
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--nofile={descriptors}:{descriptors}"));
+    limited.arg(command.get_program()).args(command.get_args()).env_clear();
+    limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited.current_dir(command.get_current_dir().unwrap_or(std::path::Path::new("."))).kill_on_drop(true);
+    limited
+}
+
 #[tokio::test]
 async fn clients_cannot_take_the_descriptors_that_postgres_and_nats_need() -> Result<()> {
     let data = DataDir::new()?;
-    let mut dev = Program::start_within(&data, 400, &["dev", "--data-dir", data.text()])?;
+    let arguments = ["dev", "--data-dir", data.text()];
+    let mut dev = Program::spawn(&data, &arguments, within(400, &command(&data, &arguments, &[])))?;
     let environment = data.dev_env(&mut dev).await?;
     let client = Client::new(&environment["API_URL"])?.with_token(&environment["ADMIN_TOKEN"]);
     let address: std::net::SocketAddr = environment["API_URL"].trim_start_matches("http://").parse()?;

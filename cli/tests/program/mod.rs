@@ -71,14 +71,7 @@ impl Program {
         Self::spawn(dir, arguments, command(dir, arguments, environment))
     }
 
-    /// With no more than so many file descriptors.
-    pub(crate) fn start_within(dir: &DataDir, descriptors: u32, arguments: &[&str]) -> Result<Self> {
-        let limit = format!("--nofile={descriptors}:{descriptors}");
-        let all = [&[limit.as_str(), env!("CARGO_BIN_EXE_usage-ledger")], arguments].concat();
-        Self::spawn(dir, arguments, run("prlimit", dir, &all, &[]))
-    }
-
-    fn spawn(dir: &DataDir, arguments: &[&str], mut command: Command) -> Result<Self> {
+    pub(crate) fn spawn(dir: &DataDir, arguments: &[&str], mut command: Command) -> Result<Self> {
         let log = dir.path().join(format!("{}.log", arguments[0]));
         // One that is started again goes on where the one before ended.
         let file = std::fs::File::options().create(true).append(true).open(&log)?;
@@ -133,11 +126,7 @@ pub(crate) async fn output(
 }
 
 pub(crate) fn command(dir: &DataDir, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    run(env!("CARGO_BIN_EXE_usage-ledger"), dir, arguments, environment)
-}
-
-fn run(program: &str, dir: &DataDir, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(program);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_usage-ledger"));
     command.args(arguments).current_dir(dir.path()).stdin(Stdio::null()).kill_on_drop(true);
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
     for name in ["PG_BINDIR", "NATS_SERVER_BIN"] {

@@ -16,7 +16,7 @@ use store::projection::erased_users;
 use store::projection::savepoint::{self, Savepoint};
 use store::projection::summaries::{self, Correction, Crossed};
 use store::projection::{
-    claims, own_calls, periods, rejections, requests, rollups, subscriptions, thresholds, usage_rows,
+    claims, gathered, periods, requests, rollups, subscriptions, thresholds, usage_rows,
 };
 use store::{Constraint, Position, Schema};
 
@@ -206,10 +206,10 @@ impl Step<'_> {
             applied.crossed.extend(changed);
         }
         if !new.rejections.is_empty() {
-            rejections::insert(conn, &new.rejections).await?;
+            gathered::insert_rejections(conn, &new.rejections).await?;
         }
         if !new.own_calls.is_empty() {
-            own_calls::insert(conn, &new.own_calls).await?;
+            gathered::insert_own_calls(conn, &new.own_calls).await?;
         }
         for crossing in &new.crossings {
             thresholds::insert(conn, crossing).await?;
