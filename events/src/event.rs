@@ -72,12 +72,10 @@ impl<'a> Event<'a> {
                 )
             });
         }
-        let mut buffer = Uuid::encode_buffer();
-        let user = match self.subject {
-            Some(user) => user.get().hyphenated().encode_lower(&mut buffer).as_bytes(),
-            None => &[],
-        };
-        Ok(derived_id(&[user, self.source.as_bytes(), self.id.as_bytes()]))
+        Ok(match self.subject {
+            Some(user) => claim_id(user, &self.source, &self.id),
+            None => derived_id(&[&[], self.source.as_bytes(), self.id.as_bytes()]),
+        })
     }
 
     /// An event that borrows nothing.
@@ -90,6 +88,13 @@ impl<'a> Event<'a> {
             body: self.body.into_owned(),
         }
     }
+}
+
+/// The id of the row and of the claim of what `source` reports of this user under this id: the same for ever.
+pub fn claim_id(user: UserId, source: &str, id: &str) -> Uuid {
+    let mut buffer = Uuid::encode_buffer();
+    let user = user.get().hyphenated().encode_lower(&mut buffer);
+    derived_id(&[user.as_bytes(), source.as_bytes(), id.as_bytes()])
 }
 
 /// Whether ids of this source were chosen by a client (or came from a file), so that the projector must claim them.

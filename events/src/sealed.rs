@@ -70,7 +70,7 @@ pub struct Personal<'a> {
 impl<'a> Personal<'a> {
     /// Of whoever sent a request.
     pub fn of_client(ip_address: Option<IpAddr>, user_agent: Option<Cow<'a, str>>) -> Self {
-        let ip_address = ip_address.map(|address| Cow::Owned(address.to_string()));
+        let ip_address = ip_address.map(|address| Cow::Owned(address.to_canonical().to_string()));
         Self { ip_address, user_agent: user_agent.filter(|agent| !agent.is_empty()), token_name: None }
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::{Builder, Uuid};
 
+use crate::address;
 use crate::clock::Clock;
 use crate::text::{self, Invalid};
 
@@ -64,7 +65,8 @@ impl FromStr for UserId {
     }
 }
 
-/// The host's own id of a user: 1..=255 bytes of printable text, case-sensitive, neither `me` nor a UUID.
+/// The host's own id of a user: 1..=255 bytes of printable text, case-sensitive, neither `me` nor a UUID. An IPv4
+/// address mapped into IPv6 is the IPv4 address: both are one client.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct ExternalId(String);
@@ -83,7 +85,7 @@ impl ExternalId {
         if parse_uuid(&text).is_some() {
             return Err(Invalid::new("uuid_form", "an external id must not have the form of a UUID"));
         }
-        Ok(Self(text))
+        Ok(Self(address::unmapped(text)))
     }
 
     /// The text.

@@ -3,6 +3,7 @@
 //! Nothing here does I/O. What comes from outside becomes one of these types at the edge, with an [`Invalid`] that
 //! names a stable code, and is trusted from there on.
 
+pub mod address;
 pub mod clock;
 pub mod endpoint;
 pub mod forecast;

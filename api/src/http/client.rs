@@ -8,7 +8,7 @@ use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use ipnet::IpNet;
-use ledger::text;
+use ledger::{address, text};
 
 /// Proxies whose `X-Forwarded-For` and whose ids of requests are believed (`TRUSTED_PROXIES`); nobody's by default.
 #[derive(Clone, Debug, Default)]
@@ -17,7 +17,7 @@ pub struct TrustedProxies(Arc<[IpNet]>);
 impl TrustedProxies {
     /// Believes proxies in these networks.
     pub fn new(networks: Vec<IpNet>) -> Self {
-        Self(networks.into())
+        Self(networks.into_iter().map(canonical).collect())
     }
 
     /// Tells whether nobody is believed.
@@ -50,9 +50,10 @@ pub fn client_address(parts: &Parts, proxies: &TrustedProxies) -> IpAddr {
     let mut client = peer;
     for value in parts.headers.get_all("x-forwarded-for").iter().rev() {
         for hop in value.to_str().unwrap_or_default().rsplit(',') {
-            let Some(address) = parse_hop(hop.trim()) else { return client };
-            client = address;
-            if !proxies.contain(address) {
+            // Some proxies add the port.
+            let Some(hop) = address::parse_client(hop.trim()) else { return client };
+            client = hop.address;
+            if !proxies.contain(client) {
                 return client;
             }
         }
@@ -70,12 +71,15 @@ pub(crate) fn user_agent(headers: &HeaderMap) -> Option<Cow<'_, str>> {
     .filter(|agent| !agent.is_empty())
 }
 
-/// Some proxies add the port: `192.0.2.1:4711`, `[2001:db8::1]:4711`.
-fn parse_hop(hop: &str) -> Option<IpAddr> {
-    let address = hop.parse::<IpAddr>().ok();
-    let address = address.or_else(|| hop.parse::<SocketAddr>().ok().map(|with_port| with_port.ip()));
-    let address = address.or_else(|| hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok());
-    address.map(|address| address.to_canonical())
+/// A network of IPv4 that is written as one of IPv6, as the addresses that are held against it.
+fn canonical(network: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    let mapped = match network.network() {
+        IpAddr::V6(address) => address.to_ipv4_mapped().zip(network.prefix_len().checked_sub(MAPPED_BITS)),
+        IpAddr::V4(_) => None,
+    };
+    let mapped = mapped.and_then(|(address, prefix)| IpNet::new(address.into(), prefix).ok());
+    mapped.unwrap_or(network)
 }
 
 #[cfg(test)]
@@ -112,6 +116,20 @@ mod tests {
         assert_eq!(client("10.0.0.1", &["1.1.1.1", "203.0.113.9:4711"], trusted), "203.0.113.9");
         assert_eq!(client("::ffff:10.0.0.1", &["[2001:db8::5]:80"], trusted), "2001:db8::5");
         assert_eq!(client("10.0.0.1", &["10.0.0.7"], trusted), "10.0.0.7");
+    }
+
+    #[test]
+    fn mapped_ipv4_is_ipv4_wherever_it_stands() {
+        let trusted = &["::ffff:10.0.0.0/104"];
+        for peer in ["10.0.0.1", "::ffff:10.0.0.1"] {
+            for hop in
+                ["203.0.113.9", "::ffff:203.0.113.9", "[::ffff:203.0.113.9]:80", "::ffff:203.0.113.9:80"]
+            {
+                assert_eq!(client(peer, &[hop], trusted), "203.0.113.9", "{peer} {hop}");
+            }
+        }
+        assert_eq!(client("2001:db8::1", &["203.0.113.9"], &["::/0"]), "203.0.113.9");
+        assert_eq!(client("11.0.0.1", &["203.0.113.9"], trusted), "11.0.0.1");
     }
 
     #[test]

@@ -6,9 +6,7 @@ use std::net::IpAddr;
 use chrono::{DateTime, TimeDelta, Utc};
 use data_keys::KeysError;
 use events::{Actor, ActorKind, ApiCalled, Body, Event, Personal, is_reserved_source};
-use ledger::{
-    Classified, Endpoint, Invalid, Method, Month, Rules, StatusCode, Units, UserId, derived_id, text,
-};
+use ledger::{Classified, Endpoint, Invalid, Method, Month, Rules, StatusCode, Units, UserId, text};
 use store::identity::users::{Account, AccountStatus};
 use uuid::Uuid;
 use vault::DataKey;
@@ -170,9 +168,7 @@ fn clean(agent: Cow<'_, str>) -> Cow<'_, str> {
 impl Call<'_> {
     /// The id of its row and of its claim: that of the same report of the same user, whenever it comes.
     pub(super) fn claim(&self, user: UserId) -> Uuid {
-        let mut buffer = Uuid::encode_buffer();
-        let user = user.get().hyphenated().encode_lower(&mut buffer);
-        derived_id(&[user.as_bytes(), self.source.as_bytes(), self.id.as_bytes()])
+        events::claim_id(user, &self.source, &self.id)
     }
 
     /// Applies the rules, once for ever: the event carries the result.

@@ -89,3 +89,13 @@ fn the_nil_uuid_is_no_user() {
     assert!("00000000-0000-0000-0000-000000000001".parse::<UserRef>().is_ok());
     assert!("ffffffff-ffff-ffff-ffff-ffffffffffff".parse::<UserRef>().is_ok());
 }
+
+#[test]
+fn a_mapped_address_names_the_user_of_its_ipv4_address() {
+    let user = |text: &str| text.parse::<UserRef>().unwrap();
+    for mapped in ["::ffff:192.0.2.1", "::FFFF:c000:201", "0:0:0:0:0:ffff:192.0.2.1"] {
+        assert_eq!(user(mapped), user("192.0.2.1"), "{mapped}");
+        assert_eq!(ExternalId::new(mapped).unwrap().as_str(), "192.0.2.1");
+    }
+    assert_ne!(user("::192.0.2.1"), user("192.0.2.1"));
+}
