@@ -9,7 +9,7 @@ run: setup ## The whole system on this machine, data in .dev/data
 	@echo "run: compiling usage-ledger and the crates it stands on, 350 or so: minutes at first, seconds later" >&2
 	cargo build --profile quick --package usage-ledger
 	@mkdir -p .dev/bin && ln -sf ../../target/quick/usage-ledger .dev/bin/usage-ledger
-	exec .dev/bin/usage-ledger dev $(ARGS)
+	exec scripts/with-nats .dev/bin/usage-ledger dev $(ARGS)
 
 build: setup ## target/release/usage-ledger
 	cargo build --release --package usage-ledger
@@ -22,7 +22,7 @@ torture: setup ## Kills api, worker and servers under load, each ROUNDS=100 time
 
 bench: setup ## Measures against baselines on this machine; writes target/bench.json
 	cargo build --release --package usage-ledger --package bench
-	exec target/release/bench $(ARGS)
+	exec scripts/with-nats target/release/bench $(ARGS)
 
 lint: setup ## Formatting, clippy, circles between modules, shapes of files, dependencies
 	scripts/lint

@@ -3,10 +3,10 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::Stdio,
 };
 
-use crate::StartError;
+use crate::{StartError, child};
 
 const LOWEST_POSTGRES: u32 = 15;
 const LOWEST_NATS: (u32, u32) = (2, 14);
@@ -29,29 +29,33 @@ pub(crate) fn postgres_dir(cluster_version: Option<u32>) -> Result<PathBuf, Star
     })
 }
 
-/// `NATS_SERVER_BIN`, else PATH, else `.dev/bin` (where scripts/setup puts it) of this directory or one above, of the
-/// working directory's or of this program's.
+/// `NATS_SERVER_BIN`, else beside this program, else on PATH. What the variable names is meant: when it does not do,
+/// nothing else is tried.
 pub(crate) fn nats_server() -> Result<PathBuf, StartError> {
-    let mut candidates: Vec<PathBuf> =
-        env::var_os("NATS_SERVER_BIN").map(PathBuf::from).into_iter().collect();
-    candidates.extend(on_path("nats-server"));
-    let places = [env::current_dir().ok(), env::current_exe().ok()];
-    for place in places.into_iter().flatten() {
-        candidates.extend(place.ancestors().map(|dir| dir.join(".dev/bin/nats-server")));
+    let is_good =
+        |path: &PathBuf| path.is_file() && nats_version(path).is_some_and(|version| version >= LOWEST_NATS);
+    if let Some(named) = env::var_os("NATS_SERVER_BIN").filter(|named| !named.is_empty()) {
+        let named = absolute(named.into())?;
+        return if is_good(&named) { Ok(named) } else { Err(StartError::NotNatsServer(named)) };
     }
-    candidates
-        .into_iter()
-        .filter(|path| path.is_file())
-        .find(|path| nats_version(path).is_some_and(|version| version >= LOWEST_NATS))
-        .ok_or(StartError::ProgramNotFound {
-            program: "nats-server",
-            needed: "2.14",
-            variable: "NATS_SERVER_BIN",
-        })
+    let beside = env::current_exe().ok().and_then(|program| Some(program.parent()?.join("nats-server")));
+    let found = beside.into_iter().chain(on_path("nats-server")).find(is_good);
+    found.ok_or(StartError::ProgramNotFound {
+        program: "nats-server",
+        needed: "2.14",
+        variable: "NATS_SERVER_BIN",
+    })
+}
+
+/// The path as seen from anywhere: children run in other directories.
+fn absolute(path: PathBuf) -> Result<PathBuf, StartError> {
+    std::path::absolute(&path)
+        .map_err(|source| StartError::io(format!("cannot find {}", path.display()), source))
 }
 
 fn postgres_candidates() -> Vec<PathBuf> {
-    let mut dirs: Vec<PathBuf> = env::var_os("PG_BINDIR").map(PathBuf::from).into_iter().collect();
+    let named = env::var_os("PG_BINDIR").and_then(|named| absolute(named.into()).ok());
+    let mut dirs: Vec<PathBuf> = named.into_iter().collect();
     if let Ok(entries) = fs::read_dir("/usr/lib/postgresql") {
         dirs.extend(entries.flatten().map(|entry| entry.path().join("bin")));
     }
@@ -62,9 +66,12 @@ fn postgres_candidates() -> Vec<PathBuf> {
     dirs
 }
 
+/// Files of this name in PATH's directories. An empty or relative entry means the working directory, in which anybody
+/// may have put a program.
 fn on_path(program: &str) -> impl Iterator<Item = PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let dirs: Vec<PathBuf> = env::split_paths(&path).map(|dir| dir.join(program)).collect();
+    let dirs = env::split_paths(&path).filter(|dir| dir.is_absolute());
+    let dirs: Vec<PathBuf> = dirs.map(|dir| dir.join(program)).collect();
     dirs.into_iter().filter(|path| path.is_file())
 }
 
@@ -81,7 +88,7 @@ fn nats_version(path: &Path) -> Option<(u32, u32)> {
 }
 
 fn first_line(program: &Path) -> Option<String> {
-    let output = Command::new(program).arg("--version").output().ok()?;
+    let output = child::command(program).arg("--version").stdin(Stdio::null()).output().ok()?;
     output.status.success().then_some(())?;
     String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
 }

@@ -17,6 +17,9 @@ pub enum StartError {
         /// The environment variable that names its place.
         variable: &'static str,
     },
+    /// The variable names something else.
+    #[error("NATS_SERVER_BIN names {}, which is no nats-server 2.14 or later; correct it, or unset it to have one looked for on PATH", .0.display())]
+    NotNatsServer(PathBuf),
     /// Another process holds the data directory.
     #[error("{} is in use by another running usage-ledger; stop it or give another --data-dir", .0.display())]
     InUse(PathBuf),

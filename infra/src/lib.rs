@@ -4,8 +4,12 @@
 //! us. A supervisor thread starts it again when it dies unasked. A child never outlives us for long: a watchdog shell
 //! holds the reading end of a pipe and stops the server when our end closes, which the kernel does even after
 //! SIGKILL; what still survives (the watchdog killed too) is found by its data directory and stopped at the next start.
+//!
+//! A program is run only from where whoever installed the machine or started us put it, never because it lies near the
+//! working directory, and never with our environment.
 
 mod binaries;
+mod child;
 mod data_dir;
 mod error;
 mod nats_server;
@@ -17,6 +21,15 @@ pub use data_dir::DataDir;
 pub use error::StartError;
 pub use nats_server::{NatsConfig, NatsServer};
 pub use postgres::{Postgres, PostgresConfig};
+
+/// Looks for the programs of both servers, so that what is missing is told before anything is started.
+///
+/// # Errors
+/// [`StartError::ProgramNotFound`] and [`StartError::NotNatsServer`].
+pub fn check_programs() -> Result<(), StartError> {
+    binaries::postgres_dir(None)?;
+    binaries::nats_server().map(drop)
+}
 
 /// A port of the loopback address that nothing listens on now.
 ///

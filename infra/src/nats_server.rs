@@ -4,14 +4,13 @@ use std::{
     borrow::Cow,
     fs,
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
 use nix::sys::signal::Signal;
 
 use crate::{
-    StartError, binaries, data_dir, free_port, orphans,
+    StartError, binaries, child, data_dir, free_port, orphans,
     process::{Process, Spec, last_words},
 };
 
@@ -161,9 +160,8 @@ fn spec(config: &NatsConfig, program: &Path, environment: Vec<(&'static str, Str
     Spec {
         name: NAME,
         command: Box::new(move || {
-            let mut command = Command::new(&program);
-            command.env_clear().env("PATH", "/usr/bin:/bin").envs(environment.iter().cloned());
-            command.arg("-c").arg(&conf).arg("-P").arg(&pid_file).current_dir("/");
+            let mut command = child::command(&program);
+            command.envs(environment.iter().cloned()).arg("-c").arg(&conf).arg("-P").arg(&pid_file);
             command
         }),
         log: log_path(&config.dir),

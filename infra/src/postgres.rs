@@ -20,7 +20,7 @@ use nix::{
 use sqlx::{Connection, Executor, PgConnection, postgres::PgConnectOptions};
 
 use crate::{
-    StartError, binaries, data_dir, free_port, orphans,
+    StartError, binaries, child, data_dir, free_port, orphans,
     process::{Process, Spec, last_words},
 };
 
@@ -181,6 +181,8 @@ fn spec(config: &PostgresConfig, bin: &Path, data: &Path, port: u16, user: Optio
         ("shared_buffers", "256MB".to_owned()),
         ("max_wal_size", "2GB".to_owned()),
         ("log_timezone", "UTC".to_owned()),
+        // A message's detail quotes the row that it is about.
+        ("log_error_verbosity", "terse".to_owned()),
         ("timezone", "UTC".to_owned()),
     ];
     let further = config.settings.iter().map(|(name, value)| (name.as_str(), value.clone()));
@@ -202,10 +204,9 @@ fn spec(config: &PostgresConfig, bin: &Path, data: &Path, port: u16, user: Optio
     }
 }
 
-/// A command without our environment (it holds secrets, and PG* variables would be obeyed), as the unprivileged user.
+/// A command run as the unprivileged user.
 fn bare_command(program: &Path, user: Option<&User>) -> Command {
-    let mut command = Command::new(program);
-    command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
+    let mut command = child::command(program);
     if let Some(user) = user {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }

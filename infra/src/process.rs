@@ -1,13 +1,16 @@
 //! One supervised child process.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     future::Future,
     io::{Read, Seek, SeekFrom, Write},
-    os::unix::process::CommandExt,
+    os::unix::{
+        fs::{OpenOptionsExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -23,7 +26,7 @@ use nix::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::StartError;
+use crate::{StartError, child};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
@@ -33,7 +36,10 @@ const STEADY: Duration = Duration::from_secs(10);
 /// processes of the one before have gone.
 const EXITS_BEFORE_GIVING_UP: u32 = 6;
 const START_BOUND: Duration = Duration::from_mins(1);
+/// Time that a server which is let go of has for an orderly end.
+const DROP_BOUND: Duration = Duration::from_secs(10);
 const LOG_LIMIT_BYTES: u64 = 16 * 1024 * 1024;
+const LOG_MODE: u32 = 0o600;
 
 /// Reads our end of the pipe; end of file without a line means that we are gone.
 const WATCHDOG: &str = r#"
@@ -89,7 +95,8 @@ struct Shared {
 /// A supervised child. Dropping it asks the server to stop, and waits only when there is a directory to remove.
 pub(crate) struct Process {
     shared: Arc<Shared>,
-    supervisor: Option<thread::JoinHandle<()>>,
+    /// Disconnected once the supervisor has ended.
+    supervised: Mutex<mpsc::Receiver<()>>,
 }
 
 impl Process {
@@ -102,11 +109,15 @@ impl Process {
             spec,
         });
         let thread_shared = Arc::clone(&shared);
-        let supervisor = thread::Builder::new()
+        let (supervising, supervised) = mpsc::channel();
+        thread::Builder::new()
             .name(format!("supervise-{}", shared.spec.name))
-            .spawn(move || supervise(&thread_shared))
+            .spawn(move || {
+                supervise(&thread_shared);
+                drop::<mpsc::Sender<()>>(supervising);
+            })
             .map_err(|source| StartError::io("cannot start a thread", source))?;
-        Ok(Self { shared, supervisor: Some(supervisor) })
+        Ok(Self { shared, supervised: Mutex::new(supervised) })
     }
 
     /// The running server's process id.
@@ -177,8 +188,15 @@ impl Drop for Process {
         self.shared.lock().closed = true;
         self.shared.end(self.shared.spec.stop_signal);
         // A test's process ends right after; what it leaves behind stays for ever.
-        if let (Some(_), Some(supervisor)) = (&self.shared.spec.scratch, self.supervisor.take()) {
-            let _ = supervisor.join();
+        if self.shared.spec.scratch.is_some() {
+            let supervised = self.supervised.get_mut().unwrap_or_else(PoisonError::into_inner);
+            // A server that has only just begun may not hear the signal.
+            for signal in [None, Some(Signal::SIGKILL)] {
+                signal.into_iter().for_each(|signal| self.shared.end(signal));
+                if supervised.recv_timeout(DROP_BOUND) == Err(mpsc::RecvTimeoutError::Disconnected) {
+                    return;
+                }
+            }
         }
     }
 }
@@ -235,10 +253,9 @@ impl Shared {
 
     fn watch(&self, child: &Child) -> Option<(Child, ChildStdin)> {
         let signal = self.spec.stop_signal.as_str().trim_start_matches("SIG");
-        let mut watchdog = Command::new("sh")
+        let mut watchdog = child::command("/bin/sh")
             .args(["-c", WATCHDOG, "usage-ledger-watchdog", signal, &child.id().to_string()])
             .arg(self.spec.scratch.as_deref().unwrap_or(Path::new("")))
-            .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -331,17 +348,23 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(child.id().cast_signed())
 }
 
-/// Appends, and starts over when the file has grown large.
+/// Appends, and starts over when the file has grown large. What servers say is for its owner alone, also where an
+/// earlier version made the file.
 fn open_log(path: &Path) -> Result<File, StartError> {
     let large = path.metadata().is_ok_and(|metadata| metadata.len() > LOG_LIMIT_BYTES);
     let mut options = OpenOptions::new();
-    options.create(true);
+    options.create(true).mode(LOG_MODE);
     if large {
         options.write(true).truncate(true)
     } else {
         options.append(true)
     };
-    options.open(path).map_err(|source| StartError::io(format!("cannot write {}", path.display()), source))
+    let open = || {
+        let file = options.open(path)?;
+        file.set_permissions(Permissions::from_mode(LOG_MODE))?;
+        Ok(file)
+    };
+    open().map_err(|source| StartError::io(format!("cannot write {}", path.display()), source))
 }
 
 /// The last line of a log that is not empty, within its last 4 KiB.

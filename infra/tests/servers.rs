@@ -122,6 +122,38 @@ async fn a_stranger_gets_in_nowhere() -> Result {
     Ok(())
 }
 
+#[tokio::test]
+async fn logs_are_for_their_owner_alone_and_quote_no_rows() -> Result {
+    let dir = open_dir()?;
+    // An earlier version left it open to all.
+    std::fs::write(dir.path().join("postgres.log"), "earlier\n")?;
+    std::fs::set_permissions(dir.path().join("postgres.log"), std::fs::Permissions::from_mode(0o644))?;
+    let postgres = Postgres::start(PostgresConfig::new(dir.path())).await?;
+    let nats = NatsServer::start(NatsConfig::new(dir.path())).await?;
+    for name in ["postgres.log", "nats.log"] {
+        let mode = dir.path().join(name).metadata()?.permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{name} has mode {mode:o}");
+    }
+    let mut connection = PgConnection::connect(&postgres.url("postgres")).await?;
+    connection
+        .execute("CREATE TABLE fact (secret text PRIMARY KEY); INSERT INTO fact VALUES ('hidden')")
+        .await?;
+    assert!(connection.execute("INSERT INTO fact VALUES ('hidden')").await.is_err());
+    connection.close().await?;
+    let log = dir.path().join("postgres.log");
+    let said = async || {
+        while !std::fs::read_to_string(&log).unwrap_or_default().contains("duplicate key") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), said()).await?;
+    let said = std::fs::read_to_string(&log)?;
+    assert!(!said.contains("DETAIL"), "{said}");
+    nats.stop().await;
+    postgres.stop().await;
+    Ok(())
+}
+
 #[test]
 fn a_data_directory_has_one_holder_and_keeps_its_secrets() -> Result {
     let dir = open_dir()?;

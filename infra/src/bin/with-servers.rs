@@ -52,34 +52,46 @@ async fn run() -> Result<ExitCode, Box<dyn Error>> {
         eprintln!("usage: with-servers [--migrated DIR] COMMAND…");
         return Ok(ExitCode::from(2));
     };
+    // Before anything is started: what is missing is told at once, and nothing has to be stopped again.
+    infra::check_programs()?;
     let dir = env::temp_dir().join(format!("usage-ledger-servers-{}", std::process::id()));
     fs::create_dir_all(&dir)?;
     // PostgreSQL's own user must be able to enter it when we are root.
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
-    let (postgres, nats) = tokio::try_join!(
-        Postgres::start(PostgresConfig::new(dir.join("postgres")).for_tests()),
-        NatsServer::start(NatsConfig::new(dir.join("nats")).for_tests()),
-    )?;
     let mut command = Command::new(program);
     command.args(arguments).kill_on_drop(true);
-    command.env("TEST_DATABASE_URL", postgres.url("postgres"));
-    command.env("TEST_NATS_URL", nats.url()).env("TEST_NATS_MONITOR_URL", nats.monitor_url());
-    if let Some(migrations) = migrations {
-        postgres.ensure_database(DATABASE).await?;
-        let url = postgres.url(DATABASE);
-        migrate(&migrations, &url).await?;
-        command.env("DATABASE_URL", url);
-    }
-    let status = wait_for(&mut command).await;
-    nats.stop().await;
-    postgres.stop().await;
-    drop((nats, postgres));
+    let status = run_beside(&dir, command, migrations.as_deref()).await;
     // The servers take it with them unless something else is in it.
     match fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
     Ok(exit_code(status?))
+}
+
+/// Runs the command beside servers in this directory, and stops them.
+async fn run_beside(
+    dir: &Path,
+    mut command: Command,
+    migrations: Option<&Path>,
+) -> Result<ExitStatus, Box<dyn Error>> {
+    let (postgres, nats) = tokio::try_join!(
+        Postgres::start(PostgresConfig::new(dir.join("postgres")).for_tests()),
+        NatsServer::start(NatsConfig::new(dir.join("nats")).for_tests()),
+    )?;
+    command.env("TEST_DATABASE_URL", postgres.url("postgres"));
+    command.env("TEST_NATS_URL", nats.url()).env("TEST_NATS_MONITOR_URL", nats.monitor_url());
+    if let Some(migrations) = migrations {
+        postgres.ensure_database(DATABASE).await?;
+        let url = postgres.url(DATABASE);
+        migrate(migrations, &url).await?;
+        command.env("DATABASE_URL", url);
+    }
+    let status = wait_for(&mut command).await;
+    nats.stop().await;
+    postgres.stop().await;
+    drop((nats, postgres));
+    Ok(status?)
 }
 
 async fn migrate(migrations: &Path, url: &str) -> Result<(), Box<dyn Error>> {
