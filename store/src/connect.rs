@@ -89,6 +89,12 @@ pub async fn connect(database_url: &str, schema: Schema) -> Result<PgConnection,
     Ok(PgConnection::connect_with(&options(database_url, schema)?).await?)
 }
 
+/// One connection on which nothing can be written.
+pub async fn connect_read_only(database_url: &str, schema: Schema) -> Result<PgConnection, Error> {
+    let options = options(database_url, schema)?.options([("default_transaction_read_only", "on")]);
+    Ok(PgConnection::connect_with(&options).await?)
+}
+
 /// One connection for applying batches. Its statements join small arrays with large tables by their keys: a hash join
 /// would read whole partitions, so the planner is told to keep to nested loops.
 pub async fn connect_projector(database_url: &str, schema: Schema) -> Result<PgConnection, Error> {

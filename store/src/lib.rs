@@ -13,7 +13,7 @@ pub mod position;
 pub mod projection;
 pub mod read;
 
-pub use connect::{Schema, check, connect, options, pool};
+pub use connect::{Schema, check, connect, connect_read_only, options, pool};
 pub use error::{Constraint, Error};
 pub use migrate::migrate;
 pub use position::Position;

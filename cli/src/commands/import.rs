@@ -1,24 +1,35 @@
 //! `usage-ledger import`: calls from a file.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use events::SOURCE_IMPORT;
+use regex::bytes::Regex;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
-use crate::import::{self, Format, Imported, Mapping, Projected, Sink, SinkConfig, Source, Target, UserFrom};
+use crate::import::{
+    self, Checks, Format, Imported, Input, Known, Layout, Manner, Mapping, Projected, Sink, SinkConfig,
+    Surveyed, Tally, UserFrom,
+};
+use crate::output::chain;
 use crate::shutdown;
 
 /// Exit code of arguments that cannot be, as clap has it.
 const WRONG_USAGE: u8 = 2;
 
-/// Lines that give no call are told on stderr with their numbers, and passed over. A file can be imported again, whole
-/// or after an interruption: nothing counts twice. Users are made where there are none.
+/// The file may be packed (gzip, zstd). It is read to its end before anything is written: when more than 5 % of its
+/// lines give no call, you are asked on a terminal, and elsewhere the import is refused without --yes. A pipe is kept
+/// in a temporary file for that, unless --yes is given. Lines that give no call are told on stderr with their numbers,
+/// and passed over. A last line without a line end is left to the next run: its server may still be writing it. A file
+/// can be imported again, whole or after an interruption: nothing counts twice. Users are made where there are none.
 ///
-/// Exit code 0 when the file's calls are in the ledger (or the file is empty), 1 when no line of it gave a call, or
-/// something failed.
+/// Exit code 0 when the file's calls are in the ledger (or the file is empty), 1 when no line of it gave a call, too
+/// many gave none, or something failed.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
     /// The file, or - for stdin
@@ -26,45 +37,91 @@ pub(crate) struct Arguments {
     /// How its lines are to be read
     #[arg(long, value_enum)]
     format: FormatName,
-    /// Where a line names its user [default: ip for combined, field for json]
+    /// Where a line names its user [default: ip for access logs, field for json]
     #[arg(long, value_enum)]
     user_from: Option<UserFrom>,
-    /// Which JSON field holds which field of a call, such as endpoint=path,time=ts; dots lead into nested objects
+    /// Which JSON field holds which field of a call, such as endpoint=path,time=ts; dots lead into nested objects and
+    /// lists (`headers.X-User.0`). `response_time_ms=duration:ns` (us, ms, s) tells the unit of a duration
     #[arg(long, value_name = "FIELD=NAME,…")]
     map: Option<Mapping>,
-    /// Write nothing; tell what is in the file
+    /// The server that wrote the file: equal lines of two servers are two calls when each has a name of its own. Give
+    /// the same name for the same server in every run
+    #[arg(long, value_name = "NAME", value_parser = source_name)]
+    source: Option<String>,
+    /// Passes over what it matches at the beginning of a line, such as '^\S+ '
+    #[arg(long, value_name = "REGEX", value_parser = skip_prefix)]
+    skip_prefix: Option<Regex>,
+    /// Takes a last line without a line end too: for a file to which nothing will be added
+    #[arg(long)]
+    take_last_line: bool,
+    /// Write nothing; tell what is in the file, and what of it is new if `DATABASE_URL` is set
     #[arg(long)]
     dry_run: bool,
+    /// Import also when more than 5 % of the lines give no call
+    #[arg(long, short)]
+    yes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
 enum FormatName {
-    /// Access logs of Apache and nginx
+    /// Access logs of Apache and nginx, with referer and user agent
     Combined,
+    /// The same without the two
+    Common,
+    /// Combined, with the virtual host at the beginning
+    VhostCombined,
     /// One JSON object a line
     Json,
+}
+
+fn source_name(text: &str) -> Result<String, String> {
+    const MAX_BYTES: usize = 200;
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:@/+".contains(&byte);
+    if text.is_empty() || text.len() > MAX_BYTES || !text.bytes().all(is_good) {
+        return Err(format!("a name has 1 to {MAX_BYTES} letters, digits and -._~:@/+, such as web-1"));
+    }
+    Ok(text.to_owned())
+}
+
+fn skip_prefix(text: &str) -> Result<Regex, String> {
+    Regex::new(&format!(r"\A(?:{text})")).map_err(|error| error.to_string())
 }
 
 impl Arguments {
     /// Contradiction in the arguments.
     fn contradiction(&self) -> Option<&'static str> {
         match self.format {
-            FormatName::Combined if self.map.is_some() => Some("--map is for --format json"),
-            FormatName::Combined if self.user_from == Some(UserFrom::Field) => {
-                Some("--user-from field is for --format json; a combined log has ip and user")
+            FormatName::Json => None,
+            _ if self.map.is_some() => Some("--map is for --format json"),
+            _ if self.user_from == Some(UserFrom::Field) => {
+                Some("--user-from field is for --format json; an access log has ip and user")
             }
-            FormatName::Combined | FormatName::Json => None,
+            _ => None,
         }
     }
 
-    fn source(&self) -> anyhow::Result<Source> {
+    fn manner(&self) -> Manner {
         let (format, user_from) = match self.format {
-            FormatName::Combined => (Format::Combined, UserFrom::Ip),
+            FormatName::Combined => (Format::AccessLog(Layout::Combined), UserFrom::Ip),
+            FormatName::Common => (Format::AccessLog(Layout::Common), UserFrom::Ip),
+            FormatName::VhostCombined => (Format::AccessLog(Layout::VhostCombined), UserFrom::Ip),
             FormatName::Json => (Format::Json(self.map.clone().unwrap_or_default()), UserFrom::Field),
         };
-        let user_from = self.user_from.unwrap_or(user_from);
-        let (reader, bytes) = import::open(&self.file)?;
-        Ok(Source { reader, bytes, format, user_from })
+        Manner {
+            format,
+            user_from: self.user_from.unwrap_or(user_from),
+            skip_prefix: self.skip_prefix.clone(),
+            take_last_line: self.take_last_line,
+        }
+    }
+
+    /// The source of the file's calls.
+    fn source(&self) -> String {
+        match &self.source {
+            Some(name) => format!("{SOURCE_IMPORT}:{name}"),
+            None => SOURCE_IMPORT.to_owned(),
+        }
     }
 }
 
@@ -73,17 +130,24 @@ pub(crate) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         eprintln!("usage-ledger: {contradiction}");
         return Ok(ExitCode::from(WRONG_USAGE));
     }
-    let source = arguments.source()?;
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
+    let mut input = Input::open(&arguments.file)?;
     if arguments.dry_run {
-        let target = Target::Nowhere(settings.clock()?, settings.rules()?);
-        let imported = import::run(source, target, &stop).await?;
-        eprintln!("dry run: nothing was written");
-        return finish(&imported);
+        return dry_run(input, &arguments, &settings, &stop).await;
     }
-    let sink = Sink::open(SinkConfig::of(&settings, settings.clock()?)?).await?;
-    let result = import::run(source, Target::Log(&sink), &stop).await;
-    let imported = result.context("the import ended early; run it again to go on: nothing counts twice")?;
+    let config = SinkConfig::of(&settings, settings.clock()?)?;
+    let manner = arguments.manner();
+    if !arguments.yes {
+        let Some(kept) = input.kept(&stop).await? else { return Ok(nothing_written()) };
+        input = kept;
+        let checks = Checks { clock: &config.clock, rules: &config.rules };
+        let surveyed = import::survey(input.pass(), &manner, checks, &mut None, &stop).await?;
+        if let Some(refusal) = refusal(&surveyed, &stop).await? {
+            return Ok(refusal);
+        }
+    }
+    let sink = Sink::open(config, arguments.source()).await?;
+    let imported = import::run(input.pass(), &manner, &sink, &stop).await?;
     if let Some(seq) = imported.seq {
         tokio::select! {
             projected = sink.wait_projected(seq) => tell(&projected?),
@@ -92,6 +156,122 @@ pub(crate) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     }
     sink.close().await;
     finish(&imported)
+}
+
+/// Reads the file and tells what is in it; the exit code is what that of an import would be.
+async fn dry_run(
+    mut input: Input,
+    arguments: &Arguments,
+    settings: &Settings,
+    stop: &CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let (mut known, unknown) = match settings.get("DATABASE_URL") {
+        None => (None, "DATABASE_URL is not set".to_owned()),
+        Some(url) => match Known::open(url, arguments.source()).await {
+            Ok(known) => (Some(known), "the database did not answer".to_owned()),
+            Err(error) => (None, chain(&error.into())),
+        },
+    };
+    let (clock, rules) = (settings.clock()?, settings.rules()?);
+    let checks = Checks { clock: &clock, rules: &rules };
+    let surveyed = import::survey(input.pass(), &arguments.manner(), checks, &mut known, stop).await?;
+    let tally = &surveyed.tally;
+    eprintln!("dry run: nothing was written");
+    let mut out = io::stdout().lock();
+    tally.write_reading(&mut out)?;
+    tally.write(&mut out)?;
+    writeln!(out)?;
+    match &known {
+        Some(known) => known.write(&mut out)?,
+        None => writeln!(out, "{:<18}not known: {unknown}", "new")?,
+    }
+    out.flush()?;
+    tell_unended(tally);
+    if surveyed.is_interrupted {
+        eprintln!("interrupted: this is what was read until then");
+        return Ok(ExitCode::FAILURE);
+    }
+    if tally.is_failure() {
+        eprintln!("{NO_CALL}");
+        return Ok(ExitCode::FAILURE);
+    }
+    if tally.has_too_many_skipped() && !arguments.yes {
+        eprintln!("{}: an import asks, or is refused without --yes", share(tally));
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+const NO_CALL: &str = "no line gave a call: is it the right file, and the right --format?";
+
+/// The exit code with which an import ends before it has written anything; none when it may go on.
+async fn refusal(surveyed: &Surveyed, stop: &CancellationToken) -> anyhow::Result<Option<ExitCode>> {
+    let tally = &surveyed.tally;
+    if surveyed.is_interrupted {
+        return Ok(Some(nothing_written()));
+    }
+    if !tally.has_too_many_skipped() {
+        return Ok(None);
+    }
+    let mut errors = io::stderr().lock();
+    tally.write_skipped(&mut errors)?;
+    writeln!(errors)?;
+    drop(errors);
+    if tally.is_failure() {
+        eprintln!("{NO_CALL}");
+        return Ok(Some(ExitCode::FAILURE));
+    }
+    eprintln!("{}", share(tally));
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        eprintln!("nothing was written; look closer with --dry-run, or import the others with --yes");
+        return Ok(Some(ExitCode::FAILURE));
+    }
+    eprint!("import the other {}? [y/N] ", tally.calls());
+    if is_yes(&answer(stop).await) {
+        return Ok(None);
+    }
+    Ok(Some(nothing_written()))
+}
+
+fn is_yes(answer: &str) -> bool {
+    matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
+/// A line from the terminal; nothing when it was stopped.
+async fn answer(stop: &CancellationToken) -> String {
+    let (said, answer) = oneshot::channel();
+    // Not one of the runtime's threads: those must end before the program does.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        // What cannot be read is no yes, and a receiver that is gone was stopped.
+        let _ = io::stdin().read_line(&mut line);
+        let _ = said.send(line);
+    });
+    tokio::select! {
+        () = stop.cancelled() => String::new(),
+        answer = answer => answer.unwrap_or_default(),
+    }
+}
+
+/// Lines that give no call and all lines, in words.
+fn share(tally: &Tally) -> String {
+    let lines = tally.skipped + tally.calls();
+    let percent = u128::from(tally.skipped) * 100 / u128::from(lines.max(1));
+    format!("{} of {lines} lines ({percent} %) give no call", tally.skipped)
+}
+
+fn nothing_written() -> ExitCode {
+    eprintln!("nothing was written");
+    ExitCode::FAILURE
+}
+
+fn tell_unended(tally: &Tally) {
+    if let Some(line) = tally.unended {
+        eprintln!(
+            "line {line} has no line end yet and is left to the next run; --take-last-line takes it now, \
+             if nothing will be added to the file"
+        );
+    }
 }
 
 fn tell(projected: &Projected) {
@@ -111,12 +291,13 @@ fn finish(imported: &Imported) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout().lock();
     imported.tally.write(&mut out)?;
     out.flush()?;
+    tell_unended(&imported.tally);
     if imported.is_interrupted {
         eprintln!("interrupted; run it again to go on: nothing counts twice");
         return Ok(ExitCode::FAILURE);
     }
     if imported.tally.is_failure() {
-        eprintln!("no line gave a call: is it the right file, and the right --format?");
+        eprintln!("{NO_CALL}");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)

@@ -1,11 +1,16 @@
 //! One JSON object a line, with the fields that a [`Mapping`] names.
 //!
 //! Servers that write their logs through a template put numbers into quotes; such numbers are taken as numbers.
+//! Whatever is optional and cannot be read is left out and noted.
+
+use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
-use super::call::{Call, LineError, Quoted, UserFrom, user};
+use super::call::{Call, Host, LineError, Note, Quoted, Reading, Remark, UserFrom, somebody, user};
+use super::decimal;
+use super::lookalike::Lookalike;
 use super::mapping::{Field, Mapping};
 
 /// The number from which a time in digits is in milliseconds: as seconds it would be in the year 5138, as milliseconds
@@ -13,91 +18,180 @@ use super::mapping::{Field, Mapping};
 const FIRST_AS_MILLIS: f64 = 1e11;
 
 /// Parses a line, without its line end.
-pub(crate) fn parse(line: &[u8], user_from: UserFrom, mapping: &Mapping) -> Result<Call, LineError> {
-    let object: Map<String, Value> =
-        serde_json::from_slice(line).map_err(|error| LineError::Json(error.to_string()))?;
-    let fields = Fields { object: &object, mapping };
-    let ip_address = fields.text(Field::IpAddress)?;
-    let user_field = match user_from {
-        UserFrom::Ip => Field::IpAddress,
-        UserFrom::User | UserFrom::Field => Field::User,
+pub(crate) fn parse(line: &[u8], user_from: UserFrom, mapping: &Mapping) -> Result<Reading, LineError> {
+    let text = String::from_utf8_lossy(line);
+    let is_replaced = matches!(text, Cow::Owned(_));
+    let object: Map<String, Value> = serde_json::from_str(&text).map_err(|error| {
+        let form = Lookalike::of_json(line).map(LineError::Lookalike);
+        form.unwrap_or_else(|| LineError::Json(Quoted::new(&error.to_string())))
+    })?;
+    let mut fields = Fields { object: &object, mapping, is_replaced, notes: Vec::new() };
+    let user = match user_from {
+        UserFrom::Ip => fields.client()?,
+        UserFrom::User | UserFrom::Field => user(&fields.user()?)?,
     };
-    Ok(Call {
-        user: user(&fields.name(user_field)?)?,
-        time: fields.time()?,
-        endpoint: fields.text(Field::Endpoint)?.ok_or_else(|| fields.missing(Field::Endpoint))?,
-        method: fields.text(Field::Method)?,
-        status_code: fields.integer(Field::StatusCode)?,
-        response_time_ms: fields.response_time_ms()?,
-        ip_address: match ip_address {
-            Some(text) => Some(text.parse().map_err(|_| fields.wrong(Field::IpAddress, "an IP address"))?),
-            None => None,
-        },
-        user_agent: fields.text(Field::UserAgent)?,
-        request_size: fields.integer(Field::RequestSize)?,
-        response_size: fields.integer(Field::ResponseSize)?,
-        units: fields.integer(Field::Units)?,
-    })
+    let time = fields.time()?;
+    let endpoint = fields.required(Field::Endpoint)?;
+    let call = Call {
+        user,
+        time,
+        endpoint: fields.text(Field::Endpoint).ok_or_else(|| fields.wrong(endpoint, "a string"))?,
+        method: fields.text(Field::Method),
+        status_code: fields.status_code(),
+        response_time_ms: fields.response_time_ms(),
+        ip_address: fields.ip_address(),
+        user_agent: fields.text(Field::UserAgent),
+        request_size: fields.whole(Field::RequestSize, 0),
+        response_size: fields.whole(Field::ResponseSize, 0),
+        units: fields.whole(Field::Units, 0),
+    };
+    let call = call.without_what_cannot_be(&mut fields.notes);
+    Ok(Reading { call, notes: fields.notes })
 }
 
 struct Fields<'a> {
     object: &'a Map<String, Value>,
     mapping: &'a Mapping,
+    /// Whether the line was not UTF-8.
+    is_replaced: bool,
+    notes: Vec<Note>,
 }
 
-impl Fields<'_> {
-    /// The field's value; none when it is absent, null, empty or the dash of access logs.
-    fn get(&self, field: Field) -> Option<&Value> {
+impl<'a> Fields<'a> {
+    /// The member's values: none when it is absent, null, empty or the dash of access logs.
+    fn values(&self, field: Field) -> &'a [Value] {
         let member = self.mapping.member(field);
-        let value = self.object.get(member).or_else(|| nested(self.object, member))?;
-        let absent = value.is_null() || matches!(value.as_str(), Some("" | "-"));
-        (!absent).then_some(value)
+        let value = self.object.get(member).or_else(|| nested_in(self.object, member));
+        match value {
+            Some(Value::Array(values)) => values,
+            Some(value) => std::slice::from_ref(value),
+            None => &[],
+        }
     }
 
-    fn text(&self, field: Field) -> Result<Option<String>, LineError> {
-        match self.get(field) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(_) => Err(self.wrong(field, "a string")),
+    /// The field's value; of several the first one, which is noted.
+    fn get(&mut self, field: Field) -> Option<&'a Value> {
+        let values = self.values(field);
+        let value = values.first().filter(|value| !is_absent(value))?;
+        if values.len() > 1 {
+            self.note(field, Remark::FirstOfSeveral);
+        }
+        Some(value)
+    }
+
+    /// A text; none, which is noted, when it is something else.
+    fn text(&mut self, field: Field) -> Option<String> {
+        match self.get(field)? {
+            Value::String(text) => {
+                if self.is_replaced && text.contains(char::REPLACEMENT_CHARACTER) {
+                    self.note(field, Remark::Replaced);
+                }
+                Some(text.clone())
+            }
+            _ => self.left_out(field, "a string"),
+        }
+    }
+
+    /// The one value that names whoever is charged.
+    fn name(&self, field: Field) -> Result<&'a Value, LineError> {
+        match self.values(field) {
+            [] => Err(LineError::NoUser),
+            [value] if is_absent(value) => Err(LineError::NoUser),
+            [Value::String(name)] if self.is_replaced && name.contains(char::REPLACEMENT_CHARACTER) => {
+                Err(LineError::UserNotUtf8)
+            }
+            [value] => Ok(value),
+            _ => Err(LineError::SeveralUsers { member: Quoted::new(self.mapping.member(field)) }),
         }
     }
 
     /// A user's name: a string, or a number as databases have it.
-    fn name(&self, field: Field) -> Result<String, LineError> {
-        match self.get(field) {
-            None => Err(LineError::NoUser),
-            Some(Value::String(text)) => Ok(text.clone()),
-            Some(Value::Number(number)) if number.is_u64() => Ok(number.to_string()),
-            Some(_) => Err(self.wrong(field, "a string or a whole number")),
+    fn user(&self) -> Result<String, LineError> {
+        match self.name(Field::User)? {
+            Value::String(text) => Ok(text.clone()),
+            Value::Number(number) if number.is_u64() => Ok(number.to_string()),
+            _ => Err(self.wrong(Field::User, "a string or a whole number")),
         }
     }
 
-    fn integer(&self, field: Field) -> Result<Option<u64>, LineError> {
-        let Some(value) = self.get(field) else { return Ok(None) };
-        let number = value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok()));
-        number.map(Some).ok_or_else(|| self.wrong(field, "a whole number from 0"))
+    /// The client as the user.
+    fn client(&self) -> Result<ledger::UserRef, LineError> {
+        match self.name(Field::IpAddress)? {
+            Value::String(text) if text.contains(',') => Err(LineError::Lookalike(Lookalike::Addresses)),
+            Value::String(text) => Host::of(text.trim()).ok_or(LineError::NoClient)?.user(),
+            _ => Err(LineError::NoClient),
+        }
     }
 
-    fn response_time_ms(&self) -> Result<Option<u64>, LineError> {
-        if let Some(millis) = self.integer(Field::ResponseTimeMs)? {
-            return Ok(Some(millis));
+    fn ip_address(&mut self) -> Option<std::net::IpAddr> {
+        let text = self.text(Field::IpAddress)?;
+        match Host::of(text.trim()) {
+            Some(Host::Nobody) => None,
+            Some(host @ Host::Address(_)) => host.address(&mut self.notes),
+            _ => self.left_out(Field::IpAddress, "an IP address"),
         }
-        let Some(value) = self.get(Field::ResponseTimeS) else { return Ok(None) };
-        let seconds = number(value).filter(|seconds| (0.0..1e9).contains(seconds));
-        let seconds = seconds.ok_or_else(|| self.wrong(Field::ResponseTimeS, "a number of seconds"))?;
-        Ok(Some(whole(seconds * 1e3).unsigned_abs()))
+    }
+
+    /// A number × 10^`shift`, rounded.
+    fn whole(&mut self, field: Field, shift: i32) -> Option<u64> {
+        let value = self.get(field)?;
+        let number = match value {
+            Value::Number(number) => decimal::scaled(&number.to_string(), shift),
+            Value::String(text) => decimal::scaled(text.trim(), shift),
+            _ => None,
+        };
+        let Some(number) = number else { return self.left_out(field, "a number from 0") };
+        if number.is_rounded {
+            self.note(field, Remark::Rounded);
+        }
+        Some(number.value)
+    }
+
+    /// Not rounded: a fraction of a status is none.
+    fn status_code(&mut self) -> Option<u64> {
+        let notes = self.notes.len();
+        let status = self.whole(Field::StatusCode, 0)?;
+        let is_rounded = self.notes[notes..].iter().any(|note| note.remark == Remark::Rounded);
+        if is_rounded {
+            self.notes.truncate(notes);
+            return self.left_out(Field::StatusCode, "a number from 100 to 599");
+        }
+        Some(status)
+    }
+
+    fn response_time_ms(&mut self) -> Option<u64> {
+        let shift = self.mapping.duration_unit().shift_to_millis();
+        self.whole(Field::ResponseTimeMs, shift).or_else(|| self.whole(Field::ResponseTimeS, 3))
     }
 
     /// RFC 3339, or seconds or milliseconds since 1970.
-    fn time(&self) -> Result<DateTime<Utc>, LineError> {
-        let value = self.get(Field::Time).ok_or_else(|| self.missing(Field::Time))?;
+    fn time(&mut self) -> Result<DateTime<Utc>, LineError> {
+        let field = self.required(Field::Time)?;
+        let value = self.get(field).ok_or_else(|| self.missing(field))?;
         let epoch = || {
             let number = number(value)?;
             let seconds = if number < FIRST_AS_MILLIS { number } else { number / 1e3 };
             DateTime::from_timestamp_micros(whole(seconds * 1e6))
         };
         let time = value.as_str().and_then(ledger::time::parse).or_else(epoch);
-        time.ok_or_else(|| self.wrong(Field::Time, "an RFC 3339 time, or seconds or milliseconds since 1970"))
+        time.ok_or_else(|| self.wrong(field, "an RFC 3339 time, or seconds or milliseconds since 1970"))
+    }
+
+    /// The field, when the line has it.
+    fn required(&self, field: Field) -> Result<Field, LineError> {
+        match self.values(field).first() {
+            Some(value) if !is_absent(value) => Ok(field),
+            _ => Err(self.missing(field)),
+        }
+    }
+
+    fn note(&mut self, field: Field, remark: Remark) {
+        self.notes.push(Note { field: field.name(), remark });
+    }
+
+    fn left_out<T>(&mut self, field: Field, expected: &'static str) -> Option<T> {
+        self.note(field, Remark::LeftOut(expected));
+        None
     }
 
     fn wrong(&self, field: Field, expected: &'static str) -> LineError {
@@ -105,15 +199,34 @@ impl Fields<'_> {
     }
 
     fn missing(&self, field: Field) -> LineError {
+        if ["log", "stream", "time"].iter().all(|member| self.object.contains_key(*member)) {
+            return LineError::Lookalike(Lookalike::DockerJson);
+        }
         LineError::MissingMember { member: Quoted::new(self.mapping.member(field)), field: field.name() }
     }
 }
 
-/// The value at a path of names with dots between them.
-fn nested<'a>(object: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+fn is_absent(value: &Value) -> bool {
+    value.is_null() || value.as_str().is_some_and(|text| somebody(text).is_none())
+}
+
+/// The value at a path of names with dots between them; a number leads into a list.
+fn nested_in<'a>(object: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
     let (first, rest) = path.split_once('.')?;
-    let inner = object.get(first)?.as_object()?;
-    inner.get(rest).or_else(|| nested(inner, rest))
+    nested(object.get(first)?, rest)
+}
+
+fn nested<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
+    match value {
+        Value::Object(object) => object.get(path).or_else(|| nested_in(object, path)),
+        Value::Array(values) => {
+            let (index, rest) =
+                path.split_once('.').map_or((path, None), |(index, rest)| (index, Some(rest)));
+            let value = values.get(index.parse::<usize>().ok()?)?;
+            rest.map_or(Some(value), |rest| nested(value, rest))
+        }
+        _ => None,
+    }
 }
 
 fn number(value: &Value) -> Option<f64> {
@@ -127,93 +240,4 @@ fn whole(number: f64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn read(line: &str, mapping: &str) -> Result<Call, LineError> {
-        parse(line.as_bytes(), UserFrom::Field, &mapping.parse().unwrap())
-    }
-
-    fn says(line: &str) -> String {
-        read(line, "").unwrap_err().to_string()
-    }
-
-    #[test]
-    fn a_full_line_is_read_through_its_mapping() {
-        let line = r#"{"path":"/api/analyze","ts":"2026-11-01T10:00:00.5+01:00","account":42,"verb":"POST","code":"201",
-            "request_time":"0.0425","http":{"client":{"ip":"::1"}},"agent":"curl/8","in":10,"out":"20","cost":3,
-            "more":[1]}"#;
-        let mapping = "endpoint=path,time=ts,user=account,method=verb,status_code=code,response_time_s=request_time,\
-            ip_address=http.client.ip,user_agent=agent,request_size=in,response_size=out,units=cost";
-        let expected = Call {
-            user: "42".parse().unwrap(),
-            time: "2026-11-01T09:00:00.5Z".parse().unwrap(),
-            endpoint: "/api/analyze".into(),
-            method: Some("POST".into()),
-            status_code: Some(201),
-            response_time_ms: Some(43),
-            ip_address: Some("::1".parse().unwrap()),
-            user_agent: Some("curl/8".into()),
-            request_size: Some(10),
-            response_size: Some(20),
-            units: Some(3),
-        };
-        assert_eq!(read(line, mapping), Ok(expected));
-    }
-
-    #[test]
-    fn a_key_with_dots_goes_before_a_path() {
-        let line = r#"{"u.r":"flat","u":{"r":"deep"},"time":0,"endpoint":"/"}"#;
-        assert_eq!(read(line, "user=u.r").unwrap().user, "flat".parse().unwrap());
-    }
-
-    #[test]
-    fn times_come_in_three_forms() {
-        let time = |value: &str| {
-            let line = format!(r#"{{"user":"a","endpoint":"/","time":{value}}}"#);
-            read(&line, "").map(|call| call.time.to_rfc3339())
-        };
-        assert_eq!(time("1700000000").unwrap(), "2023-11-14T22:13:20+00:00");
-        assert_eq!(time("1700000000.25").unwrap(), "2023-11-14T22:13:20.250+00:00");
-        assert_eq!(time("1700000000123").unwrap(), "2023-11-14T22:13:20.123+00:00");
-        assert_eq!(time("\"1700000000.123\"").unwrap(), "2023-11-14T22:13:20.123+00:00");
-        assert_eq!(time("\"2023-11-14T22:13:20Z\"").unwrap(), "2023-11-14T22:13:20+00:00");
-        for bad in ["\"yesterday\"", "\"NaN\"", "1e300", "true", "[]", "\"2023-11-14\""] {
-            let expected = "\"time\" (time) is not an RFC 3339 time, or seconds or milliseconds since 1970";
-            assert_eq!(time(bad).unwrap_err().to_string(), expected, "{bad}");
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        assert_eq!(says("[1]").split(" (").next(), Some("not a JSON object"));
-        assert!(says("{").starts_with("not a JSON object (EOF"));
-        assert_eq!(says(r#"{"time":1}"#), "nobody is named as the user (--user-from)");
-        assert_eq!(says(r#"{"user":"a"}"#), "\"time\" (time) is missing");
-        assert_eq!(says(r#"{"user":"a","time":1}"#), "\"endpoint\" (endpoint) is missing");
-        let line = |field: &str| format!(r#"{{"user":"a","time":1,"endpoint":"/",{field}}}"#);
-        assert_eq!(
-            says(&line(r#""status_code":-1"#)),
-            "\"status_code\" (status_code) is not a whole number from 0"
-        );
-        assert_eq!(says(&line(r#""method":1"#)), "\"method\" (method) is not a string");
-        assert_eq!(says(&line(r#""ip_address":"x""#)), "\"ip_address\" (ip_address) is not an IP address");
-        assert_eq!(
-            says(&line(r#""response_time_s":"x""#)),
-            "\"response_time_s\" (response_time_s) is not a number of seconds"
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn no_values_make_it_panic(
-            key in "(user|time|endpoint|status_code|response_time_s|units)",
-            value in "(-?[0-9]{1,30}(\\.[0-9]{1,5})?(e[0-9]{1,3})?|\"\\PC{0,20}\"|null|\\{\\}|\\[\\])"
-        ) {
-            let line = format!(r#"{{"{key}":{value},"user":"a","time":1,"endpoint":"/"}}"#);
-            let _ = read(&line, "");
-        }
-    }
-}
+mod tests;

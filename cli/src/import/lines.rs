@@ -15,6 +15,8 @@ pub(crate) struct Line<'a> {
     pub(crate) number: u64,
     /// Its text without the line end; none when it is too long.
     pub(crate) text: Option<&'a [u8]>,
+    /// Whether it has a line end; the last one may have none.
+    pub(crate) is_ended: bool,
 }
 
 /// Reads lines in a bounded buffer.
@@ -44,7 +46,7 @@ impl<R: BufRead> Lines<R> {
     /// The next line, none at the end.
     pub(crate) fn next(&mut self) -> io::Result<Option<Line<'_>>> {
         self.buffer.clear();
-        let (mut found, mut too_long) = (false, false);
+        let (mut found, mut too_long, mut is_ended) = (false, false, false);
         loop {
             let available = match self.reader.fill_buf() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -64,6 +66,7 @@ impl<R: BufRead> Lines<R> {
             self.reader.consume(used);
             self.bytes += used as u64;
             if end.is_some() {
+                is_ended = true;
                 break;
             }
         }
@@ -72,7 +75,7 @@ impl<R: BufRead> Lines<R> {
         }
         self.number += 1;
         let text = (!too_long).then(|| trimmed(&self.buffer, self.number));
-        Ok(Some(Line { number: self.number, text }))
+        Ok(Some(Line { number: self.number, text, is_ended }))
     }
 }
 
@@ -134,6 +137,24 @@ mod tests {
             assert_eq!(read(text, buffer_bytes), expected);
         }
         assert_eq!(read(b"", 10), []);
+    }
+
+    #[test]
+    fn only_the_last_line_may_have_no_end() {
+        for (text, expected) in [
+            (&b"a\nb\n"[..], &[true, true][..]),
+            (b"a\nb", &[true, false]),
+            (b"a\r\nb\r", &[true, false]),
+            (b"a\n\n", &[true, true]),
+            (b"", &[]),
+        ] {
+            let mut lines = Lines::new(text);
+            let mut ends = Vec::new();
+            while let Some(line) = lines.next().unwrap() {
+                ends.push(line.is_ended);
+            }
+            assert_eq!(ends, expected, "{text:?}");
+        }
     }
 
     #[test]

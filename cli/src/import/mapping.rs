@@ -59,6 +59,44 @@ impl Field {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mapping {
     entries: Vec<(Field, String)>,
+    duration_unit: DurationUnit,
+}
+
+/// Unit of the member that holds the duration: `response_time_ms=duration:ns`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum DurationUnit {
+    Nanos,
+    Micros,
+    #[default]
+    Millis,
+    Seconds,
+}
+
+impl DurationUnit {
+    /// Power of ten by which a number of this unit becomes one of milliseconds.
+    pub(crate) const fn shift_to_millis(self) -> i32 {
+        match self {
+            Self::Nanos => -6,
+            Self::Micros => -3,
+            Self::Millis => 0,
+            Self::Seconds => 3,
+        }
+    }
+
+    /// A member's name without its unit, and the unit.
+    fn split(member: &str) -> (&str, Option<Self>) {
+        let unit = member.rsplit_once(':').and_then(|(name, unit)| {
+            let unit = match unit {
+                "ns" => Self::Nanos,
+                "us" => Self::Micros,
+                "ms" => Self::Millis,
+                "s" => Self::Seconds,
+                _ => return None,
+            };
+            Some((name, Some(unit)))
+        });
+        unit.unwrap_or((member, None))
+    }
 }
 
 impl Mapping {
@@ -66,6 +104,11 @@ impl Mapping {
     pub(crate) fn member(&self, field: Field) -> &str {
         let mapped = self.entries.iter().find(|(mapped, _)| *mapped == field);
         mapped.map_or(field.name(), |(_, member)| member)
+    }
+
+    /// Unit of the member that holds the duration ([`Field::ResponseTimeMs`]).
+    pub(crate) fn duration_unit(&self) -> DurationUnit {
+        self.duration_unit
     }
 }
 
@@ -85,11 +128,17 @@ impl FromStr for Mapping {
 
     fn from_str(text: &str) -> Result<Self, MappingError> {
         let mut entries: Vec<(Field, String)> = Vec::new();
+        let mut duration_unit = DurationUnit::default();
         for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
             let form = || MappingError::Form(entry.to_owned());
             let (name, member) = entry.split_once('=').ok_or_else(form)?;
             let field = Field::ALL.into_iter().find(|field| field.name() == name);
             let field = field.ok_or_else(|| MappingError::UnknownField(name.to_owned()))?;
+            let (member, unit) = match field {
+                Field::ResponseTimeMs => DurationUnit::split(member),
+                _ => (member, None),
+            };
+            duration_unit = unit.unwrap_or(duration_unit);
             if member.is_empty() {
                 return Err(form());
             }
@@ -98,7 +147,7 @@ impl FromStr for Mapping {
             }
             entries.push((field, member.to_owned()));
         }
-        Ok(Self { entries })
+        Ok(Self { entries, duration_unit })
     }
 }
 
@@ -113,6 +162,26 @@ mod tests {
         assert_eq!(mapping.member(Field::Time), "@timestamp");
         assert_eq!(mapping.member(Field::StatusCode), "status_code");
         assert_eq!("user=a=b".parse::<Mapping>().unwrap().member(Field::User), "a=b");
+    }
+
+    #[test]
+    fn a_duration_has_a_unit() {
+        for (text, member, shift) in [
+            ("", "response_time_ms", 0),
+            ("response_time_ms=rt", "rt", 0),
+            ("response_time_ms=duration:ns", "duration", -6),
+            ("response_time_ms=duration:us,user=a", "duration", -3),
+            ("user=a:s,response_time_ms=duration:ms", "duration", 0),
+            ("response_time_ms=a.duration:s", "a.duration", 3),
+            ("response_time_ms=http:duration", "http:duration", 0),
+            ("response_time_ms=http:duration:s", "http:duration", 3),
+        ] {
+            let mapping: Mapping = text.parse().unwrap();
+            assert_eq!(mapping.member(Field::ResponseTimeMs), member, "{text}");
+            assert_eq!(mapping.duration_unit().shift_to_millis(), shift, "{text}");
+        }
+        assert_eq!("user=a:s".parse::<Mapping>().unwrap().member(Field::User), "a:s");
+        assert!("response_time_ms=:ns".parse::<Mapping>().is_err());
     }
 
     #[test]

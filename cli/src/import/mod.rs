@@ -1,56 +1,42 @@
 //! Turns files into calls, through the same ingest path as calls that come over HTTP.
 //!
 //! Every line gets an id that follows from its text and its place among equal lines. So a file can be imported again,
-//! whole or after an interruption, and nothing counts twice.
+//! whole or after an interruption, and nothing counts twice. A file is read once to see whether it is what it is said
+//! to be ([`survey`]), and then once more to take it in ([`run`]).
 
+mod access_log;
 mod call;
-mod combined;
-mod file;
+mod decimal;
+mod input;
 mod json;
+mod kind;
+mod known;
 mod lines;
+mod lookalike;
 mod mapping;
 mod progress;
 mod read;
 mod sink;
 mod tally;
 
-use std::io::BufRead;
-
+use anyhow::Context as _;
 use api::ingest::ItemStatus;
-use ledger::{Clock, Rules};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use access_log::Layout;
 pub(crate) use call::UserFrom;
-pub(crate) use file::open;
+pub(crate) use input::{Input, Pass};
+pub(crate) use known::Known;
 pub(crate) use lines::{LineIds, Lines};
 pub(crate) use mapping::Mapping;
 pub(crate) use progress::Progress;
-pub(crate) use read::Format;
-pub(crate) use sink::{Connected, Projected, Sink, SinkConfig};
+pub(crate) use read::{Format, Manner};
+pub(crate) use sink::{Checks, Connected, Projected, Sink, SinkConfig};
 pub(crate) use tally::Tally;
 
-use call::LineError;
-use read::Batch;
-
-/// A file to import.
-pub(crate) struct Source {
-    /// Its content.
-    pub(crate) reader: Box<dyn BufRead + Send>,
-    /// Its length, where it is known.
-    pub(crate) bytes: Option<u64>,
-    /// Form of its lines.
-    pub(crate) format: Format,
-    /// Part of its lines that names their users.
-    pub(crate) user_from: UserFrom,
-}
-
-/// Destination of valid calls.
-pub(crate) enum Target<'a> {
-    /// They go into the log.
-    Log(&'a Sink),
-    /// They are counted only (`--dry-run`), at this time and under these rules.
-    Nowhere(Clock, Rules),
-}
+use call::{LineError, Skipped};
+use read::{Batch, Numbered};
+use tally::TOLD_LINES;
 
 /// Result of an import.
 pub(crate) struct Imported {
@@ -62,73 +48,161 @@ pub(crate) struct Imported {
     pub(crate) is_interrupted: bool,
 }
 
+/// Result of reading a file without importing it.
+pub(crate) struct Surveyed {
+    /// The counts.
+    pub(crate) tally: Tally,
+    /// Whether it was stopped before the file's end.
+    pub(crate) is_interrupted: bool,
+}
+
+/// Reads a file to its end, or until `stop`, and writes nothing. With `known` the ledger is asked what of it is new;
+/// why it cannot say so is told once, and ends nothing.
+pub(crate) async fn survey(
+    pass: Pass,
+    manner: &Manner,
+    checks: Checks<'_>,
+    known: &mut Option<Known>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Surveyed> {
+    let mut progress = Progress::new(pass.total());
+    let mut batches = read::start(pass, manner.clone());
+    let mut surveyed = Surveyed { tally: Tally::default(), is_interrupted: false };
+    let result = loop {
+        let batch = match next(&mut batches, stop).await {
+            Next::Batch(batch) => batch,
+            Next::Stopped => {
+                surveyed.is_interrupted = true;
+                break Ok(());
+            }
+            Next::End => break Ok(()),
+            Next::Error(error) => break Err(error.into()),
+        };
+        let good = look_at(&batch, checks, &mut surveyed.tally);
+        if let Some(asked) = known
+            && let Err(error) = asked.look_up(&good).await
+        {
+            progress.say(&format!("what is new is not known: {}", crate::output::chain(&error.into())));
+            *known = None;
+        }
+        progress.done(batch.bytes, &surveyed.tally.summary());
+    };
+    progress.finish();
+    result.map(|()| surveyed)
+}
+
+/// Counts what would become of a batch; answers its good calls.
+fn look_at<'a>(batch: &'a Batch, checks: Checks<'_>, tally: &mut Tally) -> Vec<&'a Numbered> {
+    tally.look_at(batch);
+    tally.unended = batch.unended;
+    let mut skipped = batch.skipped.clone();
+    let mut good = Vec::with_capacity(batch.calls.len());
+    for numbered in &batch.calls {
+        match sink::check(numbered, checks) {
+            Ok(()) => {
+                tally.add(numbered, true);
+                good.push(numbered);
+            }
+            Err(error) => skipped.push(refused(numbered, error.into())),
+        }
+    }
+    skipped.sort_by_key(|skipped| skipped.line);
+    for skipped in &skipped {
+        tally.skip(skipped);
+    }
+    good
+}
+
 /// Imports a file to its end, or until `stop`. Lines that give no call are told on stderr and passed over.
 pub(crate) async fn run(
-    source: Source,
-    target: Target<'_>,
+    pass: Pass,
+    manner: &Manner,
+    sink: &Sink,
     stop: &CancellationToken,
 ) -> anyhow::Result<Imported> {
-    let mut progress = Progress::new(source.bytes);
-    let mut batches = read::start(source.reader, source.format, source.user_from);
+    let mut progress = Progress::new(pass.total());
+    let mut batches = read::start(pass, manner.clone());
     let mut imported = Imported { tally: Tally::default(), seq: None, is_interrupted: false };
     let result = loop {
-        let batch = tokio::select! {
-            // A batch that was begun is brought to its end, so that the counts tell the truth.
-            () = stop.cancelled() => {
+        let batch = match next(&mut batches, stop).await {
+            Next::Batch(batch) => batch,
+            Next::Stopped => {
                 imported.is_interrupted = true;
                 break Ok(());
             }
-            batch = batches.recv() => batch,
+            Next::End => break Ok(()),
+            Next::Error(error) => break Err(error.into()),
         };
-        let batch = match batch {
-            None => break Ok(()),
-            Some(Err(error)) => break Err(error.into()),
-            Some(Ok(batch)) => batch,
-        };
-        if let Err(error) = take(&batch, &target, &mut imported, &progress).await {
+        if let Err(error) = take(&batch, sink, &mut imported, &progress).await {
             break Err(error);
         }
         progress.done(batch.bytes, &imported.tally.summary());
     };
     progress.finish();
-    result.map(|()| imported)
+    match result {
+        Ok(()) => Ok(imported),
+        Err(error) if imported.seq.is_none() => Err(error),
+        Err(error) => {
+            Err(error).context("the import ended early; run it again to go on: nothing counts twice")
+        }
+    }
+}
+
+enum Next {
+    Batch(Batch),
+    End,
+    Stopped,
+    Error(std::io::Error),
+}
+
+/// The next batch. One that was begun is brought to its end before the next is asked for, so that counts tell the
+/// truth.
+async fn next(
+    batches: &mut tokio::sync::mpsc::Receiver<std::io::Result<Batch>>,
+    stop: &CancellationToken,
+) -> Next {
+    let batch = tokio::select! {
+        () = stop.cancelled() => return Next::Stopped,
+        batch = batches.recv() => batch,
+    };
+    match batch {
+        None => Next::End,
+        Some(Err(error)) => Next::Error(error),
+        Some(Ok(batch)) => Next::Batch(batch),
+    }
 }
 
 async fn take(
     batch: &Batch,
-    target: &Target<'_>,
+    sink: &Sink,
     imported: &mut Imported,
     progress: &Progress,
 ) -> anyhow::Result<()> {
     let mut skipped = batch.skipped.clone();
-    match target {
-        Target::Nowhere(clock, rules) => {
-            for numbered in &batch.calls {
-                match sink::check(numbered, rules, clock) {
-                    Ok(()) => imported.tally.add(numbered, true),
-                    Err(error) => skipped.push((numbered.line, LineError::from(error))),
+    imported.tally.unended = batch.unended;
+    if !batch.calls.is_empty() {
+        let receipt = sink.take(&batch.calls).await?;
+        imported.seq = imported.seq.max(receipt.seq());
+        for (numbered, item) in batch.calls.iter().zip(receipt.into_items()) {
+            match (item.status, item.error) {
+                (ItemStatus::Rejected, Some(error)) => skipped.push(refused(numbered, error.into())),
+                (ItemStatus::Rejected, None) => skipped.push(refused(numbered, LineError::Unexplained)),
+                (ItemStatus::Accepted | ItemStatus::Duplicate, _) => {
+                    imported.tally.add(numbered, item.status == ItemStatus::Accepted);
                 }
             }
         }
-        Target::Log(sink) if !batch.calls.is_empty() => {
-            let receipt = sink.take(&batch.calls).await?;
-            imported.seq = imported.seq.max(receipt.seq());
-            for (numbered, item) in batch.calls.iter().zip(receipt.into_items()) {
-                match (item.status, item.error) {
-                    (ItemStatus::Rejected, Some(error)) => skipped.push((numbered.line, error.into())),
-                    (ItemStatus::Rejected, None) => skipped.push((numbered.line, LineError::Unexplained)),
-                    (ItemStatus::Accepted | ItemStatus::Duplicate, _) => {
-                        imported.tally.add(numbered, item.status == ItemStatus::Accepted);
-                    }
-                }
-            }
-        }
-        Target::Log(_) => {}
     }
-    skipped.sort_by_key(|(line, _)| *line);
-    for (line, error) in &skipped {
-        imported.tally.skipped += 1;
-        progress.say(&format!("line {line}: {error}"));
+    skipped.sort_by_key(|skipped| skipped.line);
+    for skipped in &skipped {
+        // All of a kind would hide the others.
+        if imported.tally.skip(skipped) <= TOLD_LINES {
+            progress.say(&format!("line {}: {}", skipped.line, skipped.error));
+        }
     }
     Ok(())
+}
+
+fn refused(numbered: &Numbered, error: LineError) -> Skipped {
+    Skipped { line: numbered.line, error, excerpt: numbered.excerpt.clone() }
 }

@@ -71,6 +71,7 @@ impl SinkConfig {
 pub(crate) struct Sink {
     connected: Connected,
     intake: Intake,
+    source: String,
 }
 
 /// Answer to the question whether the projections hold everything up to a sequence.
@@ -154,7 +155,9 @@ impl Sink {
     ///
     /// Only what is projected is known to be a duplicate at once. Right after an interrupted import the worker may have
     /// calls of it before it still, and they would be told as accepted; they count once in any case.
-    pub(crate) async fn open(config: SinkConfig) -> anyhow::Result<Self> {
+    ///
+    /// `source` is a part of every call's identity.
+    pub(crate) async fn open(config: SinkConfig, source: String) -> anyhow::Result<Self> {
         let connected = Connected::open(&config).await?;
         let Connected { pool, keys, publisher, .. } = &connected;
         // Who runs an import may make users: nobody could import the log of a server with new clients otherwise.
@@ -163,7 +166,7 @@ impl Sink {
         let (clock, rules) = (config.clock, config.rules);
         let intake = Intake::new(pool.clone(), sealer, accounts, publisher.clone(), clock, rules, None);
         connected.catch_up().await?;
-        Ok(Self { connected, intake })
+        Ok(Self { connected, intake, source })
     }
 
     /// Takes in at most [`api::ingest::MAX_ITEMS`] calls. When this returns, they are on disk. While log or database
@@ -172,7 +175,7 @@ impl Sink {
         let started = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
-            let items = calls.iter().map(|numbered| Item::Ok(draft(numbered))).collect();
+            let items = calls.iter().map(|numbered| Item::Ok(draft(numbered, &self.source))).collect();
             let error = match self.intake.take(&reporter(), items).await {
                 Ok(receipt) => return Ok(receipt),
                 Err(error) => error,
@@ -199,13 +202,21 @@ impl Sink {
     }
 }
 
+/// What a call is held to where nothing is written.
+#[derive(Clone, Copy)]
+pub(crate) struct Checks<'a> {
+    /// The ledger's clock.
+    pub(crate) clock: &'a Clock,
+    /// `RULES_FILE`.
+    pub(crate) rules: &'a Rules,
+}
+
 /// Says of every call whether it would be accepted, without writing anything or asking anybody.
 pub(crate) fn check(
     numbered: &Numbered,
-    rules: &Rules,
-    clock: &Clock,
+    Checks { clock, rules }: Checks<'_>,
 ) -> Result<(), api::http::problem::FieldError> {
-    api::ingest::check(draft(numbered), &reporter(), rules, clock.now())
+    api::ingest::check(draft(numbered, SOURCE_IMPORT), &reporter(), rules, clock.now())
 }
 
 /// An operator, who names the user of every call.
@@ -218,11 +229,11 @@ fn reporter() -> Reporter {
     }
 }
 
-fn draft(numbered: &Numbered) -> Draft<'_> {
+fn draft<'a>(numbered: &'a Numbered, source: &'a str) -> Draft<'a> {
     let call = &numbered.call;
     Draft {
         id: Cow::Borrowed(&numbered.id),
-        source: Some(Cow::Borrowed(SOURCE_IMPORT)),
+        source: Some(Cow::Borrowed(source)),
         subject: Some(match &call.user {
             UserRef::Id(id) => Cow::Owned(id.to_string()),
             UserRef::External(external) => Cow::Borrowed(external.as_str()),

@@ -275,9 +275,5 @@ impl Known {
 
 /// The id of the event's row, as [`Event::row_id`] derives it, which is the token's too.
 fn row_id(user: UserId, event_id: Uuid) -> Uuid {
-    ledger::derived_id(&[
-        user.to_string().as_bytes(),
-        SOURCE_IMPORT.as_bytes(),
-        event_id.to_string().as_bytes(),
-    ])
+    events::claim_id(user, SOURCE_IMPORT, &event_id.to_string())
 }

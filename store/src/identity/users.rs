@@ -184,6 +184,20 @@ pub async fn named(conn: &mut PgConnection, external: &ExternalId) -> Result<Opt
     Ok(found.map(UserId::new))
 }
 
+/// Those of these external ids that somebody bears now, each with its user. Nobody who was erased: see [`named`].
+pub async fn named_many(
+    conn: &mut PgConnection,
+    externals: &[String],
+) -> Result<Vec<(String, UserId)>, Error> {
+    let rows = sqlx::query!(
+        r#"SELECT external_id AS "external_id!", user_id FROM public.users WHERE external_id = ANY($1)"#,
+        externals
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.external_id, UserId::new(row.user_id))).collect())
+}
+
 /// The accounts of these ids, those that there are.
 pub async fn find_many(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Account>, Error> {
     let rows = sqlx::query_as!(

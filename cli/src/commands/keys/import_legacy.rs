@@ -38,7 +38,9 @@ pub(crate) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments, settings: &Settings) -> anyhow::Result<ExitCode> {
-    let (reader, bytes) = import::open(&arguments.file)?;
+    let pass = import::Input::open(&arguments.file)?.pass();
+    let bytes = pass.total();
+    let reader = pass.plain();
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
     let clock = settings.clock()?;
     let connected = Connected::open(&SinkConfig::of(settings, clock.clone())?).await?;

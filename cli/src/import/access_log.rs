@@ -1,17 +1,33 @@
-//! The combined log format of Apache and nginx:
-//! `host ident user [time] "request" status bytes "referer" "user agent"`.
+//! The access logs of Apache and nginx: `host ident user [time] "request" status bytes` (common), with
+//! `"referer" "user agent"` behind it (combined), and with the virtual host before it (`vhost_combined`).
 //!
 //! Both servers write a quote inside a quoted field as an escape (Apache `\"`, nginx `\x22`), so that the first bare
-//! quote ends it. Fields that a configuration adds behind the user agent are passed over.
+//! quote ends it. Fields that a configuration adds behind the last one are passed over; what it adds before the time
+//! is refused: another than the client would be charged.
 //!
 //! Sources: Apache `mod_log_config` ("Format Notes"), nginx `ngx_http_log_module` (`escape=default`).
+
+mod prefix;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 
-use super::call::{Call, LineError, Quoted, UserFrom, user};
+use super::call::{Call, LineError, Note, Quoted, Reading, Remark, UserFrom, user};
+use super::lookalike::Lookalike;
+use prefix::Prefix;
+
+/// Form of an access log's lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Ends with the number of bytes.
+    Common,
+    /// Common, with referer and user agent.
+    Combined,
+    /// Combined, with the virtual host at the beginning.
+    VhostCombined,
+}
 
 /// A part that was read, and the rest of the line behind it.
 type Parsed<'a, T> = Result<(T, &'a [u8]), LineError>;
@@ -19,58 +35,104 @@ type Parsed<'a, T> = Result<(T, &'a [u8]), LineError>;
 const TIME_BYTES: usize = "10/Oct/2000:13:55:36 -0700".len();
 
 /// Parses a line, without its line end.
-pub(crate) fn parse(line: &[u8], user_from: UserFrom) -> Result<Call, LineError> {
-    let (host, rest) = word(line).ok_or(LineError::CutShort("client"))?;
-    let (_ident, rest) = word(rest).ok_or(LineError::CutShort("user"))?;
-    let ((name, time), rest) = user_and_time(rest)?;
+pub(crate) fn parse(line: &[u8], layout: Layout, user_from: UserFrom) -> Result<Reading, LineError> {
+    let (prefix, time, rest) = prefix_and_time(line)?;
+    let Prefix { host, user: name } =
+        Prefix::parse(prefix, layout).ok_or_else(|| looks_like(line, layout))?;
     let (request, rest) = quoted(rest, "request")?;
-    let (status, rest) = number(skip_space(rest), "status")?;
-    let (bytes, rest) = number(skip_space(rest), "number of bytes")?;
-    let (_referer, rest) = quoted(skip_space(rest), "referer")?;
-    let (agent, _rest) = quoted(skip_space(rest), "user agent")?;
-
-    let host = lossy(host);
-    let (method, endpoint) = request_line(&request)?;
-    let named = match user_from {
-        UserFrom::Ip => host.as_ref(),
-        UserFrom::User | UserFrom::Field => name.as_deref().ok_or(LineError::NoUser)?,
+    let mut notes = Vec::new();
+    let (status, rest) = number(skip_space(rest), "status", &mut notes)?;
+    let sent = skip_space(rest);
+    let (bytes, rest) = number(sent, "number of bytes", &mut notes)?;
+    // Apache writes a dash where no byte of a body was sent.
+    let bytes = if sent.starts_with(b"-") { Some(0) } else { bytes };
+    let agent = match layout {
+        Layout::Common => Cow::Borrowed(&b"-"[..]),
+        Layout::Combined | Layout::VhostCombined => {
+            let (_referer, rest) = quoted(skip_space(rest), "referer")?;
+            quoted(skip_space(rest), "user agent")?.0
+        }
     };
-    Ok(Call {
-        user: user(named)?,
+    let (method, endpoint) = request_line(&request)?;
+    let user = match user_from {
+        UserFrom::Ip => host.user()?,
+        UserFrom::User | UserFrom::Field => user(&named(name)?)?,
+    };
+    let call = Call {
+        user,
         time,
         endpoint,
         method: Some(method),
         status_code: status,
         response_time_ms: None,
-        ip_address: host.parse().ok(),
-        user_agent: present(&agent).map(|agent| String::from_utf8_lossy(agent).into_owned()),
+        ip_address: host.address(&mut notes),
+        user_agent: present(&agent).map(|agent| text(agent, "user_agent", &mut notes)),
         request_size: None,
-        // Apache writes a dash where no byte of a body was sent.
-        response_size: Some(bytes.unwrap_or(0)),
+        response_size: bytes,
         units: None,
+    };
+    let call = call.without_what_cannot_be(&mut notes);
+    Ok(Reading { call, notes })
+}
+
+/// What stands before the time, the time, and what stands behind it. The user's name may hold spaces and brackets,
+/// which no server escapes, but no bare quote: so the first `] "` ends the time.
+fn prefix_and_time(line: &[u8]) -> Result<(&[u8], DateTime<Utc>, &[u8]), LineError> {
+    let Some(end) = line.windows(3).position(|part| part == b"] \"") else {
+        return Err(Lookalike::known(line).map_or_else(|| ends_early(line), LineError::Lookalike));
+    };
+    let not_a_time = || {
+        let error = LineError::Field { field: "time", expected: "like [10/Oct/2000:13:55:36 -0700]" };
+        Lookalike::known(line).map_or(error, LineError::Lookalike)
+    };
+    let start = end.checked_sub(TIME_BYTES + 2).ok_or_else(not_a_time)?;
+    let time = line[start..end].strip_prefix(b" [").and_then(parse_time).ok_or_else(not_a_time)?;
+    Ok((&line[..start], time, &line[end + 2..]))
+}
+
+fn ends_early(line: &[u8]) -> LineError {
+    LineError::CutShort(match line.iter().filter(|byte| **byte == b' ').count() {
+        0 => "client",
+        1 => "user",
+        _ => "request",
     })
+}
+
+fn looks_like(line: &[u8], layout: Layout) -> LineError {
+    let lookalike = match Lookalike::known(line) {
+        // It begins as it should, so something else is wrong with it.
+        Some(Lookalike::Vhost) if layout == Layout::VhostCombined => Lookalike::Other,
+        Some(lookalike) => lookalike,
+        None if layout == Layout::VhostCombined => Lookalike::NoVhost,
+        None => Lookalike::Other,
+    };
+    LineError::Lookalike(lookalike)
+}
+
+/// The user's name as text.
+fn named(name: Option<&[u8]>) -> Result<String, LineError> {
+    let name = unescape(name.ok_or(LineError::NoUser)?);
+    // With replaced bytes two names could become one.
+    String::from_utf8(name.into_owned()).map_err(|_| LineError::UserNotUtf8)
+}
+
+/// The field's text; that bytes had to be replaced is noted.
+fn text(field: &[u8], name: &'static str, notes: &mut Vec<Note>) -> String {
+    let text = String::from_utf8_lossy(field);
+    if matches!(text, Cow::Owned(_)) {
+        notes.push(Note { field: name, remark: Remark::Replaced });
+    }
+    text.into_owned()
 }
 
 /// The text before the next space, and the text behind it.
 fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let at = text.iter().position(|&byte| byte == b' ')?;
-    (at > 0).then(|| (&text[..at], &text[at + 1..]))
+    let at = text.iter().position(|&byte| byte == b' ').filter(|at| *at > 0)?;
+    Some((&text[..at], &text[at + 1..]))
 }
 
 fn skip_space(text: &[u8]) -> &[u8] {
     text.strip_prefix(b" ").unwrap_or(text)
-}
-
-/// The user's name may hold spaces and brackets, which no server escapes, but no bare quote. So the first `] "` ends
-/// the time, and the name is all that comes before it.
-fn user_and_time(text: &[u8]) -> Parsed<'_, (Option<String>, DateTime<Utc>)> {
-    let not_a_time = LineError::Field { field: "time", expected: "like [10/Oct/2000:13:55:36 -0700]" };
-    let end = text.windows(3).position(|part| part == b"] \"").ok_or(LineError::CutShort("request"))?;
-    let start = end.checked_sub(TIME_BYTES + 2).ok_or(not_a_time.clone())?;
-    let time = text[start..end].strip_prefix(b" [").and_then(parse_time).ok_or(not_a_time)?;
-    let name = unescape(&text[..start]);
-    let name = present(&name).map(|name| String::from_utf8_lossy(name).into_owned());
-    Ok(((name, time), &text[end + 2..]))
 }
 
 /// A time of the form `10/Oct/2000:13:55:36 -0700`. A leap second is the second before it, as in Unix time.
@@ -104,19 +166,22 @@ fn quoted<'a>(text: &'a [u8], field: &'static str) -> Parsed<'a, Cow<'a, [u8]>> 
     Err(LineError::OpenQuote(field))
 }
 
-/// A number or a dash, up to the next space or the line's end.
-fn number<'a>(text: &'a [u8], field: &'static str) -> Parsed<'a, Option<u64>> {
+/// A number or a dash, up to the next space or the line's end. One that is too large is noted and left out.
+fn number<'a>(text: &'a [u8], field: &'static str, notes: &mut Vec<Note>) -> Parsed<'a, Option<u64>> {
     let at = text.iter().position(|&byte| byte == b' ').unwrap_or(text.len());
     let (number, rest) = text.split_at(at);
     match number {
         b"" => Err(LineError::CutShort(field)),
         b"-" => Ok((None, rest)),
-        // What `parse` would also take, such as a sign, is no number of a log.
+        // Fields stand in their places here: what is no number is another field, and the line of another form.
         _ if !number.iter().all(u8::is_ascii_digit) => Err(LineError::Field { field, expected: "a number" }),
-        _ => match std::str::from_utf8(number).ok().and_then(|text| text.parse().ok()) {
-            Some(number) => Ok((Some(number), rest)),
-            None => Err(LineError::Field { field, expected: "a number that fits 64 bits" }),
-        },
+        _ => {
+            let number = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
+            if number.is_none() {
+                notes.push(Note { field, remark: Remark::LeftOut("a number that fits 64 bits") });
+            }
+            Ok((number, rest))
+        }
     }
 }
 
