@@ -398,3 +398,42 @@ async fn interrupted_it_says_so_and_run_again_it_stores_the_rest() -> Result<()>
     assert_eq!(ledger.text("SELECT count(*)::text FROM ledger.user_tokens").await?, "150");
     Ok(())
 }
+
+#[tokio::test]
+async fn what_opens_to_no_known_form_is_taken_only_when_it_is_asked_for() -> Result<()> {
+    let unknown = [
+        ("github", "0123456789abcdef0123456789abcdef01234567"),
+        ("github", "ghp_short"),
+        ("github", "ghp_0123456789\u{e4}0123456789\u{e4}01234567"),
+        ("github", "ghs_0123456789abcdef0123456789abcdef"),
+        ("openai", "key-0123456789abcdef0123456789abcdef"),
+        ("anthropic", "sk-0123456789abcdef0123456789abcdef"),
+        ("gemini", "ya29.0123456789abcdef0123456789abcdef"),
+    ];
+    let known = [
+        ("github", format!("ghs_12345_{}", "eyJ".repeat(170))),
+        ("gemini", format!("AQ.{}", "Ab8".repeat(17))),
+    ];
+    let mut lines = Vec::new();
+    for (number, (kind, token)) in unknown.iter().enumerate() {
+        let Some(sealed) = by_openssl(testkit::ENCRYPTION_KEY, token)? else { return Ok(()) };
+        lines.push(row(&format!("unknown-{number}"), kind, &sealed));
+    }
+    for (kind, token) in &known {
+        lines.push(row("known", kind, &by_openssl(testkit::ENCRYPTION_KEY, token)?.context("it ran")?));
+    }
+    let ledger = Ledger::start().await?;
+    let _worker = ledger.worker()?;
+    let file = ledger.file("rows.json", &lines)?;
+    let arguments = ["keys", "import-legacy", &file, "--provision"];
+
+    let refused = ledger.run(&arguments).await?;
+    assert_eq!((refused.code, counts(&refused)), (Some(1), vec![2, 0, 0, 7]), "{}", refused.errors);
+    for (line, (kind, token)) in reported(&refused).iter().zip(unknown) {
+        assert!(line.contains(&format!("no known form of a {kind} token (--accept-unknown")), "{line}");
+        assert!(!refused.errors.contains(token), "{line}");
+    }
+    let taken = ledger.run(&[&arguments[..], &["--accept-unknown"]].concat()).await?;
+    assert_eq!((taken.code, counts(&taken)), (Some(0), vec![7, 2, 0, 0]), "{}", taken.errors);
+    Ok(())
+}

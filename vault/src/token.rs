@@ -134,7 +134,20 @@ impl TokenKind {
         }
         Err(TokenRefused::OtherKind { looks_like: prefix.kind })
     }
+
+    /// Whether `token` has a form in which this kind's provider is known to issue tokens: a known prefix, and behind it
+    /// the characters of base64url and JWTs alone. For where a token comes without proof that it is one; a user's word
+    /// is proof enough, since forms change.
+    pub fn has_known_form(self, token: &SecretText) -> bool {
+        let is_of_form = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+        self.check(token) == Ok(None)
+            && token.len() >= KNOWN_BYTES_MIN
+            && token.expose().bytes().all(is_of_form)
+    }
 }
+
+/// The shortest token of a known form. Those that providers issue have 39 characters or more.
+const KNOWN_BYTES_MIN: usize = 20;
 
 /// Whether a `ghs_` token has one of the two lengths that GitHub is known to issue: 36 characters after the prefix, or
 /// about 520 in all where it carries a JWT.

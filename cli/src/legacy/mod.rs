@@ -55,16 +55,19 @@ pub(crate) struct Legacy<'a> {
     connected: &'a Connected,
     users: Accounts,
     clock: Clock,
+    /// Whether what has no known form of a token is taken.
+    accept_unknown: bool,
     /// The tokens that this run stored, which may not be projected yet.
     stored: HashMap<(UserId, TokenKind), Uuid>,
     taken: Taken,
 }
 
 impl<'a> Legacy<'a> {
-    /// Prepares taking over; with `provision` a user who has no account gets one.
-    pub(crate) fn new(connected: &'a Connected, clock: Clock, provision: bool) -> Self {
+    /// Prepares taking over; with `provision` a user who has no account gets one, with `accept_unknown` whatever opens is
+    /// taken for a token.
+    pub(crate) fn new(connected: &'a Connected, clock: Clock, provision: bool, accept_unknown: bool) -> Self {
         let users = Accounts::new(connected.pool.clone(), connected.keys.clone(), clock.clone(), provision);
-        Self { connected, users, clock, stored: HashMap::new(), taken: Taken::default() }
+        Self { connected, users, clock, accept_unknown, stored: HashMap::new(), taken: Taken::default() }
     }
 
     /// Takes over a file to its end, or until `stop`. Lines that give no token are told on stderr and passed over.
@@ -76,7 +79,7 @@ impl<'a> Legacy<'a> {
         stop: &CancellationToken,
     ) -> anyhow::Result<Taken> {
         let mut progress = Progress::new(bytes);
-        let mut batches = read::start(reader, root);
+        let mut batches = read::start(reader, root, self.accept_unknown);
         let result = loop {
             let batch = tokio::select! {
                 // A batch that was begun is brought to its end, so that the counts tell the truth.

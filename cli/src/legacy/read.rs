@@ -35,11 +35,15 @@ pub(super) struct Batch {
 }
 
 /// Reads batches until the file's end, which closes the channel, or its first error.
-pub(super) fn start(reader: Box<dyn BufRead + Send>, root: RootKey) -> mpsc::Receiver<io::Result<Batch>> {
+pub(super) fn start(
+    reader: Box<dyn BufRead + Send>,
+    root: RootKey,
+    accept_unknown: bool,
+) -> mpsc::Receiver<io::Result<Batch>> {
     let (batches, receiver) = mpsc::channel(1);
     // Not one of the runtime's threads: those must end before the program does, and a pipe may stay silent for ever.
     std::thread::spawn(move || {
-        if let Err(error) = read(reader, &root, &batches) {
+        if let Err(error) = read(reader, &root, accept_unknown, &batches) {
             // A receiver that is gone has no use for the error.
             let _ = batches.blocking_send(Err(error));
         }
@@ -47,7 +51,12 @@ pub(super) fn start(reader: Box<dyn BufRead + Send>, root: RootKey) -> mpsc::Rec
     receiver
 }
 
-fn read(reader: impl BufRead, root: &RootKey, batches: &mpsc::Sender<io::Result<Batch>>) -> io::Result<()> {
+fn read(
+    reader: impl BufRead,
+    root: &RootKey,
+    accept_unknown: bool,
+    batches: &mpsc::Sender<io::Result<Batch>>,
+) -> io::Result<()> {
     let mut lines = Lines::bounded(reader, MAX_LINE_BYTES);
     let mut ids = LineIds::default();
     let mut batch = Batch::default();
@@ -57,7 +66,7 @@ fn read(reader: impl BufRead, root: &RootKey, batches: &mpsc::Sender<io::Result<
             Some(text) if text.iter().all(u8::is_ascii_whitespace) => {}
             Some(text) => {
                 let id = derived_id(&[ids.next(text).as_bytes()]);
-                match Row::open(text, root) {
+                match Row::open(text, root, accept_unknown) {
                     Ok(row) => batch.rows.push(Numbered { line: number, id, row }),
                     Err(error) => batch.refused.push((number, error)),
                 }

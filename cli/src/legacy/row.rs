@@ -61,6 +61,9 @@ pub(crate) enum RowError {
     /// It is not one of the type that the row names.
     #[error(transparent)]
     Refused(#[from] TokenRefused),
+    /// Nothing proves that it is a token.
+    #[error("it opens to no known form of a {0} token (--accept-unknown takes it all the same)")]
+    UnknownForm(TokenKind),
     /// Nobody has this id.
     #[error("there is no such user (--provision makes one)")]
     UnknownUser,
@@ -95,7 +98,10 @@ struct Line<'a> {
 
 impl Row {
     /// Reads a line and opens what it holds. Nothing that could be told of it tells what it held.
-    pub(crate) fn open(text: &[u8], root: &RootKey) -> Result<Self, RowError> {
+    ///
+    /// The older form has no tag: a wrong key opens one row in 256 to something, and whoever may change rows may change
+    /// what they open to. So what has no known form is taken with `accept_unknown` alone.
+    pub(crate) fn open(text: &[u8], root: &RootKey, accept_unknown: bool) -> Result<Self, RowError> {
         let line: Line<'_> = serde_json::from_slice(text).map_err(|error| match error.classify() {
             Category::Data => RowError::OtherForm,
             _ => RowError::NotJson { column: error.column() },
@@ -115,6 +121,9 @@ impl Row {
         };
         let token = vault::legacy::open_for_import(root, &sealed).map_err(|_| RowError::NotOpened)?;
         kind.check(&token)?;
+        if !accept_unknown && !kind.has_known_form(&token) {
+            return Err(RowError::UnknownForm(kind));
+        }
         Ok(Self { user, kind, name, token })
     }
 }
@@ -139,7 +148,7 @@ mod tests {
 
     fn said(line: &str) -> String {
         let root = RootKey::parse(&"1".repeat(64)).expect("a key");
-        Row::open(line.as_bytes(), &root).err().expect("it holds no token").to_string()
+        Row::open(line.as_bytes(), &root, false).err().expect("it holds no token").to_string()
     }
 
     #[test]

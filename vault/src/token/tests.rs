@@ -120,3 +120,34 @@ fn kinds_have_one_name_everywhere() {
     assert!("GitHub".parse::<TokenKind>().is_err());
     assert!("".parse::<TokenKind>().is_err());
 }
+
+#[test]
+fn forms_that_providers_issue_are_known_and_garbage_is_not() {
+    let digits = "0123456789abcdefghijklmnopqrstuvwxyz";
+    let long = "aB3-_".repeat(40);
+    let jwt = format!("ghs_12345_{}", "eyJh.".repeat(102));
+    for (kind, token) in [
+        (TokenKind::Github, format!("ghp_{digits}")),
+        (TokenKind::Github, format!("ghs_{digits}")),
+        (TokenKind::Github, jwt),
+        (TokenKind::Github, format!("github_pat_{digits}_{digits}")),
+        (TokenKind::Openai, format!("sk-{digits}")),
+        (TokenKind::Openai, format!("sk-proj-{long}")),
+        (TokenKind::Anthropic, format!("sk-ant-api03-{long}")),
+        (TokenKind::Gemini, format!("AIza{digits}")),
+        (TokenKind::Gemini, format!("AQ.{long}")),
+    ] {
+        assert!(kind.has_known_form(&secret(&token)), "{token}");
+        for other in TokenKind::ALL.into_iter().filter(|other| *other != kind) {
+            assert!(!other.has_known_form(&secret(&token)), "{token} as {other}");
+        }
+        for garbage in
+            [format!("{token}ä"), format!("{token}/"), format!("{token}\u{fffd}"), token[3..].to_owned()]
+        {
+            assert!(!kind.has_known_form(&secret(&garbage)), "{garbage}");
+        }
+    }
+    for token in ["", "ghp_", "ghp_0123456789", "ghs_0123456789abcdef0123", digits] {
+        assert!(!TokenKind::Github.has_known_form(&secret(token)), "{token}");
+    }
+}

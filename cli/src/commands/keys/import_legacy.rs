@@ -23,6 +23,9 @@ use crate::shutdown;
 /// user is our id or the host's; `token_type` is github, openai, anthropic or gemini; `token_name` may be left out. For
 /// the last two there may be `"encrypted_token": {"encrypted": "…", "iv": "…"}`. A line has 16 KiB at most.
 ///
+/// That form proves nothing about its content, so a row that opens to no known form of its type is refused unless
+/// --accept-unknown is given; look at such rows first.
+///
 /// Lines that give no token are told on stderr with their numbers and the reason, never with what they hold, and passed
 /// over. A file can be taken over again, whole or after an interruption: nothing is stored twice. A user's token that
 /// is there already stays: the row is told and skipped. The worker must run, so that such tokens are known.
@@ -35,6 +38,9 @@ pub(crate) struct Arguments {
     /// Make an account for a user who has none
     #[arg(long)]
     provision: bool,
+    /// Take also what opens to no known form of its type
+    #[arg(long)]
+    accept_unknown: bool,
 }
 
 pub(super) async fn run(arguments: &Arguments, settings: &Settings) -> anyhow::Result<ExitCode> {
@@ -55,7 +61,7 @@ pub(super) async fn run(arguments: &Arguments, settings: &Settings) -> anyhow::R
     // Held against the database just now, under its name.
     let root =
         RootKey::parse(settings.keys().key.expose_secret()).context("ENCRYPTION_KEY cannot be used")?;
-    let legacy = Legacy::new(&connected, clock, arguments.provision);
+    let legacy = Legacy::new(&connected, clock, arguments.provision, arguments.accept_unknown);
     let taken = legacy.run(reader, bytes, root, &stop).await;
     let taken = taken.context("it ended early; run it again to go on: nothing is stored twice")?;
     if let Some(seq) = taken.seq {
