@@ -12,7 +12,8 @@ pub(super) struct Whole {
 /// The most digits that a number may have, and the greatest exponent: more is no measure of anything.
 const MAX_DIGITS: usize = 60;
 
-/// A decimal number × 10^`shift`, rounded half up; none when the text is no number from 0 or the result exceeds 64 bits.
+/// A decimal number × 10^`shift`, rounded half up; none when the text is no number from 0, or the result exceeds 64
+/// bits.
 pub(super) fn scaled(text: &str, shift: i32) -> Option<Whole> {
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),

@@ -1,4 +1,5 @@
-//! Names for what stands in the place of client, ident and user, or of a JSON object, so that a refusal says what to do.
+//! Names for what stands in the place of client, ident and user, or of a JSON object, so that a refusal says what to
+//! do.
 
 use std::fmt;
 use std::sync::LazyLock;

@@ -63,8 +63,8 @@ pub(crate) struct Legacy<'a> {
 }
 
 impl<'a> Legacy<'a> {
-    /// Prepares taking over; with `provision` a user who has no account gets one, with `accept_unknown` whatever opens is
-    /// taken for a token.
+    /// Prepares taking over; with `provision` a user who has no account gets one, with `accept_unknown` whatever opens
+    /// is taken for a token.
     pub(crate) fn new(connected: &'a Connected, clock: Clock, provision: bool, accept_unknown: bool) -> Self {
         let users = Accounts::new(connected.pool.clone(), connected.keys.clone(), clock.clone(), provision);
         Self { connected, users, clock, accept_unknown, stored: HashMap::new(), taken: Taken::default() }
