@@ -146,6 +146,33 @@ async fn no_child_sees_our_environment() -> Result {
     Ok(())
 }
 
+/// A server that fails to start must not have the other one waited for in vain.
+#[tokio::test]
+async fn a_server_that_does_not_stop_is_killed_when_the_other_one_fails() -> Result {
+    let dir = open_dir()?;
+    let marker = dir.path().join("marker");
+    let nats = dir.path().join("bin/nats-server");
+    plant(&nats, &marker, "[ \"$1\" = --version ] && echo 'nats-server: v9.9.9' && exit 0; exit 1")?;
+    let postgres = newest_postgres()?;
+    let real = |program: &str| format!("exec {} \"$@\"", postgres.join(program).display());
+    let deaf =
+        format!("[ \"$1\" = -D ] || {}; trap '' INT; while :; do /bin/sleep 0.1; done", real("postgres"));
+    fs::write(&marker, "")?;
+    fs::set_permissions(&marker, fs::Permissions::from_mode(0o666))?;
+    plant(&dir.path().join("pg/postgres"), &marker, &deaf)?;
+    plant(&dir.path().join("pg/initdb"), &marker, &real("initdb"))?;
+    let bin = dir.path().join("pg");
+    let environment = [
+        ("NATS_SERVER_BIN", nats.to_str().ok_or("not UTF-8")?),
+        ("PG_BINDIR", bin.to_str().ok_or("not UTF-8")?),
+    ];
+    let ended = with_servers(dir.path(), &environment, &["true"]).await?;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code() == Some(1) && said.contains("did not start"), "{said}");
+    assert!(fs::read_to_string(&marker)?.contains("pg/postgres"), "both were started");
+    Ok(())
+}
+
 /// The directory of the newest PostgreSQL of Debian's, else that on PATH.
 fn newest_postgres() -> Result<PathBuf> {
     if let Some(named) = env::var_os("PG_BINDIR") {
