@@ -35,7 +35,7 @@ pub(crate) fn nats_server() -> Result<PathBuf, StartError> {
     let is_good =
         |path: &PathBuf| path.is_file() && nats_version(path).is_some_and(|version| version >= LOWEST_NATS);
     if let Some(named) = env::var_os("NATS_SERVER_BIN").filter(|named| !named.is_empty()) {
-        let named = absolute(named.into())?;
+        let named = absolute(Path::new(&named))?;
         return if is_good(&named) { Ok(named) } else { Err(StartError::NotNatsServer(named)) };
     }
     let beside = env::current_exe().ok().and_then(|program| Some(program.parent()?.join("nats-server")));
@@ -48,13 +48,13 @@ pub(crate) fn nats_server() -> Result<PathBuf, StartError> {
 }
 
 /// The path as seen from anywhere: children run in other directories.
-fn absolute(path: PathBuf) -> Result<PathBuf, StartError> {
-    std::path::absolute(&path)
+fn absolute(path: &Path) -> Result<PathBuf, StartError> {
+    std::path::absolute(path)
         .map_err(|source| StartError::io(format!("cannot find {}", path.display()), source))
 }
 
 fn postgres_candidates() -> Vec<PathBuf> {
-    let named = env::var_os("PG_BINDIR").and_then(|named| absolute(named.into()).ok());
+    let named = env::var_os("PG_BINDIR").and_then(|named| absolute(Path::new(&named)).ok());
     let mut dirs: Vec<PathBuf> = named.into_iter().collect();
     if let Ok(entries) = fs::read_dir("/usr/lib/postgresql") {
         dirs.extend(entries.flatten().map(|entry| entry.path().join("bin")));

@@ -190,12 +190,10 @@ impl Drop for Process {
         // A test's process ends right after; what it leaves behind stays for ever.
         if self.shared.spec.scratch.is_some() {
             let supervised = self.supervised.get_mut().unwrap_or_else(PoisonError::into_inner);
-            // A server that has only just begun may not hear the signal.
-            for signal in [None, Some(Signal::SIGKILL)] {
-                signal.into_iter().for_each(|signal| self.shared.end(signal));
-                if supervised.recv_timeout(DROP_BOUND) == Err(mpsc::RecvTimeoutError::Disconnected) {
-                    return;
-                }
+            if supervised.recv_timeout(DROP_BOUND) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // A server that has only just begun may not hear the first signal.
+                self.shared.end(Signal::SIGKILL);
+                let _ = supervised.recv_timeout(DROP_BOUND);
             }
         }
     }

@@ -132,14 +132,14 @@ async fn no_child_sees_our_environment() -> Result {
         running.lines().filter(|line| *line == "child").count() >= 4,
         "two servers, two watchdogs: {running}"
     );
-    let marked = fs::read_to_string(&marker)?;
+    let noted = fs::read_to_string(&marker)?;
     for program in ["bin/nats-server", "pg/postgres", "pg/initdb"] {
-        assert!(marked.lines().any(|line| line.starts_with("ran ") && line.ends_with(program)), "{marked}");
+        assert!(noted.lines().any(|line| line.starts_with("ran ") && line.ends_with(program)), "{noted}");
     }
-    for seen in [&running, &marked] {
+    for seen in [&running, &noted] {
         assert!(!seen.contains("planted"), "{seen}");
-        let names = FOREIGN.iter().map(|(name, _)| *name);
-        for name in names.chain(["PG_BINDIR", "NATS_SERVER_BIN", "HOME"]) {
+        let foreign = FOREIGN.iter().map(|(name, _)| *name);
+        for name in foreign.chain(["PG_BINDIR", "NATS_SERVER_BIN", "HOME"]) {
             assert!(!seen.lines().any(|line| line.starts_with(&format!("{name}="))), "{name}: {seen}");
         }
     }

@@ -36,7 +36,7 @@ const TIME_BYTES: usize = "10/Oct/2000:13:55:36 -0700".len();
 
 /// Parses a line, without its line end.
 pub(crate) fn parse(line: &[u8], layout: Layout, user_from: UserFrom) -> Result<Reading, LineError> {
-    let (prefix, time, rest) = prefix_and_time(line)?;
+    let ((prefix, time), rest) = prefix_and_time(line)?;
     let Prefix { host, user: name } =
         Prefix::parse(prefix, layout).ok_or_else(|| looks_like(line, layout))?;
     let (request, rest) = quoted(rest, "request")?;
@@ -77,7 +77,7 @@ pub(crate) fn parse(line: &[u8], layout: Layout, user_from: UserFrom) -> Result<
 
 /// What stands before the time, the time, and what stands behind it. The user's name may hold spaces and brackets,
 /// which no server escapes, but no bare quote: so the first `] "` ends the time.
-fn prefix_and_time(line: &[u8]) -> Result<(&[u8], DateTime<Utc>, &[u8]), LineError> {
+fn prefix_and_time(line: &[u8]) -> Parsed<'_, (&[u8], DateTime<Utc>)> {
     let Some(end) = line.windows(3).position(|part| part == b"] \"") else {
         return Err(Lookalike::known(line).map_or_else(|| ends_early(line), LineError::Lookalike));
     };
@@ -87,13 +87,13 @@ fn prefix_and_time(line: &[u8]) -> Result<(&[u8], DateTime<Utc>, &[u8]), LineErr
     };
     let start = end.checked_sub(TIME_BYTES + 2).ok_or_else(not_a_time)?;
     let time = line[start..end].strip_prefix(b" [").and_then(parse_time).ok_or_else(not_a_time)?;
-    Ok((&line[..start], time, &line[end + 2..]))
+    Ok(((&line[..start], time), &line[end + 2..]))
 }
 
 fn ends_early(line: &[u8]) -> LineError {
-    LineError::CutShort(match line.iter().filter(|byte| **byte == b' ').count() {
-        0 => "client",
-        1 => "user",
+    LineError::CutShort(match line.split(|byte| *byte == b' ').count() {
+        1 => "client",
+        2 => "user",
         _ => "request",
     })
 }

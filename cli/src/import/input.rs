@@ -79,7 +79,7 @@ impl Input {
         let bytes_read = Arc::new(AtomicU64::new(0));
         let (reader, total): (Box<dyn Read + Send>, _) = match &mut self.0 {
             Kept::File { file, bytes } => {
-                (Box::new(At { file: Arc::clone(file), at: 0, end: *bytes }), Some(*bytes))
+                (Box::new(At { file: Arc::clone(file), position: 0, end: *bytes }), Some(*bytes))
             }
             Kept::Stream(stream) => (std::mem::replace(stream, Box::new(io::empty())), None),
         };
@@ -168,16 +168,16 @@ fn sniffed(mut reader: Box<dyn Read + Send>) -> io::Result<(Kind, Box<dyn Read +
 /// A file from a place on, up to where it ended when it was opened. The file's own position stays as it is.
 struct At {
     file: Arc<File>,
-    at: u64,
+    position: u64,
     end: u64,
 }
 
 impl Read for At {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let left = usize::try_from(self.end - self.position).unwrap_or(usize::MAX);
         let part = buffer.len().min(left);
-        let read = self.file.read_at(&mut buffer[..part], self.at)?;
-        self.at += read as u64;
+        let read = self.file.read_at(&mut buffer[..part], self.position)?;
+        self.position += read as u64;
         Ok(read)
     }
 }

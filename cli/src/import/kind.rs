@@ -88,7 +88,7 @@ impl Kind {
         if head.get(257..262) == Some(b"ustar") {
             return other("a tar archive", UNPACK);
         }
-        match head.iter().filter(|byte| **byte == 0).count() {
+        match head.split(|byte| *byte == 0).count() - 1 {
             0 => Self::Text,
             zeros if zeros * 3 > head.len() && head.iter().any(|byte| *byte != 0) && is_alternating(head) => {
                 other("text in UTF-16", CONVERT)
@@ -142,7 +142,7 @@ mod tests {
             (utf16("192.0.2.1 - -", u16::to_le_bytes), "text in UTF-16"),
             (utf16("192.0.2.1 - -", u16::to_be_bytes), "text in UTF-16"),
             (tar, "a tar archive"),
-            (b"\0\0\0\0\0\0192.0.2.1 - -".to_vec(), "begins with zeros"),
+            ([&[0; 6][..], b"192.0.2.1 - -"].concat(), "begins with zeros"),
             (vec![0; 512], "begins with zeros"),
             (b"\x01\x02\0\x03abc".to_vec(), "a binary file"),
             (b"\x7fELF\x02".to_vec(), "a program"),

@@ -15,14 +15,14 @@ pub(crate) struct Known {
     source: String,
     users: HashMap<UserRef, Option<UserId>>,
     new_calls: u64,
-    known_calls: u64,
+    old_calls: u64,
 }
 
 impl Known {
     /// Connects to the database, for reading alone.
     pub(crate) async fn open(database_url: &str, source: String) -> Result<Self, store::Error> {
         let conn = store::connect_read_only(database_url, store::Schema::Live).await?;
-        Ok(Self { conn, source, users: HashMap::new(), new_calls: 0, known_calls: 0 })
+        Ok(Self { conn, source, users: HashMap::new(), new_calls: 0, old_calls: 0 })
     }
 
     /// Looks up a batch's calls. Calls that are in the log and not projected yet count as new.
@@ -36,7 +36,7 @@ impl Known {
             })
             .collect();
         let known = store::projection::claims::find(&mut self.conn, &claims).await?.len() as u64;
-        self.known_calls += known;
+        self.old_calls += known;
         self.new_calls += calls.len() as u64 - known;
         Ok(())
     }
@@ -70,7 +70,7 @@ impl Known {
     pub(crate) fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let new_users = self.users.values().filter(|user| user.is_none()).count();
         writeln!(out, "{:<18}{:>10}", "new", self.new_calls)?;
-        writeln!(out, "{:<18}{:>10}", "in the ledger", self.known_calls)?;
+        writeln!(out, "{:<18}{:>10}", "in the ledger", self.old_calls)?;
         writeln!(out, "{:<18}{new_users:>10}", "new users")
     }
 }

@@ -34,8 +34,10 @@ fn batch_of(content: &[u8], manner: &Manner) -> io::Result<Batch> {
     Ok(all)
 }
 
-/// Line, id and call of every call, and the skipped lines.
-fn yielded(batch: &Batch) -> (Vec<(u64, String, Call)>, Vec<Skipped>, Option<u64>) {
+/// Line, id and call of every call, the skipped lines, and the last one without an end.
+type Yield = (Vec<(u64, String, Call)>, Vec<Skipped>, Option<u64>);
+
+fn yielded(batch: &Batch) -> Yield {
     let calls = batch.calls.iter().map(|read| (read.line, read.id.clone(), read.call.clone())).collect();
     (calls, batch.skipped.clone(), batch.unended)
 }
