@@ -37,6 +37,11 @@ async fn dev_counts_calls_and_comes_back_after_sigkill_with_all_of_them() -> Res
     for _ in 0..3 {
         call(&client).await?;
     }
+    // What a shell has read, the programs that it starts find too: README's commands are programs.
+    let script = r#". "$0/dev.env"; exec sh -c 'echo "$API_URL $ADMIN_TOKEN"'"#;
+    let sourced = std::process::Command::new("sh").args(["-c", script, data.text()]).env_clear().output()?;
+    let expected = format!("{} {}\n", environment["API_URL"], environment["ADMIN_TOKEN"]);
+    assert_eq!(String::from_utf8(sourced.stdout)?, expected);
     dev.signal(Signal::SIGKILL)?;
     dev.wait().await?;
     // Killed like that it could not take it away.

@@ -204,8 +204,8 @@ fn announce_servers(env_file: &Path) {
         "
 PostgreSQL and nats-server are ready.
 
-  In two shells:  set -a; . {env_file}; set +a; {program} worker
-                  set -a; . {env_file}; set +a; {program} api
+  In two shells:  . {env_file}; {program} worker
+                  . {env_file}; {program} api
 
 Stop with Ctrl-C; the data stays.
 "

@@ -117,7 +117,8 @@ impl Settings {
         settings
     }
 
-    /// The lines of an env file that lets other processes run beside this one. Keys of foreign services stay out of
+    /// The lines of an env file that lets other processes run beside this one: sourced by a shell, it hands its variables
+    /// on to what the shell starts. Keys of foreign services stay out of
     /// files; where those services are does not.
     pub(crate) fn env_file(&self, further: &[(&str, &str)]) -> String {
         let foreign = ["OPENAI_", "ANTHROPIC_", "GEMINI_", "GITHUB_"];
@@ -125,8 +126,9 @@ impl Settings {
         let kept = own.filter(|(name, _)| {
             name.ends_with("_URL") || !foreign.iter().any(|prefix| name.starts_with(prefix))
         });
-        let lines =
-            kept.chain(further.iter().copied()).map(|(name, value)| format!("{name}={}", quoted(value)));
+        let lines = kept
+            .chain(further.iter().copied())
+            .map(|(name, value)| format!("export {name}={}", quoted(value)));
         let mut text = lines.collect::<Vec<_>>().join("\n");
         text.push('\n');
         text

@@ -51,7 +51,9 @@ impl DataDir {
         let mode = path.metadata()?.permissions().mode() & 0o777;
         anyhow::ensure!(mode == 0o600, "dev.env holds secrets and has mode {mode:o}");
         let text = std::fs::read_to_string(&path)?;
-        let pairs = text.lines().map(|line| line.split_once('=').context("a line without ="));
+        let lines =
+            text.lines().map(|line| line.strip_prefix("export ").context("a line that exports nothing"));
+        let pairs = lines.map(|line| line?.split_once('=').context("a line without ="));
         pairs
             .map(|pair| pair.map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned())))
             .collect()
