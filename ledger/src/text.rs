@@ -45,9 +45,27 @@ pub fn check_text(what: &str, text: &str, max_bytes: usize) -> Result<(), Invali
     Ok(())
 }
 
-/// [`check_text`] for ids, names and sources: at most [`MAX_NAME_BYTES`].
+/// [`check_text`] for ids, names and sources: at most [`MAX_NAME_BYTES`], and something in it that can be seen. An id of
+/// blanks alone is what a missing variable leaves behind, and everybody's calls would be one user's.
+///
+/// # Errors
+/// Those of [`check_text`], or `blank`.
 pub fn check_name(what: &str, text: &str) -> Result<(), Invalid> {
-    check_text(what, text, MAX_NAME_BYTES)
+    check_text(what, text, MAX_NAME_BYTES)?;
+    if text.chars().all(is_blank) {
+        return Err(Invalid::new("blank", format!("{what} must not consist of blanks alone")));
+    }
+    Ok(())
+}
+
+/// Whether nothing can be seen of the character: white space, and those of Unicode's default ignorable code points and
+/// fillers that are not forbidden anyway.
+fn is_blank(character: char) -> bool {
+    character.is_whitespace()
+        || matches!(character,
+            '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Whether the text holds a character that [`is_forbidden`].
@@ -106,6 +124,33 @@ mod tests {
         assert_eq!(code(&"a".repeat(255)), None);
         assert_eq!(code(&"a".repeat(256)), Some("too_long"));
         assert_eq!(code(&"ä".repeat(128)), Some("too_long"));
+    }
+
+    #[test]
+    fn a_name_of_blanks_alone_is_none() {
+        for blank in [
+            " ",
+            "   ",
+            "\u{a0}",
+            "\u{1680}",
+            "\u{2003}",
+            "\u{202f}",
+            "\u{205f}",
+            "\u{3000}",
+            " \u{200b} ",
+            "\u{feff}",
+            "\u{2060}",
+            "\u{ad}",
+            "\u{3164}",
+            "\u{2800}",
+            "\u{e0020}",
+            "\u{200d}\u{fe0f}",
+        ] {
+            assert_eq!(code(blank), Some("blank"), "{blank:?}");
+        }
+        for good in [" a", "a ", "\u{3000}.", "0", "-", "👩\u{200d}🔬"] {
+            assert_eq!(code(good), None, "{good:?}");
+        }
     }
 
     #[test]

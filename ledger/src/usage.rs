@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::number::WholeNumber;
 use crate::text::Invalid;
 
 /// Kind of a call; decided once, by the rules.
@@ -139,7 +140,7 @@ impl fmt::Display for Units {
 
 impl<'de> Deserialize<'de> for Units {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(u64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+        Self::new(WholeNumber::<1>::deserialize(deserializer)?.get()).map_err(serde::de::Error::custom)
     }
 }
 
@@ -172,6 +173,6 @@ impl StatusCode {
 
 impl<'de> Deserialize<'de> for StatusCode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(u64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+        Self::new(WholeNumber::<100>::deserialize(deserializer)?.get()).map_err(serde::de::Error::custom)
     }
 }

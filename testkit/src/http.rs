@@ -83,6 +83,12 @@ impl Request {
         Self(self.0.header("content-type", content_type).body(body.into()))
     }
 
+    /// Any body, without a Content-Type.
+    #[must_use]
+    pub fn bytes(self, body: impl Into<Vec<u8>>) -> Self {
+        Self(self.0.body(body.into()))
+    }
+
     /// Sends it and reads the whole answer.
     #[expect(clippy::disallowed_methods, reason = "the one place of the tests, with a time-out")]
     pub async fn send(self) -> Result<Answer> {

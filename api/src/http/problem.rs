@@ -21,6 +21,9 @@ pub const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-type
 pub const TEMPORARY_REDUCED_CAPACITY: &str =
     "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity";
 
+/// Problem type whose status says it all. Its title is then that of the status (RFC 9457 §4.2.1).
+const ABOUT_BLANK: &str = "about:blank";
+
 /// Media type of every error body.
 pub const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -34,6 +37,8 @@ pub enum Code {
     MalformedUri,
     /// 400: a header has a form that it must not have.
     MalformedHeader,
+    /// 400: the body cannot be unpacked as its Content-Encoding says.
+    MalformedEncoding,
     /// 400: a CloudEvent, or a batch of them, is not one.
     MalformedEvent,
     /// 400: the cursor was not issued by this service for this list.
@@ -66,6 +71,8 @@ pub enum Code {
     TooLarge,
     /// 415: the Content-Type is not one that this endpoint reads.
     UnsupportedMediaType,
+    /// 415: the Content-Encoding is not one that this endpoint reads; see the header Accept-Encoding.
+    UnsupportedEncoding,
     /// 422: well-formed, but a field or parameter is wrong; see `errors`.
     ValidationFailed,
     /// 422: the Idempotency-Key was used with another request.
@@ -186,8 +193,8 @@ impl Problem {
         Self(Box::new(Parts {
             status,
             record: Record {
-                kind: Cow::Borrowed("about:blank"),
-                title: Cow::Borrowed(status.canonical_reason().unwrap_or("Error")),
+                kind: Cow::Borrowed(ABOUT_BLANK),
+                title: phrase(status),
                 code,
                 detail: detail.into(),
                 errors: Vec::new(),
@@ -305,6 +312,9 @@ impl Problem {
     #[must_use]
     pub fn with_status(mut self, status: StatusCode) -> Self {
         self.0.status = status;
+        if self.0.record.kind == ABOUT_BLANK {
+            self.0.record.title = phrase(status);
+        }
         self
     }
 
@@ -447,6 +457,15 @@ impl IntoResponse for Problem {
         response.extensions_mut().insert(self);
         response
     }
+}
+
+/// The status's phrase, as RFC 9110 has it.
+fn phrase(status: StatusCode) -> Cow<'static, str> {
+    Cow::Borrowed(match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "Content Too Large",
+        StatusCode::UNPROCESSABLE_ENTITY => "Unprocessable Content",
+        other => other.canonical_reason().unwrap_or("Error"),
+    })
 }
 
 /// Displays an error with its sources, for the one place where it is logged.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, Utc};
 use ledger::Month;
-use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 use store::read::filter::TimeRange;
 
 use crate::http::problem::{FieldError, Problem};
@@ -26,7 +26,7 @@ impl<'de> Deserialize<'de> for RangeEnd {
             fn visit_str<E: Error>(self, text: &str) -> Result<RangeEnd, E> {
                 parse(text)
                     .map(RangeEnd)
-                    .ok_or_else(|| E::custom("expected an RFC 3339 time or a date (YYYY-MM-DD)"))
+                    .ok_or_else(|| E::invalid_value(Unexpected::Other("other text"), &self))
             }
         }
         deserializer.deserialize_str(EndVisitor)

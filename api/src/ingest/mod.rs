@@ -8,6 +8,7 @@
 //! It may touch accounts, users' data keys, the log, and the limits, against which reported calls count; of the
 //! projections it reads which calls are known.
 
+mod binding;
 mod call;
 mod error;
 mod intake;
@@ -17,13 +18,13 @@ mod parts;
 mod receipt;
 mod recent;
 mod route;
+mod unpack;
 
+pub use binding::Form;
 pub use call::{Reporter, TimeWindow};
 pub use error::IngestError;
 pub use intake::{Intake, check};
-pub use parse::{
-    CallDraft, Draft, EndpointDraft, Form, Item, MAX_ITEMS, ParseError, Profile, binary, is_binary, parse,
-};
+pub use parse::{CallDraft, Draft, EndpointDraft, Item, MAX_ITEMS, ParseError, Profile, binary, parse};
 pub use parts::Ingest;
 pub use receipt::{ItemStatus, Receipt, ReceiptItem};
 

@@ -6,30 +6,21 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::HeaderMap;
+use base64::Engine as _;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use chrono::{DateTime, Utc};
-use ledger::time;
-use percent_encoding::percent_decode;
+use ledger::{WholeNumber, time};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::binding::{self, Form, attribute};
 use crate::http::extract::item_error;
 use crate::http::problem::FieldError;
 
 /// Items in one request.
 pub const MAX_ITEMS: usize = 1_000;
-
-/// Form in which a request carries its items.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// `application/json`: an object or an array; what is no business of a call may be left out.
-    Plain,
-    /// `application/cloudevents+json`: one event.
-    Single,
-    /// `application/cloudevents-batch+json`: an array of events.
-    Batch,
-}
 
 /// Meaning of `data`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +67,27 @@ pub struct CallDraft<'a> {
     pub response_size: Option<u64>,
     /// Its cost, if the client says so.
     pub units: Option<u64>,
+}
+
+impl CallDraft<'_> {
+    /// The same, which borrows nothing.
+    fn into_owned(self) -> CallDraft<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        CallDraft {
+            endpoint: match self.endpoint {
+                EndpointDraft::Path(path) => EndpointDraft::Path(owned(path)),
+                EndpointDraft::EventType(kind) => EndpointDraft::EventType(owned(kind)),
+            },
+            method: self.method.map(owned),
+            status_code: self.status_code,
+            response_time_ms: self.response_time_ms,
+            ip_address: self.ip_address.map(owned),
+            user_agent: self.user_agent.map(owned),
+            request_size: self.request_size,
+            response_size: self.response_size,
+            units: self.units,
+        }
+    }
 }
 
 /// Endpoint that was called.
@@ -160,27 +172,11 @@ pub fn binary<'a>(headers: &HeaderMap, body: &'a [u8], profile: Profile) -> Resu
         envelope.kind = attribute(headers, "ce-type")?;
         envelope.subject = attribute(headers, "ce-subject")?;
         envelope.time = attribute(headers, "ce-time")?;
+        // The binding forbids it beside Content-Type; where it says the same it does no harm.
+        envelope.datacontenttype = attribute(headers, "ce-datacontenttype")?;
         Ok::<(), FieldError>(())
     })();
     Ok(filled.and_then(|()| draft(envelope, Form::Single, profile)).map_err(|error| (echo, error)))
-}
-
-/// Tells whether the request carries an event in binary mode.
-pub fn is_binary(headers: &HeaderMap) -> bool {
-    headers.contains_key("ce-specversion") || headers.contains_key("ce-id")
-}
-
-/// Header values are percent-encoded (CloudEvents HTTP binding 1.0.2, §3.1.3.2).
-fn attribute(headers: &HeaderMap, name: &'static str) -> Result<Option<Cow<'static, str>>, FieldError> {
-    let wrong = |detail: &'static str| FieldError::parameter(name, "invalid", detail);
-    let mut values = headers.get_all(HeaderName::from_static(name)).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(wrong("the header must not be repeated"));
-    }
-    let text = percent_decode(value.as_bytes()).decode_utf8();
-    let text = text.map_err(|_| wrong("the header must be percent-encoded UTF-8"))?;
-    Ok(Some(Cow::Owned(text.into_owned())))
 }
 
 fn refused(error: &serde_json::Error) -> ParseError {
@@ -239,8 +235,8 @@ struct Envelope<'a, D> {
     time: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "text")]
     datacontenttype: Option<Cow<'a, str>>,
-    #[serde(default)]
-    data_base64: Option<IgnoredAny>,
+    #[serde(borrow, default, deserialize_with = "text")]
+    data_base64: Option<Cow<'a, str>>,
     data: Option<D>,
 }
 
@@ -267,15 +263,15 @@ struct CallData<'a> {
     endpoint: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "text")]
     method: Option<Cow<'a, str>>,
-    status_code: Option<u64>,
-    response_time_ms: Option<u64>,
+    status_code: Option<WholeNumber<100>>,
+    response_time_ms: Option<WholeNumber<0>>,
     #[serde(borrow, default, deserialize_with = "text")]
     ip_address: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "text")]
     user_agent: Option<Cow<'a, str>>,
-    request_size: Option<u64>,
-    response_size: Option<u64>,
-    units: Option<u64>,
+    request_size: Option<WholeNumber<0>>,
+    response_size: Option<WholeNumber<0>>,
+    units: Option<WholeNumber<1>>,
 }
 
 /// Fields by which OpenMeter's clients describe a call; everything else is passed over.
@@ -287,7 +283,7 @@ struct MeterData<'a> {
     route: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "text")]
     path: Option<Cow<'a, str>>,
-    units: Option<u64>,
+    units: Option<WholeNumber<1>>,
 }
 
 /// Text that borrows where it has no escapes; null is none.
@@ -325,10 +321,15 @@ fn text<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow
 
 fn item(raw: &str, form: Form, profile: Profile) -> Item<'_> {
     let read = match profile {
-        Profile::Call => read(raw).and_then(|envelope| call(envelope, form)),
-        Profile::OpenMeter => read(raw).and_then(|envelope| metered(envelope, form)),
+        Profile::Call => read_at("", raw).and_then(|envelope| call(envelope, form)),
+        Profile::OpenMeter => read_at("", raw).and_then(|envelope| metered(envelope, form)),
     };
-    read.map_err(|error| (id_of(raw), error))
+    read.map_err(|error| {
+        let outline = Outline::of(raw);
+        // Of data that is no JSON nothing else is worth saying.
+        let error = check_kind(outline.datacontenttype.as_deref()).err().unwrap_or(error);
+        (outline.id, error)
+    })
 }
 
 /// [`item`] of an event whose attributes were read already.
@@ -360,10 +361,6 @@ fn draft<'a>(
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(raw: &'a str) -> Result<T, FieldError> {
-    read_at("", raw)
-}
-
 fn read_at<'a, T: Deserialize<'a>>(pointer: &str, raw: &'a str) -> Result<T, FieldError> {
     if !raw.starts_with('{') {
         return Err(FieldError::at(pointer, "invalid", "it must be an object"));
@@ -378,47 +375,93 @@ fn read_at<'a, T: Deserialize<'a>>(pointer: &str, raw: &'a str) -> Result<T, Fie
     })
 }
 
-/// The id of an item that could not be read otherwise.
-fn id_of(raw: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct OnlyId<'a> {
-        #[serde(borrow, default, deserialize_with = "text")]
-        id: Option<Cow<'a, str>>,
+/// What can be read of an item that could not be read otherwise.
+#[derive(Default)]
+struct Outline<'a> {
+    id: Option<String>,
+    datacontenttype: Option<Cow<'a, str>>,
+}
+
+impl<'a> Outline<'a> {
+    fn of(raw: &'a str) -> Self {
+        #[derive(Deserialize)]
+        struct Named<'a> {
+            #[serde(borrow, default, deserialize_with = "text")]
+            id: Option<Cow<'a, str>>,
+            #[serde(borrow, default, deserialize_with = "text")]
+            datacontenttype: Option<Cow<'a, str>>,
+        }
+        let Ok(Named { id, datacontenttype }) = serde_json::from_str::<Named<'_>>(raw) else {
+            return Self::default();
+        };
+        let id = id.map(|id| ledger::text::cut(&id, ledger::text::MAX_NAME_BYTES).to_owned());
+        Self { id, datacontenttype }
     }
-    let id = serde_json::from_str::<OnlyId<'_>>(raw).ok()?.id?;
-    Some(ledger::text::cut(&id, ledger::text::MAX_NAME_BYTES).to_owned())
 }
 
 fn call<'a>(mut envelope: Envelope<'a, CallData<'a>>, form: Form) -> Result<Draft<'a>, FieldError> {
-    let data = envelope.data.take().ok_or_else(|| missing("/data", "data, the fields of the call,"))?;
-    let endpoint = data.endpoint.ok_or_else(|| missing("/data/endpoint", "an endpoint"))?;
-    let call = CallDraft {
-        endpoint: EndpointDraft::Path(endpoint),
-        method: data.method,
-        status_code: data.status_code,
-        response_time_ms: data.response_time_ms,
-        ip_address: data.ip_address,
-        user_agent: data.user_agent,
-        request_size: data.request_size,
-        response_size: data.response_size,
-        units: data.units,
+    let call = match (envelope.data.take(), envelope.data_base64.take()) {
+        (Some(data), None) => call_of(data)?,
+        (None, Some(encoded)) => call_of(read_at("/data", &decoded(&encoded)?)?)?.into_owned(),
+        (Some(_), Some(_)) => return Err(both()),
+        (None, None) => return Err(missing("/data", "data, the fields of the call,")),
     };
     finish(envelope, form, call)
 }
 
-fn metered<'a>(mut envelope: Envelope<'a, &'a RawValue>, form: Form) -> Result<Draft<'a>, FieldError> {
-    let data = envelope.data.take().map(RawValue::get).filter(|data| data.starts_with('{'));
-    let data: Option<MeterData<'a>> = data.map(|data| read_at("/data", data)).transpose()?;
-    let (path, units) = match data {
-        Some(MeterData { endpoint, route, path, units }) => (endpoint.or(route).or(path), units),
-        None => (None, None),
-    };
-    let endpoint = match path {
-        Some(path) => EndpointDraft::Path(path),
-        None => EndpointDraft::EventType(envelope.kind.clone().ok_or_else(|| missing("/type", "a type"))?),
-    };
-    finish(envelope, form, CallDraft { endpoint, units, ..CallDraft::default() })
+fn call_of(data: CallData<'_>) -> Result<CallDraft<'_>, FieldError> {
+    let endpoint = data.endpoint.ok_or_else(|| missing("/data/endpoint", "an endpoint"))?;
+    Ok(CallDraft {
+        endpoint: EndpointDraft::Path(endpoint),
+        method: data.method,
+        status_code: data.status_code.map(WholeNumber::get),
+        response_time_ms: data.response_time_ms.map(WholeNumber::get),
+        ip_address: data.ip_address,
+        user_agent: data.user_agent,
+        request_size: data.request_size.map(WholeNumber::get),
+        response_size: data.response_size.map(WholeNumber::get),
+        units: data.units.map(WholeNumber::get),
+    })
 }
+
+fn metered<'a>(mut envelope: Envelope<'a, &'a RawValue>, form: Form) -> Result<Draft<'a>, FieldError> {
+    let call = match (envelope.data.take(), envelope.data_base64.take()) {
+        (Some(data), None) => meter_of(data.get())?,
+        (None, Some(encoded)) => meter_of(&decoded(&encoded)?)?.map(CallDraft::into_owned),
+        (Some(_), Some(_)) => return Err(both()),
+        (None, None) => None,
+    };
+    let mut call = call.unwrap_or_default();
+    if let EndpointDraft::EventType(kind) = &mut call.endpoint {
+        *kind = envelope.kind.clone().ok_or_else(|| missing("/type", "a type"))?;
+    }
+    finish(envelope, form, call)
+}
+
+/// What OpenMeter's clients say of a call; none where `data` is no object.
+fn meter_of(data: &str) -> Result<Option<CallDraft<'_>>, FieldError> {
+    if !data.starts_with('{') {
+        return Ok(None);
+    }
+    let MeterData { endpoint, route, path, units } = read_at("/data", data)?;
+    let endpoint = endpoint.or(route).or(path).map(EndpointDraft::Path).unwrap_or_default();
+    Ok(Some(CallDraft { endpoint, units: units.map(WholeNumber::get), ..CallDraft::default() }))
+}
+
+/// The JSON that `data_base64` holds (CloudEvents' JSON format 1.0.2, §3.1.1).
+fn decoded(encoded: &str) -> Result<String, FieldError> {
+    let wrong = |detail| FieldError::at("/data_base64", "invalid", detail);
+    let bytes = BASE64.decode(encoded).map_err(|_| wrong("data_base64 must be Base64 (RFC 4648, §4)"))?;
+    let json = String::from_utf8(bytes).ok().filter(|json| serde_json::from_str::<IgnoredAny>(json).is_ok());
+    let json = json.ok_or_else(|| wrong("data_base64 must hold JSON"))?;
+    Ok(json.trim().to_owned())
+}
+
+/// Padded or not: some senders leave the padding out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 fn finish<'a, D>(
     envelope: Envelope<'a, D>,
@@ -440,12 +483,7 @@ fn finish<'a, D>(
     if is_cloud_event && envelope.kind.is_none() {
         return Err(missing("/type", "a type"));
     }
-    if envelope.data_base64.is_some() {
-        return Err(FieldError::at("/data_base64", "unsupported", "send data as JSON"));
-    }
-    if envelope.datacontenttype.as_deref().is_some_and(|kind| !is_json(kind)) {
-        return Err(FieldError::at("/datacontenttype", "unsupported", "it must be application/json"));
-    }
+    check_kind(envelope.datacontenttype.as_deref())?;
     let time = envelope.time.as_deref().map(|time| {
         time::parse(time).ok_or_else(|| FieldError::at("/time", "invalid", "it must be an RFC 3339 time"))
     });
@@ -458,11 +496,17 @@ fn finish<'a, D>(
     })
 }
 
-fn is_json(media_type: &str) -> bool {
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
-        || essence.eq_ignore_ascii_case("text/json")
-        || essence.to_ascii_lowercase().ends_with("+json")
+/// Refuses data that says that it is no JSON. What says nothing is JSON.
+fn check_kind(datacontenttype: Option<&str>) -> Result<(), FieldError> {
+    if datacontenttype.is_none_or(binding::is_json) {
+        return Ok(());
+    }
+    let detail = "data must be JSON: application/json, or a media type that ends in +json";
+    Err(FieldError::at("/datacontenttype", "unsupported", detail))
+}
+
+fn both() -> FieldError {
+    FieldError::at("/data_base64", "invalid", "an event has either data or data_base64")
 }
 
 fn missing(pointer: &'static str, what: &str) -> FieldError {

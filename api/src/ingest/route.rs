@@ -1,20 +1,21 @@
 //! `POST /api/usage/events`: services report calls that happened.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use events::ActorKind;
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
+use super::binding::{Carrier, carrier};
 use super::call::{Reporter, TimeWindow};
-use super::parse::{Form, Item, MAX_ITEMS, ParseError, Profile, binary, is_binary, parse};
+use super::parse::{Item, MAX_ITEMS, ParseError, Profile, binary, parse};
 use super::parts::Ingest;
 use super::receipt::{ItemStatus, Receipt, ReceiptItem};
 use crate::auth::{Principal, Role, User};
 use crate::facts::Writer;
-use crate::http::extract::{Json, MAX_INGEST_BYTES, X_BACKFILL, read_body};
+use crate::http::extract::{Json, X_BACKFILL};
 use crate::http::idempotency::{Idempotency, KeyedRequest};
 use crate::http::problem::{Code, FieldError, Problem, ProblemBody};
 
@@ -29,14 +30,6 @@ struct EventsBody {
     items: Vec<ReceiptItem>,
     /// Where the log holds all of them, for `Ledger-Min-Seq`; null when every item was rejected.
     position: Option<String>,
-}
-
-/// Place in a request that carries its events.
-#[derive(Debug, Clone, Copy)]
-enum Carrier {
-    Body(Form),
-    /// Attributes are headers.
-    Headers,
 }
 
 /// Reports calls that happened
@@ -80,7 +73,7 @@ pub(super) async fn take_in(
     let (parts, body) = request.into_parts();
     let carrier = carrier(&parts.headers)?;
     let reporter = reporter(&ingest, caller, &parts.headers)?;
-    let body = read_body(&parts.headers, body, MAX_INGEST_BYTES).await?;
+    let body = ingest.unpacker.read(&parts.headers, body).await?;
     let keyed = KeyedRequest::of(&parts, &body)?;
     let work = move |_| async move {
         let items = read(carrier, profile, &parts.headers, &body)?;
@@ -154,37 +147,6 @@ fn sentence(error: &ParseError) -> String {
     characters
         .next()
         .map_or(String::new(), |first| format!("{}{}.", first.to_uppercase(), characters.as_str()))
-}
-
-/// Reads the Content-Type, whose charset can only be UTF-8.
-fn carrier(headers: &HeaderMap) -> Result<Carrier, Problem> {
-    let unsupported = || {
-        Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Code::UnsupportedMediaType,
-            "Send application/cloudevents+json, application/cloudevents-batch+json or application/json, in UTF-8.",
-        )
-    };
-    let value =
-        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).ok_or_else(unsupported)?;
-    let mut parts = value.split(';').map(str::trim);
-    let essence = parts.next().unwrap_or_default();
-    for parameter in parts {
-        let (name, charset) = parameter.split_once('=').unwrap_or_default();
-        if name.eq_ignore_ascii_case("charset") && !charset.trim_matches('"').eq_ignore_ascii_case("utf-8") {
-            return Err(unsupported());
-        }
-    }
-    let is = |media_type: &str| essence.eq_ignore_ascii_case(media_type);
-    if is("application/cloudevents+json") {
-        Ok(Carrier::Body(Form::Single))
-    } else if is("application/cloudevents-batch+json") {
-        Ok(Carrier::Body(Form::Batch))
-    } else if is("application/json") {
-        Ok(if is_binary(headers) { Carrier::Headers } else { Carrier::Body(Form::Plain) })
-    } else {
-        Err(unsupported())
-    }
 }
 
 /// The caller as a reporter: what it may report.

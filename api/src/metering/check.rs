@@ -5,7 +5,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use ledger::limit::{self, Percentage, Status};
-use ledger::{Meter, Method, PathError, Units, UserId};
+use ledger::{Meter, Method, PathError, Units, UserId, WholeNumber};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -45,7 +45,8 @@ pub(super) struct CheckRequest {
     #[serde(default)]
     reserve: bool,
     /// How long units are held.
-    ttl_seconds: Option<u32>,
+    #[schema(value_type = Option<u32>)]
+    ttl_seconds: Option<WholeNumber<1>>,
 }
 
 /// Whether the call is allowed, and how its user stands.

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use chrono::TimeDelta;
 use events::{Body, CallCompleted, Event};
-use ledger::StatusCode;
+use ledger::{StatusCode, WholeNumber};
 use nats::PublishError;
 use serde::{Deserialize, Serialize};
 use store::read::call_outcomes::RecordedCall;
@@ -35,10 +35,11 @@ pub(super) struct OutcomeRequest {
     #[schema(value_type = u16, minimum = 100, maximum = 599)]
     status_code: StatusCode,
     /// How long it took.
-    #[schema(maximum = 2_147_483_647)]
-    response_time_ms: Option<u32>,
+    #[schema(value_type = Option<u32>, maximum = 2_147_483_647)]
+    response_time_ms: Option<WholeNumber<0>>,
     /// Bytes of the response.
-    response_size: Option<u64>,
+    #[schema(value_type = Option<u64>, maximum = 9_223_372_036_854_775_807_u64)]
+    response_size: Option<WholeNumber<0>>,
 }
 
 /// The call as completed.
@@ -74,27 +75,37 @@ pub(super) async fn outcome(
     Path(call_id): Path<Uuid>,
     Keyed { body, request }: Keyed<OutcomeRequest>,
 ) -> Result<Response, Problem> {
-    check_bounds(&body)?;
+    let end = CallEnd::try_from(body)?;
     let work = move |attempt| async move {
-        let done = metering.complete(call_id, body.into(), attempt).await?;
+        let done = metering.complete(call_id, end, attempt).await?;
         Ok((metering.0.writer.at(done.seq), Json(OutcomeBody::new(call_id, done))).into_response())
     };
     idempotency.run(caller.user_id, request, work).await
 }
 
-fn check_bounds(body: &OutcomeRequest) -> Result<(), Problem> {
-    let mut wrong = Vec::new();
-    if body.response_time_ms.is_some_and(|ms| ms > i32::MAX.unsigned_abs()) {
-        wrong.push(FieldError::at("/response_time_ms", "out_of_range", "it must be at most 2147483647"));
+impl TryFrom<OutcomeRequest> for CallEnd {
+    type Error = Problem;
+
+    /// 422 naming each number that no column holds.
+    fn try_from(request: OutcomeRequest) -> Result<Self, Problem> {
+        let OutcomeRequest { status_code, response_time_ms, response_size } = request;
+        let mut wrong = Vec::new();
+        let mut bounded = |name: &str, number: Option<WholeNumber<0>>, max: u64| {
+            let number = number.map(WholeNumber::get)?;
+            if number > max {
+                let detail = format!("{name} must be at most {max}");
+                wrong.push(FieldError::at(format!("/{name}"), "out_of_range", detail));
+            }
+            Some(number)
+        };
+        let time = bounded("response_time_ms", response_time_ms, i32::MAX.unsigned_abs().into());
+        let response_size = bounded("response_size", response_size, i64::MAX.unsigned_abs());
+        if !wrong.is_empty() {
+            return Err(Problem::validation(wrong));
+        }
+        let response_time_ms = time.and_then(|ms| u32::try_from(ms).ok());
+        Ok(Self { status_code, response_time_ms, response_size })
     }
-    if body.response_size.is_some_and(|size| size > i64::MAX.unsigned_abs()) {
-        wrong.push(FieldError::at(
-            "/response_size",
-            "out_of_range",
-            "it must be at most 9223372036854775807",
-        ));
-    }
-    if wrong.is_empty() { Ok(()) } else { Err(Problem::validation(wrong)) }
 }
 
 impl Metering {
@@ -171,13 +182,6 @@ impl Metering {
         let mut conn = self.0.projections.connection().await?;
         // A service completes calls of all users, and knows them by their ids alone.
         Ok(store::read::call_outcomes::find(&mut conn, None, call_id).await?)
-    }
-}
-
-impl From<OutcomeRequest> for CallEnd {
-    fn from(request: OutcomeRequest) -> Self {
-        let OutcomeRequest { status_code, response_time_ms, response_size } = request;
-        Self { status_code, response_time_ms, response_size }
     }
 }
 

@@ -11,6 +11,8 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_path_to_error::Segment;
 use std::time::Duration;
 
+use super::encoding::require_identity;
+use super::wording::{Source, wrong_kind};
 use super::{escape, field_error};
 use crate::http::problem::{Code, FieldError, Problem};
 
@@ -21,7 +23,7 @@ pub const MAX_INGEST_BYTES: usize = 8 * 1024 * 1024;
 /// A body that is still incomplete then is given up with 408: below the whole request's limit of 30 s.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A JSON body: 415 for another Content-Type, 413 beyond 1 MiB, 400 when it is not JSON, 422 naming the field when it
+/// A JSON body: 415 for another Content-Type or any Content-Encoding, 413 beyond 1 MiB, 400 when it is not JSON, 422 naming the field when it
 /// is not a `T`. As an answer it writes `T`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json<T>(pub T);
@@ -65,8 +67,18 @@ pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
     Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
 }
 
-/// Reads a body of at most `limit_bytes`: 413 beyond that, 408 when it does not arrive in time.
+/// Reads a body of at most `limit_bytes`: 413 beyond that, 408 when it does not arrive in time, 415 when it is packed.
 pub async fn read_body(headers: &HeaderMap, body: Body, limit_bytes: usize) -> Result<Bytes, Problem> {
+    require_identity(headers)?;
+    read_packed(headers, body, limit_bytes).await
+}
+
+/// [`read_body`] of one that may be packed, which is left as it is.
+pub(crate) async fn read_packed(
+    headers: &HeaderMap,
+    body: Body,
+    limit_bytes: usize,
+) -> Result<Bytes, Problem> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > limit_bytes as u64) {
         return Err(too_large(limit_bytes));
@@ -94,10 +106,11 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         let pointer = pointer(error.path());
         let inner = error.into_inner();
         if inner.is_data() {
-            Problem::validation(vec![field_error(pointer, &inner.to_string())])
+            Problem::validation(vec![field_error(Source::Body, pointer, &inner.to_string())])
         } else if is_json(bytes) {
             // serde_json calls it a mistake of syntax when an enum's name is no text, or a number is too large.
-            Problem::validation(vec![FieldError::at(pointer, "invalid", "the value is of the wrong type")])
+            let detail = wrong_kind(Source::Body, pointer.rsplit('/').next().unwrap_or_default());
+            Problem::validation(vec![FieldError::at(pointer, "invalid", detail)])
         } else {
             malformed(&inner)
         }
@@ -113,7 +126,7 @@ fn is_json(bytes: &[u8]) -> bool {
 /// Error of an item that was read by itself, at its place below `prefix`.
 pub(crate) fn item_error(prefix: &str, error: serde_path_to_error::Error<serde_json::Error>) -> FieldError {
     let pointer = format!("{prefix}{}", pointer(error.path()));
-    field_error(pointer, &error.into_inner().to_string())
+    field_error(Source::Body, pointer, &error.into_inner().to_string())
 }
 
 fn malformed(error: &serde_json::Error) -> Problem {

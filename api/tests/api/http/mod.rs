@@ -4,3 +4,4 @@ mod bad_input;
 mod connections;
 mod idempotency;
 mod openapi;
+mod wording;
