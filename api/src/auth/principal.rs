@@ -7,6 +7,7 @@ use events::{Actor, ActorKind};
 use ledger::UserId;
 
 use super::token::Role;
+use crate::http::idempotency::{Allowance, KeyOwner};
 
 /// An authenticated caller whose account exists and is not suspended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,16 @@ impl Principal {
             Role::Admin => ActorKind::Admin,
         };
         Actor::new(kind, self.user_id.to_string())
+    }
+
+    /// The caller, as idempotency keys are its own.
+    pub fn key_owner(&self) -> KeyOwner {
+        let (role, allowance) = match self.role {
+            Role::User => ("user", Allowance::USER),
+            Role::Service => ("service", Allowance::TRUSTED),
+            Role::Admin => ("admin", Allowance::TRUSTED),
+        };
+        KeyOwner { user: self.user_id, role, allowance }
     }
 }
 

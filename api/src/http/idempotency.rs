@@ -9,7 +9,7 @@
 //!     keyed: Keyed<Upgrade>,
 //! ) -> Result<Response, Problem> {
 //!     let Keyed { body, request } = keyed;
-//!     idempotency.run(caller.user_id, request, move |attempt| async move {
+//!     idempotency.run(caller.key_owner(), request, move |attempt| async move {
 //!         // Publish with `attempt.event_id` and `attempt.at`: a retry after a crash publishes the same event.
 //!         // …
 //!     }).await
@@ -17,19 +17,21 @@
 //! ```
 //!
 //! The event's id and time are stored with the key before the work begins. A request that dies half-way, or is
-//! answered 5xx or 429, is run again by the next one with its key, with the same id and time; a final answer is kept.
-//! Work whose answer says less than a later try will know marks it as `Provisional`.
+//! answered 5xx or 429, is run again by the next one with its key, with the same id and time; a final answer is kept,
+//! up to a size. What is kept of a principal in a day is bounded; beyond it new keys are refused with 429. Work whose answer says less than a later try will know marks it as `Provisional`.
+
+mod allowance;
+mod answers;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
-use http_body_util::BodyExt;
+use ledger::Clock;
 use ledger::ids::event_id_at;
-use ledger::{Clock, UserId};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -38,8 +40,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use self::allowance::Used;
+use self::answers::{final_answer, replay};
 use crate::http::extract::{MAX_BODY_BYTES, X_BACKFILL, parse_json, read_body, require_json};
-use crate::http::problem::{Chain, Code, PROBLEM_JSON, Problem};
+use crate::http::problem::{Chain, Code, Problem};
+
+pub use self::allowance::{Allowance, KeyOwner};
 
 /// The request header.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -173,6 +179,7 @@ struct Parts {
     pool: PgPool,
     clock: Clock,
     tasks: TaskTracker,
+    used: Used,
 }
 
 enum Begun {
@@ -184,7 +191,7 @@ enum Begun {
 impl Idempotency {
     /// Idempotency keys are kept in `pool`; work that its client no longer waits for goes on in `tasks`.
     pub fn new(pool: PgPool, clock: Clock, tasks: TaskTracker) -> Self {
-        Self(Arc::new(Parts { pool, clock, tasks }))
+        Self(Arc::new(Parts { pool, clock, tasks, used: Used::new() }))
     }
 
     /// Does `work`, or gives the answer that it had before. Without a key it is simply done.
@@ -193,7 +200,7 @@ impl Idempotency {
     /// what follows from an event that is in the log by then is still done.
     pub async fn run<F, Fut>(
         &self,
-        caller: UserId,
+        owner: KeyOwner,
         request: KeyedRequest,
         work: F,
     ) -> Result<Response, Problem>
@@ -205,8 +212,8 @@ impl Idempotency {
         let Some(key) = key else {
             return self.to_its_end(work(Attempt::first_at(self.0.clock.now()))).await;
         };
-        let request = RequestKey { principal: caller.get(), method, path, key };
-        let (attempt, locked_until) = match self.begin(&request, request_hash).await? {
+        let request = RequestKey { principal: owner.user.get(), role: owner.role, method, path, key };
+        let (attempt, locked_until) = match self.begin(&owner, &request, request_hash).await? {
             Begun::Replay(answer) => return replay(answer),
             Begun::Run(attempt, locked_until) => (attempt, locked_until),
         };
@@ -214,7 +221,7 @@ impl Idempotency {
         // After a panic the key is free when the lock's time is over.
         self.to_its_end(async move {
             let response = work(attempt).await.unwrap_or_else(Problem::into_response);
-            idempotency.end(&request, locked_until, response).await
+            idempotency.end(&owner, &request, locked_until, response).await
         })
         .await
     }
@@ -228,17 +235,30 @@ impl Idempotency {
         self.0.tasks.spawn(work).await.map_err(|_| Problem::fault("panicked"))?
     }
 
-    async fn begin(&self, request: &RequestKey, request_hash: [u8; 32]) -> Result<Begun, Problem> {
+    async fn begin(
+        &self,
+        owner: &KeyOwner,
+        request: &RequestKey,
+        request_hash: [u8; 32],
+    ) -> Result<Begun, Problem> {
+        // Keys that are there are answered, however many they are.
+        let may_be_new = self.0.used.check(owner, Instant::now());
         let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
         // Twice, since a key may be deleted or taken over between two statements.
         for _ in 0..2 {
             let now = self.0.clock.now();
             let first = Attempt::first_at(now);
-            if idempotency::insert(&mut conn, request, &request_hash, first.event_id, now, now + LOCK).await?
+            if may_be_new.is_ok()
+                && idempotency::insert(&mut conn, request, &request_hash, first.event_id, now, now + LOCK)
+                    .await?
             {
+                self.0.used.add_key(owner, Instant::now());
                 return Ok(Begun::Run(first, now + LOCK));
             }
-            let Some(record) = idempotency::find(&mut conn, request).await? else { continue };
+            let Some(record) = idempotency::find(&mut conn, request).await? else {
+                may_be_new.clone()?;
+                continue;
+            };
             if record.created_at < now - KEPT {
                 idempotency::forget(&mut conn, request, now - KEPT).await?;
                 continue;
@@ -274,6 +294,7 @@ impl Idempotency {
     /// long and lost its key nothing is kept: the answer is that of the try which has the key now.
     async fn end(
         &self,
+        owner: &KeyOwner,
         request: &RequestKey,
         locked_until: DateTime<Utc>,
         response: Response,
@@ -285,7 +306,9 @@ impl Idempotency {
         let ended = async {
             let mut conn = self.0.pool.acquire().await?;
             if let Some(answer) = &answer {
-                return idempotency::finish(&mut conn, request, locked_until, answer).await;
+                let kept = idempotency::finish(&mut conn, request, locked_until, answer).await?;
+                self.0.used.add_answer(owner, answers::bytes(answer), Instant::now());
+                return Ok(kept);
             }
             idempotency::release(&mut conn, request, locked_until, self.0.clock.now()).await?;
             Ok(true)
@@ -326,72 +349,4 @@ fn in_use(seconds: i64) -> Problem {
         "The first request with this Idempotency-Key is still running.",
     )
     .with_header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
-}
-
-/// Tells whether an answer will be the same however often the request is sent.
-fn is_final(response: &Response) -> bool {
-    if response.extensions().get::<Provisional>().is_some() {
-        return false;
-    }
-    let status = response.status();
-    status.is_success()
-        || (status.is_client_error()
-            && status != StatusCode::TOO_MANY_REQUESTS
-            && status != StatusCode::REQUEST_TIMEOUT)
-}
-
-/// The part of the response to keep, if it is final, and the response itself.
-async fn final_answer(response: Response) -> Result<(Option<Answer>, Response), axum::Error> {
-    if !is_final(&response) {
-        return Ok((None, response));
-    }
-    let (parts, body) = response.into_parts();
-    let body = body.collect().await?.to_bytes();
-    let answer = Answer {
-        status_code: parts.status.as_u16(),
-        headers: to_lines(&parts.headers),
-        // A problem's body is written at the very end; its request id will be the retry's.
-        body: parts.extensions.get::<Problem>().map_or_else(|| body.to_vec(), Problem::to_record),
-    };
-    Ok((Some(answer), Response::from_parts(parts, body.into())))
-}
-
-fn replay(answer: Answer) -> Result<Response, Problem> {
-    let status = StatusCode::from_u16(answer.status_code).map_err(|error| Problem::internal(&error))?;
-    let headers = from_lines(&answer.headers);
-    let is_problem = headers.get(header::CONTENT_TYPE).is_some_and(|kind| *kind == PROBLEM_JSON);
-    let mut response = if is_problem {
-        let problem = Problem::from_record(status, &answer.body);
-        problem.map_err(|error| Problem::internal(&error))?.into_response()
-    } else {
-        // Without a Content-Type of the framework's choice: a 204 has none.
-        let mut response = Response::new(answer.body.into());
-        *response.status_mut() = status;
-        response
-    };
-    // What the handler said holds: where the user stood with that call, and the call's position. What the layers around
-    // it add (the request's id, CORS) is the retry's own.
-    response.headers_mut().extend(headers);
-    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
-    Ok(response)
-}
-
-/// The headers as `name: value` lines. A value that is no text is left out; none of ours is.
-fn to_lines(headers: &HeaderMap) -> String {
-    let mut lines = String::new();
-    for (name, value) in headers.iter().filter(|(name, _)| **name != header::CONTENT_LENGTH) {
-        if let Ok(value) = value.to_str() {
-            lines.extend([name.as_str(), ": ", value, "\n"]);
-        }
-    }
-    lines
-}
-
-/// The counterpart of [`to_lines`].
-fn from_lines(lines: &str) -> HeaderMap {
-    let headers = lines.lines().filter_map(|line| {
-        let (name, value) = line.split_once(": ")?;
-        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
-    });
-    headers.collect()
 }

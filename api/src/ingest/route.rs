@@ -80,7 +80,7 @@ pub(super) async fn take_in(
         let receipt = ingest.intake.take(&reporter, items).await?;
         Ok(answer(&ingest.writer, receipt))
     };
-    idempotency.run(caller.user_id, keyed, work).await
+    idempotency.run(caller.key_owner(), keyed, work).await
 }
 
 fn answer(writer: &Writer, receipt: Receipt) -> Response {

@@ -127,7 +127,7 @@ pub(super) async fn check(
     let actor = (caller.user_id != user).then(|| caller.actor());
     let particulars = Particulars { actor, ..Particulars::default() };
     let work = move |attempt| async move { Ok(metering.check_and_record(call, particulars, attempt).await?) };
-    idempotency.run(caller.user_id, request, work).await
+    idempotency.run(caller.key_owner(), request, work).await
 }
 
 /// A path that no call has: 400 where servers read it in different ways, 422 where it is none.

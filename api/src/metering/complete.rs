@@ -80,7 +80,7 @@ pub(super) async fn outcome(
         let done = metering.complete(call_id, end, attempt).await?;
         Ok((metering.0.writer.at(done.seq), Json(OutcomeBody::new(call_id, done))).into_response())
     };
-    idempotency.run(caller.user_id, request, work).await
+    idempotency.run(caller.key_owner(), request, work).await
 }
 
 impl TryFrom<OutcomeRequest> for CallEnd {

@@ -69,7 +69,7 @@ pub(super) async fn upgrade(
         };
         Ok(plans.change(request).await?.into_response())
     };
-    idempotency.run(caller.user_id, request, work).await
+    idempotency.run(caller.key_owner(), request, work).await
 }
 
 /// A user's own request needs `SELF_UPGRADE`; without it the answer says where plans are sold.

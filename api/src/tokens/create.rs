@@ -95,7 +95,7 @@ pub(super) async fn store(
     let client = Client::of(*caller, &parts);
     let new = NewToken { kind, token, name, fingerprint, warnings };
     let work = move |attempt| async move { Ok(tokens.store(&client, new, attempt).await?) };
-    idempotency.run(caller.user_id, request, work).await
+    idempotency.run(caller.key_owner(), request, work).await
 }
 
 impl Tokens {

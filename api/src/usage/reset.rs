@@ -74,7 +74,7 @@ pub(super) async fn reset(
         let body = ResetBody { user_id: user.get(), month, reset_at: attempt.at };
         Ok(written.answer(StatusCode::OK, Json(body)))
     };
-    idempotency.run(caller.user_id, request, work).await
+    idempotency.run(caller.key_owner(), request, work).await
 }
 
 impl Usage {

@@ -11,6 +11,8 @@ use crate::Error;
 pub struct RequestKey {
     /// Our id of the caller.
     pub principal: Uuid,
+    /// Role in which it calls: what an admin was answered is not for the same account as a user.
+    pub role: &'static str,
     /// HTTP method.
     pub method: String,
     /// Path, without the query.
@@ -56,10 +58,11 @@ pub async fn insert(
 ) -> Result<bool, Error> {
     let done = sqlx::query!(
         "INSERT INTO public.idempotency_keys
-             (principal, method, path, key, body_hash, event_id, locked_until, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+             (principal, role, method, path, key, body_hash, event_id, locked_until, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          ON CONFLICT DO NOTHING",
         request.principal,
+        request.role,
         request.method,
         request.path,
         request.key,
@@ -78,8 +81,9 @@ pub async fn find(conn: &mut PgConnection, request: &RequestKey) -> Result<Optio
     let row = sqlx::query!(
         "SELECT body_hash, event_id, created_at, locked_until, status_code, headers, response
          FROM public.idempotency_keys
-         WHERE principal = $1 AND method = $2 AND path = $3 AND key = $4",
+         WHERE principal = $1 AND role = $2 AND method = $3 AND path = $4 AND key = $5",
         request.principal,
+        request.role,
         request.method,
         request.path,
         request.key
@@ -116,10 +120,11 @@ pub async fn take_over(
     locked_until: DateTime<Utc>,
 ) -> Result<bool, Error> {
     let done = sqlx::query!(
-        "UPDATE public.idempotency_keys SET locked_until = $6
-         WHERE principal = $1 AND method = $2 AND path = $3 AND key = $4
-             AND locked_until = $5 AND status_code IS NULL",
+        "UPDATE public.idempotency_keys SET locked_until = $7
+         WHERE principal = $1 AND role = $2 AND method = $3 AND path = $4 AND key = $5
+             AND locked_until = $6 AND status_code IS NULL",
         request.principal,
+        request.role,
         request.method,
         request.path,
         request.key,
@@ -140,10 +145,11 @@ pub async fn finish(
 ) -> Result<bool, Error> {
     let status_code = i16::try_from(answer.status_code).unwrap_or(i16::MAX);
     let done = sqlx::query!(
-        "UPDATE public.idempotency_keys SET status_code = $5, headers = $6, response = $7
-         WHERE principal = $1 AND method = $2 AND path = $3 AND key = $4
-             AND locked_until = $8 AND status_code IS NULL",
+        "UPDATE public.idempotency_keys SET status_code = $6, headers = $7, response = $8
+         WHERE principal = $1 AND role = $2 AND method = $3 AND path = $4 AND key = $5
+             AND locked_until = $9 AND status_code IS NULL",
         request.principal,
+        request.role,
         request.method,
         request.path,
         request.key,
@@ -177,8 +183,9 @@ pub async fn forget(
 ) -> Result<(), Error> {
     sqlx::query!(
         "DELETE FROM public.idempotency_keys
-         WHERE principal = $1 AND method = $2 AND path = $3 AND key = $4 AND created_at < $5",
+         WHERE principal = $1 AND role = $2 AND method = $3 AND path = $4 AND key = $5 AND created_at < $6",
         request.principal,
+        request.role,
         request.method,
         request.path,
         request.key,

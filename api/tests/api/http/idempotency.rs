@@ -58,7 +58,7 @@ async fn call(
 ) -> Result<Response, Problem> {
     let user = caller.user_id;
     let work = move |attempt| async move { work(&writer, &bench, user, body, attempt).await };
-    idempotency.run(user, request, work).await
+    idempotency.run(caller.key_owner(), request, work).await
 }
 
 async fn work(

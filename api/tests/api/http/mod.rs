@@ -3,5 +3,6 @@
 mod bad_input;
 mod connections;
 mod idempotency;
+mod kept;
 mod openapi;
 mod wording;

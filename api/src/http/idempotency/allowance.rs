@@ -1,0 +1,157 @@
+//! What is kept of a principal's idempotency keys: so many keys and so many bytes of answers in a day.
+//!
+//! No plan limits these requests, and each leaves a row for a day. Beyond its allowance a principal's new keys are
+//! refused; those that are there are answered as before. It is counted in memory, at the price that a process which
+//! starts knows nothing of the day before: a principal may then have as much again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ledger::UserId;
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+
+use crate::http::problem::Problem;
+
+/// Time over which an allowance is spread: that for which an answer is kept.
+const PERIOD: Duration = Duration::from_hours(24);
+/// Principals remembered at once. A forgotten one starts with a full allowance.
+const PRINCIPALS: usize = 20_000;
+/// Bytes that a key takes without its answer: the row, its index entries, the request's names.
+const KEY_BYTES: u32 = 512;
+
+/// Most keys, and bytes of their answers, that are kept of a principal in a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Allowance {
+    keys: u32,
+    bytes: u32,
+}
+
+impl Allowance {
+    /// Of a user, whoever that is.
+    pub const USER: Self = Self { keys: 10_000, bytes: 32 * 1024 * 1024 };
+    /// Of the host's backends and operators, who act for many.
+    pub const TRUSTED: Self = Self { keys: 5_000_000, bytes: u32::MAX };
+}
+
+/// Principal to whom keys belong: an account in one role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyOwner {
+    /// The account.
+    pub user: UserId,
+    /// The role's name.
+    pub role: &'static str,
+    /// What is kept of it.
+    pub allowance: Allowance,
+}
+
+/// How much of each allowance is used.
+pub(super) struct Used(Cache<KeyOwner, Arc<Mutex<Levels>>>);
+
+/// The allowances of keys and bytes by the generic cell rate algorithm (GCRA, ITU-T I.371): instants up to which they
+/// are used, at an even pace.
+struct Levels {
+    keys: Instant,
+    bytes: Instant,
+}
+
+impl Used {
+    pub(super) fn new() -> Self {
+        Self(Cache::new(PRINCIPALS))
+    }
+
+    /// 429 when `owner` may have no more kept now.
+    pub(super) fn check(&self, owner: &KeyOwner, now: Instant) -> Result<(), Problem> {
+        let levels = self.levels(owner, now);
+        let levels = levels.lock();
+        let full_until = levels.keys.max(levels.bytes);
+        let wait = full_until.saturating_duration_since(now + PERIOD);
+        if wait.is_zero() {
+            return Ok(());
+        }
+        let Allowance { keys, bytes } = owner.allowance;
+        let detail = format!(
+            "In a day at most {keys} requests with an Idempotency-Key and {} MiB of their answers are kept; try \
+             again later, or without the header.",
+            bytes / (1024 * 1024)
+        );
+        Err(Problem::rate_limited(detail, wait.as_secs() + 1))
+    }
+
+    /// Counts a new key.
+    pub(super) fn add_key(&self, owner: &KeyOwner, now: Instant) {
+        let levels = self.levels(owner, now);
+        let mut levels = levels.lock();
+        levels.keys = levels.keys.max(now) + PERIOD / owner.allowance.keys;
+        levels.bytes = levels.bytes.max(now) + share(KEY_BYTES, owner.allowance.bytes);
+    }
+
+    /// Counts an answer of this length that is kept.
+    pub(super) fn add_answer(&self, owner: &KeyOwner, bytes: usize, now: Instant) {
+        let levels = self.levels(owner, now);
+        let mut levels = levels.lock();
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        levels.bytes = levels.bytes.max(now) + share(bytes, owner.allowance.bytes);
+    }
+
+    fn levels(&self, owner: &KeyOwner, now: Instant) -> Arc<Mutex<Levels>> {
+        let fresh =
+            || Ok::<_, std::convert::Infallible>(Arc::new(Mutex::new(Levels { keys: now, bytes: now })));
+        let Ok(levels) = self.0.get_or_insert_with(owner, fresh);
+        levels
+    }
+}
+
+/// The part of the period that `bytes` of an allowance are.
+fn share(bytes: u32, allowance: u32) -> Duration {
+    PERIOD.mul_f64(f64::from(bytes) / f64::from(allowance))
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn owner(number: u128, role: &'static str, allowance: Allowance) -> KeyOwner {
+        KeyOwner { user: UserId::new(Uuid::from_u128(number)), role, allowance }
+    }
+
+    #[test]
+    fn keys_are_bounded_by_principal_and_role() {
+        let used = Used::new();
+        let start = Instant::now();
+        let few = Allowance { keys: 10, bytes: u32::MAX };
+        let (one, as_admin, other) = (owner(1, "user", few), owner(1, "admin", few), owner(2, "user", few));
+        let mut admitted = 0;
+        while used.check(&one, start).is_ok() && admitted < 100 {
+            used.add_key(&one, start);
+            admitted += 1;
+        }
+        assert!((10..=11).contains(&admitted), "{admitted}");
+        assert!(used.check(&as_admin, start).is_ok() && used.check(&other, start).is_ok());
+        let refused = used.check(&one, start).unwrap_err();
+        assert_eq!(refused.status(), 429);
+        // A tenth of the day later there is room for a tenth.
+        assert!(used.check(&one, start + PERIOD / 10).is_ok());
+        used.add_key(&one, start + PERIOD / 10);
+        assert!(used.check(&one, start + PERIOD / 10).is_err());
+        assert!(used.check(&one, start + 2 * PERIOD).is_ok());
+    }
+
+    #[test]
+    fn bytes_are_bounded_too() {
+        let used = Used::new();
+        let start = Instant::now();
+        let user = owner(1, "user", Allowance::USER);
+        let answer = 512 * 1024;
+        let mut kept = 0;
+        while used.check(&user, start).is_ok() && kept < 1_000 {
+            used.add_key(&user, start);
+            used.add_answer(&user, answer, start);
+            kept += 1;
+        }
+        assert!((60..=65).contains(&kept), "{kept} answers of 512 KiB in 32 MiB");
+        assert!(used.check(&user, start + PERIOD / 32).is_ok());
+    }
+}
