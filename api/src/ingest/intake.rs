@@ -8,7 +8,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use data_keys::{Found, KeysError};
 use ledger::limit::Used;
-use ledger::{Classified, Clock, Month, Rules, UserId, UserRef, text};
+use ledger::{Classified, Clock, Month, Rules, UserId, UserRef};
 use nats::{EncodedEvent, Position, Publisher};
 use sqlx::PgPool;
 use store::identity::users::{Account, AccountStatus};

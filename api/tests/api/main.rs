@@ -12,6 +12,7 @@ mod metering;
 mod operations;
 #[expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod plans;
+mod programs;
 mod tokens;
 mod usage;
 mod users;

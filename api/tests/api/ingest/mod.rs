@@ -5,3 +5,4 @@ mod data_keys;
 mod encodings;
 mod events;
 mod forms;
+mod sdks;
