@@ -46,7 +46,9 @@ fn for_proxies() -> OpenApiRouter<AppState> {
 /// The OpenAPI document of all endpoints.
 pub fn document() -> OpenApi {
     let all = OpenApiRouter::with_openapi(openapi::base());
-    all.merge(recorded()).merge(unrecorded()).merge(for_proxies()).into_openapi()
+    let mut document = all.merge(recorded()).merge(unrecorded()).merge(for_proxies()).into_openapi();
+    openapi::complete(&mut document);
+    document
 }
 
 /// The document as served: it names the address that clients use, where that is known.

@@ -6,6 +6,7 @@ use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponseParts, ResponseParts};
+use utoipa::IntoParams;
 
 use super::position::Positions;
 use super::projections::{NotReached, Projections};
@@ -49,6 +50,16 @@ impl IntoResponseParts for LedgerSeq {
 /// reached in 5 seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct MinSeq;
+
+/// The request header, for the document: `params(MinSeqHeader)` of every operation that takes [`MinSeq`].
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it describes what `MinSeq` reads")]
+pub(crate) struct MinSeqHeader {
+    /// `Ledger-Seq` of an earlier answer, which this one must reflect.
+    #[param(rename = "Ledger-Min-Seq")]
+    ledger_min_seq: Option<String>,
+}
 
 impl<S> FromRequestParts<S> for MinSeq
 where

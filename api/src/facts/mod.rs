@@ -14,6 +14,7 @@ mod writer;
 #[cfg(test)]
 pub(crate) use gathered::encode;
 pub(crate) use gathered::{Gather, Gathered};
+pub(crate) use headers::MinSeqHeader;
 pub use headers::{LEDGER_MIN_SEQ, LEDGER_SEQ, LedgerSeq, MinSeq};
 pub use position::{AsOf, Positions};
 pub use projections::Projections;

@@ -38,6 +38,7 @@ use sqlx::PgPool;
 use store::identity::idempotency::{self, Answer, RequestKey};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use self::allowance::Used;
@@ -70,6 +71,17 @@ pub struct Keyed<T> {
     pub body: T,
     /// For [`Idempotency::run`].
     pub request: KeyedRequest,
+}
+
+/// The request header, for the document: `params(KeyHeader)` of every operation that runs once per key.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it describes what `KeyedRequest` reads")]
+pub(crate) struct KeyHeader {
+    /// 1 to 255 visible ASCII characters of the caller's choice: the same key with the same request gives the same
+    /// answer for a day.
+    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
+    idempotency_key: Option<String>,
 }
 
 /// A request as its idempotency key names it.

@@ -18,6 +18,7 @@ mod parts;
 mod receipt;
 mod recent;
 mod route;
+mod schema;
 mod unpack;
 
 pub use binding::Form;

@@ -8,9 +8,10 @@ use super::parse::Profile;
 use super::parts::Ingest;
 use super::receipt::{ItemStatus, Receipt};
 use super::route::{placed, take_in};
+use super::schema::AnyEvent;
 use crate::auth::User;
 use crate::facts::Writer;
-use crate::http::idempotency::Idempotency;
+use crate::http::idempotency::{Idempotency, KeyHeader};
 use crate::http::problem::{Problem, ProblemBody};
 
 /// Errors listed in one answer.
@@ -22,12 +23,16 @@ const MAX_ERRORS: usize = 100;
 /// or 1. 400 when an event is wrong; the others are stored all the same, and a retry is safe.
 #[utoipa::path(
     post, path = "/api/v1/events", tag = "usage",
-    request_body(content = serde_json::Value, description = "One event or an array", content_type = "application/cloudevents-batch+json"),
+    params(KeyHeader),
+    request_body(description = "One event or up to 1,000, at most 8 MiB; packed by gzip or zstd or not", content(
+        (AnyEvent = "application/cloudevents+json"),
+        (Vec<AnyEvent> = "application/cloudevents-batch+json"),
+    )),
     responses(
         (status = 204, description = "All are on disk"),
         (status = 400, description = "An event is wrong", body = ProblemBody),
-        (status = 413, description = "More than 1,000 events or 8 MiB", body = ProblemBody),
-        (status = 415, description = "Another Content-Type", body = ProblemBody),
+        (status = 413, description = "More than 1,000 events, or 8 MiB packed or unpacked", body = ProblemBody),
+        (status = 415, description = "Another Content-Type or Content-Encoding", body = ProblemBody),
         (status = 503, description = "The log cannot be written", body = ProblemBody),
     )
 )]

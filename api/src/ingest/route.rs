@@ -13,10 +13,11 @@ use super::call::{Reporter, TimeWindow};
 use super::parse::{Item, MAX_ITEMS, ParseError, Profile, binary, parse};
 use super::parts::Ingest;
 use super::receipt::{ItemStatus, Receipt, ReceiptItem};
+use super::schema::{CloudEvent, PlainEvents};
 use crate::auth::{Principal, Role, User};
 use crate::facts::Writer;
 use crate::http::extract::{Json, X_BACKFILL};
-use crate::http::idempotency::{Idempotency, KeyedRequest};
+use crate::http::idempotency::{Idempotency, KeyHeader, KeyedRequest};
 use crate::http::problem::{Code, FieldError, Problem, ProblemBody};
 
 /// What became of the request's items.
@@ -41,13 +42,17 @@ struct EventsBody {
         an id counts once for its user and\nsource.\n\nAn item of a user whose data key does not open is rejected \
         with `encryption_key_missing` or `internal`: nothing is wrong\nwith it, and it may be sent again. A request \
         with nothing else in it is refused as a whole.",
-    params(("X-Backfill" = Option<bool>, Header, description = "true: times from 2000-01-01 on are taken (service, admin)")),
-    request_body(content = serde_json::Value, description = "One event or an array", content_type = "application/cloudevents-batch+json"),
+    params(("X-Backfill" = Option<bool>, Header, description = "true: times from 2000-01-01 on are taken (service, admin)"), KeyHeader),
+    request_body(description = "One event or up to 1,000, at most 8 MiB; packed by gzip or zstd or not", content(
+        (CloudEvent = "application/cloudevents+json"),
+        (Vec<CloudEvent> = "application/cloudevents-batch+json"),
+        (PlainEvents = "application/json"),
+    )),
     responses(
         (status = 202, description = "On disk, as far as accepted", body = EventsBody),
         (status = 403, description = "The role may not", body = ProblemBody),
-        (status = 413, description = "More than 1,000 items or 8 MiB", body = ProblemBody),
-        (status = 415, description = "Another Content-Type", body = ProblemBody),
+        (status = 413, description = "More than 1,000 items, or 8 MiB packed or unpacked", body = ProblemBody),
+        (status = 415, description = "Another Content-Type or Content-Encoding", body = ProblemBody),
         (status = 422, description = "No item could be accepted", body = ProblemBody),
         (status = 503, description = "The log cannot be written, or an encryption key is missing", body = ProblemBody),
     )

@@ -16,7 +16,7 @@ use super::{Metering, MeteringError};
 use crate::auth::{Auth, User};
 use crate::config::Enforcement;
 use crate::http::extract::Json;
-use crate::http::idempotency::{Attempt, Idempotency, Keyed};
+use crate::http::idempotency::{Attempt, Idempotency, KeyHeader, Keyed};
 use crate::http::problem::{Code, FieldError, Problem, ProblemBody};
 use crate::limits::{Preview, Standing, append_usage_headers};
 
@@ -94,6 +94,7 @@ struct MeterBody {
 /// A user whom nobody has heard of gets an account, where `AUTO_PROVISION` is on.
 #[utoipa::path(
     post, path = "/api/usage/check", tag = "usage",
+    params(KeyHeader),
     request_body = CheckRequest,
     responses(
         (status = 200, description = "The decision", body = CheckBody),

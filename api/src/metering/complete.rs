@@ -18,7 +18,7 @@ use super::{Metering, MeteringError};
 use crate::auth::ServiceOrAdmin;
 use crate::facts::PROJECTED_WITHIN;
 use crate::http::extract::{Json, Path};
-use crate::http::idempotency::{Attempt, Idempotency, Keyed};
+use crate::http::idempotency::{Attempt, Idempotency, KeyHeader, Keyed};
 use crate::http::problem::{FieldError, Problem, ProblemBody};
 use crate::limits::LimitsError;
 
@@ -59,7 +59,7 @@ struct OutcomeBody {
 /// un-counts the call and gives its units back.
 #[utoipa::path(
     post, path = "/api/usage/calls/{call_id}/outcome", tag = "usage",
-    params(("call_id" = Uuid, Path, description = "From check or forward-auth")),
+    params(("call_id" = Uuid, Path, description = "From check or forward-auth"), KeyHeader),
     request_body = OutcomeRequest,
     responses(
         (status = 200, description = "Completed", body = OutcomeBody),

@@ -11,7 +11,7 @@ use super::change::{PlanChangeBody, PlanRequest, Timing};
 use super::parts::Plans;
 use crate::auth::{Auth, Principal, Role, User};
 use crate::http::extract::Query;
-use crate::http::idempotency::{Attempt, Idempotency, Keyed};
+use crate::http::idempotency::{Attempt, Idempotency, KeyHeader, Keyed};
 use crate::http::problem::{Problem, ProblemBody};
 
 /// Another plan.
@@ -36,7 +36,7 @@ pub(super) struct UpgradeQuery {
 /// When no limit falls it is in force at once; otherwise it waits for the month's end, in place of what waited before.
 #[utoipa::path(
     post, path = "/api/usage/upgrade", tag = "usage",
-    params(UpgradeQuery),
+    params(UpgradeQuery, KeyHeader),
     request_body = UpgradeRequest,
     responses(
         (status = 200, description = "Decided", body = PlanChangeBody),

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::parts::Tokens;
 use super::request::{ListQuery, token_id};
 use crate::auth::{Auth, UserOrAdmin};
-use crate::facts::{AsOf, MinSeq, Positions};
+use crate::facts::{AsOf, MinSeq, MinSeqHeader, Positions};
 use crate::http::extract::{Json, Path, Query};
 use crate::http::paging::CursorScope;
 use crate::http::problem::{Problem, ProblemBody};
@@ -63,7 +63,7 @@ struct AuditActor {
 /// What was done with tokens
 #[utoipa::path(
     get, path = "/api/tokens/audit", tag = "tokens",
-    params(ListQuery),
+    params(ListQuery, MinSeqHeader),
     responses(
         (status = 200, body = Audit),
         (status = 429, description = "More than 10 reads a second", body = ProblemBody),
@@ -86,7 +86,7 @@ pub(super) async fn audit(
 /// A token that was replaced or deleted keeps its audit.
 #[utoipa::path(
     get, path = "/api/tokens/{id}/audit", tag = "tokens",
-    params(("id" = Uuid, Path), ListQuery),
+    params(("id" = Uuid, Path), ListQuery, MinSeqHeader),
     responses(
         (status = 200, body = Audit),
         (status = 404, description = "There never was such a token, or it is another user's", body = ProblemBody),

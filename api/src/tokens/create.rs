@@ -20,7 +20,7 @@ use super::request::{Client, Kind, check, check_name, must_be};
 use crate::auth::UserOnly;
 use crate::facts::Written;
 use crate::http::extract::{Json, NoQuery, Query, SecretFields, SecretJson, Text};
-use crate::http::idempotency::{Attempt, Idempotency, KeyedRequest, Provisional};
+use crate::http::idempotency::{Attempt, Idempotency, KeyHeader, KeyedRequest, Provisional};
 use crate::http::problem::{Problem, ProblemBody};
 use crate::metering::sealer::SealError;
 
@@ -62,6 +62,7 @@ struct NewToken {
 /// sealed before it is recorded, and no endpoint returns it. At most 10 tokens stored and deleted a minute.
 #[utoipa::path(
     post, path = "/api/tokens", tag = "tokens",
+    params(KeyHeader),
     request_body = StoreRequest,
     responses(
         (status = 201, description = "Stored", body = TokenBody),

@@ -8,7 +8,7 @@ use super::body::TokenBody;
 use super::parts::Tokens;
 use super::request::{ListQuery, OwnerQuery, token_id};
 use crate::auth::{Auth, UserOrAdmin};
-use crate::facts::{AsOf, MinSeq};
+use crate::facts::{AsOf, MinSeq, MinSeqHeader};
 use crate::http::extract::{Json, Path, Query};
 use crate::http::paging::CursorScope;
 use crate::http::problem::{Problem, ProblemBody};
@@ -26,7 +26,7 @@ pub(super) struct TokenList {
 /// The stored tokens
 #[utoipa::path(
     get, path = "/api/tokens", tag = "tokens",
-    params(ListQuery),
+    params(ListQuery, MinSeqHeader),
     responses((status = 200, body = TokenList))
 )]
 pub(super) async fn list(
@@ -59,7 +59,7 @@ fn place(token: &TokenBody) -> Vec<u8> {
 /// One stored token
 #[utoipa::path(
     get, path = "/api/tokens/{id}", tag = "tokens",
-    params(("id" = Uuid, Path), OwnerQuery),
+    params(("id" = Uuid, Path), OwnerQuery, MinSeqHeader),
     responses(
         (status = 200, body = TokenBody),
         (status = 404, description = "There is none, or it is another user's", body = ProblemBody),

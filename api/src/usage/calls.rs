@@ -14,10 +14,10 @@ use uuid::Uuid;
 use super::history::{CountedParam, largest_endpoints};
 use super::parts::Usage;
 use crate::auth::{Auth, User};
-use crate::facts::{AsOf, MinSeq, Positions};
+use crate::facts::{AsOf, MinSeq, MinSeqHeader, Positions};
 use crate::http::extract::{Json, Query, Text};
 use crate::http::paging::{CursorScope, PageLimit};
-use crate::http::problem::{Problem, ProblemBody};
+use crate::http::problem::Problem;
 use crate::http::time_range::{RangeEnd, is_writable, time_range};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -117,10 +117,9 @@ struct CallItem {
     get,
     path = "/api/usage/calls",
     tag = "usage",
-    params(CallsQuery),
+    params(CallsQuery, MinSeqHeader),
     responses(
         (status = 200, body = Calls),
-        (status = "4XX", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn calls(

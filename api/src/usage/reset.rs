@@ -17,7 +17,7 @@ use super::parts::Usage;
 use crate::auth::{Auth, AuthError, Principal, Role, User};
 use crate::facts::Written;
 use crate::http::extract::{Json, Text};
-use crate::http::idempotency::{Attempt, Idempotency, Keyed};
+use crate::http::idempotency::{Attempt, Idempotency, KeyHeader, Keyed};
 use crate::http::problem::{Problem, ProblemBody};
 
 /// Whose counters, and why.
@@ -47,6 +47,7 @@ struct ResetBody {
 /// Role admin; with `SELF_RESET` also a user for itself. All calls stay, and `since_reset` tells them apart.
 #[utoipa::path(
     post, path = "/api/usage/reset", tag = "usage",
+    params(KeyHeader),
     request_body = ResetRequest,
     responses(
         (status = 200, description = "The counters start anew", body = ResetBody),

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::parts::Usage;
 use crate::auth::{Auth, User};
-use crate::facts::{AsOf, MinSeq};
+use crate::facts::{AsOf, MinSeq, MinSeqHeader};
 use crate::http::extract::{Json, Path, Query};
 use crate::http::paging::{CursorScope, PageLimit};
 use crate::http::problem::{FieldError, Problem, ProblemBody};
@@ -105,10 +105,9 @@ struct UnitsBody {
     get,
     path = "/api/usage/statements",
     tag = "usage",
-    params(StatementsQuery),
+    params(StatementsQuery, MinSeqHeader),
     responses(
         (status = 200, body = Statements),
-        (status = "4XX", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn statements(
@@ -133,11 +132,10 @@ pub(super) async fn statements(
     get,
     path = "/api/usage/statements/{month}",
     tag = "usage",
-    params(("month" = String, Path, description = "`YYYY-MM`"), StatementQuery),
+    params(("month" = String, Path, description = "`YYYY-MM`"), StatementQuery, MinSeqHeader),
     responses(
         (status = 200, body = StatementAnswer),
         (status = 404, description = "Not closed yet, or nothing was used", body = ProblemBody),
-        (status = "4XX", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn statement(

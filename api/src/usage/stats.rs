@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use super::parts::Usage;
 use crate::auth::{Auth, User};
-use crate::facts::{AsOf, MinSeq};
+use crate::facts::{AsOf, MinSeq, MinSeqHeader};
 use crate::http::extract::{Json, Query};
-use crate::http::problem::{Problem, ProblemBody};
+use crate::http::problem::Problem;
 use crate::plans::PendingPlan;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -108,10 +108,9 @@ struct UnitsByCategory {
     get,
     path = "/api/usage/stats",
     tag = "usage",
-    params(StatsQuery),
+    params(StatsQuery, MinSeqHeader),
     responses(
         (status = 200, body = Stats),
-        (status = "4XX", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn stats(

@@ -18,7 +18,7 @@ use super::error::UsersError;
 use super::export_turns::ExportTurn;
 use super::parts::Users;
 use crate::auth::{Auth, UserOrAdmin};
-use crate::facts::{MinSeq, Projections};
+use crate::facts::{MinSeq, MinSeqHeader, Projections};
 use crate::http::extract::Path;
 use crate::http::problem::{Chain, Problem, ProblemBody};
 
@@ -37,7 +37,7 @@ const WAITING_CHUNKS: usize = 2;
 /// Of a user who was erased there is nothing but the tombstone.
 #[utoipa::path(
     get, path = "/api/users/{user}/export", tag = "users",
-    params(("user" = String, Path, description = "`me`, a UUID or an external id")),
+    params(("user" = String, Path, description = "`me`, a UUID or an external id"), MinSeqHeader),
     responses(
         (status = 200, description = "Everything", content_type = "application/json", body = Object),
         (status = 404, description = "There is no such user for this caller", body = ProblemBody),

@@ -20,9 +20,9 @@ use point::Point;
 
 use super::parts::Usage;
 use crate::auth::{Auth, User};
-use crate::facts::{AsOf, MinSeq};
+use crate::facts::{AsOf, MinSeq, MinSeqHeader};
 use crate::http::extract::{Json, Query};
-use crate::http::problem::{FieldError, Problem, ProblemBody};
+use crate::http::problem::{FieldError, Problem};
 use crate::http::time_range::{RangeEnd, time_range};
 
 /// Most points of an answer.
@@ -109,10 +109,9 @@ pub(super) struct History {
     get,
     path = "/api/usage/history",
     tag = "usage",
-    params(HistoryQuery),
+    params(HistoryQuery, MinSeqHeader),
     responses(
         (status = 200, description = "The series", content((History = "application/json"), (String = "text/csv"))),
-        (status = "4XX", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn history(

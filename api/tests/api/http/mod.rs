@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod connections;
+mod explored;
 mod idempotency;
 mod kept;
 mod openapi;

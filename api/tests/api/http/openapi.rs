@@ -39,6 +39,58 @@ fn every_operation_says_what_it_answers_and_who_may_ask() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn every_refusal_is_a_problem_and_the_common_ones_are_everywhere() -> Result<()> {
+    let document = serde_json::to_value(api::router::document())?;
+    for (path, item) in document["paths"].as_object().context("paths")? {
+        for (method, operation) in item.as_object().context("operations")? {
+            let responses = operation["responses"].as_object().context("responses")?;
+            let is_public = operation["security"] == serde_json::json!([{}]);
+            let needed: &[&str] = match (is_public, operation["requestBody"].is_null()) {
+                (true, _) => &[],
+                (false, true) => &["401", "403", "429", "503"],
+                (false, false) => &["400", "401", "403", "408", "413", "415", "422", "429", "503"],
+            };
+            for status in needed {
+                assert!(responses.contains_key(*status), "{method} {path} does not tell of {status}");
+            }
+            for (status, response) in responses.iter().filter(|(status, _)| status.starts_with(['4', '5'])) {
+                let named = response["$ref"].as_str().map(|name| name.trim_start_matches('#'));
+                let response = named.and_then(|name| document.pointer(name)).unwrap_or(response);
+                let kinds: Vec<&String> =
+                    response["content"].as_object().into_iter().flat_map(|c| c.keys()).collect();
+                // What is not ready says so by the same report as what is.
+                let expected =
+                    if path == "/readyz" { "application/json" } else { "application/problem+json" };
+                assert_eq!(kinds, [expected], "{method} {path} {status}");
+            }
+        }
+    }
+    assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_method_that_is_not_described_is_405_with_those_that_are() -> Result<()> {
+    let world = World::without_worker(&[]).await?;
+    let client = world.service()?;
+    let document = serde_json::to_value(api::router::document())?;
+    for (path, item) in document["paths"].as_object().context("paths")? {
+        if path.contains("forward-auth") {
+            continue;
+        }
+        let filled = path.replace(['{', '}'], "");
+        let answer = client.request("PATCH".parse()?, &filled).send().await?;
+        crate::answers::assert_problem(&answer, 405, "method_not_allowed");
+        let allowed: Vec<&str> =
+            answer.header("allow").context("no Allow")?.split(',').map(str::trim).collect();
+        for method in item.as_object().context("operations")?.keys() {
+            assert!(allowed.contains(&method.to_uppercase().as_str()), "{path} {method}: {allowed:?}");
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_served_document_names_the_public_address() -> Result<()> {
     let url = "https://usage.example/ledger";
