@@ -45,8 +45,8 @@ pub fn check_text(what: &str, text: &str, max_bytes: usize) -> Result<(), Invali
     Ok(())
 }
 
-/// [`check_text`] for ids, names and sources: at most [`MAX_NAME_BYTES`], and something in it that can be seen. An id of
-/// blanks alone is what a missing variable leaves behind, and everybody's calls would be one user's.
+/// [`check_text`] for ids, names and sources: at most [`MAX_NAME_BYTES`], and something in it that can be seen. An id
+/// of blanks alone is what a missing variable leaves behind, and everybody's calls would be one user's.
 ///
 /// # Errors
 /// Those of [`check_text`], or `blank`.

@@ -11,7 +11,7 @@ use store::identity::users::{Account, AccountStatus};
 use uuid::Uuid;
 use vault::DataKey;
 
-use super::parse::{Draft, EndpointDraft};
+use super::draft::{Draft, EndpointDraft};
 use crate::http::problem::FieldError;
 use crate::metering::sealer::{self, SealError};
 

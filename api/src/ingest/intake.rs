@@ -15,8 +15,9 @@ use store::identity::users::{Account, AccountStatus};
 use uuid::Uuid;
 
 use super::call::{self, Call, Reporter, TimeWindow};
+use super::draft::Draft;
 use super::error::IngestError;
-use super::parse::{Draft, Item};
+use super::parse::Item;
 use super::receipt::Receipt;
 use super::recent::Recent;
 use crate::auth::Accounts;

@@ -10,6 +10,7 @@
 
 mod binding;
 mod call;
+mod draft;
 mod error;
 mod intake;
 mod openmeter;
@@ -23,9 +24,10 @@ mod unpack;
 
 pub use binding::Form;
 pub use call::{Reporter, TimeWindow};
+pub use draft::{CallDraft, Draft, EndpointDraft};
 pub use error::IngestError;
 pub use intake::{Intake, check};
-pub use parse::{CallDraft, Draft, EndpointDraft, Item, MAX_ITEMS, ParseError, Profile, binary, parse};
+pub use parse::{Item, MAX_ITEMS, ParseError, Profile, binary, parse};
 pub use parts::Ingest;
 pub use receipt::{ItemStatus, Receipt, ReceiptItem};
 

@@ -9,13 +9,13 @@ use std::fmt;
 use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use chrono::{DateTime, Utc};
 use ledger::{WholeNumber, time};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::binding::{self, Form, attribute};
+use super::draft::{CallDraft, Draft, EndpointDraft};
 use crate::http::extract::item_error;
 use crate::http::problem::FieldError;
 
@@ -29,80 +29,6 @@ pub enum Profile {
     Call,
     /// Anything, as OpenMeter's clients send it: an endpoint and units are looked for.
     OpenMeter,
-}
-
-/// One item as the client wrote it.
-#[derive(Debug)]
-pub struct Draft<'a> {
-    /// Unique within source and subject.
-    pub id: Cow<'a, str>,
-    /// Source that numbers the ids.
-    pub source: Option<Cow<'a, str>>,
-    /// User whose call it was.
-    pub subject: Option<Cow<'a, str>>,
-    /// Time at which it was.
-    pub time: Option<DateTime<Utc>>,
-    /// The call.
-    pub call: CallDraft<'a>,
-}
-
-/// The fields of a call.
-#[derive(Debug, Default)]
-pub struct CallDraft<'a> {
-    /// Endpoint that was called.
-    pub endpoint: EndpointDraft<'a>,
-    /// HTTP method.
-    pub method: Option<Cow<'a, str>>,
-    /// Status of its answer.
-    pub status_code: Option<u64>,
-    /// Time that it took, in milliseconds.
-    pub response_time_ms: Option<u64>,
-    /// The client's address.
-    pub ip_address: Option<Cow<'a, str>>,
-    /// The client's user agent.
-    pub user_agent: Option<Cow<'a, str>>,
-    /// Bytes of the request.
-    pub request_size: Option<u64>,
-    /// Bytes of the response.
-    pub response_size: Option<u64>,
-    /// Its cost, if the client says so.
-    pub units: Option<u64>,
-}
-
-impl CallDraft<'_> {
-    /// The same, which borrows nothing.
-    fn into_owned(self) -> CallDraft<'static> {
-        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
-        CallDraft {
-            endpoint: match self.endpoint {
-                EndpointDraft::Path(path) => EndpointDraft::Path(owned(path)),
-                EndpointDraft::EventType(kind) => EndpointDraft::EventType(owned(kind)),
-            },
-            method: self.method.map(owned),
-            status_code: self.status_code,
-            response_time_ms: self.response_time_ms,
-            ip_address: self.ip_address.map(owned),
-            user_agent: self.user_agent.map(owned),
-            request_size: self.request_size,
-            response_size: self.response_size,
-            units: self.units,
-        }
-    }
-}
-
-/// Endpoint that was called.
-#[derive(Debug)]
-pub enum EndpointDraft<'a> {
-    /// A path.
-    Path(Cow<'a, str>),
-    /// Nothing that has a path: an event of this type.
-    EventType(Cow<'a, str>),
-}
-
-impl Default for EndpointDraft<'_> {
-    fn default() -> Self {
-        Self::EventType(Cow::Borrowed(""))
-    }
 }
 
 /// An item, or what is wrong with it and its id, as far as it can be read.

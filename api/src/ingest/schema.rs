@@ -57,7 +57,7 @@ pub(super) struct PlainEvent {
 #[expect(dead_code, reason = "it describes what `parse` reads")]
 pub(super) enum PlainEvents {
     /// One.
-    One(PlainEvent),
+    One(Box<PlainEvent>),
     /// Several.
     Several(Vec<PlainEvent>),
 }

@@ -22,8 +22,8 @@ const MAX_UNPACKED_BYTES: usize = MAX_INGEST_BYTES;
 const WINDOW_LOG: u32 = 23;
 /// Room for all unpacked bodies that are at work, in KiB.
 const ROOM_KIB: usize = 128 * 1024;
-/// Room that a body takes while it is unpacked, in KiB: a buffer that grows is half empty at times.
-const UNPACKING_KIB: u32 = 2 * (MAX_UNPACKED_BYTES / 1024) as u32;
+/// Room that the largest body takes while it is unpacked, in KiB: a buffer that grows is half empty at times.
+const UNPACKING_KIB: u32 = 16 * 1024;
 
 /// Reads bodies, packed or not. Cheap to clone.
 #[derive(Clone)]

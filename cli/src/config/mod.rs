@@ -117,9 +117,8 @@ impl Settings {
         settings
     }
 
-    /// The lines of an env file that lets other processes run beside this one: sourced by a shell, it hands its variables
-    /// on to what the shell starts. Keys of foreign services stay out of
-    /// files; where those services are does not.
+    /// The lines of an env file that lets other processes run beside this one: a shell that reads it hands its
+    /// variables on to what it starts. Keys of foreign services stay out of files; where those services are does not.
     pub(crate) fn env_file(&self, further: &[(&str, &str)]) -> String {
         let foreign = ["OPENAI_", "ANTHROPIC_", "GEMINI_", "GITHUB_"];
         let own = self.values.iter().map(|(name, (value, _))| (*name, value.as_str()));

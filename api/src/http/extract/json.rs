@@ -23,8 +23,8 @@ pub const MAX_INGEST_BYTES: usize = 8 * 1024 * 1024;
 /// A body that is still incomplete then is given up with 408: below the whole request's limit of 30 s.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A JSON body: 415 for another Content-Type or any Content-Encoding, 413 beyond 1 MiB, 400 when it is not JSON, 422 naming the field when it
-/// is not a `T`. As an answer it writes `T`.
+/// A JSON body: 415 for another Content-Type or any Content-Encoding, 413 beyond 1 MiB, 400 when it is not JSON, 422
+/// naming the field when it is not a `T`. As an answer it writes `T`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json<T>(pub T);
 

@@ -143,15 +143,15 @@ mod tests {
     fn bytes_are_bounded_too() {
         let used = Used::new();
         let start = Instant::now();
-        let user = owner(1, "user", Allowance::USER);
+        let ada = owner(1, "user", Allowance::USER);
         let answer = 512 * 1024;
         let mut kept = 0;
-        while used.check(&user, start).is_ok() && kept < 1_000 {
-            used.add_key(&user, start);
-            used.add_answer(&user, answer, start);
+        while used.check(&ada, start).is_ok() && kept < 1_000 {
+            used.add_key(&ada, start);
+            used.add_answer(&ada, answer, start);
             kept += 1;
         }
         assert!((60..=65).contains(&kept), "{kept} answers of 512 KiB in 32 MiB");
-        assert!(used.check(&user, start + PERIOD / 32).is_ok());
+        assert!(used.check(&ada, start + PERIOD / 32).is_ok());
     }
 }

@@ -11,6 +11,9 @@ const OPEN_METER: &str = "/api/v1/events";
 const SINGLE: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
 
+/// Headers that replace or add to the usual ones, and their refusal: status, code, pointer or parameter.
+type Refused = (&'static [(&'static str, &'static str)], u16, &'static str, &'static str);
+
 /// An event in binary mode, with headers that replace or add to the usual ones.
 async fn binary(
     client: &Client,
@@ -65,7 +68,7 @@ async fn binary_mode_is_read_as_the_binding_says() -> Result<()> {
     binary(&service, OPEN_METER, "open-meter", &[], r#"{"route":"/y"}"#).await?.expect(204)?;
     binary(&service, OPEN_METER, "no-data", &[], "").await?.expect(204)?;
 
-    let wrong: &[(&[(&str, &str)], u16, &str, &str)] = &[
+    let wrong: &[Refused] = &[
         (&[("ce-id", "absent")], 422, "missing", "/id"),
         (&[("ce-type", "absent")], 422, "missing", "/type"),
         (&[("ce-source", "absent")], 422, "missing", "/source"),

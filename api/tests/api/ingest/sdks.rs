@@ -1,4 +1,4 @@
-//! The CloudEvents SDKs of PyPI and npm, unchanged.
+//! The CloudEvents SDKs for Python and JavaScript, unchanged.
 
 use std::time::Duration;
 
