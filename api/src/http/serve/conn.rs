@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Bounds;
-use super::heads::{Heads, Refused};
+use super::heads::{Heads, Turn};
 
 /// A connection is reading a request's head. So it begins.
 const HEAD: u8 = 0;
@@ -27,6 +28,10 @@ pub(super) enum Order {
     Close,
 }
 
+/// An address has too many unfinished heads.
+#[derive(Debug)]
+pub(super) struct TooMany;
+
 /// One connection.
 pub(super) struct Conn {
     bounds: Arc<Bounds>,
@@ -37,14 +42,15 @@ pub(super) struct Conn {
     phase: AtomicU8,
     /// Begin of the phase, in milliseconds.
     since_ms: AtomicU64,
-    /// Whether its head is among the unfinished ones of its address.
-    is_counted: AtomicBool,
+    /// The right to its unfinished head.
+    turn: Mutex<Option<Turn>>,
+    has_turn: AtomicBool,
     is_to_close: AtomicBool,
     told: Notify,
 }
 
 impl Conn {
-    /// A new connection, whose first head is among those of its address already.
+    /// A new connection, which has said nothing yet.
     pub(super) fn new(bounds: Arc<Bounds>, heads: Arc<Heads>, begun: Instant, address: IpAddr) -> Self {
         Self {
             bounds,
@@ -53,10 +59,24 @@ impl Conn {
             address,
             phase: AtomicU8::new(HEAD),
             since_ms: AtomicU64::new(ms_since(begun)),
-            is_counted: AtomicBool::new(true),
+            turn: Mutex::new(None),
+            has_turn: AtomicBool::new(false),
             is_to_close: AtomicBool::new(false),
             told: Notify::new(),
         }
+    }
+
+    /// Waits until its address may have another head unfinished; tells whether that came in time.
+    pub(super) async fn waits_its_turn(&self) -> bool {
+        let turn = Heads::begin(&self.heads, self.address);
+        let Ok(turn) = tokio::time::timeout(self.bounds.head, turn).await else { return false };
+        self.takes(turn);
+        true
+    }
+
+    fn takes(&self, turn: Turn) {
+        *self.turn.lock() = Some(turn);
+        self.has_turn.store(true, Ordering::Release);
     }
 
     /// Something came in.
@@ -76,13 +96,8 @@ impl Conn {
     /// A head is complete.
     pub(super) fn is_asked(&self) {
         self.enter(BUSY);
-        self.is_over();
-    }
-
-    /// Its head is unfinished no more: it is complete, or never will be.
-    pub(super) fn is_over(&self) {
-        if self.is_counted.swap(false, Ordering::AcqRel) {
-            self.heads.end(self.address);
+        if self.has_turn.swap(false, Ordering::AcqRel) {
+            self.turn.lock().take();
         }
     }
 
@@ -91,16 +106,18 @@ impl Conn {
         self.enter(IDLE);
     }
 
-    /// The instant at which it must have said more; none while a request is under way. A head that does not come whole
-    /// is counted among those of its address.
-    pub(super) fn deadline(&self) -> Result<Option<Instant>, Refused> {
+    /// The instant at which it must have said more; none while a request is under way. A later head that does not come
+    /// whole is one of its address's, too.
+    ///
+    /// # Errors
+    /// The address has too many.
+    pub(super) fn deadline(&self) -> Result<Option<Instant>, TooMany> {
         let patience = match self.phase.load(Ordering::Acquire) {
             BUSY => return Ok(None),
             IDLE => self.bounds.idle,
             _ => {
-                if !self.is_counted.load(Ordering::Acquire) {
-                    self.heads.begin(self.address)?;
-                    self.is_counted.store(true, Ordering::Release);
+                if !self.has_turn.load(Ordering::Acquire) {
+                    self.takes(Heads::try_begin(&self.heads, self.address).ok_or(TooMany)?);
                 }
                 self.bounds.head
             }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Bounds;
 use super::conn::{Conn, Order};
 use super::descriptors;
-use super::heads::{Heads, Refused};
+use super::heads::Heads;
 
 /// The connections of a listener.
 pub(super) struct Gate {
@@ -74,10 +74,9 @@ impl Gate {
         }
     }
 
-    /// Lets a connection in, unless its address has too many unfinished heads.
-    pub(super) fn admit(gate: &Arc<Self>, address: IpAddr) -> Result<Seat, Refused> {
+    /// Lets a connection in.
+    pub(super) fn admit(gate: &Arc<Self>, address: IpAddr) -> Seat {
         let address = address.to_canonical();
-        gate.heads.begin(address)?;
         let conn = Conn::new(Arc::clone(&gate.bounds), Arc::clone(&gate.heads), gate.begun, address);
         let conn = Arc::new(conn);
         let mut connections = gate.connections.lock();
@@ -85,7 +84,7 @@ impl Gate {
         connections.next += 1;
         connections.by_number.insert(number, Arc::clone(&conn));
         drop(connections);
-        Ok(Seat { gate: Arc::clone(gate), conn, number })
+        Seat { gate: Arc::clone(gate), conn, number }
     }
 
     /// Has all connections end with what is under way.
@@ -114,7 +113,6 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.conn.is_over();
         self.gate.connections.lock().by_number.remove(&self.number);
         self.gate.freed.notify_one();
     }

@@ -1,51 +1,84 @@
-//! Unfinished heads, counted for each address.
+//! Unfinished heads, bounded for each address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Bounds;
 use crate::http::client::TrustedProxies;
 
-/// An address has too many unfinished heads.
-#[derive(Debug)]
-pub(super) struct Refused;
-
 /// The unfinished heads of each address, trusted proxies apart.
+///
+/// Whoever has too many waits with its next connection, unread, until one of them is finished: a burst of honest
+/// requests has its heads in a moment.
 pub(super) struct Heads {
     most: usize,
     proxies: TrustedProxies,
-    counts: Mutex<HashMap<IpAddr, usize>>,
+    addresses: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
+}
+
+/// The right to have a head unfinished. It ends with this.
+pub(super) struct Turn {
+    heads: Arc<Heads>,
+    address: IpAddr,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Heads {
     pub(super) fn new(bounds: &Bounds) -> Self {
-        Self { most: bounds.heads_per_address, proxies: bounds.proxies.clone(), counts: Mutex::default() }
+        let proxies = bounds.proxies.clone();
+        Self { most: bounds.heads_per_address, proxies, addresses: Mutex::default() }
     }
 
-    /// Counts one that begins.
-    pub(super) fn begin(&self, address: IpAddr) -> Result<(), Refused> {
+    /// Waits until the address may begin another one.
+    pub(super) async fn begin(heads: &Arc<Self>, address: IpAddr) -> Turn {
+        let permit = match heads.semaphore(address) {
+            // Nobody closes it.
+            Some(semaphore) => semaphore.acquire_owned().await.ok(),
+            None => None,
+        };
+        Turn { heads: Arc::clone(heads), address, permit }
+    }
+
+    /// Begins one, if the address may.
+    pub(super) fn try_begin(heads: &Arc<Self>, address: IpAddr) -> Option<Turn> {
+        let permit = match heads.semaphore(address) {
+            Some(semaphore) => Some(semaphore.try_acquire_owned().ok()?),
+            None => None,
+        };
+        Some(Turn { heads: Arc::clone(heads), address, permit })
+    }
+
+    /// That of the address; none of a proxy, which is not bounded.
+    fn semaphore(&self, address: IpAddr) -> Option<Arc<Semaphore>> {
         if self.proxies.contain(address) {
-            return Ok(());
+            return None;
         }
-        let mut counts = self.counts.lock();
-        let count = counts.entry(party(address)).or_default();
-        if *count >= self.most {
-            return Err(Refused);
-        }
-        *count += 1;
-        Ok(())
+        let mut addresses = self.addresses.lock();
+        let semaphore =
+            addresses.entry(party(address)).or_insert_with(|| Arc::new(Semaphore::new(self.most)));
+        Some(Arc::clone(semaphore))
     }
 
-    /// Counts one no more.
-    pub(super) fn end(&self, address: IpAddr) {
-        let mut counts = self.counts.lock();
-        if let Some(count) = counts.get_mut(&party(address)) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&party(address));
-            }
+    #[cfg(test)]
+    fn known(&self) -> usize {
+        self.addresses.lock().len()
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(permit) = self.permit.take() else { return };
+        let mut addresses = self.heads.addresses.lock();
+        drop(permit);
+        // Forgotten with its last head: others who wait hold the semaphore as well.
+        if let Some(semaphore) = addresses.get(&party(self.address))
+            && Arc::strong_count(semaphore) == 1
+        {
+            addresses.remove(&party(self.address));
         }
     }
 }
@@ -55,5 +88,28 @@ fn party(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_is_known_while_it_has_heads() {
+        let bounds = Bounds { heads_per_address: 2, ..Bounds::default() };
+        let heads = Arc::new(Heads::new(&bounds));
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let (one, neighbour) = (address("2001:db8::1"), address("2001:db8::ffff"));
+        let first = Heads::begin(&heads, one).await;
+        let second = Heads::try_begin(&heads, neighbour).expect("room for two");
+        assert!(Heads::try_begin(&heads, one).is_none(), "a network of 64 bits is one");
+        assert!(Heads::try_begin(&heads, address("2001:db8:0:1::1")).is_some());
+        let waiting = Heads::begin(&heads, one);
+        drop(first);
+        let third = waiting.await;
+        assert_eq!(heads.known(), 1);
+        drop((second, third));
+        assert_eq!(heads.known(), 0);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! * A head comes within 10 s and has 32 KiB at most; a connection without a request ends after 60 s; a reader that
 //!   takes less than 1 KB/s is cut after 30 s (`line`).
-//! * An address has at most 128 heads unfinished, trusted proxies apart, and all together have `MAX_CONNECTIONS`: then
-//!   the one that has waited longest for a request makes room.
+//! * An address has at most 128 heads unfinished, trusted proxies apart: its next connection waits, unread.
+//! * All together have `MAX_CONNECTIONS`: then the one that has waited longest for a request makes room.
 //!
 //! A request that is under way is never cut for another's sake; how long it may take is the envelope's matter.
 
@@ -37,7 +37,6 @@ use tower::Service as _;
 use self::body::Guarded;
 use self::conn::{Conn, Order};
 use self::gate::{Gate, Seat};
-use self::heads::Refused;
 use self::line::Line;
 use super::client::TrustedProxies;
 
@@ -118,10 +117,8 @@ async fn accept(listener: &TcpListener, app: &Router, gate: &Arc<Gate>, tasks: &
             }
         };
         gate.room().await;
-        match Gate::admit(gate, peer.ip()) {
-            Ok(seat) => drop(tasks.spawn(connection(stream, peer, seat, app.clone()))),
-            Err(Refused) => metrics::counter!("ledger_connections_refused_total").increment(1),
-        }
+        let seat = Gate::admit(gate, peer.ip());
+        tasks.spawn(connection(stream, peer, seat, app.clone()));
     }
 }
 
@@ -137,6 +134,15 @@ async fn connection(stream: TcpStream, peer: SocketAddr, seat: Seat, app: Router
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
     let conn = seat.conn();
+    // Not read before its turn: so long it costs a descriptor and no more.
+    let is_its_turn = tokio::select! {
+        is_its_turn = conn.waits_its_turn() => is_its_turn,
+        _ = conn.order() => false,
+    };
+    if !is_its_turn {
+        metrics::counter!("ledger_connections_refused_total").increment(1);
+        return;
+    }
     let service = service_fn(|request| answer(app.clone(), Arc::clone(conn), peer, request));
     let io = TokioIo::new(Line::new(stream, Arc::clone(conn)));
     // Times are the line's: hyper would take a pause between two requests for a slow head.

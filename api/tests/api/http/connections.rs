@@ -111,11 +111,16 @@ async fn an_address_has_so_many_unfinished_heads_and_a_proxy_any_number() -> Res
     for _ in 0..5 {
         heads.push(service.from("127.0.0.2").await?);
     }
-    let mut refused = service.from("127.0.0.2").await?;
-    assert_eq!(end(&mut refused).await?, "");
+    // The next one waits, and nobody else does.
+    let mut next = service.from("127.0.0.2").await?;
+    ensure!(timeout(SHORT, ask(&mut next)).await.is_err(), "it was read before its turn");
     service.answers().await?;
-    // A finished one makes room, and the next head on its connection takes it again when it does not come whole.
+    // A finished one makes room for it.
     ask(&mut heads[0]).await?;
+    let mut begin = [0; 12];
+    timeout(PATIENCE, next.read_exact(&mut begin)).await??;
+    assert_eq!(begin, *b"HTTP/1.1 200");
+    // And a later head on a connection that does not come whole takes it again.
     let mut another = service.from("127.0.0.2").await?;
     another.write_all(b"GET ").await?;
     heads[0].write_all(b"GET ").await?;
