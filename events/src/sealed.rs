@@ -96,3 +96,22 @@ impl Personal<'_> {
         serde_json::to_vec(self).expect("our own types have string keys, and a Vec takes every write")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_mapped_into_ipv6_is_recorded_as_its_ipv4() {
+        let recorded =
+            |text: &str| Personal::of_client(text.parse().ok(), None).ip_address.map(Cow::into_owned);
+        for (text, expected) in [
+            ("::ffff:192.0.2.10", "192.0.2.10"),
+            ("::ffff:c000:20a", "192.0.2.10"),
+            ("192.0.2.10", "192.0.2.10"),
+            ("2001:DB8::1", "2001:db8::1"),
+        ] {
+            assert_eq!(recorded(text).as_deref(), Some(expected), "{text}");
+        }
+    }
+}

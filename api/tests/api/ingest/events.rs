@@ -247,6 +247,23 @@ async fn without_provisioning_a_stranger_s_event_is_rejected() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_address_mapped_into_ipv6_is_the_user_of_its_ipv4_and_recorded_so() -> Result<()> {
+    let world = World::start().await?;
+    for (id, address) in [("one", "192.0.2.10"), ("two", "::ffff:192.0.2.10"), ("three", "::FFFF:c000:20a")] {
+        let call = json!({"id": id, "subject": address, "data": {"endpoint": "/", "ip_address": address}});
+        report(&world.service()?, &call).await?.expect(202)?;
+    }
+    world.wait_until_projected().await?;
+    let rows: (i64, i64, String) = sqlx::query_as(
+        "SELECT count(*), count(DISTINCT user_id), min(ip_address) || max(ip_address) FROM api_usage",
+    )
+    .fetch_one(world.env.pool())
+    .await?;
+    assert_eq!(rows, (3, 1, "192.0.2.10192.0.2.10".to_owned()));
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_row_says_what_was_reported() -> Result<()> {
     let world = World::start().await?;
     let full = json!({"id": "full", "subject": "full", "source": "gateway", "time": "2026-11-01T12:00:00.123456789+01:00",
