@@ -181,6 +181,13 @@ fn what_the_tables_cannot_hold_is_refused_by_field() {
     }
 }
 
+/// A replay gives the rows that there were, whatever the edges refuse since.
+#[test]
+fn what_an_older_edge_let_in_stays_readable() {
+    let blank = with("\"source\":\"urn:usage-ledger:api\"", "\"source\":\" \"");
+    assert_eq!(decode(&blank).map(|event| event.source.into_owned()).ok().as_deref(), Some(" "));
+}
+
 #[test]
 fn wrong_data_is_told_from_a_wrong_envelope() {
     let cases = [
