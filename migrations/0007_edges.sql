@@ -1,11 +1,13 @@
--- Who may change whom, calls of our own endpoints, and the nil UUID, which is no user.
+-- Who may change whom, root keys that sign, and calls of our own endpoints.
 SET search_path = ledger, public;
 
 ALTER TABLE public.users
     -- An admin uses the account, or may: only an admin changes its status then.
-    ADD COLUMN used_by_admin BOOLEAN NOT NULL DEFAULT false,
-    -- An earlier build kept the ledger's own data key under that name. Rows that are there stay.
-    ADD CONSTRAINT users_not_nil CHECK (user_id <> '00000000-0000-0000-0000-000000000000') NOT VALID;
+    ADD COLUMN used_by_admin BOOLEAN NOT NULL DEFAULT false;
+
+-- When a root key was first the current one: a day later its predecessor's tokens of roles have ended. It may be known
+-- before, so that no process lacks it.
+ALTER TABLE public.encryption_keys ADD COLUMN current_since TIMESTAMPTZ;
 
 -- Calls of our own endpoints, which no plan limits: one row for a user's calls of ten seconds, as their event has them.
 CREATE TABLE own_calls (

@@ -83,7 +83,7 @@ pub async fn run(config: ApiConfig, shutdown: CancellationToken) -> Result<(), A
     let (app, handle) = build(config).await?;
     let listener = listen(listen_addr).await?;
     if let (Some(address), Some(recorder)) = (metrics_addr, recorder) {
-        let serving = metrics::serve(address, recorder, bounds.clone(), handle.shutdown.clone()).await?;
+        let serving = metrics::serve(address, recorder, handle.shutdown.clone()).await?;
         handle.tasks.spawn(serving);
     }
     tracing::info!(address = %listen_addr, "the api is listening");

@@ -66,8 +66,8 @@ pub(crate) fn unproven(config: &KeyConfig) -> Result<KeyRing, KeysError> {
     config.ring().map_err(|source| KeysError::Ring { expected: String::new(), source })
 }
 
-/// Holds the root keys against the database and stores the check values of new ones. Answers when the database first
-/// saw the current one.
+/// Holds the root keys against the database and stores the check values of new ones. Answers when the database
+/// first saw the current one as such.
 pub(crate) async fn prove(
     conn: &mut PgConnection,
     ring: &KeyRing,
@@ -75,7 +75,7 @@ pub(crate) async fn prove(
 ) -> Result<DateTime<Utc>, KeysError> {
     store_new(conn, ring, now).await?;
     let kid = ring.current();
-    let seen = encryption_keys::first_seen(conn, kid.as_str()).await?;
+    let seen = encryption_keys::current_since(conn, kid.as_str(), now).await?;
     Ok(seen.ok_or_else(|| inconsistent("kid", kid.as_str()))?)
 }
 

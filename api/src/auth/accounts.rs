@@ -112,11 +112,15 @@ impl Accounts {
         match user {
             UserRef::Id(id) => Ok(*id == own),
             UserRef::External(external) => {
-                let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
-                let account = store::identity::users::read(&mut conn, own).await?;
-                Ok(account.is_some_and(|account| account.external_id.as_deref() == Some(external.as_str())))
+                Ok(self.own_name(own).await?.is_some_and(|name| name == external.as_str()))
             }
         }
+    }
+
+    /// What the host calls this user, if anything: read anew each time.
+    pub(crate) async fn own_name(&self, own: UserId) -> Result<Option<String>, AccountsError> {
+        let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
+        Ok(store::identity::users::read(&mut conn, own).await?.and_then(|account| account.external_id))
     }
 
     /// Notes that an admin uses this account: its status is an admin's alone from now on.
@@ -211,9 +215,10 @@ impl Accounts {
             return Ok((account.user_id, false));
         }
         let new = self.new_users(std::slice::from_ref(user)).await?;
-        store::identity::users::provision(conn, new, self.0.clock.now()).await?;
-        let made = self.look_up(conn, user).await?.ok_or(AccountsError::Vanished)?;
-        Ok((made.user_id, true))
+        let made = store::identity::users::provision(conn, new, self.0.clock.now()).await?;
+        let found = self.look_up(conn, user).await?.ok_or(AccountsError::Vanished)?;
+        // Another request may have been quicker.
+        Ok((found.user_id, made.contains(&found.user_id)))
     }
 
     async fn provision(&self, users: &[UserRef]) -> Result<(), AccountsError> {

@@ -1,12 +1,14 @@
 //! Failed credentials, counted by address.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
+
+use crate::http::client::party;
 
 /// Failed credentials that an address has in a minute.
 const PER_MINUTE: u32 = 30;
@@ -33,7 +35,7 @@ impl Default for Failures {
 impl Failures {
     /// Counts one. `Some(seconds)` until the next minute once the address has had all of this minute's.
     pub(super) fn record(&self, address: IpAddr, now: DateTime<Utc>) -> Option<u64> {
-        let address = network(address);
+        let address = party(address);
         let minute = now.timestamp().div_euclid(60);
         // One counter for all who come at once: reading and writing it apart would let a hundred guesses be one.
         let Ok(counted) = self.0.get_or_insert_with(&address, || Ok::<_, Infallible>(Arc::default()));
@@ -43,17 +45,6 @@ impl Failures {
         }
         counted.failures = counted.failures.saturating_add(1);
         (counted.failures > PER_MINUTE).then(|| 60 - now.timestamp().rem_euclid(60).unsigned_abs())
-    }
-}
-
-/// An IPv6 subscriber has a whole /64; counting single addresses would count nothing.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let bits = v6.to_bits() & (u128::MAX << 64);
-            IpAddr::V6(Ipv6Addr::from_bits(bits))
-        }
-        IpAddr::V4(v4) => IpAddr::V4(v4),
     }
 }
 
@@ -98,6 +89,6 @@ mod tests {
         assert!(failures.record("2001:db8::ffff".parse().unwrap(), at(0)).is_some());
         assert_eq!(failures.record("2001:db8:0:1::1".parse().unwrap(), at(0)), None);
         // The same client, whichever way the socket writes it.
-        assert_eq!(network("::ffff:10.0.0.1".parse().unwrap()), network("10.0.0.1".parse().unwrap()));
+        assert_eq!(party("::ffff:10.0.0.1".parse().unwrap()), party("10.0.0.1".parse().unwrap()));
     }
 }

@@ -158,11 +158,14 @@ impl Auth {
         let verified = if let Some(verified) = self.0.verified.get(&hash) {
             verified
         } else {
-            if self.0.verifier.must_prove(token) {
+            let verify =
+                || self.0.verifier.verify(token).map_err(|reason| self.refuse(reason, Some(address)));
+            let mut verified = verify()?;
+            if verified.is_unproven {
                 self.0.accounts.prove_root_keys().await?;
+                verified = verify()?;
             }
-            let verified = self.0.verifier.verify(token);
-            let verified = Arc::new(verified.map_err(|reason| self.refuse(reason, Some(address)))?);
+            let verified = Arc::new(verified);
             // A token that is not valid now is not worth a place in the cache.
             if verified.valid_at(now).is_ok() {
                 self.0.verified.insert(hash, Arc::clone(&verified));

@@ -79,6 +79,8 @@ pub(crate) struct Verified {
     pub(crate) issued_at_s: Option<i64>,
     expires_at_s: i64,
     not_before_s: Option<i64>,
+    /// A previous root key signed it, and nobody knows yet when the current one came.
+    pub(super) is_unproven: bool,
 }
 
 impl Verified {
@@ -155,14 +157,6 @@ impl Verifier {
         })
     }
 
-    /// Tells whether the token names a root key whose time may be over, while nobody knows when the current one came.
-    pub(super) fn must_prove(&self, token: &str) -> bool {
-        self.keys.current_since().is_none()
-            && kid_of(token).is_some_and(|kid| {
-                self.role_keys.contains_key(&kid) && kid != self.keys.ring().current().as_str()
-            })
-    }
-
     pub(super) fn verify(&self, token: &str) -> Result<Verified, Reason> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Reason::Malformed);
@@ -186,13 +180,22 @@ impl Verifier {
         let role = role.map_err(|_| Reason::Claims);
         Some(role.and_then(|role| self.verified(claims, role)).map(|verified| Verified {
             expires_at_s: verified.expires_at_s.min(self.ends_at_s(&kid)),
+            is_unproven: self.is_unproven(&kid),
             ..verified
         }))
     }
 
+    fn is_current(&self, kid: &str) -> bool {
+        kid == self.keys.ring().current().as_str()
+    }
+
+    fn is_unproven(&self, kid: &str) -> bool {
+        !self.is_current(kid) && self.keys.current_since().is_none()
+    }
+
     /// The end of all tokens that the root key of this name signed, in seconds since 1970.
     fn ends_at_s(&self, kid: &str) -> i64 {
-        if kid == self.keys.ring().current().as_str() {
+        if self.is_current(kid) {
             return i64::MAX;
         }
         // Before the database has answered, a previous root's time counts as over.
@@ -224,6 +227,7 @@ impl Verifier {
             issued_at_s: claims.iat.map(|at| at.0),
             expires_at_s: claims.exp.0,
             not_before_s: claims.nbf.map(|at| at.0),
+            is_unproven: false,
         })
     }
 }

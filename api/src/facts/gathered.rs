@@ -75,25 +75,29 @@ impl<G: Gather> Gathered<G> {
         }
     }
 
-    /// Puts back what the log did not take.
+    /// Puts back what the log did not take, as far as there is room.
     fn put_back(&self, refused: Vec<(Window<G>, G::Counts)>) {
         let mut windows = self.windows.lock();
         for (window, counts) in refused {
-            G::merge(windows.entry(window).or_default(), counts);
+            if windows.len() < MAX_WINDOWS || windows.contains_key(&window) {
+                G::merge(windows.entry(window).or_default(), counts);
+            } else {
+                metrics::counter!("ledger_gathered_lost_total").increment(1);
+            }
         }
     }
 
     /// Hands over to the log what is due. Never waits; what finds no room stays for the next time.
     fn flush(&self, publisher: &Publisher, clock: &Clock, ids: &IdSource, everything: bool) {
         let now = clock.now();
-        let mut refused = Vec::new();
-        for (window, counts) in self.take((!everything).then_some(now)) {
-            if !publisher.offer(&encode(&window, &counts, ids, now)) {
-                refused.push((window, counts));
-            }
-        }
-        if !refused.is_empty() {
-            self.put_back(refused);
+        let mut due = self.take((!everything).then_some(now));
+        // Of a log that takes none no more is asked.
+        let taken = due
+            .iter()
+            .take_while(|(window, counts)| publisher.offer(&encode(window, counts, ids, now)))
+            .count();
+        if taken < due.len() {
+            self.put_back(due.split_off(taken));
         }
     }
 
@@ -205,5 +209,12 @@ mod tests {
         count(&gathered, 1, 4);
         gathered.put_back(taken);
         assert_eq!(gathered.take(None).iter().map(|(_, count)| *count).collect::<Vec<_>>(), [2]);
+
+        // However long the log is away.
+        (0..MAX_WINDOWS as u128).for_each(|number| assert!(count(&gathered, number, 0)));
+        let taken = gathered.take(None);
+        (0..MAX_WINDOWS as u128).for_each(|number| assert!(count(&gathered, number, 10)));
+        gathered.put_back(taken);
+        assert_eq!(gathered.take(None).len(), MAX_WINDOWS);
     }
 }

@@ -1,7 +1,7 @@
 //! Address of a request's client.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::ConnectInfo;
@@ -59,6 +59,14 @@ pub fn client_address(parts: &Parts, proxies: &TrustedProxies) -> IpAddr {
         }
     }
     client
+}
+
+/// Whom an address stands for: an IPv6 subscriber has a whole /64, and counting single addresses would count nothing.
+pub(crate) fn party(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
+        v4 @ IpAddr::V4(_) => v4,
+    }
 }
 
 /// The client's user agent, cut and without what no log should hold; none when it is empty.

@@ -54,15 +54,31 @@ pub(crate) async fn track(State(own_calls): State<OwnCalls>, mut request: Reques
     request.extensions_mut().insert(seen.clone());
     let method = request.method().clone();
     let template = request.extensions().get::<MatchedPath>().cloned();
+    // Whoever hangs up before the answer has called, too: a client's error, like the 499 of nginx.
+    let mut call = Call { own_calls, seen, method, template, class: StatusClass::ClientError };
     let response = next.run(request).await;
-    if let (Some(principal), Some(template)) = (seen.0.get(), template) {
-        let class = StatusClass::of(response.status().as_u16());
+    call.class = StatusClass::of(response.status().as_u16());
+    response
+}
+
+/// A call that is counted when it is over, however it ends.
+struct Call {
+    own_calls: OwnCalls,
+    seen: Seen,
+    method: Method,
+    template: Option<MatchedPath>,
+    class: StatusClass,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let Self { own_calls, seen, method, template, class } = self;
+        let (Some(principal), Some(template)) = (seen.0.get(), template) else { return };
         let (caller, now) = (Caller(principal.user_id), own_calls.clock.now());
-        if !own_calls.gathered.add(caller, now, |counts| count(counts, &method, template.as_str(), class)) {
+        if !own_calls.gathered.add(caller, now, |counts| count(counts, method, template.as_str(), *class)) {
             metrics::counter!("ledger_untracked_calls_total").increment(1);
         }
     }
-    response
 }
 
 /// Counts one call: beyond the routes that are told apart, as another one.

@@ -26,6 +26,8 @@ const BRIEF_SECONDS: [f64; 8] =
 /// Histograms that nobody scrapes are emptied this often, so that they do not grow.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// Connections at a time: of those descriptors that no client gets.
+const SCRAPERS: usize = 32;
 /// Time that a scrape under way is given at the end.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -51,7 +53,6 @@ pub fn install() -> Option<&'static PrometheusHandle> {
 pub async fn serve(
     address: SocketAddr,
     handle: &'static PrometheusHandle,
-    bounds: Bounds,
     shutdown: CancellationToken,
 ) -> Result<impl Future<Output = ()>, ApiError> {
     let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| ApiError::Listen {
@@ -63,6 +64,7 @@ pub async fn serve(
         ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render())
     };
     let app: Router = Router::new().route("/metrics", get(render));
+    let bounds = Bounds { connections: SCRAPERS, ..Bounds::default() };
     Ok(async move {
         let upkeep = async {
             loop {

@@ -140,6 +140,37 @@ async fn own_routes_are_counted_in_one_event_under_their_templates() -> Result<(
 }
 
 #[tokio::test]
+async fn whoever_hangs_up_has_called_too() -> Result<()> {
+    let world = World::without_worker(&[]).await?;
+    // So that the caller is known before anybody hangs up.
+    world.service()?.get("/api/usage/stats").send().await?.expect(200)?;
+    let token = world.env.token("backend", Role::Service);
+    let mut stream = tokio::net::TcpStream::connect(world.api.url.trim_start_matches("http://")).await?;
+    let head = format!(
+        "PUT /api/users/x HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+    );
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await?;
+    // It is asked for the body once it is known who calls.
+    let mut begin = [0; 12];
+    tokio::io::AsyncReadExt::read_exact(&mut stream, &mut begin).await?;
+    assert_eq!(begin, *b"HTTP/1.1 100");
+    drop(stream);
+    wait_until(Duration::from_secs(10), || async {
+        world.env.clock.set(world.env.clock.now() + chrono::TimeDelta::seconds(10));
+        let mut found = false;
+        for seq in 1..=world.api.handle.publisher.last_acked() {
+            let frame = world.api.handle.log.frame_at(seq).await.expect("the log").expect("a frame");
+            found |=
+                String::from_utf8_lossy(&frame.body).contains(r#""PUT /api/users/{user}","status":"4xx""#);
+        }
+        found
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_shutdown_answers_what_is_in_flight_and_keeps_what_was_offered() -> Result<()> {
     let world = World::without_worker(&[]).await?;
     let client = world.client("leaving", Role::Service)?;

@@ -48,7 +48,7 @@ pub(crate) async fn mint_for(
     let user_id = ensure_account(&keys, clock, &mut connection, user).await?;
     if role == Role::Admin {
         // Before there is a token of it: from now on only an admin may bar the account.
-        users::mark_admin(&mut connection, user_id).await?;
+        ensure!(users::mark_admin(&mut connection, user_id).await?, "the account is gone");
     }
     connection.close().await.context("cannot close the connection to PostgreSQL")?;
     let token = mint(&jwt, &keys, &Mint { subject: user, role, ttl, now })?;
@@ -72,9 +72,8 @@ async fn ensure_account(
     };
     match account {
         None => {
-            let user_id = UserId::new(new.user_id);
-            users::provision(connection, vec![new], clock.now()).await?;
-            Ok(user_id)
+            let made = users::provision(connection, vec![new], clock.now()).await?;
+            made.first().copied().context("somebody else makes this user at this moment; try again")
         }
         Some(account) if account.status == AccountStatus::Erased => bail!("this user was erased, for ever"),
         Some(account) => Ok(account.user_id),

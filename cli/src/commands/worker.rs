@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use api::{Bounds, operations::metrics};
+use api::operations::metrics;
 use clap::Args;
 
 use crate::{config::Settings, shutdown};
@@ -25,7 +25,7 @@ pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> Result<Exi
             address.trim().parse().context("METRICS_ADDR must be an address like 127.0.0.1:9090")?;
         // In one process with the api it is the api that serves them.
         let recorder = metrics::install().context("metrics cannot be recorded")?;
-        tokio::spawn(metrics::serve(address, recorder, Bounds::default(), shutdown.clone()).await?);
+        tokio::spawn(metrics::serve(address, recorder, shutdown.clone()).await?);
     }
     Box::pin(ledger_worker::run(config, shutdown)).await?;
     Ok(ExitCode::SUCCESS)

@@ -16,11 +16,23 @@ pub async fn all(conn: &mut PgConnection) -> Result<Vec<Check>, Error> {
     Ok(rows.into_iter().map(|row| (row.kid, row.check_value)).collect())
 }
 
-/// Time at which this database first saw the root key of this name.
-pub async fn first_seen(conn: &mut PgConnection, kid: &str) -> Result<Option<DateTime<Utc>>, Error> {
-    Ok(sqlx::query_scalar!("SELECT created_at FROM public.encryption_keys WHERE kid = $1", kid)
+/// Time at which the root key of this name was first the current one: `now`, if it never was.
+pub async fn current_since(
+    conn: &mut PgConnection,
+    kid: &str,
+    now: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>, Error> {
+    sqlx::query!(
+        "UPDATE public.encryption_keys SET current_since = $2 WHERE kid = $1 AND current_since IS NULL",
+        kid,
+        now
+    )
+    .execute(&mut *conn)
+    .await?;
+    let since = sqlx::query_scalar!("SELECT current_since FROM public.encryption_keys WHERE kid = $1", kid)
         .fetch_optional(conn)
-        .await?)
+        .await?;
+    Ok(since.flatten())
 }
 
 /// Adds those whose names are new. One that another process added meanwhile stays: read them again.

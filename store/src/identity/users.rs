@@ -242,32 +242,32 @@ pub async fn find_many_external(
 }
 
 /// Makes accounts on the free plan for those of these users that have none; an external id that is taken meanwhile
-/// keeps the account that it has, and that of one who was erased gets none. Rows are written in the order of the
-/// external ids, so that two requests with the same users cannot deadlock.
+/// keeps the account that it has, and that of one who was erased gets none. Answers those that were made. Rows are
+/// written in the order of the external ids, so that two requests with the same users cannot deadlock.
 pub async fn provision(
     conn: &mut PgConnection,
     mut users: Vec<NewUser>,
     now: DateTime<Utc>,
-) -> Result<(), Error> {
+) -> Result<Vec<UserId>, Error> {
     let name = |user: &NewUser| user.external_id.as_ref().map(|external| external.as_str().to_owned());
     users.sort_by_cached_key(|user| (name(user), user.user_id));
     let ids: Vec<Uuid> = users.iter().map(|user| user.user_id).collect();
     let names: Vec<Option<String>> = users.iter().map(name).collect();
     let hashes: Vec<Option<Vec<u8>>> =
         users.iter().map(|user| user.external_id_hash.map(|hash| hash.to_vec())).collect();
-    sqlx::query!(
+    let made = sqlx::query_scalar!(
         "INSERT INTO public.users (user_id, external_id, external_id_hash, created_at, updated_at)
          SELECT user_id, external_id, hash, $4, $4
          FROM UNNEST($1::uuid[], $2::text[], $3::bytea[]) AS given (user_id, external_id, hash)
-         ON CONFLICT DO NOTHING",
+         ON CONFLICT DO NOTHING RETURNING user_id",
         &ids,
         &names as &[Option<String>],
         &hashes as &[Option<Vec<u8>>],
         now
     )
-    .execute(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(())
+    Ok(made.into_iter().map(UserId::new).collect())
 }
 
 /// The whole account of this id.
@@ -296,15 +296,12 @@ pub async fn read_for_update(conn: &mut PgConnection, user: UserId) -> Result<Op
     row.map(User::try_from).transpose()
 }
 
-/// Notes that an admin uses this account, or may; answers no sooner than the note stands.
-pub async fn mark_admin(conn: &mut PgConnection, user: UserId) -> Result<(), Error> {
-    sqlx::query!(
-        "UPDATE public.users SET used_by_admin = true WHERE user_id = $1 AND NOT used_by_admin",
-        user.get()
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
+/// Notes that an admin uses this account, or may; answers whether there is one.
+pub async fn mark_admin(conn: &mut PgConnection, user: UserId) -> Result<bool, Error> {
+    let marked = sqlx::query!("UPDATE public.users SET used_by_admin = true WHERE user_id = $1", user.get())
+        .execute(conn)
+        .await?;
+    Ok(marked.rows_affected() == 1)
 }
 
 /// Changes an account and announces it when the transaction commits. `None` when there is no such account, or it is

@@ -16,16 +16,29 @@ use super::heads::{Heads, Turn};
 const HEAD: u8 = 0;
 /// A request is under way, up to the end of its answer.
 const BUSY: u8 = 1;
+/// The answer is complete, and not sent to its end.
+const SENDING: u8 = 2;
 /// It waits for a request.
-const IDLE: u8 = 2;
+const IDLE: u8 = 3;
 
-/// What a connection is told from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a connection is told from outside; a later one of these goes before an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Order {
+    /// To end now, unless a request is under way.
+    MakeRoom = 1,
     /// To end with the request that is under way.
-    Finish,
+    Finish = 2,
     /// To end now.
-    Close,
+    Close = 3,
+}
+
+/// What a connection waits for, since a time in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// The rest of a head.
+    Head { since_ms: u64 },
+    /// A request.
+    Idle { since_ms: u64 },
 }
 
 /// An address has too many unfinished heads.
@@ -45,7 +58,7 @@ pub(super) struct Conn {
     /// The right to its unfinished head.
     turn: Mutex<Option<Turn>>,
     has_turn: AtomicBool,
-    is_to_close: AtomicBool,
+    order: AtomicU8,
     told: Notify,
 }
 
@@ -61,16 +74,27 @@ impl Conn {
             since_ms: AtomicU64::new(ms_since(begun)),
             turn: Mutex::new(None),
             has_turn: AtomicBool::new(false),
-            is_to_close: AtomicBool::new(false),
+            order: AtomicU8::new(0),
             told: Notify::new(),
         }
     }
 
+    /// The peer's address.
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// Waits until its address may have another head unfinished; tells whether that came in time.
     pub(super) async fn waits_its_turn(&self) -> bool {
+        if let Some(turn) = Heads::try_begin(&self.heads, self.address) {
+            self.takes(turn);
+            return true;
+        }
         let turn = Heads::begin(&self.heads, self.address);
         let Ok(turn) = tokio::time::timeout(self.bounds.head, turn).await else { return false };
         self.takes(turn);
+        // Its time for the head begins now.
+        self.enter(HEAD);
         true
     }
 
@@ -79,16 +103,25 @@ impl Conn {
         self.has_turn.store(true, Ordering::Release);
     }
 
-    /// Something came in.
+    /// Something came in. What came together with a request shows only as silence after it: it has an idle connection's
+    /// time.
     pub(super) fn has_read(&self) {
-        if self.phase.load(Ordering::Acquire) == IDLE {
+        if matches!(self.phase.load(Ordering::Acquire), IDLE | SENDING) {
             self.enter(HEAD);
         }
     }
 
-    /// Something went out: the end of an answer, if none is under way.
+    /// Something went out.
     pub(super) fn has_written(&self) {
-        if self.phase.load(Ordering::Acquire) == IDLE {
+        if matches!(self.phase.load(Ordering::Acquire), IDLE | SENDING) {
+            self.since_ms.store(ms_since(self.begun), Ordering::Release);
+        }
+    }
+
+    /// All went out that there was.
+    pub(super) fn has_flushed(&self) {
+        // Only out of one phase: a request may have begun meanwhile.
+        if self.phase.compare_exchange(SENDING, IDLE, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             self.since_ms.store(ms_since(self.begun), Ordering::Release);
         }
     }
@@ -101,9 +134,9 @@ impl Conn {
         }
     }
 
-    /// An answer is over.
+    /// An answer is complete; some of it may have to be sent.
     pub(super) fn is_answered(&self) {
-        self.enter(IDLE);
+        self.enter(SENDING);
     }
 
     /// The instant at which it must have said more; none while a request is under way. A later head that does not come
@@ -114,7 +147,7 @@ impl Conn {
     pub(super) fn deadline(&self) -> Result<Option<Instant>, TooMany> {
         let patience = match self.phase.load(Ordering::Acquire) {
             BUSY => return Ok(None),
-            IDLE => self.bounds.idle,
+            IDLE | SENDING => self.bounds.idle,
             _ => {
                 if !self.has_turn.load(Ordering::Acquire) {
                     self.takes(Heads::try_begin(&self.heads, self.address).ok_or(TooMany)?);
@@ -131,23 +164,34 @@ impl Conn {
         self.bounds.slow
     }
 
-    /// How long it has waited for a request, in milliseconds; none while one is under way.
-    pub(super) fn waits_since_ms(&self) -> Option<u64> {
-        (self.phase.load(Ordering::Acquire) != BUSY).then(|| self.since_ms.load(Ordering::Acquire))
+    /// What it waits for; none while a request is under way, or its answer.
+    pub(super) fn waits(&self) -> Option<Waits> {
+        let since_ms = self.since_ms.load(Ordering::Acquire);
+        match self.phase.load(Ordering::Acquire) {
+            HEAD => Some(Waits::Head { since_ms }),
+            IDLE => Some(Waits::Idle { since_ms }),
+            _ => None,
+        }
     }
 
     /// Gives an order.
     pub(super) fn tell(&self, order: Order) {
-        if order == Order::Close {
-            self.is_to_close.store(true, Ordering::Release);
-        }
+        self.order.fetch_max(order as u8, Ordering::AcqRel);
         self.told.notify_one();
     }
 
     /// Waits for an order.
     pub(super) async fn order(&self) -> Order {
-        self.told.notified().await;
-        if self.is_to_close.load(Ordering::Acquire) { Order::Close } else { Order::Finish }
+        loop {
+            self.told.notified().await;
+            match self.order.load(Ordering::Acquire) {
+                3.. => return Order::Close,
+                2 => return Order::Finish,
+                _ if self.waits().is_some() => return Order::MakeRoom,
+                // It has something to do by now: whoever looked for room looks again.
+                _ => drop(self.order.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed)),
+            }
+        }
     }
 
     fn enter(&self, phase: u8) {
@@ -156,6 +200,12 @@ impl Conn {
     }
 }
 
-fn ms_since(begun: Instant) -> u64 {
-    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+/// Whole milliseconds since then.
+pub(super) fn ms_since(begun: Instant) -> u64 {
+    ms(begun.elapsed())
+}
+
+/// Whole milliseconds.
+pub(super) fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

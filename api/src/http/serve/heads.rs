@@ -1,14 +1,14 @@
 //! Unfinished heads, bounded for each address.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Bounds;
-use crate::http::client::TrustedProxies;
+use crate::http::client::{TrustedProxies, party};
 
 /// The unfinished heads of each address, trusted proxies apart.
 ///
@@ -35,12 +35,13 @@ impl Heads {
 
     /// Waits until the address may begin another one.
     pub(super) async fn begin(heads: &Arc<Self>, address: IpAddr) -> Turn {
-        let permit = match heads.semaphore(address) {
+        // Before it waits: one that is given up on the way must not leave the address behind.
+        let mut turn = Turn { heads: Arc::clone(heads), address, permit: None };
+        if let Some(semaphore) = heads.semaphore(address) {
             // Nobody closes it.
-            Some(semaphore) => semaphore.acquire_owned().await.ok(),
-            None => None,
-        };
-        Turn { heads: Arc::clone(heads), address, permit }
+            turn.permit = semaphore.acquire_owned().await.ok();
+        }
+        turn
     }
 
     /// Begins one, if the address may.
@@ -71,23 +72,14 @@ impl Heads {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let Some(permit) = self.permit.take() else { return };
         let mut addresses = self.heads.addresses.lock();
-        drop(permit);
+        drop(self.permit.take());
         // Forgotten with its last head: others who wait hold the semaphore as well.
         if let Some(semaphore) = addresses.get(&party(self.address))
             && Arc::strong_count(semaphore) == 1
         {
             addresses.remove(&party(self.address));
         }
-    }
-}
-
-/// Whom an address stands for: of IPv6 a network of 64 bits, which is what one machine has.
-fn party(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
     }
 }
 
@@ -105,6 +97,8 @@ mod tests {
         let second = Heads::try_begin(&heads, neighbour).expect("room for two");
         assert!(Heads::try_begin(&heads, one).is_none(), "a network of 64 bits is one");
         assert!(Heads::try_begin(&heads, address("2001:db8:0:1::1")).is_some());
+        let given_up = tokio::time::timeout(std::time::Duration::ZERO, Heads::begin(&heads, one)).await;
+        assert!(given_up.is_err());
         let waiting = Heads::begin(&heads, one);
         drop(first);
         let third = waiting.await;

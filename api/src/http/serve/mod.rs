@@ -3,7 +3,8 @@
 //! * A head comes within 10 s and has 32 KiB at most; a connection without a request ends after 60 s; a reader that
 //!   takes less than 1 KB/s is cut after 30 s (`line`).
 //! * An address has at most 128 heads unfinished, trusted proxies apart: its next connection waits, unread.
-//! * All together have `MAX_CONNECTIONS`: then the one that has waited longest for a request makes room.
+//! * All together have `MAX_CONNECTIONS`, and an address a quarter of them, trusted proxies apart. When they are taken,
+//!   one that waits for a request makes room.
 //!
 //! A request that is under way is never cut for another's sake; how long it may take is the envelope's matter.
 
@@ -64,6 +65,13 @@ pub struct Bounds {
     pub slow: Duration,
 }
 
+impl Bounds {
+    /// Connections that one address may have.
+    fn per_address(&self) -> usize {
+        (self.connections / 4).max(1)
+    }
+}
+
 impl Default for Bounds {
     fn default() -> Self {
         Self {
@@ -116,9 +124,10 @@ async fn accept(listener: &TcpListener, app: &Router, gate: &Arc<Gate>, tasks: &
                 continue;
             }
         };
-        gate.room().await;
-        let seat = Gate::admit(gate, peer.ip());
-        tasks.spawn(connection(stream, peer, seat, app.clone()));
+        match Gate::admit(gate, peer.ip()).await {
+            Some(seat) => drop(tasks.spawn(connection(stream, peer, seat, app.clone()))),
+            None => refused(),
+        }
     }
 }
 
@@ -140,8 +149,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, seat: Seat, app: Router
         _ = conn.order() => false,
     };
     if !is_its_turn {
-        metrics::counter!("ledger_connections_refused_total").increment(1);
-        return;
+        return refused();
     }
     let service = service_fn(|request| answer(app.clone(), Arc::clone(conn), peer, request));
     let io = TokioIo::new(Line::new(stream, Arc::clone(conn)));
@@ -162,11 +170,16 @@ async fn connection(stream: TcpStream, peer: SocketAddr, seat: Seat, app: Router
                 return;
             }
             order = conn.order() => match order {
+                Order::MakeRoom => return metrics::counter!("ledger_connections_displaced_total").increment(1),
                 Order::Finish => serving.as_mut().graceful_shutdown(),
                 Order::Close => return,
             },
         }
     }
+}
+
+fn refused() {
+    metrics::counter!("ledger_connections_refused_total").increment(1);
 }
 
 async fn answer(

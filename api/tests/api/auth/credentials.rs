@@ -155,11 +155,18 @@ async fn a_previous_roots_tokens_end_a_day_after_the_current_one_was_first_seen(
         ("ENCRYPTION_KEY_PREVIOUS", previous.as_str()),
     ];
     let world = World::without_worker(&[]).await?;
-    let week = |token: Token| token.claim("exp", json!(world.env.clock.now().timestamp() + 7 * 24 * 3600));
-    let old = world.anonymous()?.with_token(week(Token::new(&world.env.clock, "ada", Role::Admin)).mint());
+    let week = |world: &World| {
+        let exp = json!(world.env.clock.now().timestamp() + 7 * 24 * 3600);
+        Token::new(&world.env.clock, "ada", Role::Admin).claim("exp", exp)
+    };
+    let old = world.anonymous()?.with_token(week(&world).mint());
     let put = async |client: &testkit::Client| client.put("/api/users/ada").json(&json!({})).send().await;
     put(&old).await?.expect(200)?;
-    // The age of the key itself is nothing to its tokens.
+    // The next root is made known first, so that no process lacks it; that is no change yet.
+    let next = format!("k2:{OTHER_ROOT}");
+    let world = world.restart_api(&[("ENCRYPTION_KEY_PREVIOUS", &next)]).await?;
+    let old = world.anonymous()?.with_token(week(&world).mint());
+    // The age of the keys themselves is nothing to their tokens.
     world.env.clock.set(world.env.clock.now() + chrono::TimeDelta::days(3));
     put(&old).await?.expect(200)?;
 

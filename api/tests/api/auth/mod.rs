@@ -2,4 +2,5 @@
 
 mod credentials;
 mod security;
+mod strangers;
 mod suspension;

@@ -18,6 +18,8 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 const SHORT: Duration = Duration::from_millis(500);
+/// Bytes that no buffer takes at once.
+const LARGE: usize = 16 * 1024 * 1024;
 
 /// A small service of the real accept loop.
 struct Service {
@@ -31,7 +33,10 @@ impl Service {
             let chunk = Bytes::from(vec![b'x'; 32 * 1024]);
             Body::from_stream(stream::repeat_with(move || Ok::<_, std::io::Error>(chunk.clone())))
         };
-        let app = Router::new().route("/", get(async || "ok")).route("/much", get(much));
+        let app = Router::new()
+            .route("/", get(async || "ok"))
+            .route("/large", get(async || vec![b'x'; LARGE]))
+            .route("/much", get(much));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let shutdown = CancellationToken::new();
@@ -42,6 +47,14 @@ impl Service {
     /// A connection from this address of this machine.
     async fn from(&self, local: &str) -> Result<TcpStream> {
         connect(self.address, local).await
+    }
+
+    /// A connection from this address whose answer has no end.
+    async fn much(&self, local: &str) -> Result<TcpStream> {
+        let mut stream = self.from(local).await?;
+        stream.write_all(b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+        timeout(PATIENCE, stream.read_exact(&mut [0; 12])).await??;
+        Ok(stream)
     }
 
     /// Whether somebody at another address is answered.
@@ -194,14 +207,14 @@ async fn a_head_is_bounded_and_http_1_is_all() -> Result<()> {
 
 #[tokio::test]
 async fn when_all_places_are_taken_whoever_waits_longest_makes_room() -> Result<()> {
-    let service = Service::start(Bounds { connections: 10, ..Bounds::default() }).await?;
+    let service = Service::start(Bounds { connections: 12, ..Bounds::default() }).await?;
     let mut held = Vec::new();
-    for _ in 0..10 {
-        let mut stream = service.from("127.0.0.2").await?;
+    for n in 0..12 {
+        let mut stream = service.from(&format!("127.0.1.{}", n % 6)).await?;
         ask(&mut stream).await?;
         held.push(stream);
     }
-    for _ in 0..10 {
+    for _ in 0..12 {
         service.answers().await?;
     }
     // The oldest of them has given way.
@@ -210,26 +223,74 @@ async fn when_all_places_are_taken_whoever_waits_longest_makes_room() -> Result<
 }
 
 #[tokio::test]
-async fn while_all_are_at_work_nobody_is_cut_for_another() -> Result<()> {
-    let service = Service::start(Bounds { connections: 3, ..Bounds::default() }).await?;
+async fn one_address_cannot_take_every_place() -> Result<()> {
+    let service = Service::start(Bounds { connections: 12, ..Bounds::default() }).await?;
+    // Its part, with requests that have no end.
     let mut busy = Vec::new();
-    let mut begin = [0; 12];
     for _ in 0..3 {
-        let mut stream = service.from("127.0.0.2").await?;
-        stream.write_all(b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n").await?;
-        timeout(PATIENCE, stream.read_exact(&mut begin)).await??;
-        busy.push(stream);
+        busy.push(service.much("127.0.0.2").await?);
+    }
+    for _ in 0..5 {
+        assert_eq!(end(&mut service.from("127.0.0.2").await?).await?, "");
+    }
+    service.answers().await?;
+    // One of its own that waits for a request makes room for it.
+    busy.pop();
+    testkit::wait_until(PATIENCE, || async {
+        let Ok(mut stream) = service.from("127.0.0.2").await else { return false };
+        ask(&mut stream).await.is_ok()
+    })
+    .await;
+    let mut idle = service.from("127.0.0.2").await?;
+    ask(&mut idle).await?;
+    ask(&mut service.from("127.0.0.2").await?).await?;
+    end(&mut idle).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_all_are_at_work_nobody_is_cut_for_another() -> Result<()> {
+    let service = Service::start(Bounds { connections: 4, ..Bounds::default() }).await?;
+    let mut busy = Vec::new();
+    for n in 0..4 {
+        busy.push(service.much(&format!("127.0.1.{n}")).await?);
     }
     let mut waiting = service.from("127.0.0.1").await?;
-    waiting.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
-    ensure!(timeout(SHORT, waiting.read_exact(&mut begin)).await.is_err(), "there was a fourth place");
+    ensure!(timeout(SHORT, ask(&mut waiting)).await.is_err(), "there was a fifth place");
     let mut buffer = vec![0; 1024 * 1024];
     for stream in &mut busy {
         ensure!(timeout(PATIENCE, stream.read(&mut buffer)).await?? > 0);
     }
     drop(busy);
+    let mut begin = [0; 12];
     timeout(PATIENCE, waiting.read_exact(&mut begin)).await??;
     assert_eq!(begin, *b"HTTP/1.1 200");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_is_under_way_until_it_is_sent() -> Result<()> {
+    let service = Service::start(Bounds { connections: 4, ..Bounds::default() }).await?;
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(4_096)?;
+    socket.bind("127.0.1.1:0".parse()?)?;
+    let mut reader = timeout(PATIENCE, socket.connect(service.address)).await??;
+    reader.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
+    let mut begin = [0; 12];
+    timeout(PATIENCE, reader.read_exact(&mut begin)).await??;
+    // Nobody of these is cut for another's sake but those who wait.
+    for n in 2..12 {
+        ask(&mut service.from(&format!("127.0.1.{n}")).await?).await?;
+    }
+    let mut held = Vec::new();
+    for n in 2..12 {
+        let mut stream = service.from(&format!("127.0.1.{n}")).await?;
+        ask(&mut stream).await?;
+        held.push(stream);
+    }
+    let mut rest = Vec::new();
+    timeout(PATIENCE, reader.read_to_end(&mut rest)).await??;
+    ensure!(rest.len() > LARGE, "{} bytes", rest.len());
     Ok(())
 }
 

@@ -169,6 +169,24 @@ async fn a_service_never_changes_who_a_credential_is() -> Result<()> {
     Ok(())
 }
 
+/// Of two that make an account at once one has made it: the other may not name it.
+#[tokio::test]
+async fn an_account_is_made_by_whoever_made_it() -> Result<()> {
+    let world = World::without_worker(&[]).await?;
+    let mut conn = world.env.pool().acquire().await?;
+    let keys = Keys::start(world.env.database_url(), &testkit::keys(), &world.env.clock).await?;
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        let name = keys.hash_external_id("contested".parse()?).await?;
+        let new = NewUser::named(world.env.ids.random_id(), name);
+        made.push(
+            store::identity::users::provision(&mut conn, vec![new], world.env.clock.now()).await?.len(),
+        );
+    }
+    assert_eq!(made, [1, 0]);
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_account_that_an_admin_uses_is_barred_by_admins_alone() -> Result<()> {
     let world = World::without_worker(&[]).await?;
