@@ -19,16 +19,13 @@ impl Keys {
             return Ok(Vec::new());
         }
         let key = self.0.ledger.get_or_try_init(|| self.ledger_key()).await?;
-        Ok(ids
-            .into_iter()
-            .map(|id| HashedExternalId { hash: key.external_id_hash(id.as_str()), id })
-            .collect())
+        Ok(ids.into_iter().map(|id| hashed(key, id)).collect())
     }
 
     /// [`Keys::hash_external_ids`] of one.
     pub async fn hash_external_id(&self, id: ExternalId) -> Result<HashedExternalId, KeysError> {
         let key = self.0.ledger.get_or_try_init(|| self.ledger_key()).await?;
-        Ok(HashedExternalId { hash: key.external_id_hash(id.as_str()), id })
+        Ok(hashed(key, id))
     }
 
     async fn ledger_key(&self) -> Result<LedgerKey, KeysError> {
@@ -54,4 +51,13 @@ impl Keys {
             opened => Ok(opened?),
         }
     }
+}
+
+fn hashed(key: &LedgerKey, id: ExternalId) -> HashedExternalId {
+    let earlier = id.earlier_texts().map(|text| {
+        let hash = key.external_id_hash(&text);
+        (text, hash)
+    });
+    let earlier = earlier.collect();
+    HashedExternalId { hash: key.external_id_hash(id.as_str()), id, earlier }
 }

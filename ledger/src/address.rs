@@ -1,7 +1,7 @@
 //! Clients' addresses as logs and proxies write them. IPv4 mapped into IPv6 (RFC 4291 §2.5.5.2), as sockets for both
 //! show it, is the same client as its IPv4 address.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A client's address, and whether a port stood behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,18 @@ pub fn unmapped(text: String) -> String {
     }
     let mapped = text.parse::<Ipv6Addr>().ok().and_then(|address| address.to_ipv4_mapped());
     mapped.map_or(text, |address| address.to_string())
+}
+
+/// The texts by which an IPv4 address was written into IPv6, where `text` is one: as sockets show it, and in hexadecimal
+/// digits, as some languages do. None of any other text.
+pub fn mapped(text: &str) -> Option<[String; 2]> {
+    // Whatever else names a user costs a look at its first byte.
+    if !text.as_bytes().first().is_some_and(u8::is_ascii_digit) {
+        return None;
+    }
+    let address = text.parse::<Ipv4Addr>().ok()?;
+    let [a, b, c, d] = address.octets().map(u16::from);
+    Some([format!("::ffff:{address}"), format!("::ffff:{:x}:{:x}", a << 8 | b, c << 8 | d)])
 }
 
 fn is_port(text: &str) -> bool {
@@ -118,7 +130,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_ipv4_address_knows_how_it_is_mapped() {
+        for (text, expected) in [
+            ("192.0.2.1", Some(["::ffff:192.0.2.1", "::ffff:c000:201"])),
+            ("0.0.0.10", Some(["::ffff:0.0.0.10", "::ffff:0:a"])),
+            ("255.255.255.255", Some(["::ffff:255.255.255.255", "::ffff:ffff:ffff"])),
+            ("192.0.2.01", None),
+            ("192.0.2", None),
+            ("2001:db8::7", None),
+            ("1", None),
+            ("", None),
+        ] {
+            assert_eq!(mapped(text), expected.map(|texts| texts.map(str::to_owned)), "{text}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_mapped_is_unmapped_again(address in any::<Ipv4Addr>()) {
+            for text in mapped(&address.to_string()).unwrap() {
+                prop_assert_eq!(unmapped(text), address.to_string());
+            }
+        }
+
         #[test]
         fn a_port_changes_nothing_about_the_client(address in any::<IpAddr>(), port in any::<u16>()) {
             let expected = Client { address: address.to_canonical(), had_port: true };

@@ -97,6 +97,17 @@ impl ExternalId {
     pub fn into_string(self) -> String {
         self.0
     }
+
+    /// Other texts under which an earlier build may have stored it: those of an IPv4 address mapped into IPv6. None of
+    /// what is no IPv4 address.
+    pub fn earlier_texts(&self) -> impl Iterator<Item = String> {
+        address::mapped(&self.0).into_iter().flatten()
+    }
+
+    /// Whether a stored text is this id, also one that an earlier build stored.
+    pub fn is_stored_as(&self, text: &str) -> bool {
+        self.0 == text || self.earlier_texts().any(|earlier| earlier == text)
+    }
 }
 
 impl FromStr for ExternalId {

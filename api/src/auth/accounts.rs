@@ -112,7 +112,7 @@ impl Accounts {
         match user {
             UserRef::Id(id) => Ok(*id == own),
             UserRef::External(external) => {
-                Ok(self.own_name(own).await?.is_some_and(|name| name == external.as_str()))
+                Ok(self.own_name(own).await?.is_some_and(|name| external.is_stored_as(&name)))
             }
         }
     }

@@ -119,6 +119,16 @@ pub struct HashedExternalId {
     pub id: ExternalId,
     /// The hash that stays when its user is erased.
     pub hash: [u8; 32],
+    /// [`ExternalId::earlier_texts`], each with its hash: they name the same user.
+    pub earlier: Vec<(String, [u8; 32])>,
+}
+
+impl HashedExternalId {
+    /// Its texts and their hashes, today's first.
+    fn texts(&self) -> impl Iterator<Item = (&str, &[u8; 32])> {
+        let earlier = self.earlier.iter().map(|(text, hash)| (text.as_str(), hash));
+        std::iter::once((self.id.as_str(), &self.hash)).chain(earlier)
+    }
 }
 
 /// An account to be made.
@@ -140,7 +150,7 @@ impl NewUser {
 
     /// An account with the host's id.
     pub fn named(user_id: Uuid, external_id: HashedExternalId) -> Self {
-        let HashedExternalId { id, hash } = external_id;
+        let HashedExternalId { id, hash, earlier: _ } = external_id;
         Self { user_id, external_id: Some(id), external_id_hash: Some(hash) }
     }
 }
@@ -157,17 +167,21 @@ pub async fn by_id(conn: &mut PgConnection, user: UserId) -> Result<Option<Accou
     row.map(Account::try_from).transpose()
 }
 
-/// The account of this external id, also of one who is erased.
+/// The account of this external id, also of one who is erased. Who bears it now goes before who bore it, and today's
+/// text before an earlier one.
 pub async fn by_external_id(
     conn: &mut PgConnection,
     external: &HashedExternalId,
 ) -> Result<Option<Account>, Error> {
+    let (texts, hashes): (Vec<String>, Vec<Vec<u8>>) =
+        external.texts().map(|(text, hash)| (text.to_owned(), hash.to_vec())).unzip();
     let row = sqlx::query_as!(
         AccountRow,
-        "SELECT user_id, status, used_by_admin FROM public.users WHERE external_id = $1 OR external_id_hash = $2
-         ORDER BY external_id IS NOT DISTINCT FROM $1 DESC LIMIT 1",
-        external.id.as_str(),
-        external.hash.as_slice()
+        "SELECT user_id, status, used_by_admin FROM public.users
+         WHERE external_id = ANY($1) OR external_id_hash = ANY($2)
+         ORDER BY array_position($1, external_id), array_position($2, external_id_hash) LIMIT 1",
+        &texts,
+        &hashes
     )
     .fetch_optional(conn)
     .await?;
@@ -177,25 +191,16 @@ pub async fn by_external_id(
 /// User that bears this external id now. Nobody when its user was erased: only its hash ([`by_external_id`]) tells
 /// that.
 pub async fn named(conn: &mut PgConnection, external: &ExternalId) -> Result<Option<UserId>, Error> {
-    let found =
-        sqlx::query_scalar!("SELECT user_id FROM public.users WHERE external_id = $1", external.as_str())
-            .fetch_optional(conn)
-            .await?;
-    Ok(found.map(UserId::new))
-}
-
-/// Those of these external ids that somebody bears now, each with its user. Nobody who was erased: see [`named`].
-pub async fn named_many(
-    conn: &mut PgConnection,
-    externals: &[String],
-) -> Result<Vec<(String, UserId)>, Error> {
-    let rows = sqlx::query!(
-        r#"SELECT external_id AS "external_id!", user_id FROM public.users WHERE external_id = ANY($1)"#,
-        externals
+    let texts: Vec<String> =
+        std::iter::once(external.as_str().to_owned()).chain(external.earlier_texts()).collect();
+    let found = sqlx::query_scalar!(
+        "SELECT user_id FROM public.users WHERE external_id = ANY($1)
+         ORDER BY array_position($1, external_id) LIMIT 1",
+        &texts
     )
-    .fetch_all(conn)
+    .fetch_optional(conn)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.external_id, UserId::new(row.user_id))).collect())
+    Ok(found.map(UserId::new))
 }
 
 /// The accounts of these ids, those that there are.
@@ -210,30 +215,42 @@ pub async fn find_many(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Acco
     rows.into_iter().map(Account::try_from).collect()
 }
 
-/// The accounts of these external ids, those that there are, each with the index of its id. Those of the erased too.
+/// The accounts of these external ids, those that there are, each once with the index of its id: as [`by_external_id`]
+/// finds them, those of the erased too.
 pub async fn find_many_external(
     conn: &mut PgConnection,
     externals: &[HashedExternalId],
 ) -> Result<Vec<(usize, Account)>, Error> {
-    let ids: Vec<String> = externals.iter().map(|external| external.id.as_str().to_owned()).collect();
-    let hashes: Vec<Vec<u8>> = externals.iter().map(|external| external.hash.to_vec()).collect();
+    let (mut positions, mut texts, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
+    for (position, external) in (0_i64..).zip(externals) {
+        for (text, hash) in external.texts() {
+            positions.push(position);
+            texts.push(text.to_owned());
+            hashes.push(hash.to_vec());
+        }
+    }
     let rows = sqlx::query!(
-        r#"SELECT given.position AS "position!", u.user_id AS "user_id!", u.status AS "status!",
-                  u.used_by_admin AS "used_by_admin!"
-           FROM UNNEST($1::text[], $2::bytea[]) WITH ORDINALITY AS given (external_id, hash, position)
+        r#"SELECT DISTINCT ON (given.position) given.position AS "position!", u.user_id AS "user_id!",
+                  u.status AS "status!", u.used_by_admin AS "used_by_admin!"
+           FROM UNNEST($1::bigint[], $2::text[], $3::bytea[]) WITH ORDINALITY
+               AS given (position, external_id, hash, rank)
            CROSS JOIN LATERAL (
-               SELECT user_id, status, used_by_admin FROM public.users WHERE external_id = given.external_id
+               SELECT user_id, status, used_by_admin, false AS is_past FROM public.users
+               WHERE external_id = given.external_id
                UNION ALL
-               SELECT user_id, status, used_by_admin FROM public.users WHERE external_id_hash = given.hash
-               LIMIT 1) u"#,
-        &ids,
+               SELECT user_id, status, used_by_admin, true AS is_past FROM public.users
+               WHERE external_id_hash = given.hash
+               LIMIT 1) u
+           ORDER BY given.position, u.is_past, given.rank"#,
+        &positions,
+        &texts,
         &hashes
     )
     .fetch_all(conn)
     .await?;
     rows.into_iter()
         .map(|row| {
-            let index = usize::try_from(row.position - 1).unwrap_or(usize::MAX);
+            let index = usize::try_from(row.position).unwrap_or(usize::MAX);
             let account =
                 AccountRow { user_id: row.user_id, status: row.status, used_by_admin: row.used_by_admin };
             Ok((index, account.try_into()?))
@@ -315,12 +332,18 @@ pub async fn update(
     change: &UserChange,
     now: DateTime<Utc>,
 ) -> Result<Option<User>, Error> {
+    let earlier = change.external_id.value().into_iter().flat_map(|external| &external.earlier);
+    let earlier: Vec<Vec<u8>> = earlier.map(|(_, hash)| hash.to_vec()).collect();
     let row = sqlx::query_as!(
         UserRow,
         "WITH changed AS (
              UPDATE public.users SET
                  external_id = CASE WHEN $2 THEN $3 ELSE external_id END,
-                 external_id_hash = CASE WHEN $2 THEN $10 ELSE external_id_hash END,
+                 -- The hash of an earlier text is taken, too: the constraint says so.
+                 external_id_hash = CASE WHEN $2 THEN COALESCE(
+                     (SELECT o.external_id_hash FROM public.users o
+                      WHERE o.external_id_hash = ANY($11) AND o.user_id <> $1 LIMIT 1), $10)
+                     ELSE external_id_hash END,
                  email = CASE WHEN $4 THEN $5 ELSE email END,
                  name = CASE WHEN $6 THEN $7 ELSE name END,
                  status = COALESCE($8, status),
@@ -339,6 +362,7 @@ pub async fn update(
         change.status.map(AccountStatus::as_str),
         now,
         change.external_id.value().map(|external| external.hash.as_slice()),
+        &earlier,
     )
     .fetch_optional(conn)
     .await?;

@@ -2,4 +2,5 @@
 
 mod erase;
 mod export;
+mod mapped;
 mod put;
