@@ -52,15 +52,20 @@ pub fn check_text(what: &str, text: &str, max_bytes: usize) -> Result<(), Invali
 /// Those of [`check_text`], or `blank`.
 pub fn check_name(what: &str, text: &str) -> Result<(), Invalid> {
     check_text(what, text, MAX_NAME_BYTES)?;
-    if text.chars().all(is_blank) {
+    if is_blank(text) {
         return Err(Invalid::new("blank", format!("{what} must not consist of blanks alone")));
     }
     Ok(())
 }
 
+/// Whether nothing can be seen of the text.
+pub fn is_blank(text: &str) -> bool {
+    text.chars().all(is_blank_character)
+}
+
 /// Whether nothing can be seen of the character: white space, and those of Unicode's default ignorable code points and
 /// fillers that are not forbidden anyway.
-fn is_blank(character: char) -> bool {
+fn is_blank_character(character: char) -> bool {
     character.is_whitespace()
         || matches!(character,
             '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'

@@ -2,13 +2,13 @@
 
 use std::error::Error;
 
-use ledger::{Category, Month, UserId};
+use ledger::{Category, Currency, Money, Month, PlanName, UserId, text};
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
 use crate::actor::{Actor, ActorKind};
-use crate::body::{ApiCalled, Body};
+use crate::body::{ApiCalled, Body, PlanChanged};
 use crate::encode::encode;
 use crate::event::MAX_EVENT_BYTES;
 use crate::event_type;
@@ -186,6 +186,40 @@ fn what_the_tables_cannot_hold_is_refused_by_field() {
 fn what_an_older_edge_let_in_stays_readable() {
     let blank = with("\"source\":\"urn:usage-ledger:api\"", "\"source\":\" \"");
     assert_eq!(decode(&blank).map(|event| event.source.into_owned()).ok().as_deref(), Some(" "));
+}
+
+/// What text the edges accept, they may write: whoever reads the log reads it.
+#[test]
+fn whatever_text_an_edge_accepts_can_be_read_again() {
+    let longest = "ä".repeat(127);
+    for text in
+        [" a", "a ", "\u{a0}.", "0", "-", "\"", "\\", "{}", "\u{1f980}", "a\u{200d}b", "null", &longest]
+    {
+        text::check_name("a text", text).unwrap();
+        let user = UserId::new(Uuid::try_parse(USER).unwrap());
+        let change = PlanChanged {
+            plan_name: PlanName::new("pro").unwrap(),
+            effective_at: Month::FIRST.start(),
+            monthly_api_limit: None,
+            analyze_limit: None,
+            price_monthly: Money::from_cents(999),
+            currency: Currency::USD,
+            previous_plan: None,
+            reason: Some(text.into()),
+            source_event_id: Some(text.into()),
+            actor: Actor::new(ActorKind::Service, text),
+        };
+        let event = Event {
+            id: text.into(),
+            source: text.into(),
+            subject: Some(user),
+            time: Month::FIRST.start(),
+            body: Body::PlanChanged(change),
+        };
+        let mut json = Vec::new();
+        encode(&event, &mut json);
+        assert_eq!(decode(std::str::from_utf8(&json).unwrap()).unwrap(), event, "{text:?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::{Serialize, Serializer};
 
-/// Text of 1..=`MAX_BYTES` bytes without control or bidi-override characters: what names, addresses and reasons are.
+/// Text of 1..=`MAX_BYTES` bytes without control or bidi-override characters, of which something can be seen: what ids,
+/// names, addresses and reasons are. One of blanks alone is what a missing variable leaves behind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Text<const MAX_BYTES: usize>(String);
 
@@ -39,6 +40,9 @@ impl<'de, const MAX_BYTES: usize> Deserialize<'de> for Text<MAX_BYTES> {
                     return Err(E::custom(
                         "control and bidirectional override characters are not allowed in text",
                     ));
+                }
+                if ledger::text::is_blank(text) {
+                    return Err(E::custom("text of blanks alone is not allowed: nothing of it can be seen"));
                 }
                 Ok(Text(text.to_owned()))
             }

@@ -73,6 +73,37 @@ const OTHERS: &[Refused] = &[
     ),
 ];
 
+/// Ids, names and reasons of blanks alone: method, path, body.
+const BLANK: &[(&str, &str, &str)] = &[
+    ("PUT", "/api/users/victim", r#"{"external_id": " "}"#),
+    ("PUT", "/api/users/victim", r#"{"email": " "}"#),
+    ("PUT", "/api/users/victim", "{\"name\": \"\u{2003}\u{200b}\"}"),
+    ("PUT", "/api/users/%20", "{}"),
+    ("PUT", "/api/users/victim/plan", r#"{"plan": " "}"#),
+    ("PUT", "/api/users/victim/plan", r#"{"plan": "pro", "source_event_id": " "}"#),
+    ("PUT", "/api/users/victim/plan", r#"{"plan": "pro", "reason": "  "}"#),
+    ("POST", "/api/usage/upgrade", r#"{"plan": " "}"#),
+    ("POST", "/api/usage/reset", r#"{"reason": " "}"#),
+    ("POST", "/api/usage/events", r#"{"id": " ", "subject": "victim", "data": {"endpoint": "/"}}"#),
+    (
+        "POST",
+        "/api/usage/events",
+        r#"{"id": "1", "source": " ", "subject": "victim", "data": {"endpoint": "/"}}"#,
+    ),
+    ("POST", "/api/usage/events", r#"{"id": "1", "subject": " ", "data": {"endpoint": "/"}}"#),
+    ("GET", "/api/usage/calls?endpoint=%20", ""),
+];
+
+/// Where a user of such a name is asked for, there may be nobody instead.
+const BLANK_USERS: &[(&str, &str, &str)] = &[
+    ("PUT", "/api/users/%20/plan", r#"{"plan": "pro"}"#),
+    ("POST", "/api/usage/reset", r#"{"user_id": " ", "reason": "x"}"#),
+    ("POST", "/api/usage/check", r#"{"user_id": " ", "endpoint": "/x"}"#),
+    ("GET", "/api/usage/stats?user_id=%20", ""),
+    ("GET", "/api/users/%20/export", ""),
+    ("POST", "/api/users/%20/erase", ""),
+];
+
 /// Bodies that are no JSON at all.
 const MALFORMED: &[&[u8]] =
     &[b"", b"{", b"{\"name\": \"x\"", b"{'name': 1}", b"{\"name\": \"\xff\xfe\"}", b"{} {}", b"nul", b"\x00"];
@@ -96,6 +127,32 @@ async fn a_wrong_field_is_named() -> Result<()> {
     }
     let users = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM users WHERE external_id = 'victim'");
     assert_eq!(users.fetch_one(world.env.pool()).await?, 0, "nothing was stored");
+    Ok(())
+}
+
+/// What the edge lets in is an event that every reader of the log can read, so this is refused at the edge.
+#[tokio::test]
+async fn an_id_a_name_or_a_reason_of_blanks_alone_is_refused_everywhere() -> Result<()> {
+    let world = World::without_worker(&[]).await?;
+    let admin = world.client("operator", testkit::Role::Admin)?;
+    world.service()?.put("/api/users/victim").json(&json!({})).send().await?.expect(201)?;
+    let send = |client: &Client, method: &str, path: &str, body: &str| {
+        let request = client.request(method.parse().expect("a method"), path);
+        if body.is_empty() { request } else { request.body("application/json", body) }.send()
+    };
+    for (method, path, body) in BLANK {
+        let answer = send(&admin, method, path, body).await?;
+        let problem = assert_problem(&answer, 422, "validation_failed");
+        assert_eq!(named(&problem).len(), 1, "{method} {path} {body}: {problem}");
+    }
+    for (method, path, body) in BLANK_USERS {
+        let answer = send(&admin, method, path, body).await?;
+        assert!([404, 422].contains(&answer.status.as_u16()), "{method} {path} {body}: {}", answer.text());
+    }
+    let token = format!("ghp_{}", "a1B2".repeat(9));
+    let body = json!({"token_type": "github", "token": token, "token_name": "\u{a0}"}).to_string();
+    let answer = send(&world.user("victim")?, "POST", "/api/tokens", &body).await?;
+    assert_eq!(named(&assert_problem(&answer, 422, "validation_failed")), ["/token_name"]);
     Ok(())
 }
 
