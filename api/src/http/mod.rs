@@ -6,6 +6,7 @@ pub mod client;
 pub(crate) mod docs;
 pub mod envelope;
 pub mod extract;
+mod gcra;
 pub mod idempotency;
 pub mod openapi;
 pub(crate) mod paging;

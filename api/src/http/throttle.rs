@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use std::sync::Arc;
 
+use super::gcra::Level;
 use crate::http::problem::Problem;
 
 /// Requests on history, calls, exports and audits in a second.
@@ -29,21 +30,19 @@ pub struct Pace {
     name: &'static str,
 }
 
-/// Shapes requests by the generic cell rate algorithm (GCRA, ITU-T I.371): so many in any period, in a burst or spread.
-/// Cheap to clone.
+/// Shapes requests: so many in any period, in a burst or spread, of each instance. Cheap to clone.
 #[derive(Clone)]
 pub struct Throttle(Arc<Parts>);
 
 struct Parts {
     pace: Pace,
-    /// Instants at which the next request would arrive if all so far had been spread evenly.
-    arrivals: Cache<UserId, Arc<Mutex<Instant>>>,
+    used: Cache<UserId, Arc<Mutex<Level>>>,
 }
 
 impl Throttle {
     /// Nobody has asked for anything yet.
     pub fn new(pace: Pace) -> Self {
-        Self(Arc::new(Parts { pace, arrivals: Cache::new(PRINCIPALS) }))
+        Self(Arc::new(Parts { pace, used: Cache::new(PRINCIPALS) }))
     }
 
     /// 429 when `principal` has had its requests of this period.
@@ -63,15 +62,14 @@ impl Throttle {
     fn admit(&self, principal: UserId, now: Instant) -> bool {
         let interval = self.interval();
         let tolerance = self.0.pace.period.saturating_sub(interval);
-        let fresh = || Ok::<_, std::convert::Infallible>(Arc::new(Mutex::new(now)));
-        let Ok(arrival) = self.0.arrivals.get_or_insert_with(&principal, fresh);
-        let mut arrival = arrival.lock();
-        let expected = (*arrival).max(now);
-        if expected.saturating_duration_since(now) > tolerance {
-            return false;
+        let fresh = || Ok::<_, std::convert::Infallible>(Arc::new(Mutex::new(Level::empty(now))));
+        let Ok(used) = self.0.used.get_or_insert_with(&principal, fresh);
+        let mut used = used.lock();
+        let has_room = used.wait(now, tolerance).is_zero();
+        if has_room {
+            used.add(now, interval);
         }
-        *arrival = expected + interval;
-        true
+        has_room
     }
 }
 
