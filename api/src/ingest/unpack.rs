@@ -56,10 +56,13 @@ impl Unpacker {
         let Some(coding) = coding else { return Ok(Unpacked { bytes: packed, _room: None }) };
         let room = Arc::clone(&self.0).acquire_many_owned(UNPACKING_KIB).await;
         let mut room = room.map_err(|closed| Problem::internal(&closed))?;
-        let work = tokio::task::spawn_blocking(move || unpack(coding, &packed));
-        let bytes = work.await.map_err(|panicked| Problem::internal(&panicked))??;
-        let kept = room.split(bytes.len().div_ceil(1024));
-        Ok(Unpacked { bytes: bytes.into(), _room: kept })
+        // The room goes with the work, which goes on when nobody waits for it any more.
+        let work = tokio::task::spawn_blocking(move || {
+            let bytes = unpack(coding, &packed)?;
+            let kept = room.split(bytes.len().div_ceil(1024));
+            Ok(Unpacked { bytes: bytes.into(), _room: kept })
+        });
+        work.await.map_err(|panicked| Problem::internal(&panicked))?
     }
 }
 
@@ -144,6 +147,34 @@ mod tests {
         assert_eq!(outcome(Coding::Gzip, &gzip.repeat(4)), Err(413));
         assert_eq!(outcome(Coding::Zstd, &zstd), Err(413));
         assert_eq!(outcome(Coding::Zstd, &zstd.repeat(4)), Err(413));
+    }
+
+    /// A sender that hangs up would have as much unpacked at the same time as it likes.
+    #[test]
+    fn the_room_of_a_body_is_taken_until_the_work_ends() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let unpacker = Unpacker::new();
+            let (go_on, wait) = std::sync::mpsc::channel::<()>();
+            // The only thread for such work has something else to do.
+            let busy = tokio::task::spawn_blocking(move || wait.recv());
+            let mut headers = HeaderMap::new();
+            headers.insert("content-encoding", "gzip".parse().unwrap());
+            let mut reading = Box::pin(unpacker.read(&headers, gzip(b"[{}]").into()));
+            while unpacker.0.available_permits() == ROOM_KIB {
+                assert!(futures_util::poll!(reading.as_mut()).is_pending());
+                tokio::task::yield_now().await;
+            }
+            drop(reading);
+            tokio::task::yield_now().await;
+            assert_eq!(unpacker.0.available_permits(), ROOM_KIB - UNPACKING_KIB as usize);
+            go_on.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            let bound = std::time::Duration::from_secs(10);
+            let all = unpacker.0.acquire_many(u32::try_from(ROOM_KIB).unwrap());
+            assert!(tokio::time::timeout(bound, all).await.is_ok_and(|all| all.is_ok()));
+        });
     }
 
     #[test]
