@@ -8,11 +8,10 @@ use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, Content, OpenApi, Ref, RefOr, Response, Schema};
 
-use crate::http::problem::ProblemBody;
+use crate::http::problem::{PROBLEM_JSON, ProblemBody};
 
 /// Name of the schema of problems.
 const PROBLEM: &str = "Problem";
-const PROBLEM_JSON: &str = "application/problem+json";
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -66,6 +65,7 @@ pub(crate) fn complete(document: &mut OpenApi) {
 #[expect(clippy::struct_excessive_bools, reason = "each is asked for by itself")]
 struct Traits {
     is_public: bool,
+    is_health: bool,
     is_asked_by_proxies: bool,
     has_body: bool,
     has_query: bool,
@@ -90,6 +90,7 @@ impl Traits {
         let public = [SecurityRequirement::default()];
         Self {
             is_public: operation.security.as_deref() == Some(&public),
+            is_health: path == "/healthz",
             is_asked_by_proxies: path.starts_with("/api/forward-auth"),
             has_body: operation.request_body.is_some(),
             has_query: parameters().any(|parameter| parameter.parameter_in == ParameterIn::Query),
@@ -138,7 +139,7 @@ struct Common {
     applies: fn(&Traits) -> bool,
 }
 
-const COMMON: [Common; 11] = [
+const COMMON: [Common; 12] = [
     Common {
         status: "400",
         name: "Malformed",
@@ -210,11 +211,18 @@ const COMMON: [Common; 11] = [
         applies: |of| !of.is_public,
     },
     Common {
+        status: "500",
+        name: "InternalError",
+        description: "A fault of this service; `request_id` finds it in its log",
+        header: None,
+        applies: |_| true,
+    },
+    Common {
         status: "503",
         name: "Unavailable",
         description: "The log or the database is away or busy, or the request took too long",
         header: Some(("Retry-After", "Seconds")),
-        applies: |of| !of.is_public || of.is_read(),
+        applies: |of| !of.is_health,
     },
 ];
 

@@ -25,7 +25,7 @@ pub const TEMPORARY_REDUCED_CAPACITY: &str =
 const ABOUT_BLANK: &str = "about:blank";
 
 /// Media type of every error body.
-pub const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+pub const PROBLEM_JSON: &str = "application/problem+json";
 
 /// Stable, machine-readable cause. Clients switch on it; a code is never renamed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -453,7 +453,7 @@ impl IntoResponse for Problem {
     fn into_response(mut self) -> Response {
         let mut response = self.0.status.into_response();
         *response.headers_mut() = std::mem::take(&mut self.0.headers);
-        response.headers_mut().insert(header::CONTENT_TYPE, PROBLEM_JSON);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         response.extensions_mut().insert(self);
         response
     }

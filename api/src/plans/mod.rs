@@ -11,6 +11,7 @@ mod upgrade;
 
 pub(crate) use change::PendingPlan;
 pub use error::PlansError;
+pub(crate) use list::LastList;
 pub use parts::Plans;
 pub(crate) use parts::{LastChange, Parts};
 

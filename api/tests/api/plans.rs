@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use testkit::{Role, World};
+use testkit::{PATIENCE, Role, World, wait_until};
 
 use crate::answers::assert_problem;
 use crate::customer::{Customer, at};
@@ -50,6 +50,30 @@ async fn what_is_sold_is_public() {
         plans["items"].as_array().unwrap().iter().map(|plan| plan["plan_name"].as_str().unwrap()).collect();
     assert_eq!(names, ["free", "pro", "enterprise"]);
     assert_eq!(plans["items"][2]["price_monthly"], json!("49.99"));
+}
+
+/// Nobody without a credential uses up the database's connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_who_ask_for_the_plans_at_once_share_one_read() -> Result<()> {
+    let world = World::without_worker(&[]).await?;
+    let (anonymous, service) = (world.anonymous()?, world.service()?);
+    service.put("/api/users/ada").json(&json!({})).send().await?.expect(201)?;
+    let mut held = world.env.pool().begin().await?;
+    sqlx::query("LOCK TABLE subscription_limits IN ACCESS EXCLUSIVE MODE").execute(&mut *held).await?;
+    let asking = (0..100).map(|_| anonymous.get("/api/usage/plans").send());
+    let asking = tokio::spawn(futures_util::future::try_join_all(asking));
+    let waiting = "SELECT count(*)::text FROM pg_locks
+                   WHERE NOT granted AND relation = 'subscription_limits'::regclass";
+    wait_until(PATIENCE, || async { world.text(waiting).await.is_ok_and(|waiting| waiting != "0") }).await;
+    for n in 0..20 {
+        service.put("/api/users/ada").json(&json!({"name": format!("{n}")})).send().await?.expect(200)?;
+    }
+    assert_eq!(world.text(waiting).await?, "1");
+    held.commit().await?;
+    for answer in asking.await?? {
+        assert_eq!(answer.expect(200)?.json()?["items"].as_array().map(Vec::len), Some(3));
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

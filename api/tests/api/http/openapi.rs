@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use testkit::World;
+use testkit::{Env, PATIENCE, PrivateServers, World, wait_until};
 
 /// `UPDATE=1 cargo test -p api --test api openapi` writes it anew.
 #[test]
@@ -47,9 +47,10 @@ fn every_refusal_is_a_problem_and_the_common_ones_are_everywhere() -> Result<()>
             let responses = operation["responses"].as_object().context("responses")?;
             let is_public = operation["security"] == serde_json::json!([{}]);
             let needed: &[&str] = match (is_public, operation["requestBody"].is_null()) {
-                (true, _) => &[],
-                (false, true) => &["401", "403", "429", "503"],
-                (false, false) => &["400", "401", "403", "408", "413", "415", "422", "429", "503"],
+                (true, _) if path == "/healthz" => &["500"],
+                (true, _) => &["500", "503"],
+                (false, true) => &["401", "403", "429", "500", "503"],
+                (false, false) => &["400", "401", "403", "408", "413", "415", "422", "429", "500", "503"],
             };
             for status in needed {
                 assert!(responses.contains_key(*status), "{method} {path} does not tell of {status}");
@@ -60,13 +61,48 @@ fn every_refusal_is_a_problem_and_the_common_ones_are_everywhere() -> Result<()>
                 let kinds: Vec<&String> =
                     response["content"].as_object().into_iter().flat_map(|c| c.keys()).collect();
                 // What is not ready says so by the same report as what is.
-                let expected =
-                    if path == "/readyz" { "application/json" } else { "application/problem+json" };
+                let is_report = path == "/readyz" && status == "503";
+                let expected = if is_report { "application/json" } else { "application/problem+json" };
                 assert_eq!(kinds, [expected], "{method} {path} {status}");
             }
         }
     }
     assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+    Ok(())
+}
+
+/// Whoever is asked without a credential is asked by everybody: also when nothing else works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_public_answers_as_described_when_the_database_is_stopped() -> Result<()> {
+    let servers = PrivateServers::start().await?;
+    let world = World::in_env(Env::on(&servers).await?, &[]).await?;
+    let client = world.anonymous()?;
+    let document = serde_json::to_value(api::router::document())?;
+    servers.postgres.kill().await;
+    wait_until(PATIENCE, || async {
+        client.get("/api/usage/plans").send().await.is_ok_and(|answer| answer.status == 503)
+    })
+    .await;
+    let mut asked = 0;
+    for (path, item) in document["paths"].as_object().context("paths")? {
+        for (method, operation) in item.as_object().context("operations")? {
+            if operation["security"] != serde_json::json!([{}]) {
+                continue;
+            }
+            let answer = client.request(method.to_uppercase().parse()?, path).send().await?;
+            let said = &operation["responses"][answer.status.as_str()];
+            let said = match said["$ref"].as_str() {
+                Some(name) => document.pointer(name.trim_start_matches('#')).context("a response")?,
+                None => said,
+            };
+            let kind =
+                answer.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
+            let is_said = !said.is_null() && (answer.body.is_empty() || !said["content"][kind].is_null());
+            assert!(is_said, "{method} {path}: {} {kind} is not described", answer.status);
+            asked += 1;
+        }
+    }
+    assert!(asked >= 3, "{asked}");
     Ok(())
 }
 
