@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use percent_encoding::percent_decode;
 
+use crate::http::extract::MediaType;
 use crate::http::problem::{Code, FieldError, Problem};
 
 /// Form in which a request carries its items.
@@ -31,23 +32,16 @@ pub(super) enum Carrier {
 /// the body is an event's data; such data is JSON where nothing says what it is.
 pub(super) fn carrier(headers: &HeaderMap) -> Result<Carrier, Problem> {
     let is_binary = is_binary(headers);
-    let content_type = match headers.get(header::CONTENT_TYPE).map(|value| value.to_str()) {
-        None => "",
-        Some(Ok(text)) => text,
-        Some(Err(_)) => return Err(unsupported(is_binary)),
-    };
-    let essence = essence(content_type);
-    if !is_unicode(content_type) {
-        return Err(unsupported(is_binary));
-    }
-    let is = |media_type: &str| essence.eq_ignore_ascii_case(media_type);
-    if is("application/cloudevents+json") {
+    let kind = MediaType::of(headers)?.unwrap_or(MediaType::new(""));
+    if !kind.is_unicode() {
+        Err(unsupported(is_binary))
+    } else if kind.is("application/cloudevents+json") {
         Ok(Carrier::Body(Form::Single))
-    } else if is("application/cloudevents-batch+json") {
+    } else if kind.is("application/cloudevents-batch+json") {
         Ok(Carrier::Body(Form::Batch))
-    } else if is_binary && !is_event_format(essence) && (essence.is_empty() || is_json(essence)) {
+    } else if is_binary && !is_event_format(kind.essence()) && (kind.is("") || kind.is_json()) {
         Ok(Carrier::Headers)
-    } else if !is_binary && is("application/json") {
+    } else if !is_binary && kind.is("application/json") {
         Ok(Carrier::Body(Form::Plain))
     } else {
         Err(unsupported(is_binary))
@@ -63,14 +57,6 @@ fn unsupported(is_binary: bool) -> Problem {
     Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::UnsupportedMediaType, detail)
 }
 
-/// Tells whether the media type is a JSON one.
-pub(super) fn is_json(media_type: &str) -> bool {
-    let essence = essence(media_type);
-    essence.eq_ignore_ascii_case("application/json")
-        || essence.eq_ignore_ascii_case("text/json")
-        || essence.to_ascii_lowercase().ends_with("+json")
-}
-
 /// Tells whether the request carries an event in binary mode.
 fn is_binary(headers: &HeaderMap) -> bool {
     headers.contains_key("ce-specversion") || headers.contains_key("ce-id")
@@ -80,20 +66,6 @@ fn is_binary(headers: &HeaderMap) -> bool {
 fn is_event_format(essence: &str) -> bool {
     const PREFIX: &str = "application/cloudevents";
     essence.get(..PREFIX.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX))
-}
-
-fn essence(media_type: &str) -> &str {
-    media_type.split(';').next().unwrap_or_default().trim()
-}
-
-/// Tells whether a charset, where one is named, is UTF-8 or a part of it.
-fn is_unicode(media_type: &str) -> bool {
-    media_type.split(';').skip(1).all(|parameter| {
-        let (name, value) = parameter.split_once('=').unwrap_or_default();
-        let charset = value.trim().trim_matches('"');
-        !name.trim().eq_ignore_ascii_case("charset")
-            || ["utf-8", "utf8", "us-ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known))
-    })
 }
 
 /// The attribute in the header `name`: double quotes are taken off, then percent-encoding, once (§3.1.3.2). What was

@@ -14,9 +14,9 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::binding::{self, Form, attribute};
+use super::binding::{Form, attribute};
 use super::draft::{CallDraft, Draft, EndpointDraft};
-use crate::http::extract::item_error;
+use crate::http::extract::{MediaType, item_error};
 use crate::http::problem::FieldError;
 
 /// Items in one request.
@@ -424,7 +424,7 @@ fn finish<'a, D>(
 
 /// Refuses data that says that it is no JSON. What says nothing is JSON.
 fn check_kind(datacontenttype: Option<&str>) -> Result<(), FieldError> {
-    if datacontenttype.is_none_or(binding::is_json) {
+    if datacontenttype.is_none_or(|kind| MediaType::new(kind).is_json()) {
         return Ok(());
     }
     let detail = "data must be JSON: application/json, or a media type that ends in +json";

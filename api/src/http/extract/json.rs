@@ -12,6 +12,7 @@ use serde_path_to_error::Segment;
 use std::time::Duration;
 
 use super::encoding::require_identity;
+use super::media_type::MediaType;
 use super::wording::{Source, wrong_kind};
 use super::{escape, field_error};
 use crate::http::problem::{Code, FieldError, Problem};
@@ -48,23 +49,16 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// 415 unless the Content-Type is `application/json` or ends in `+json`.
+/// 415 unless the Content-Type is one of JSON in UTF-8; 400 when there are several.
 pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let essence = media_type(headers).unwrap_or_default();
-    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
+    if MediaType::of(headers)?.is_some_and(|kind| kind.is_json() && kind.is_unicode()) {
         return Ok(());
     }
     Err(Problem::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::UnsupportedMediaType,
-        "Send the body as application/json.",
+        "Send the body as application/json, in UTF-8.",
     ))
-}
-
-/// The Content-Type without its parameters, in lower case.
-pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
 }
 
 /// Reads a body of at most `limit_bytes`: 413 beyond that, 408 when it does not arrive in time, 415 when it is packed.

@@ -1,6 +1,6 @@
 //! The binding, sentence by sentence.
 
-use axum::http::HeaderValue;
+use axum::http::{HeaderValue, header};
 
 use super::*;
 

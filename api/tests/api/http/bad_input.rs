@@ -229,6 +229,22 @@ async fn another_media_type_is_415() -> Result<()> {
         let answer = service.put("/api/users/victim").body(kind, "{}").send().await?;
         assert_problem(&answer, 415, "unsupported_media_type");
     }
+    // The two readings of a Content-Type are one: that of a report and that of any other body.
+    let event = r#"{"id": "1", "subject": "fine", "data": {"endpoint": "/"}}"#;
+    for (path, method, body) in [("/api/users/fine", "PUT", "{}"), ("/api/usage/events", "POST", event)] {
+        let send = |kinds: &[&str]| {
+            let request = service.request(method.parse().expect("a method"), path).bytes(body);
+            kinds.iter().fold(request, |request, kind| request.header("content-type", kind)).send()
+        };
+        for kind in ["application/json; charset=latin1", "application/json; charset=\"utf-16\"", ""] {
+            assert_problem(&send(&[kind]).await?, 415, "unsupported_media_type");
+        }
+        for kinds in
+            [["application/json"; 2], ["application/json", "text/plain"], ["text/plain", "application/json"]]
+        {
+            assert_problem(&send(&kinds).await?, 400, "malformed_header");
+        }
+    }
     service.put("/api/users/fine").body("Application/JSON; charset=utf-8", "{}").send().await?.expect(201)?;
     Ok(())
 }
