@@ -4,11 +4,11 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
-/// The largest number up to which a double holds every whole one: 2^53.
+/// The number below which a double is one whole number alone, 2^53: 2^53 + 1 is read as the same double.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// A whole number that is not negative. JSON knows one kind of number, and many a writer puts `1.0` or `1e3` for a
-/// count: these are whole numbers too, up to 2^53; beyond it only digits tell which one is meant.
+/// count: these are whole numbers too, below 2^53; from there on only digits tell which one is meant.
 ///
 /// `FROM` is the least that its field takes, and said where something else stands there. That a number is not below it
 /// is for the field's own type to check, whose error has a code.
@@ -48,10 +48,10 @@ impl<const FROM: u64> Visitor<'_> for NumberVisitor<FROM> {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a whole number from 0 to 2^53 is the same in both"
+        reason = "a whole number below 2^53 is the same in both"
     )]
     fn visit_f64<E: Error>(self, number: f64) -> Result<u64, E> {
-        if number.fract() == 0.0 && (0.0..=EXACT).contains(&number) {
+        if number.fract() == 0.0 && (0.0..EXACT).contains(&number) {
             return Ok(number as u64);
         }
         Err(E::invalid_value(Unexpected::Float(number), &self))
@@ -80,7 +80,8 @@ mod tests {
             ("1.5e1", 15),
             ("1E+2", 100),
             ("100e-2", 1),
-            ("9007199254740992.0", 9_007_199_254_740_992),
+            ("9007199254740991.0", 9_007_199_254_740_991),
+            ("9007199254740993", 9_007_199_254_740_993),
             ("18446744073709551615", u64::MAX),
         ] {
             assert_eq!(read(json), Ok(number), "{json}");
@@ -95,7 +96,8 @@ mod tests {
             "-1.0",
             "1e-1",
             "1e300",
-            "9007199254740994.0",
+            "9007199254740992.0",
+            "9007199254740993.0",
             "18446744073709551616",
             "\"5\"",
             "true",

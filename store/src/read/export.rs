@@ -209,7 +209,7 @@ macro_rules! by_position {
 short!(
     user,
     "SELECT json_build_object('user_id', user_id, 'external_id', external_id, 'email', email, 'name', name,
-         'status', status, 'created_at', created_at, 'updated_at', updated_at, 'erased_at', erased_at)::text
+         'status', status, 'used_by_admin', used_by_admin, 'created_at', created_at, 'updated_at', updated_at, 'erased_at', erased_at)::text
      FROM public.users WHERE user_id = $1"
 );
 short!(
