@@ -238,6 +238,38 @@ async fn equal_lines_of_two_servers_are_two_calls_and_a_dry_run_knows_what_is_ne
 }
 
 #[tokio::test]
+async fn an_erased_user_s_lines_are_skipped_before_anything_is_written() -> Result<()> {
+    let ledger = Ledger::start().await?;
+    let _worker = ledger.worker().await?;
+    let first = ledger.file("first.log", line("192.0.2.62 - -", 1).as_bytes())?;
+    assert_eq!(ledger.import(&[&first, "--format", "combined"]).await?.code, Some(0));
+    let erased = "UPDATE public.users SET status = 'erased', erased_at = now(), external_id = NULL
+                  WHERE external_id = '192.0.2.62' AND external_id_hash IS NOT NULL";
+    assert_eq!(sqlx::query(erased).execute(ledger.env.pool()).await?.rows_affected(), 1);
+
+    let lines = [line("192.0.2.62 - -", 2), line("::ffff:192.0.2.62 - -", 3), line("192.0.2.63 - -", 4)];
+    let file = ledger.file("erased.log", lines.concat().as_bytes())?;
+    let (arguments, frames) = ([&*file, "--format", "combined"], ledger.frames().await?);
+    let dry = ledger.import(&[&arguments[..], &["--dry-run"]].concat()).await?;
+    assert_eq!(dry.code, Some(1), "an import would be refused: {}", dry.text);
+    let names = ["accepted", "skipped", "new  ", "new users"];
+    assert_eq!(counts(&dry, &names), [1, 2, 1, 1], "{}", dry.text);
+    assert!(dry.text.contains("the user was erased"), "{}", dry.text);
+    let refused = ledger.import(&arguments).await?;
+    assert_eq!((refused.code, ledger.frames().await?), (Some(1), frames), "{}", refused.errors);
+    assert!(refused.errors.contains("2 of 3 lines (66 %) give no call"), "{}", refused.errors);
+
+    // Without the root keys nobody can say who was erased.
+    let variables: Vec<_> =
+        ledger.variables().into_iter().filter(|(name, _)| *name != "ENCRYPTION_KEY").collect();
+    let blind =
+        output(&ledger.dir, &[&["import"], &arguments[..], &["--dry-run"]].concat(), &variables).await?;
+    let told = "not known: users are not looked up, for ENCRYPTION_KEY is not set";
+    assert!(blind.code == Some(0) && blind.text.contains(told), "{}{}", blind.text, blind.errors);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_live_file_is_taken_up_to_its_last_whole_line_and_the_rest_later() -> Result<()> {
     let ledger = Ledger::start().await?;
     let _worker = ledger.worker().await?;

@@ -316,6 +316,29 @@ async fn rows_are_sealed_anew_once_and_the_rest_is_told_by_number() -> Result<()
     nowhere(&ledger, &[&first, &second, &third])
 }
 
+/// Packed as an import's file may be; what is neither is told in one line.
+#[tokio::test]
+async fn a_packed_file_is_read_like_a_plain_one() -> Result<()> {
+    let ledger = Ledger::start().await?;
+    let _worker = ledger.worker()?;
+    let Some(encrypted) = by_openssl(testkit::ENCRYPTION_KEY, GITHUB)? else { return Ok(()) };
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(row("packed-1", "github", &encrypted).as_bytes())?;
+    let zstd = zstd::encode_all(row("packed-2", "github", &encrypted).as_bytes(), 1)?;
+    let path = |name: &str| ledger.dir.path().join(name).to_str().map(str::to_owned).context("not UTF-8");
+    for (name, content) in [("rows.gz", gzip.finish()?), ("rows.zst", zstd)] {
+        std::fs::write(path(name)?, content)?;
+        let said = ledger.run(&["keys", "import-legacy", &path(name)?, "--provision"]).await?;
+        assert_eq!(said.code, Some(0), "{name}: {}", said.errors);
+        assert!(said.text.starts_with("stored                     1\n"), "{name}: {}", said.text);
+    }
+    std::fs::write(path("rows.zip")?, b"PK\x03\x04 and more of it\n")?;
+    let said = ledger.run(&["keys", "import-legacy", &path("rows.zip")?]).await?;
+    assert_eq!((said.code, said.errors.lines().count()), (Some(1), 1), "{}", said.errors);
+    assert!(said.errors.contains("a zip archive"), "{}", said.errors);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_users_own_token_stays_and_users_are_made_when_asked_for() -> Result<()> {
     let key = testkit::ENCRYPTION_KEY;

@@ -2,12 +2,15 @@
 
 use ledger::ExternalId;
 use secrecy::ExposeSecret as _;
-use store::identity::ledger_keys;
+use sqlx::PgConnection;
+use store::identity::ledger_keys::{self, WrappedLedgerKey};
 use store::identity::users::HashedExternalId;
-use vault::{DataKeyError, DekId, LedgerKey, OsEntropy};
+use vault::{DataKeyError, DekId, KeyRing, LedgerKey, OsEntropy, Sealed};
 
+use crate::config::KeyConfig;
 use crate::error::KeysError;
 use crate::keys::Keys;
+use crate::start;
 use crate::wrapped::{parts, wrapped_ledger_key};
 
 impl Keys {
@@ -40,16 +43,45 @@ impl Keys {
             stored = ledger_keys::find(conn, name.as_str()).await?;
         }
         let stored = stored.ok_or(KeysError::NoLedgerKey)?;
-        let (dek, sealed) = parts(&stored.dek_id, &stored.sealed)?;
-        match self.0.ring.open_ledger_key(&dek, &sealed) {
-            // An earlier build wrapped it otherwise.
-            Err(DataKeyError::Open(_)) => {
-                let anew = self.0.ring.rewrap_ledger_key(&dek, &sealed, &OsEntropy)?;
-                ledger_keys::replace(conn, &stored, &wrapped_ledger_key(&anew)).await?;
-                Ok(self.0.ring.open_ledger_key(&dek, &anew)?)
-            }
-            opened => Ok(opened?),
+        let (key, anew) = opened(&self.0.ring, &stored)?;
+        if let Some(anew) = anew {
+            ledger_keys::replace(conn, &stored, &wrapped_ledger_key(&anew)).await?;
         }
+        Ok(key)
+    }
+}
+
+/// Hashes external ids and writes nothing: for who only looks.
+pub struct Hasher(LedgerKey);
+
+impl Hasher {
+    /// Reads the ledger's own data key. Where there is none yet, no hash is stored, and none is found.
+    ///
+    /// # Errors
+    /// A root key is missing or malformed, or does not open the data key.
+    pub async fn open(conn: &mut PgConnection, config: &KeyConfig) -> Result<Self, KeysError> {
+        let (ring, name) = (start::unproven(config)?, DekId::first());
+        Ok(Self(match ledger_keys::find(conn, name.as_str()).await? {
+            Some(stored) => opened(&ring, &stored)?.0,
+            None => ring.new_ledger_key(&name, &OsEntropy)?.0,
+        }))
+    }
+
+    /// The external id with its hashes.
+    pub fn hash(&self, id: ExternalId) -> HashedExternalId {
+        hashed(&self.0, id)
+    }
+}
+
+/// The stored key, and how it is to be stored from now on where an earlier build wrapped it otherwise.
+fn opened(ring: &KeyRing, stored: &WrappedLedgerKey) -> Result<(LedgerKey, Option<Sealed>), KeysError> {
+    let (dek, sealed) = parts(&stored.dek_id, &stored.sealed)?;
+    match ring.open_ledger_key(&dek, &sealed) {
+        Err(DataKeyError::Open(_)) => {
+            let anew = ring.rewrap_ledger_key(&dek, &sealed, &OsEntropy)?;
+            Ok((ring.open_ledger_key(&dek, &anew)?, Some(anew)))
+        }
+        opened => Ok((opened?, None)),
     }
 }
 

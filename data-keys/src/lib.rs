@@ -15,6 +15,7 @@ mod wrapped;
 
 pub use config::KeyConfig;
 pub use error::KeysError;
+pub use external_ids::Hasher;
 pub use keys::{Found, Keys};
 pub use rotation::{Page, Refused, rewrap_ledger_keys, rewrap_page};
 pub use start::{InUse, in_use, ring};

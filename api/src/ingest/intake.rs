@@ -348,7 +348,8 @@ fn drop_repeated<'a>(fresh: Vec<Accepted<'a>>, receipt: &mut Receipt) -> Vec<Acc
     fresh
 }
 
-fn erased_user() -> FieldError {
+/// Refusal of a call of a user who was erased.
+pub fn erased_user() -> FieldError {
     FieldError::at("/subject", "subject_erased", "the user was erased, for ever")
 }
 

@@ -26,7 +26,7 @@ pub use binding::Form;
 pub use call::{Reporter, TimeWindow};
 pub use draft::{CallDraft, Draft, EndpointDraft};
 pub use error::IngestError;
-pub use intake::{Intake, check};
+pub use intake::{Intake, check, erased_user};
 pub use parse::{Item, MAX_ITEMS, ParseError, Profile, binary, parse};
 pub use parts::Ingest;
 pub use receipt::{ItemStatus, Receipt, ReceiptItem};

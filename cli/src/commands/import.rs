@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use events::SOURCE_IMPORT;
 use regex::bytes::Regex;
+use secrecy::ExposeSecret as _;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -141,7 +142,10 @@ pub(crate) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         let Some(kept) = input.kept(&stop).await? else { return Ok(nothing_written()) };
         input = kept;
         let checks = Checks { clock: &config.clock, rules: &config.rules };
-        let surveyed = import::survey(input.pass(), &manner, checks, &mut None, &stop).await?;
+        // What fails here fails the import itself, which says it.
+        let url = config.database_url.expose_secret();
+        let mut known = Known::open(url, &config.keys, arguments.source()).await.ok();
+        let surveyed = import::survey(input.pass(), &manner, checks, &mut known, &stop).await?;
         if let Some(refusal) = refusal(&surveyed, &stop).await? {
             return Ok(refusal);
         }
@@ -165,9 +169,10 @@ async fn dry_run(
     settings: &Settings,
     stop: &CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let (mut known, unknown) = match settings.get("DATABASE_URL") {
-        None => (None, "DATABASE_URL is not set".to_owned()),
-        Some(url) => match Known::open(url, arguments.source()).await {
+    let (mut known, unknown) = match (settings.get("DATABASE_URL"), settings.get("ENCRYPTION_KEY")) {
+        (None, _) => (None, "DATABASE_URL is not set".to_owned()),
+        (_, None) => (None, "users are not looked up, for ENCRYPTION_KEY is not set".to_owned()),
+        (Some(url), Some(_)) => match Known::open(url, &settings.keys(), arguments.source()).await {
             Ok(known) => (Some(known), "the database did not answer".to_owned()),
             Err(error) => (None, chain(&error.into())),
         },

@@ -41,9 +41,9 @@ pub(crate) fn parse(line: &[u8], layout: Layout, user_from: UserFrom) -> Result<
         Prefix::parse(prefix, layout).ok_or_else(|| looks_like(line, layout))?;
     let (request, rest) = quoted(rest, "request")?;
     let mut notes = Vec::new();
-    let (status, rest) = number(skip_space(rest), "status", &mut notes)?;
+    let (status, rest) = number(skip_space(rest), ("status", "status_code"), &mut notes)?;
     let sent = skip_space(rest);
-    let (bytes, rest) = number(sent, "number of bytes", &mut notes)?;
+    let (bytes, rest) = number(sent, ("number of bytes", "response_size"), &mut notes)?;
     // Apache writes a dash where no byte of a body was sent.
     let bytes = if sent.starts_with(b"-") { Some(0) } else { bytes };
     let agent = match layout {
@@ -166,8 +166,13 @@ fn quoted<'a>(text: &'a [u8], field: &'static str) -> Parsed<'a, Cow<'a, [u8]>> 
     Err(LineError::OpenQuote(field))
 }
 
-/// A number or a dash, up to the next space or the line's end. One that is too large is noted and left out.
-fn number<'a>(text: &'a [u8], field: &'static str, notes: &mut Vec<Note>) -> Parsed<'a, Option<u64>> {
+/// A number or a dash, up to the next space or the line's end. One that is too large is noted and left out. A field has
+/// a name in the line and one of ours.
+fn number<'a>(
+    text: &'a [u8],
+    (field, own_name): (&'static str, &'static str),
+    notes: &mut Vec<Note>,
+) -> Parsed<'a, Option<u64>> {
     let at = text.iter().position(|&byte| byte == b' ').unwrap_or(text.len());
     let (number, rest) = text.split_at(at);
     match number {
@@ -178,7 +183,7 @@ fn number<'a>(text: &'a [u8], field: &'static str, notes: &mut Vec<Note>) -> Par
         _ => {
             let number = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
             if number.is_none() {
-                notes.push(Note { field, remark: Remark::LeftOut("a number that fits 64 bits") });
+                notes.push(Note { field: own_name, remark: Remark::LeftOut("a number that fits 64 bits") });
             }
             Ok((number, rest))
         }

@@ -285,6 +285,12 @@ impl fmt::Display for Quoted {
 /// The user of this name. An address is written in its one canonical form, without its port, so that a client stays
 /// one user.
 pub(super) fn user(name: &str) -> Result<UserRef, LineError> {
+    if is_socket(name) {
+        return Err(LineError::NoUser);
+    }
+    if names_addresses(name) {
+        return Err(LineError::Lookalike(Lookalike::Addresses));
+    }
     let address = address::parse_client(name).map(|client| client.address.to_string());
     let user = address.as_deref().unwrap_or(name).parse();
     user.map_err(|reason| LineError::BadUser { name: Quoted::new(name), reason })
@@ -293,6 +299,25 @@ pub(super) fn user(name: &str) -> Result<UserRef, LineError> {
 /// The user's name or the client's, unless it is one of the forms in which logs say that there is none.
 pub(super) fn somebody(name: &str) -> Option<&str> {
     (!matches!(name, "" | "-" | "\"\"")).then_some(name)
+}
+
+/// Whether a server says by it that the client is a socket of the machine itself: nobody.
+fn is_socket(text: &str) -> bool {
+    text.strip_prefix("unix:").is_some_and(|path| path.is_empty() || path.starts_with(['/', '@']))
+}
+
+/// Whether it is what proxies write of the clients and proxies before them: a list with an address in it, as
+/// X-Forwarded-For has it, or Forwarded (RFC 7239). A name may hold a comma.
+fn names_addresses(text: &str) -> bool {
+    let is_address = |part: &str| address::parse_client(part.trim()).is_some();
+    let is_hop = |part: &str| {
+        let part = part.trim_start();
+        part.get(..4).is_some_and(|name| name.eq_ignore_ascii_case("for="))
+    };
+    let mut words = text.split_whitespace();
+    (text.contains(',') && text.split(',').any(is_address))
+        || text.split([',', ';']).any(is_hop)
+        || (words.by_ref().take(1).any(is_address) && words.next().is_some_and(is_address))
 }
 
 /// Client of a call, as a line names it.
@@ -309,7 +334,7 @@ pub(super) enum Host<'a> {
 impl<'a> Host<'a> {
     /// The client of this text; none when it is something else.
     pub(super) fn of(text: &'a str) -> Option<Self> {
-        if somebody(text).is_none() || text.starts_with("unix:") {
+        if somebody(text).is_none() || is_socket(text) {
             return Some(Self::Nobody);
         }
         let address = address::parse_client(text).map(Self::Address);

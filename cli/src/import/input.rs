@@ -109,20 +109,15 @@ impl Pass {
     }
 
     /// Counts the bytes of the file that were read so far.
-    pub(super) fn bytes_read(&self) -> Arc<AtomicU64> {
+    pub(crate) fn bytes_read(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.bytes_read)
-    }
-
-    /// The file's content as it stands.
-    pub(crate) fn plain(self) -> Box<dyn BufRead + Send> {
-        Box::new(BufReader::with_capacity(BUFFER_BYTES, self.reader))
     }
 
     /// The file's lines, unpacked. Reads its beginning.
     ///
     /// # Errors
     /// When it holds none.
-    pub(super) fn lines(self) -> io::Result<Box<dyn BufRead + Send>> {
+    pub(crate) fn lines(self) -> io::Result<Box<dyn BufRead + Send>> {
         let (kind, reader) = sniffed(self.reader)?;
         let reader: Box<dyn Read + Send> = match kind {
             Kind::Text => return Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, reader))),

@@ -161,7 +161,18 @@ impl<'a> Fields<'a> {
 
     fn response_time_ms(&mut self) -> Option<u64> {
         let shift = self.mapping.duration_unit().shift_to_millis();
-        self.whole(Field::ResponseTimeMs, shift).or_else(|| self.whole(Field::ResponseTimeS, 3))
+        let notes = self.notes.len();
+        let millis = self.whole(Field::ResponseTimeMs, shift);
+        if millis.is_some() {
+            return millis;
+        }
+        let noted = self.notes.len();
+        let millis = self.whole(Field::ResponseTimeS, 3);
+        if millis.is_some() {
+            // The one field says what the other one does not: nothing is left out.
+            self.notes.drain(notes..noted);
+        }
+        millis
     }
 
     /// RFC 3339, or seconds or milliseconds since 1970.

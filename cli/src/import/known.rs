@@ -3,35 +3,59 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 
-use ledger::{UserId, UserRef};
+use data_keys::{Hasher, KeyConfig, KeysError};
+use ledger::UserRef;
 use sqlx::PgConnection;
+use store::identity::users::{self, Account, AccountStatus};
 
 use super::read::Numbered;
+
+/// Reason why the ledger cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnknownError {
+    /// The database does not answer.
+    #[error("the database cannot be asked")]
+    Store(#[from] store::Error),
+    /// External ids cannot be hashed, so that an erased user would be taken for a new one.
+    #[error("users cannot be looked up")]
+    Keys(#[from] KeysError),
+}
 
 /// Calls and users of a file that are new, and those that are there.
 pub(crate) struct Known {
     conn: PgConnection,
+    hasher: Hasher,
     /// `urn:usage-ledger:import…`.
     source: String,
-    users: HashMap<UserRef, Option<UserId>>,
+    users: HashMap<UserRef, Option<Account>>,
     new_calls: u64,
     old_calls: u64,
 }
 
 impl Known {
     /// Connects to the database, for reading alone.
-    pub(crate) async fn open(database_url: &str, source: String) -> Result<Self, store::Error> {
-        let conn = store::connect_read_only(database_url, store::Schema::Live).await?;
-        Ok(Self { conn, source, users: HashMap::new(), new_calls: 0, old_calls: 0 })
+    pub(crate) async fn open(
+        database_url: &str,
+        keys: &KeyConfig,
+        source: String,
+    ) -> Result<Self, UnknownError> {
+        let mut conn = store::connect_read_only(database_url, store::Schema::Live).await?;
+        let hasher = Hasher::open(&mut conn, keys).await?;
+        Ok(Self { conn, hasher, source, users: HashMap::new(), new_calls: 0, old_calls: 0 })
     }
 
-    /// Looks up a batch's calls. Calls that are in the log and not projected yet count as new.
-    pub(crate) async fn look_up(&mut self, calls: &[&Numbered]) -> Result<(), store::Error> {
-        self.look_up_users(calls).await?;
+    /// Tells whether the user was erased, of those who were looked up.
+    pub(crate) fn is_erased(&self, user: &UserRef) -> bool {
+        let account = self.users.get(user).copied().flatten();
+        account.is_some_and(|account| account.status == AccountStatus::Erased)
+    }
+
+    /// Counts a batch's calls. Calls that are in the log and not projected yet count as new.
+    pub(crate) async fn count(&mut self, calls: &[&Numbered]) -> Result<(), store::Error> {
         let claims: Vec<_> = calls
             .iter()
             .filter_map(|read| {
-                let user = self.users.get(&read.call.user).copied().flatten()?;
+                let user = self.users.get(&read.call.user).copied().flatten()?.user_id;
                 Some(events::claim_id(user, &self.source, &read.id))
             })
             .collect();
@@ -41,7 +65,8 @@ impl Known {
         Ok(())
     }
 
-    async fn look_up_users(&mut self, calls: &[&Numbered]) -> Result<(), store::Error> {
+    /// Looks up the users of a batch, as an import would.
+    pub(crate) async fn look_up_users(&mut self, calls: &[Numbered]) -> Result<(), store::Error> {
         let (mut ids, mut names) = (Vec::new(), Vec::new());
         for read in calls {
             let user = &read.call.user;
@@ -51,16 +76,15 @@ impl Known {
             self.users.insert(user.clone(), None);
             match user {
                 UserRef::Id(id) => ids.push(id.get()),
-                UserRef::External(external) => names.push(external.as_str().to_owned()),
+                UserRef::External(external) => names.push(self.hasher.hash(external.clone())),
             }
         }
-        for account in store::identity::users::find_many(&mut self.conn, &ids).await? {
-            self.users.insert(UserRef::Id(account.user_id), Some(account.user_id));
+        for account in users::find_many(&mut self.conn, &ids).await? {
+            self.users.insert(UserRef::Id(account.user_id), Some(account));
         }
-        for (name, user) in store::identity::users::named_many(&mut self.conn, &names).await? {
-            // What was asked for is a name, and comes back as one.
-            if let Ok(name) = name.parse() {
-                self.users.insert(name, Some(user));
+        for (index, account) in users::find_many_external(&mut self.conn, &names).await? {
+            if let Some(name) = names.get(index) {
+                self.users.insert(UserRef::External(name.id.clone()), Some(account));
             }
         }
         Ok(())

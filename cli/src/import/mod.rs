@@ -78,10 +78,7 @@ pub(crate) async fn survey(
             Next::End => break Ok(()),
             Next::Error(error) => break Err(error.into()),
         };
-        let good = look_at(&batch, checks, &mut surveyed.tally);
-        if let Some(asked) = known
-            && let Err(error) = asked.look_up(&good).await
-        {
+        if let Err(error) = ask(known, &batch, checks, &mut surveyed.tally).await {
             progress.say(&format!("what is new is not known: {}", crate::output::chain(&error.into())));
             *known = None;
         }
@@ -91,14 +88,40 @@ pub(crate) async fn survey(
     result.map(|()| surveyed)
 }
 
+/// Counts what would become of a batch, by what the ledger knows if it can be asked. What was read is counted whatever
+/// it answers.
+async fn ask(
+    known: &mut Option<Known>,
+    batch: &Batch,
+    checks: Checks<'_>,
+    tally: &mut Tally,
+) -> Result<(), store::Error> {
+    let Some(known) = known else {
+        look_at(batch, checks, None, tally);
+        return Ok(());
+    };
+    let looked_up = known.look_up_users(&batch.calls).await;
+    let good = look_at(batch, checks, Some(known), tally);
+    looked_up?;
+    known.count(&good).await
+}
+
 /// Counts what would become of a batch; answers its good calls.
-fn look_at<'a>(batch: &'a Batch, checks: Checks<'_>, tally: &mut Tally) -> Vec<&'a Numbered> {
+fn look_at<'a>(
+    batch: &'a Batch,
+    checks: Checks<'_>,
+    known: Option<&Known>,
+    tally: &mut Tally,
+) -> Vec<&'a Numbered> {
     tally.look_at(batch);
     tally.unended = batch.unended;
     let mut skipped = batch.skipped.clone();
     let mut good = Vec::with_capacity(batch.calls.len());
     for numbered in &batch.calls {
         match sink::check(numbered, checks) {
+            Ok(()) if known.is_some_and(|known| known.is_erased(&numbered.call.user)) => {
+                skipped.push(refused(numbered, api::ingest::erased_user().into()));
+            }
             Ok(()) => {
                 tally.add(numbered, true);
                 good.push(numbered);

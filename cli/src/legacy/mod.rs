@@ -8,7 +8,6 @@ mod row;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::BufRead;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -25,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vault::{DataKey, OsEntropy, RootKey, TokenKind};
 
-use crate::import::{Connected, Progress};
+use crate::import::{Connected, Pass, Progress};
 use read::{Batch, Numbered};
 use row::RowError;
 
@@ -73,13 +72,12 @@ impl<'a> Legacy<'a> {
     /// Takes over a file to its end, or until `stop`. Lines that give no token are told on stderr and passed over.
     pub(crate) async fn run(
         mut self,
-        reader: Box<dyn BufRead + Send>,
-        bytes: Option<u64>,
+        pass: Pass,
         root: RootKey,
         stop: &CancellationToken,
     ) -> anyhow::Result<Taken> {
-        let mut progress = Progress::new(bytes);
-        let mut batches = read::start(reader, root, self.accept_unknown);
+        let mut progress = Progress::new(pass.total());
+        let mut batches = read::start(pass, root, self.accept_unknown);
         let result = loop {
             let batch = tokio::select! {
                 // A batch that was begun is brought to its end, so that the counts tell the truth.

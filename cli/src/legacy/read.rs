@@ -1,6 +1,7 @@
 //! Reads and opens rows on a thread of its own.
 
-use std::io::{self, BufRead};
+use std::io;
+use std::sync::atomic::Ordering;
 
 use ledger::derived_id;
 use tokio::sync::mpsc;
@@ -8,7 +9,7 @@ use uuid::Uuid;
 use vault::RootKey;
 
 use super::row::{MAX_LINE_BYTES, Row, RowError};
-use crate::import::{LineIds, Lines};
+use crate::import::{LineIds, Lines, Pass};
 
 /// Rows that are taken in together. So many tokens are in memory at once, twice.
 const BATCH_ROWS: usize = 100;
@@ -30,20 +31,16 @@ pub(super) struct Batch {
     pub(super) rows: Vec<Numbered>,
     /// Lines that give no token, and why.
     pub(super) refused: Vec<(u64, RowError)>,
-    /// Bytes of the file up to the batch's end.
+    /// Bytes of the file, packed if it is, up to the batch's end.
     pub(super) bytes: u64,
 }
 
 /// Reads batches until the file's end, which closes the channel, or its first error.
-pub(super) fn start(
-    reader: Box<dyn BufRead + Send>,
-    root: RootKey,
-    accept_unknown: bool,
-) -> mpsc::Receiver<io::Result<Batch>> {
+pub(super) fn start(pass: Pass, root: RootKey, accept_unknown: bool) -> mpsc::Receiver<io::Result<Batch>> {
     let (batches, receiver) = mpsc::channel(1);
     // Not one of the runtime's threads: those must end before the program does, and a pipe may stay silent for ever.
     std::thread::spawn(move || {
-        if let Err(error) = read(reader, &root, accept_unknown, &batches) {
+        if let Err(error) = read(pass, &root, accept_unknown, &batches) {
             // A receiver that is gone has no use for the error.
             let _ = batches.blocking_send(Err(error));
         }
@@ -52,12 +49,13 @@ pub(super) fn start(
 }
 
 fn read(
-    reader: impl BufRead,
+    pass: Pass,
     root: &RootKey,
     accept_unknown: bool,
     batches: &mpsc::Sender<io::Result<Batch>>,
 ) -> io::Result<()> {
-    let mut lines = Lines::bounded(reader, MAX_LINE_BYTES);
+    let bytes_read = pass.bytes_read();
+    let mut lines = Lines::bounded(pass.lines()?, MAX_LINE_BYTES);
     let mut ids = LineIds::default();
     let mut batch = Batch::default();
     while let Some(line) = lines.next()? {
@@ -74,13 +72,13 @@ fn read(
             None => batch.refused.push((number, RowError::TooLong)),
         }
         if batch.rows.len() + batch.refused.len() >= BATCH_ROWS {
-            batch.bytes = lines.bytes();
+            batch.bytes = bytes_read.load(Ordering::Relaxed);
             if batches.blocking_send(Ok(std::mem::take(&mut batch))).is_err() {
                 return Ok(());
             }
         }
     }
-    batch.bytes = lines.bytes();
+    batch.bytes = bytes_read.load(Ordering::Relaxed);
     // Nobody waits any more when this fails.
     let _ = batches.blocking_send(Ok(batch));
     Ok(())

@@ -16,7 +16,7 @@ use crate::shutdown;
 
 /// Stores tokens that another program kept as plain AES-256-CBC under `ENCRYPTION_KEY`, sealed anew.
 ///
-/// The file has one JSON object a line, hexadecimal digits in lower case:
+/// The file (plain, gzip or zstd) has one JSON object a line, hexadecimal digits in lower case:
 ///
 /// `{"user": "…", "token_type": "github", "token_name": "…", "encrypted": "…", "iv": "…"}`
 ///
@@ -45,8 +45,6 @@ pub(crate) struct Arguments {
 
 pub(super) async fn run(arguments: &Arguments, settings: &Settings) -> anyhow::Result<ExitCode> {
     let pass = import::Input::open(&arguments.file)?.pass();
-    let bytes = pass.total();
-    let reader = pass.plain();
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
     let clock = settings.clock()?;
     let connected = Connected::open(&SinkConfig::of(settings, clock.clone())?).await?;
@@ -62,7 +60,7 @@ pub(super) async fn run(arguments: &Arguments, settings: &Settings) -> anyhow::R
     let root =
         RootKey::parse(settings.keys().key.expose_secret()).context("ENCRYPTION_KEY cannot be used")?;
     let legacy = Legacy::new(&connected, clock, arguments.provision, arguments.accept_unknown);
-    let taken = legacy.run(reader, bytes, root, &stop).await;
+    let taken = legacy.run(pass, root, &stop).await;
     let taken = taken.context("it ended early; run it again to go on: nothing is stored twice")?;
     if let Some(seq) = taken.seq {
         tokio::select! {

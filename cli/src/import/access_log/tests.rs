@@ -243,7 +243,7 @@ fn what_cannot_be_recorded_costs_its_field() {
     assert_eq!(notes(&line), [left_out("status_code", "a number from 100 to 599")]);
     let line = with("203023", "99999999999999999999");
     assert_eq!(by_ip(&line).unwrap().response_size, None);
-    assert_eq!(notes(&line), [left_out("number of bytes", "a number that fits 64 bits")]);
+    assert_eq!(notes(&line), [left_out("response_size", "a number that fits 64 bits")]);
     let line = with("Mozilla/5.0 (Macintosh)", r"agent/\xff1");
     assert_eq!(by_ip(&line).unwrap().user_agent.as_deref(), Some("agent/\u{fffd}1"));
     assert_eq!(notes(&line), [Note { field: "user_agent", remark: Remark::Replaced }]);

@@ -80,6 +80,48 @@ fn what_is_wrong_is_named() {
 }
 
 #[test]
+fn a_duration_is_left_out_only_when_neither_field_tells_it() {
+    let left_out = |field: &str| format!("{field}: left out, for it is not a number from 0");
+    for (ms, s, millis, notes) in [
+        ("\"x\"", "0.5", Some(500), vec![]),
+        ("\"x\"", "0.0005", Some(1), vec!["response_time_s: a fraction was rounded half up".to_owned()]),
+        ("7", "\"x\"", Some(7), vec![]),
+        ("null", "\"x\"", None, vec![left_out("response_time_s")]),
+        ("\"x\"", "\"x\"", None, vec![left_out("response_time_ms"), left_out("response_time_s")]),
+        ("\"x\"", "null", None, vec![left_out("response_time_ms")]),
+    ] {
+        let (call, said) = with(&format!(r#""response_time_ms":{ms},"response_time_s":{s}"#), "");
+        assert_eq!((call.response_time_ms, said), (millis, notes), "{ms} {s}");
+    }
+}
+
+#[test]
+fn a_list_of_addresses_or_a_socket_is_no_user() {
+    for name in [
+        "198.51.100.7, 10.0.0.1",
+        "198.51.100.7,10.0.0.1",
+        "unknown, 198.51.100.7",
+        "198.51.100.7:4711, -",
+        "[2001:db8::7]:80, 2001:db8::8",
+        "198.51.100.7 10.0.0.1",
+        "for=192.0.2.60;proto=http;by=203.0.113.43",
+        "For=\\\"[2001:db8::1]:4711\\\"",
+        "proto=https; for=192.0.2.60",
+    ] {
+        let line = format!(r#"{{"user":"{name}","time":1,"endpoint":"/"}}"#);
+        assert!(says(&line).starts_with("a list of addresses"), "{name}: {}", says(&line));
+    }
+    for nobody in ["unix:", "unix:/run/app.sock", "unix:@app"] {
+        let line = format!(r#"{{"user":"{nobody}","time":1,"endpoint":"/"}}"#);
+        assert_eq!(says(&line), "nobody is named as the user (--user-from)", "{nobody}");
+    }
+    for name in ["Doe, John", "a,b", "unix:alice", "198.51.100.7x, b", "for", "host 198.51.100.7", "a;b"] {
+        let line = format!(r#"{{"user":"{name}","time":1,"endpoint":"/"}}"#);
+        assert_eq!(read(&line, "").unwrap().user, name.parse().unwrap(), "{name}");
+    }
+}
+
+#[test]
 fn what_stands_before_the_object_is_named() {
     for (line, expected) in [
         (r#"2026-11-30T06:00:01.1Z stdout F {"a":1}"#, "a container runtime's prefix"),
