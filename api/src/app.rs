@@ -259,7 +259,7 @@ impl Base {
             limits: limits.clone(),
             turns: Turns::new(LastChange::before(self.last_seq)),
             own_changes: self.own_changes.clone(),
-            last_list: plans::LastList::default(),
+            on_sale: plans::OnSale::default(),
             self_upgrade: self.config.self_upgrade,
             upgrade_url: self.config.upgrade_url.clone(),
         })

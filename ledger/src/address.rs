@@ -43,8 +43,8 @@ pub fn unmapped(text: String) -> String {
     mapped.map_or(text, |address| address.to_string())
 }
 
-/// The texts by which an IPv4 address was written into IPv6, where `text` is one: as sockets show it, and in hexadecimal
-/// digits, as some languages do. None of any other text.
+/// The texts by which an IPv4 address was written into IPv6, where `text` is one: as sockets show it, and in
+/// hexadecimal digits, as some languages do. None of any other text.
 pub fn mapped(text: &str) -> Option<[String; 2]> {
     // Whatever else names a user costs a look at its first byte.
     if !text.as_bytes().first().is_some_and(u8::is_ascii_digit) {

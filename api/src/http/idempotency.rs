@@ -18,9 +18,9 @@
 //!
 //! The event's id and time are stored with the key before the work begins. A request that dies half-way, or is
 //! answered 5xx or 429, is run again by the next one with its key, with the same id and time; a final answer is kept,
-//! up to a size. What an instance keeps of a principal in a day is bounded; beyond it a user's new keys are refused with
-//! 429, and of services and admins no answers are kept. Work whose answer says less than a later try will know marks it
-//! as `Provisional`.
+//! up to a size. What an instance keeps of a principal in a day is bounded; beyond it a user's new keys are refused
+//! with 429, and of services and admins no answers are kept. Work whose answer says less than a later try will know
+//! marks it as `Provisional`.
 
 mod allowance;
 mod answers;

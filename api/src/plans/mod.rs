@@ -5,13 +5,14 @@
 mod change;
 mod error;
 mod list;
+mod on_sale;
 mod parts;
 mod put;
 mod upgrade;
 
 pub(crate) use change::PendingPlan;
 pub use error::PlansError;
-pub(crate) use list::LastList;
+pub(crate) use on_sale::OnSale;
 pub use parts::Plans;
 pub(crate) use parts::{LastChange, Parts};
 

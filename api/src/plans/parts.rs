@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use url::Url;
 
-use super::list::LastList;
+use super::on_sale::OnSale;
 use crate::facts::{Projections, Turns, Writer};
 use crate::http::throttle::Throttle;
 use crate::limits::Limits;
@@ -26,8 +26,8 @@ pub(crate) struct Parts {
     pub(crate) turns: Turns<LastChange>,
     /// Paces what users ask for themselves.
     pub(crate) own_changes: Throttle,
-    /// What is on sale, as it was read last.
-    pub(crate) last_list: LastList,
+    /// What everybody may ask for.
+    pub(crate) on_sale: OnSale,
     /// `SELF_UPGRADE`.
     pub(crate) self_upgrade: bool,
     /// `UPGRADE_URL`.

@@ -161,18 +161,18 @@ impl<'a> Fields<'a> {
 
     fn response_time_ms(&mut self) -> Option<u64> {
         let shift = self.mapping.duration_unit().shift_to_millis();
-        let notes = self.notes.len();
-        let millis = self.whole(Field::ResponseTimeMs, shift);
-        if millis.is_some() {
-            return millis;
+        let start = self.notes.len();
+        let of_millis = self.whole(Field::ResponseTimeMs, shift);
+        if of_millis.is_some() {
+            return of_millis;
         }
-        let noted = self.notes.len();
-        let millis = self.whole(Field::ResponseTimeS, 3);
-        if millis.is_some() {
+        let end = self.notes.len();
+        let of_seconds = self.whole(Field::ResponseTimeS, 3);
+        if of_seconds.is_some() {
             // The one field says what the other one does not: nothing is left out.
-            self.notes.drain(notes..noted);
+            self.notes.drain(start..end);
         }
-        millis
+        of_seconds
     }
 
     /// RFC 3339, or seconds or milliseconds since 1970.
