@@ -177,7 +177,9 @@ impl Parts {
             let own_name = if by_name { self.accounts.own_name(reporter.user).await? } else { None };
             let is_own = |user: &UserRef| match user {
                 UserRef::Id(id) => *id == reporter.user,
-                UserRef::External(external) => own_name.as_ref().is_some_and(|name| external.is_stored_as(name)),
+                UserRef::External(external) => {
+                    own_name.as_ref().is_some_and(|name| external.is_stored_as(name))
+                }
             };
             let own = |user: &Option<UserRef>| user.as_ref().is_some_and(is_own).then(|| reporter.account());
             return Ok(named.iter().map(own).collect());

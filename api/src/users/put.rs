@@ -128,7 +128,7 @@ fn may_change(user: &User, change: &UserChange) -> Result<(), UsersError> {
     let renamed = match &change.external_id {
         Change::Keep => false,
         Change::Clear => user.external_id.is_some(),
-        Change::Set(external) => user.external_id.as_deref() != Some(external.id.as_str()),
+        Change::Set(external) => !user.external_id.as_ref().is_some_and(|own| external.id.is_stored_as(own)),
     };
     let barred = change.status.is_some_and(|status| status != user.status);
     match () {
