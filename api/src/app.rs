@@ -222,7 +222,7 @@ impl Base {
             users: self.users(accounts, tasks),
             plans: self.plans(limits),
             usage: self.usage(limits),
-            metering: self.metering(limits, sealer),
+            metering: self.metering(limits, sealer, tasks),
             ingest: self.ingest(accounts, limits, sealer),
             tokens: self.tokens(sealer)?,
             health: Health::new(
@@ -276,7 +276,7 @@ impl Base {
         })
     }
 
-    fn metering(&self, limits: &Limits, sealer: &Sealer) -> Metering {
+    fn metering(&self, limits: &Limits, sealer: &Sealer, tasks: &TaskTracker) -> Metering {
         if self.config.forward_auth.id_header.is_some() && self.config.trusted_proxies.is_empty() {
             tracing::warn!("FORWARD_AUTH_ID_HEADER is set and nobody is believed: set TRUSTED_PROXIES");
         }
@@ -290,7 +290,8 @@ impl Base {
             outcomes: Outcomes::default(),
             forward_auth: self.config.forward_auth.clone(),
             proxies: self.config.trusted_proxies.clone(),
-            requests: Requests::new(self.clock.now()),
+            requests: Requests::default(),
+            tasks: tasks.clone(),
         })
     }
 

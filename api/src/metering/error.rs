@@ -27,6 +27,9 @@ pub enum MeteringError {
     /// An earlier try may have recorded the call, and it is not known yet whether it did.
     #[error("the fate of the first try is not known yet")]
     FirstTryUnknown,
+    /// A fault of this program, which the panic hook has reported.
+    #[error("the work on the call panicked")]
+    Panicked,
     /// Other completions take their time.
     #[error("other completions are still being recorded")]
     Turn(#[from] TurnTimeout),

@@ -176,16 +176,14 @@ impl Question<'_> {
             .map_err(|error| Problem::malformed(Code::MalformedHeader, error.to_string()))?;
         let now = metering.writer.now();
         let call = MeteredCall::new(&metering.rules, principal.user_id, &endpoint, Some(method), None, now);
-        let particulars = Particulars {
-            personal: Personal::of_client(
-                client_address(self.parts, &principal),
-                user_agent(&self.parts.headers),
-            ),
-            actor: None,
-        };
+        let personal =
+            Personal::of_client(client_address(self.parts, &principal), user_agent(&self.parts.headers));
         let metered = match id {
-            Some(id) => self.metering.record_once(call, &original, id, particulars).await?,
-            None => call.record(&metering.limits, &metering.sealer, event_id_at(now), particulars).await?,
+            Some(id) => self.metering.record_once(call, &original, id, personal).await?,
+            None => {
+                let particulars = Particulars { personal, actor: None };
+                call.record(&metering.limits, &metering.sealer, event_id_at(now), particulars).await?
+            }
         };
         match metered {
             Metered::Recorded(recorded) => Ok(self.admitted(&principal, &recorded)),

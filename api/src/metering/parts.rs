@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ledger::Rules;
+use tokio_util::task::TaskTracker;
 
 use super::outcomes::Outcomes;
 use super::requests::Requests;
@@ -38,6 +39,8 @@ pub(crate) struct Parts {
     pub(crate) proxies: TrustedProxies,
     /// Requests that trusted proxies asked about.
     pub(crate) requests: Requests,
+    /// Decisions about requests, which go on when nobody waits for them any more.
+    pub(crate) tasks: TaskTracker,
 }
 
 impl Metering {

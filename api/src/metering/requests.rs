@@ -5,9 +5,10 @@
 //! have recorded, by the hash that the events carry.
 //!
 //! What was refused is not remembered as an answer: a repetition is decided again, so that a larger plan shows at once,
-//! and is no second refusal if nothing has changed. What failed is not remembered at all. `once` decides.
+//! and is no second refusal if nothing has changed. Of what failed it is remembered at most that it may be in the log.
+//! `once` decides.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,31 +21,47 @@ use uuid::Uuid;
 
 use super::call::Recorded;
 
-/// Users share this many places by hash: whoever asks about many requests makes a thousandth of the others forgotten.
-const PLACES: usize = 1_024;
-/// Requests that a place remembers; the oldest make room. A request takes some 200 bytes, so all take 13 MB at most.
-const REQUESTS: usize = 64;
+/// Users share this many places by hash: whoever asks about many requests makes a few of the others forgotten.
+const PLACES: usize = 16;
+/// Requests that a place remembers. A request takes some 400 bytes, so all of them take 52 MB at most: a minute of 2,000
+/// requests a second.
+const REQUESTS_OF_PLACE: usize = 8_192;
+/// Requests of one user that are remembered; the oldest make room.
+const REQUESTS_OF_USER: usize = 4_096;
+/// Requests older than a minute that make room at once: more than come, so that few stay for long.
+const EXPIRED_AT_ONCE: usize = 4;
 /// Repetitions of a call. The next one is a call of its own: nobody has a request that is free for ever.
 const MAX_REPETITIONS: u8 = 10;
 
 /// Requests that trusted proxies asked about, with the calls that they are.
+#[derive(Default)]
 pub(crate) struct Requests {
-    places: Box<[Mutex<VecDeque<Request>>]>,
+    places: [Mutex<Place>; PLACES],
     hasher: RandomState,
-    started_at: DateTime<Utc>,
+}
+
+/// Requests of some users, in the order in which they were first asked about.
+#[derive(Default)]
+struct Place {
+    by_hash: HashMap<Uuid, Request>,
+    order: BTreeMap<u64, (UserId, Uuid)>,
+    /// Numbers in `order` of each user's requests, ascending, and of some that are gone.
+    of_user: HashMap<UserId, VecDeque<u64>>,
+    next_number: u64,
+    /// The highest sequence in the log of a call whose request was forgotten within its minute.
+    forgotten_seq: u64,
 }
 
 struct Request {
-    /// Its hash when nothing of it is used up.
-    hash: Uuid,
-    /// Calls of it whose repetitions are used up.
-    used_up: u32,
-    repetitions: u8,
+    /// Its place in the order.
+    number: u64,
     call: Arc<Call>,
 }
 
 /// The call that a request is.
 pub(super) struct Call {
+    /// Calls of the same request whose repetitions are used up.
+    pub(super) used_up: u32,
     /// Admission instant, in microseconds since 1970: that of the event, by which the projector decides too.
     at_us: AtomicI64,
     /// Held by whoever decides about it; others wait.
@@ -53,54 +70,130 @@ pub(super) struct Call {
 
 /// What became of a call that was asked for.
 pub(super) enum Fate {
-    /// Nobody has decided, or nobody knows whether a decision took effect.
+    /// Nobody has decided.
     Open,
     Refused,
+    /// The call with this id and instant may be in the log: nobody knows.
+    Unknown {
+        call_id: Uuid,
+        at: DateTime<Utc>,
+    },
+    /// It is in the log, and was asked about so many times more.
+    Recorded {
+        recorded: Recorded,
+        repetitions: u8,
+    },
+}
+
+/// What a repetition is told.
+pub(super) enum Repetition {
+    /// There is nothing to tell: it is to be decided.
+    Undecided,
     Recorded(Recorded),
+    /// It is another call.
+    UsedUp,
 }
 
 impl Requests {
-    /// Remembers nothing; this process starts now.
-    pub(crate) fn new(now: DateTime<Utc>) -> Self {
-        let places = std::iter::repeat_with(Mutex::default).take(PLACES).collect();
-        Self { places, hasher: RandomState::new(), started_at: now }
+    /// The call that a request is which is asked about now.
+    pub(super) fn ask(&self, user: UserId, hash: Uuid, now: DateTime<Utc>) -> Arc<Call> {
+        let mut place = self.place(user).lock();
+        match place.by_hash.get(&hash) {
+            Some(known) if known.call.is_of(now) => Arc::clone(&known.call),
+            _ => place.remember(user, hash, 0, now),
+        }
     }
 
-    /// The call that a request is which is asked about now, and how many of it are used up.
-    pub(super) fn ask(&self, user: UserId, hash: Uuid, now: DateTime<Utc>) -> (Arc<Call>, u32) {
-        let place = usize::try_from(self.hasher.hash_one(user) % PLACES as u64).unwrap_or_default();
-        let mut place = self.places[place].lock();
-        // What is asked about again was mostly asked about just now.
-        let known = place.iter().rposition(|request| request.hash == hash);
-        let mut used_up = 0;
-        if let Some(known) = known {
-            let request = &mut place[known];
-            if request.call.is_of(now) {
-                if request.repetitions < MAX_REPETITIONS {
-                    request.repetitions += 1;
-                    return (Arc::clone(&request.call), request.used_up);
-                }
-                used_up = request.used_up.saturating_add(1);
+    /// The call that a request is when the repetitions of this one are used up.
+    pub(super) fn ask_another(
+        &self,
+        user: UserId,
+        hash: Uuid,
+        used_up: &Arc<Call>,
+        now: DateTime<Utc>,
+    ) -> Arc<Call> {
+        let mut place = self.place(user).lock();
+        match place.by_hash.get(&hash) {
+            // Somebody else was here first.
+            Some(known) if !Arc::ptr_eq(&known.call, used_up) && known.call.is_of(now) => {
+                Arc::clone(&known.call)
             }
-            place.remove(known);
+            _ => place.remember(user, hash, used_up.used_up.saturating_add(1), now),
         }
-        let call = Arc::new(Call::at(now));
-        if place.len() >= REQUESTS {
-            place.pop_front();
-        }
-        place.push_back(Request { hash, used_up, repetitions: 0, call: Arc::clone(&call) });
-        (call, used_up)
     }
 
-    /// Tells whether a process before this one may have recorded a call of the same request.
-    pub(super) fn may_be_earlier(&self, now: DateTime<Utc>) -> bool {
-        is_same_request(self.started_at, now)
+    /// Position in the log up to which calls of this user's requests may have been forgotten here too soon.
+    pub(super) fn forgotten_seq(&self, user: UserId) -> u64 {
+        self.place(user).lock().forgotten_seq
+    }
+
+    fn place(&self, user: UserId) -> &Mutex<Place> {
+        let place = usize::try_from(self.hasher.hash_one(user) % PLACES as u64).unwrap_or_default();
+        &self.places[place]
+    }
+}
+
+impl Place {
+    fn remember(&mut self, user: UserId, hash: Uuid, used_up: u32, now: DateTime<Utc>) -> Arc<Call> {
+        if let Some(former) = self.by_hash.get(&hash) {
+            self.forget(former.number, now);
+        }
+        for _ in 0..EXPIRED_AT_ONCE {
+            match self.order.first_key_value() {
+                Some((&number, (_, oldest))) if self.is_expired(oldest, now) => self.forget(number, now),
+                _ => break,
+            }
+        }
+        if let Some(&oldest) =
+            self.of_user.get(&user).filter(|own| own.len() >= REQUESTS_OF_USER).and_then(VecDeque::front)
+        {
+            self.forget(oldest, now);
+        }
+        if self.order.len() >= REQUESTS_OF_PLACE
+            && let Some((&oldest, _)) = self.order.first_key_value()
+        {
+            self.forget(oldest, now);
+        }
+        let (number, call) = (self.next_number, Arc::new(Call::at(now, used_up)));
+        self.next_number += 1;
+        self.order.insert(number, (user, hash));
+        self.of_user.entry(user).or_default().push_back(number);
+        self.by_hash.insert(hash, Request { number, call: Arc::clone(&call) });
+        call
+    }
+
+    fn is_expired(&self, hash: &Uuid, now: DateTime<Utc>) -> bool {
+        self.by_hash.get(hash).is_none_or(|request| !request.call.is_of(now))
+    }
+
+    fn forget(&mut self, number: u64, now: DateTime<Utc>) {
+        if let Some((user, hash)) = self.order.remove(&number) {
+            if let Some(request) = self.by_hash.remove(&hash)
+                && request.call.is_of(now)
+                && let Ok(fate) = request.call.fate.try_lock()
+                && let Fate::Recorded { recorded, .. } = &*fate
+            {
+                self.forgotten_seq = self.forgotten_seq.max(recorded.seq);
+            }
+            if let Some(own) = self.of_user.get_mut(&user) {
+                while own.front().is_some_and(|number| !self.order.contains_key(number)) {
+                    own.pop_front();
+                }
+                if own.is_empty() {
+                    self.of_user.remove(&user);
+                }
+            }
+        }
     }
 }
 
 impl Call {
-    fn at(now: DateTime<Utc>) -> Self {
-        Self { at_us: AtomicI64::new(now.timestamp_micros()), fate: tokio::sync::Mutex::new(Fate::Open) }
+    fn at(now: DateTime<Utc>, used_up: u32) -> Self {
+        Self {
+            used_up,
+            at_us: AtomicI64::new(now.timestamp_micros()),
+            fate: tokio::sync::Mutex::new(Fate::Open),
+        }
     }
 
     /// Says when it was admitted, if it was.
@@ -114,79 +207,24 @@ impl Call {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use chrono::TimeDelta;
-
-    fn user(number: u128) -> UserId {
-        UserId::new(Uuid::from_u128(number))
+impl Fate {
+    /// A call that is in the log now.
+    pub(super) fn recorded(recorded: Recorded) -> Self {
+        Self::Recorded { recorded, repetitions: 0 }
     }
 
-    fn start() -> DateTime<Utc> {
-        "2026-11-30T12:00:00Z".parse().unwrap()
-    }
-
-    fn hash(number: u128) -> Uuid {
-        Uuid::from_u128(number)
-    }
-
-    #[test]
-    fn ten_repetitions_are_one_call_and_the_eleventh_is_another() {
-        let requests = Requests::new(start());
-        let ask = |at: i64| requests.ask(user(1), hash(1), start() + TimeDelta::seconds(at));
-        let (first, used_up) = ask(0);
-        assert_eq!(used_up, 0);
-        for _ in 0..10 {
-            assert!(Arc::ptr_eq(&ask(10).0, &first));
-        }
-        let (second, used_up) = ask(20);
-        assert!(!Arc::ptr_eq(&second, &first));
-        assert_eq!(used_up, 1);
-        // A minute of the second one, not of the first.
-        assert!(Arc::ptr_eq(&ask(79).0, &second));
-        let (third, used_up) = ask(80);
-        assert!(!Arc::ptr_eq(&third, &second));
-        assert_eq!(used_up, 0, "another request");
-    }
-
-    /// Whatever is asked when: calls of the same hash that this process takes for different ones are a minute apart, so
-    /// that the projector takes them for different ones too.
-    #[test]
-    fn two_calls_of_one_hash_are_never_within_a_minute() {
-        for step_s in [1, 3, 5, 6, 7, 11, 29, 31, 59, 60, 61] {
-            let requests = Requests::new(start());
-            let mut last: std::collections::HashMap<u32, (usize, DateTime<Utc>)> =
-                std::collections::HashMap::new();
-            for number in 0..2_000 {
-                let now = start() + TimeDelta::milliseconds(number * step_s * 100);
-                let (call, used_up) = requests.ask(user(1), hash(1), now);
-                let address = Arc::as_ptr(&call).addr();
-                let at = DateTime::from_timestamp_micros(call.at_us.load(Ordering::Relaxed)).unwrap();
-                if let Some((before, before_at)) = last.insert(used_up, (address, at))
-                    && (before, before_at) != (address, at)
-                {
-                    assert!(!is_same_request(before_at, at), "{step_s}: {before_at} {at}");
-                }
+    /// What is told to who asks again. Only an answer uses up a repetition.
+    pub(super) fn repeat(&mut self) -> Repetition {
+        match self {
+            Self::Recorded { recorded, repetitions } if *repetitions < MAX_REPETITIONS => {
+                *repetitions += 1;
+                Repetition::Recorded(recorded.clone())
             }
+            Self::Recorded { .. } => Repetition::UsedUp,
+            Self::Open | Self::Refused | Self::Unknown { .. } => Repetition::Undecided,
         }
-    }
-
-    #[test]
-    fn a_flood_is_bounded_and_forgets_few_of_the_others() {
-        let requests = Requests::new(start());
-        let others: Vec<_> = (0..2_000).map(|n| requests.ask(user(n), hash(n), start()).0).collect();
-        for n in 0..100_000 {
-            requests.ask(user(1 << 70), hash(1 << 64 | n), start());
-        }
-        let kept = (0..)
-            .zip(&others)
-            .filter(|(n, call)| Arc::ptr_eq(&requests.ask(user(*n), hash(*n), start()).0, call));
-        assert!(kept.count() >= 1_980, "one place in a thousand is the flood's");
-        for n in 0..1_000_000 {
-            requests.ask(user(n), hash(1 << 65 | n), start());
-        }
-        assert!(requests.places.iter().all(|place| place.lock().len() <= REQUESTS));
-        assert!(size_of::<Request>() + size_of::<Call>() <= 200, "{}", size_of::<Call>());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,6 +159,86 @@ async fn what_was_recorded_before_a_restart_counts_once_after_it() -> Result<()>
     Ok(())
 }
 
+/// The process that takes over may have been there for long: it began to decide just now.
+#[tokio::test]
+async fn what_another_process_recorded_a_moment_ago_counts_once() -> Result<()> {
+    let world = World::with(&SETTINGS).await?;
+    let user = world.user("taken-over")?;
+    for number in 0..10 {
+        ask(&user, "GET", "/api/analyze", &format!("id-{number}")).await?.expect(204)?;
+    }
+    world.wait_until_projected().await?;
+    let now = world.env.clock.now();
+    world.env.clock.set(now - TimeDelta::minutes(5));
+    let world = world.restart_api(&SETTINGS).await?;
+    world.wait_until_open().await;
+    world.env.clock.set(now + TimeDelta::seconds(1));
+    let user = world.user("taken-over")?;
+    for number in 0..10 {
+        ask(&user, "GET", "/api/analyze", &format!("id-{number}")).await?.expect(204)?;
+    }
+    ask(&user, "GET", "/api/analyze", "id-10").await?.expect(429)?;
+    assert_eq!(world.summary("taken-over").await?, (10, 10));
+    Ok(())
+}
+
+/// A page of many parts: all are asked about before any of them is asked about again.
+#[tokio::test]
+async fn hundreds_of_requests_in_flight_are_each_remembered() -> Result<()> {
+    const REQUESTS: usize = 200;
+    let world = World::with(&SETTINGS).await?;
+    let user = world.user("many")?;
+    let service = world.service()?;
+    service
+        .put("/api/users/many/plan")
+        .json(&json!({"plan": "pro", "effective": "now"}))
+        .send()
+        .await?
+        .expect(200)?;
+    let used = json!({"user_id": "many", "endpoint": "/api/x", "units": 500 - REQUESTS, "record": true});
+    service.post("/api/usage/check").json(&used).send().await?.expect(200)?;
+    let mut first = Vec::new();
+    for round in 0..2 {
+        let ids: Vec<_> = (0..REQUESTS).map(|number| format!("id-{number}")).collect();
+        let asked = ids.iter().map(|id| ask(&user, "GET", "/api/x", id));
+        let answers = futures_util::future::try_join_all(asked).await?;
+        let mut calls = Vec::new();
+        for answer in answers {
+            let answer = answer.expect(204)?;
+            calls.push(answer.header("x-usage-call-id").context("a call")?.to_owned());
+        }
+        if round == 0 {
+            first = calls;
+        } else {
+            assert_eq!(calls, first);
+        }
+    }
+    ask(&user, "GET", "/api/x", "another").await?.expect(429)?;
+    assert_eq!(world.summary("many").await?, (500, 0));
+    Ok(())
+}
+
+/// In shadow mode a call that is found again says what it said.
+#[tokio::test]
+async fn in_shadow_mode_a_call_found_again_would_still_be_blocked() -> Result<()> {
+    let settings = [SETTINGS[0], SETTINGS[1], ("ENFORCEMENT", "shadow")];
+    let world = World::with(&settings).await?;
+    let user = world.user("shadowed")?;
+    for number in 0..11 {
+        let answer = ask(&user, "GET", "/api/analyze", &format!("id-{number}")).await?.expect(204)?;
+        assert_eq!(answer.header("x-usage-would-block"), (number == 10).then_some("analyze"));
+    }
+    world.wait_until_projected().await?;
+    let world = world.restart_api(&settings).await?;
+    world.wait_until_open().await;
+    let user = world.user("shadowed")?;
+    let again = ask(&user, "GET", "/api/analyze", "id-10").await?.expect(204)?;
+    assert_eq!(again.header("x-usage-would-block"), Some("analyze"));
+    assert_eq!(again.header("x-usage-used"), Some("11"));
+    assert_eq!(world.summary("shadowed").await?, (11, 11));
+    Ok(())
+}
+
 #[tokio::test]
 async fn only_trusted_proxies_name_requests() -> Result<()> {
     let elsewhere = [("TRUSTED_PROXIES", "203.0.113.0/24"), SETTINGS[1]];
