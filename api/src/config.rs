@@ -185,7 +185,7 @@ impl ApiConfig {
             max_unprojected: vars.parsed("MAX_UNPROJECTED", "a number of units")?.unwrap_or(1_000_000),
             upgrade_url: vars.parsed("UPGRADE_URL", "an absolute URL")?,
             providers: ProviderUrls::read(&get)?,
-            rules: rules.with_encoded_slash(vars.encoded_slash()?),
+            rules,
             forward_auth: ForwardAuth {
                 id_header: vars.id_header()?,
                 preflight: vars.parsed("FORWARD_AUTH_PREFLIGHT", "check or pass")?.unwrap_or_default(),
@@ -212,10 +212,10 @@ impl ApiConfig {
     }
 }
 
-/// Reads `ENCODED_SLASH` alone: what reading a file of rules needs.
+/// Reads `ENCODED_SLASH`, which belongs to the rules: whoever reads those reads it.
 pub fn encoded_slash(get: &dyn Fn(&str) -> Option<String>) -> Result<EncodedSlash, ConfigError> {
     let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
-    Vars(&get).encoded_slash()
+    Ok(Vars(&get).parsed("ENCODED_SLASH", "refuse or keep")?.unwrap_or_default())
 }
 
 impl LogSettings {
@@ -291,10 +291,6 @@ impl Vars<'_> {
                 item.parse().map_err(|_| ConfigError::Invalid { variable, reason })
             })
             .collect()
-    }
-
-    fn encoded_slash(&self) -> Result<EncodedSlash, ConfigError> {
-        Ok(self.parsed("ENCODED_SLASH", "refuse or keep")?.unwrap_or_default())
     }
 
     fn id_header(&self) -> Result<Option<HeaderName>, ConfigError> {
@@ -471,18 +467,27 @@ mod tests {
         assert_eq!(config.forward_auth.preflight, Preflight::Check);
         let config = read_api("FORWARD_AUTH_PREFLIGHT", "pass").unwrap();
         assert_eq!((config.forward_auth.preflight, config.forward_auth.id_header), (Preflight::Pass, None));
-        let kept = read_api("ENCODED_SLASH", "keep").unwrap();
-        assert_eq!(kept.rules.endpoint("/a%2fb").unwrap().as_str(), "/a%2Fb");
         for (name, value, says) in [
             ("FORWARD_AUTH_ID_HEADER", "X Id", "it must be the name of a header"),
             ("FORWARD_AUTH_ID_HEADER", "Authorization", "another meaning"),
             ("FORWARD_AUTH_ID_HEADER", "x-forwarded-for", "another meaning"),
             ("FORWARD_AUTH_PREFLIGHT", "true", "it must be check or pass"),
-            ("ENCODED_SLASH", "decode", "it must be refuse or keep"),
         ] {
             let error = read_api(name, value).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.starts_with(&format!("{name} cannot be used")) && error.contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn an_escaped_slash_is_refused_or_kept() {
+        let read = |value: &'static str| encoded_slash(&move |_| Some(value.to_owned()));
+        for (value, expected) in
+            [("", EncodedSlash::Refuse), ("refuse", EncodedSlash::Refuse), ("keep", EncodedSlash::Keep)]
+        {
+            assert_eq!(read(value).unwrap(), expected, "{value:?}");
+        }
+        let error = read("decode").unwrap_err().to_string();
+        assert_eq!(error, "ENCODED_SLASH cannot be used: it must be refuse or keep");
     }
 
     #[test]

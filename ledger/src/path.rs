@@ -276,15 +276,12 @@ fn hex_digit(byte: u8) -> Option<u8> {
 }
 
 fn refuse_ambiguous(segment: &str) -> Result<(), PathError> {
-    let parameters = [segment.find(';'), segment.find("%3B")].into_iter().flatten().min();
-    if parameters.is_some_and(|at| matches!(&segment[..at], "." | "..")) {
+    let is_dots = |part: &str| matches!(without_parameters(part), "." | "..");
+    if without_parameters(segment).len() < segment.len() && is_dots(segment) {
         return Err(PathError::DotSegmentWithParameters);
     }
-    if segment.contains("%2F") {
-        let parts = segment.split("%2F").map(|part| part.split(';').next().unwrap_or_default());
-        if parts.into_iter().any(|part| matches!(part, "." | "..")) {
-            return Err(PathError::DotSegmentBesideEncodedSlash);
-        }
+    if segment.contains("%2F") && segment.split("%2F").any(is_dots) {
+        return Err(PathError::DotSegmentBesideEncodedSlash);
     }
     if segment.contains('%') {
         let decoded: Vec<u8> = percent_encoding::percent_decode_str(segment).collect();
@@ -293,6 +290,12 @@ fn refuse_ambiguous(segment: &str) -> Result<(), PathError> {
         }
     }
     Ok(())
+}
+
+/// What is before the first semicolon, as it is or escaped.
+fn without_parameters(part: &str) -> &str {
+    let end = [part.find(';'), part.find("%3B")].into_iter().flatten().min();
+    &part[..end.unwrap_or(part.len())]
 }
 
 /// Whether the bytes encode an ASCII character in two, three or four bytes instead of one. Other invalid UTF-8 is left

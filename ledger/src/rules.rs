@@ -135,7 +135,7 @@ impl Rules {
     /// Reads rules from TOML, in whose paths an escaped slash is treated as in calls:
     ///
     /// ```toml
-    /// case_sensitive = false   # true: /api/Analyze is not /api/analyze, nor get GET
+    /// case_sensitive = false   # true: /api/Analyze is not /api/analyze, nor get GET, nor /x/ the /x of a match
     ///
     /// [[rule]]
     /// match = "/api/analyze*"  # a path, or with a star at the end all that begin so
@@ -251,9 +251,19 @@ impl Pattern {
     }
 
     fn matches(&self, key: &[u8], case: Case) -> bool {
-        let compared = if self.is_prefix { key.get(..self.key.len()) } else { Some(key) };
-        compared.is_some_and(|key| case.equal(key, &self.key))
+        if self.is_prefix {
+            return key.get(..self.key.len()).is_some_and(|key| case.equal(key, &self.key));
+        }
+        match case {
+            // Whoever is lenient about letters is about a slash at the end.
+            Case::Ignored => case.equal(without_last_slash(key), without_last_slash(&self.key)),
+            Case::Sensitive => case.equal(key, &self.key),
+        }
     }
+}
+
+fn without_last_slash(key: &[u8]) -> &[u8] {
+    key.strip_suffix(b"/").unwrap_or(key)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use api::config::encoded_slash;
 use api::{ApiConfig, AppHandle};
 use ledger::Rules;
 use ledger_worker::{WorkerConfig, WorkerError};
@@ -191,7 +192,8 @@ impl Env {
             };
             Some(set.unwrap_or(usual).to_owned())
         };
-        Ok(ApiConfig::read(&get, Rules::default(), self.clock.clone())?)
+        let rules = Rules::default().with_encoded_slash(encoded_slash(&get)?);
+        Ok(ApiConfig::read(&get, rules, self.clock.clone())?)
     }
 
     /// The configuration of a worker in these surroundings.

@@ -2,18 +2,26 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use chrono::{DateTime, TimeDelta, Utc};
+use events::REQUESTS_KEPT;
 use ledger::{Month, UserId};
 use sqlx::{Connection, PgConnection};
 use store::Schema;
 use store::projection::checkpoint::{self, Checkpoint};
 use store::projection::erased_users;
 use store::projection::partitions::{self, Partition};
-use store::projection::producers;
+use store::projection::{producers, requests};
 
 use crate::error::chain;
 
 use super::apply::{Applied, ApplyError, Target, apply_all};
 use super::ready::Batch;
+
+/// Time of the log after which forgotten requests are deleted: not with every batch, since each time PostgreSQL walks
+/// over those that it has deleted and not yet cleared away.
+const FORGETTING_INTERVAL: TimeDelta = TimeDelta::seconds(10);
+/// Most requests that are deleted at a time: 10,000 a second are kept up with.
+const FORGOTTEN_AT_ONCE: usize = 100_000;
 
 /// Applies batches from a checkpoint on, whichever schema the connection sees.
 #[derive(Debug)]
@@ -112,6 +120,9 @@ impl Applier {
             stream_created: self.checkpoint.stream_created,
             events: stored.events + batch.parsed.events(),
         };
+        if let (Some(before), Some(now)) = (stored.frame_time, new.frame_time) {
+            forget_requests(&mut tx, before, now).await?;
+        }
         checkpoint::advance(&mut tx, self.schema, self.partition, old_seq, &new).await?;
         tx.commit().await.map_err(store::Error::from)?;
         self.checkpoint = new;
@@ -119,4 +130,18 @@ impl Applier {
         self.erased = Some(erased);
         Ok(applied)
     }
+}
+
+/// Deletes requests that nobody asks for any more, when the log's time has come to another stretch of
+/// [`FORGETTING_INTERVAL`]. What counts does not depend on it: those that are still there are passed over all the same.
+async fn forget_requests(
+    conn: &mut PgConnection,
+    before: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<(), store::Error> {
+    let stretch = |at: DateTime<Utc>| at.timestamp().div_euclid(FORGETTING_INTERVAL.num_seconds());
+    if stretch(before) == stretch(now) {
+        return Ok(());
+    }
+    requests::forget(conn, now - REQUESTS_KEPT, FORGOTTEN_AT_ONCE).await
 }

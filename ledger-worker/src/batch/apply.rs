@@ -7,7 +7,8 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
+use events::LastCall;
 use ledger::{Month, UserId};
 use sqlx::PgConnection;
 use store::projection::completions::{self, Completion, OpenCall};
@@ -24,11 +25,7 @@ use super::audited;
 use super::fault::EventFault;
 use super::item::Item;
 use super::parse::Parsed;
-use super::prepare::{Exclude, Prepared, Segment, count, rollup_delta, start_of_hour};
-
-/// Time for which a request is remembered: longer than it takes until a call of it can be in the log, with all retries
-/// of its frame, and [`events::SAME_REQUEST`].
-const REQUESTS_KEPT: TimeDelta = TimeDelta::hours(1);
+use super::prepare::{Exclude, Prepared, Segment, count, last_call, rollup_delta, start_of_hour};
 
 /// Result of applying.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -262,7 +259,7 @@ impl Step<'_> {
     async fn stored_calls_of(
         &self,
         conn: &mut PgConnection,
-        requests: &HashMap<uuid::Uuid, DateTime<Utc>>,
+        requests: &HashMap<uuid::Uuid, LastCall>,
     ) -> Result<HashSet<(uuid::Uuid, DateTime<Utc>)>, store::Error> {
         let calls = self.parsed.items()[self.items.clone()].iter().filter_map(|item| match item {
             Item::Call(call) if call.request.is_some_and(|request| requests.contains_key(&request)) => {
@@ -387,16 +384,11 @@ async fn claim(conn: &mut PgConnection, all: &Prepared) -> Result<HashSet<uuid::
     }
 }
 
-/// Claims all requests, and forgets as many old ones and more; answers those that were claimed before, with the times
-/// of their last calls, and has claimed none then.
+/// Claims all requests; answers those that were claimed before, with their last calls, and has claimed none then.
 async fn claim_requests(
     conn: &mut PgConnection,
     all: &Prepared,
-) -> Result<HashMap<uuid::Uuid, DateTime<Utc>>, store::Error> {
-    // By the calls' own time, and by the oldest of them: what one wrong clock says must not forget others' requests.
-    if let Some(oldest) = all.requests.iter().map(|claim| claim.created_at).min() {
-        requests::forget(conn, oldest - REQUESTS_KEPT, 2 * all.requests.len()).await?;
-    }
+) -> Result<HashMap<uuid::Uuid, LastCall>, store::Error> {
     savepoint::open(conn, Savepoint::Step).await?;
     match requests::copy(conn, &all.requests).await {
         Ok(()) => {
@@ -406,7 +398,8 @@ async fn claim_requests(
         Err(error) if error.conflict() == Some(&Constraint::RequestClaim) => {
             savepoint::undo(conn, Savepoint::Step).await?;
             let hashes: Vec<_> = all.requests.iter().map(|claim| claim.request).collect();
-            Ok(requests::find(conn, &hashes).await?.into_iter().collect())
+            let found = requests::find(conn, &hashes).await?;
+            Ok(found.iter().map(|claim| (claim.request, last_call(claim))).collect())
         }
         Err(error) => Err(error),
     }

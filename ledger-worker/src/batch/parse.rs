@@ -107,14 +107,19 @@ impl Parsed {
     /// The dead letter that an item becomes.
     pub(super) fn dead_letter(&self, item: &Item, fault: &EventFault) -> DeadLetter {
         let position = item.position();
-        let frame = self.frame_times.binary_search_by_key(&position.seq, |(seq, _)| *seq);
         DeadLetter {
             position,
             event_type: item.event_type().to_owned(),
             reason: fault.reason(),
             detail: fault.to_string(),
-            recorded_at: frame.map(|at| self.frame_times[at].1).unwrap_or_default(),
+            recorded_at: self.stored_at(position),
         }
+    }
+
+    /// Time at which the log stored the frame at this position.
+    pub(super) fn stored_at(&self, position: Position) -> DateTime<Utc> {
+        let frame = self.frame_times.binary_search_by_key(&position.seq, |(seq, _)| *seq);
+        frame.map(|at| self.frame_times[at].1).unwrap_or_default()
     }
 
     fn frame(&mut self, frame: &RawFrame, only: Option<u16>, keys: &KnownDataKeys) {

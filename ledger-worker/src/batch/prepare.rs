@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use events::LastCall;
 use ledger::{Category, Month, UserId};
 use store::Position;
 use store::projection::claims::Claim;
@@ -27,7 +28,7 @@ pub struct Exclude {
     /// Claims of earlier events.
     pub claims: HashSet<Uuid>,
     /// Requests that were claimed before, and the times of their last calls.
-    pub requests: HashMap<Uuid, DateTime<Utc>>,
+    pub requests: HashMap<Uuid, LastCall>,
     /// Stored calls, by id and time.
     pub rows: HashSet<(Uuid, DateTime<Utc>)>,
     /// Months that were closed before these items: what a statement lists is not reset any more.
@@ -182,13 +183,14 @@ impl<'a> Builder<'a> {
     /// Claims the call's request, if it has one; `false` when another call of the same request was before it.
     fn claim_request(&mut self, call: &Call) -> bool {
         let Some(request) = call.request else { return true };
-        let claimed = self.requests.get(&request).map(|claim| claim.created_at);
+        let (created_at, stored_at) = (call.created_at, self.parsed.stored_at(call.position));
+        let claimed = self.requests.get(&request).map(last_call);
         let claimed = claimed.or_else(|| self.exclude.requests.get(&request).copied());
-        if claimed.is_some_and(|at| events::is_same_request(at, call.created_at)) {
+        if claimed.is_some_and(|last| last.is_same(&LastCall { created_at, stored_at })) {
             return false;
         }
-        let (created_at, call_id, log_seq) = (call.created_at, call.id, call.position.seq);
-        self.requests.insert(request, RequestClaim { request, created_at, call_id, log_seq });
+        let (call_id, log_seq) = (call.id, call.position.seq);
+        self.requests.insert(request, RequestClaim { request, created_at, call_id, log_seq, stored_at });
         true
     }
 
@@ -253,6 +255,11 @@ impl<'a> Builder<'a> {
             .collect();
         prepared
     }
+}
+
+/// The call that has claimed a request.
+pub(super) fn last_call(claim: &RequestClaim) -> LastCall {
+    LastCall { created_at: claim.created_at, stored_at: claim.stored_at }
 }
 
 /// Adds a counted call to a summary.

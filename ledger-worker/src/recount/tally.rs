@@ -1,13 +1,13 @@
 //! Counting the log in memory, as the projector counts it into the tables.
 //!
 //! Memory: an entry for every user's month and hour with calls; 17 to 40 bytes for every id that a client chose, for
-//! ever; as much for every call of our own of the last two days, and for every request of a proxy's of the last two
-//! hours; some 100 bytes for a call whose end is not known yet, of the last four hours.
+//! ever; as much for every call of our own of the last two days, and for every request of a proxy's of the last twenty
+//! minutes; some 100 bytes for a call whose end is not known yet, of the last four hours.
 
 use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use events::{ApiCalled, Body, CallCompleted, Event, EventErrorKind};
+use events::{ApiCalled, Body, CallCompleted, Event, EventErrorKind, LastCall, REQUESTS_KEPT};
 use ledger::{Category, Month, UserId};
 use nats::RawFrame;
 use store::Position;
@@ -21,8 +21,6 @@ use super::recent::{IdMap, IdSet, Recent};
 const OWN_IDS_PERIOD: TimeDelta = TimeDelta::hours(25);
 /// Time for which a call is remembered until it ends. It can be completed for an hour.
 const OPEN_CALLS_PERIOD: TimeDelta = TimeDelta::hours(2);
-/// Time for which a proxy's request is remembered. Its calls come within minutes of each other.
-const REQUESTS_PERIOD: TimeDelta = TimeDelta::hours(1);
 const HOUR_US: i64 = 3_600_000_000;
 const CATEGORIES: [Category; 3] = [Category::Analyze, Category::Auth, Category::Other];
 /// The last 48 bits of an id.
@@ -39,12 +37,14 @@ pub(crate) struct Tally {
     hours: IdMap<u64, Bucket>,
     claims: IdSet<u128>,
     own_ids: Recent<()>,
-    /// Times of the last calls of proxies' requests.
-    requests: Recent<DateTime<Utc>>,
+    /// The last calls of proxies' requests.
+    requests: Recent<LastCall>,
     open_calls: Recent<OpenCall>,
     closed: BTreeSet<Month>,
     unmatched: Vec<Unmatched>,
     events: u64,
+    /// Time at which the log stored the last frame.
+    log_time: DateTime<Utc>,
     earlier_build: Option<u64>,
     /// The audit chains, if they are asked for.
     audit: Option<Audit>,
@@ -109,11 +109,12 @@ impl Tally {
             hours: IdMap::default(),
             claims: IdSet::default(),
             own_ids: Recent::new(OWN_IDS_PERIOD),
-            requests: Recent::new(REQUESTS_PERIOD),
+            requests: Recent::new(REQUESTS_KEPT),
             open_calls: Recent::new(OPEN_CALLS_PERIOD),
             closed: BTreeSet::new(),
             unmatched: Vec::new(),
             events: 0,
+            log_time: DateTime::default(),
             earlier_build: None,
             audit: None,
             last_hour: (i64::MIN, Month::FIRST),
@@ -157,6 +158,7 @@ impl Tally {
 
     /// Counts a frame. What can't be decoded is a dead letter and counts nothing.
     pub(crate) fn frame(&mut self, frame: &RawFrame) {
+        self.log_time = frame.time;
         self.own_ids.advance(frame.time);
         self.requests.advance(frame.time);
         self.open_calls.advance(frame.time);
@@ -293,12 +295,12 @@ impl Tally {
         }
     }
 
-    /// Whether no call of this request was within a minute of this time; the call is the request's last one then.
-    fn is_another_request(&mut self, request: Uuid, at: DateTime<Utc>) -> bool {
-        let last = self.requests.get_mut(request.as_u128());
-        let is_another = last.is_none_or(|last| (at - *last).abs() >= TimeDelta::minutes(1));
+    /// Whether the last call of this request is another one; the call is the request's last one then.
+    fn is_another_request(&mut self, request: Uuid, created_at: DateTime<Utc>) -> bool {
+        let call = LastCall { created_at, stored_at: self.log_time };
+        let is_another = self.requests.get_mut(request.as_u128()).is_none_or(|last| !last.is_same(&call));
         if is_another {
-            self.requests.put(request.as_u128(), at);
+            self.requests.put(request.as_u128(), call);
         }
         is_another
     }

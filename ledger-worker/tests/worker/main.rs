@@ -14,6 +14,7 @@ mod outages;
 mod periods;
 mod personal;
 mod rebuild;
+mod requests;
 mod rollover;
 mod sealed;
 mod summaries;

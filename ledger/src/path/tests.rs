@@ -181,8 +181,22 @@ fn a_kept_slash_is_a_character_of_its_segment() {
         assert_eq!(keep(path).as_deref(), Ok(expected), "{path}");
         assert_eq!(keep(expected).as_deref(), Ok(expected), "{path}");
     }
-    for path in ["/a%2F..", "/..%2fa", "/a%2F.%2Fb", "/a%2F%2e%2e%2Fb", "/a%2f..;x%2fb", "/%2F.", "/a/.%2F"] {
+    for path in [
+        "/a%2F..",
+        "/..%2fa",
+        "/a%2F.%2Fb",
+        "/a%2F%2e%2e%2Fb",
+        "/a%2f..;x%2fb",
+        "/a%2F..%3Bx%2Fb",
+        "/a%2f%2e%2e%3bx;y%2fb",
+        "/a%2F.%3B",
+        "/%2F.",
+        "/a/.%2F",
+    ] {
         assert_eq!(keep(path), Err(PathError::DotSegmentBesideEncodedSlash), "{path}");
+    }
+    for path in ["/..;x%2Fb", "/..%3Bx%2Fb", "/.%3bx"] {
+        assert_eq!(keep(path), Err(PathError::DotSegmentWithParameters), "{path}");
     }
     for (path, expected) in [
         ("/a%5Cb", PathError::Backslash),

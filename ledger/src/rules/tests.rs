@@ -169,6 +169,38 @@ fn case_is_ignored_unless_it_is_not() {
     }
 }
 
+/// A path that a rule names in full, in each way in which a lenient server may read it.
+#[test]
+fn a_slash_at_the_end_escapes_no_rule_unless_it_shall() {
+    let toml = |head: &str| {
+        format!(
+            "{head}\nrule = [{{ match = \"/v1/chat\", category = \"analyze\" }}, \
+             {{ match = \"/v1/images/\", category = \"analyze\" }}, {{ match = \"/\", category = \"auth\" }}]"
+        )
+    };
+    let lenient = from_toml(&toml("")).unwrap();
+    let strict = from_toml(&toml("case_sensitive = true")).unwrap();
+    for (path, expected, strictly) in [
+        ("/v1/chat", Category::Analyze, Category::Analyze),
+        ("/v1/chat/", Category::Analyze, Category::Other),
+        ("/v1/chat//", Category::Analyze, Category::Other),
+        ("/V1/Chat/?x", Category::Analyze, Category::Other),
+        ("/v1/chat/.", Category::Analyze, Category::Other),
+        ("/v1/chat/x/..", Category::Analyze, Category::Other),
+        ("/v1/chat/;x", Category::Analyze, Category::Other),
+        ("/v1/images", Category::Analyze, Category::Other),
+        ("/v1/images/", Category::Analyze, Category::Analyze),
+        ("/", Category::Auth, Category::Auth),
+        ("//", Category::Auth, Category::Auth),
+        ("/v1/chat/x", Category::Other, Category::Other),
+        ("/v1/chats", Category::Other, Category::Other),
+        ("/v1", Category::Other, Category::Other),
+    ] {
+        assert_eq!(classify(&lenient, None, path, None).category, expected, "{path}");
+        assert_eq!(classify(&strict, None, path, None).category, strictly, "{path}");
+    }
+}
+
 #[test]
 fn a_named_endpoint_is_one_whatever_its_case_and_another_is_as_it_was_called() {
     let rules = from_toml("rule = [{ match = \"/v1/chat\", endpoint = \"chat\" }]").unwrap();

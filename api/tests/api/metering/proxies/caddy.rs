@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use testkit::World;
 
-use super::{Backend, NAMED, Proxy, TRUSTED, example, free_port};
+use super::{Backend, NAMED, Proxy, TRUSTED, example, free_port, heard_of_forged_callers};
 
 /// Caddy with the example's configuration, changed by `change`.
 async fn start(world: &World, backend: &Backend, change: impl Fn(String) -> String) -> Result<Proxy> {
@@ -79,5 +79,22 @@ async fn one_request_counts_once_though_its_error_is_handled_behind_the_ledger()
             assert_eq!(world.summary("away").await?, (10, 10));
         }
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_says_to_the_backend_who_they_are() -> Result<()> {
+    let world = World::with(&[TRUSTED, NAMED, ("FORWARD_AUTH_PREFLIGHT", "pass")]).await?;
+    let backend = Backend::start().await?;
+    let proxy = start(&world, &backend, |config| config).await?;
+    let user = proxy.user(&world, "honest")?;
+    let [call, preflight] = heard_of_forged_callers(&proxy.client()?, &user).await?;
+    let id = world.user_id("honest").await?.to_string();
+    let (said, call_id) = call.split_once(' ').context("user and call")?;
+    assert_eq!((said, call_id.len()), (id.as_str(), 36), "{call}");
+    // Before 2.7 Caddy writes the name of what the ledger did not say.
+    let unsaid = " {http.reverse_proxy.header.X-User-Id} {http.reverse_proxy.header.X-Usage-Call-Id}";
+    let of_caddy = preflight.split(' ').all(|part| part.is_empty() || unsaid.contains(part));
+    assert!(of_caddy, "{preflight}");
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! A real Envoy asks with `ext_authz`.
 
-use anyhow::Result;
-use testkit::World;
+use anyhow::{Context, Result};
+use testkit::{Role, World};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Backend, Proxy, TRUSTED, example, free_port};
+use super::{Backend, Proxy, TRUSTED, example, free_port, heard_of_forged_callers};
 
 /// Envoy's own id of a request.
 const NAMED: (&str, &str) = ("FORWARD_AUTH_ID_HEADER", "x-request-id");
@@ -74,5 +75,49 @@ async fn one_request_counts_once_through_two_envoys() -> Result<()> {
             assert_eq!(world.summary("meshed").await?, (10, 10));
         }
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_says_to_the_backend_who_they_are() -> Result<()> {
+    let world = World::with(&[TRUSTED, NAMED, ("FORWARD_AUTH_PREFLIGHT", "pass")]).await?;
+    let backend = Backend::start().await?;
+    let proxy = start(&world, &backend.url, with_preflights).await?;
+    let user = proxy.user(&world, "honest")?;
+    let [call, preflight] = heard_of_forged_callers(&proxy.client()?, &user).await?;
+    let id = world.user_id("honest").await?.to_string();
+    let (said, call_id) = call.split_once(' ').context("user and call")?;
+    assert_eq!((said, call_id.len()), (id.as_str(), 36), "{call}");
+    assert_eq!(preflight, " ", "nobody and no call");
+    Ok(())
+}
+
+/// The ledger hears of preflights, as it does not in the example.
+fn with_preflights(config: String) -> String {
+    let one = "                - { exact: user-agent }\n";
+    let further = ["origin", "access-control-request-method"].map(|name| one.replace("user-agent", name));
+    config.replace(one, &(one.to_owned() + &further.concat()))
+}
+
+/// No client library sends one.
+#[tokio::test]
+async fn envoy_refuses_a_raw_fragment() -> Result<()> {
+    let world = World::with(&[TRUSTED, NAMED]).await?;
+    let backend = Backend::start().await?;
+    let envoy = start(&world, &backend.url, |config| config).await?;
+    let token = world.env.token("fragment", Role::User);
+    let address = envoy.url.strip_prefix("http://").context("an address")?;
+    for (path, status) in [("/other#/../api/analyze", 400), ("/api/analyze#x", 400), ("/other?x=%23", 200)] {
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+    }
+    assert_eq!(backend.passed(), 1);
+    assert_eq!(world.summary("fragment").await?, (1, 0));
     Ok(())
 }

@@ -111,7 +111,35 @@ async fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port())
 }
 
-/// A backend: it knows no path that holds `missing`, has nginx serve `accel`, and else answers whose request it was.
+/// The configuration with the lines in effect that it holds as a comment, `#` before a line without a blank.
+fn uncommented(config: &str) -> String {
+    let in_effect = config.lines().map(|line| {
+        let code = line.trim_start();
+        match code.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') || rest.starts_with("    ") => {
+                format!("{}{rest}", &line[..line.len() - code.len()])
+            }
+            _ => line.to_owned(),
+        }
+    });
+    in_effect.collect::<Vec<_>>().join("\n") + "\n"
+}
+
+/// What the backend hears of who calls when a client says that it is another: of a call, and of a preflight that the
+/// ledger passes without knowing anybody.
+async fn heard_of_forged_callers(client: &Client, user: &Client) -> Result<[String; 2]> {
+    let forged = |client: &Client, method: axum::http::Method| {
+        let request = client.request(method, "/api/x").header("X-User-Id", "forged");
+        request.header("X-Usage-Call-Id", "forged").header("X-Say-Call", "1")
+    };
+    let call = forged(user, axum::http::Method::GET).send().await?.expect(200)?;
+    let preflight = forged(client, axum::http::Method::OPTIONS).header("Origin", "https://a.example");
+    let preflight = preflight.header("Access-Control-Request-Method", "PUT").send().await?.expect(200)?;
+    Ok([call.text(), preflight.text()])
+}
+
+/// A backend: it knows no path that holds `missing`, has nginx serve `accel`, and else answers whose request it was,
+/// and on demand which call.
 struct Backend {
     url: String,
     passed: Arc<AtomicUsize>,
@@ -151,8 +179,15 @@ fn answer(request: &Request) -> Response {
     if path.contains("accel") {
         return [("x-accel-redirect", "/kept/page.html")].into_response();
     }
-    let user = request.headers().get("x-user-id").and_then(|value| value.to_str().ok());
-    user.unwrap_or_default().to_owned().into_response()
+    let said = |name| {
+        let values = request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.collect::<Vec<_>>().join(",")
+    };
+    let mut text = said("x-user-id");
+    if request.headers().contains_key("x-say-call") {
+        text = format!("{text} {}", said("x-usage-call-id"));
+    }
+    text.into_response()
 }
 
 /// Waits until the user's summary has this total; what counts twice has more.

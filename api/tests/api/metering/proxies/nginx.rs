@@ -3,7 +3,9 @@
 use anyhow::{Context, Result};
 use testkit::{Client, World};
 
-use super::{Backend, NAMED, Proxy, TRUSTED, counted, example, free_port};
+use super::{
+    Backend, NAMED, Proxy, TRUSTED, counted, example, free_port, heard_of_forged_callers, uncommented,
+};
 
 /// Four ways of an internal redirect, each of which asks again. `www` holds the pages.
 const REDIRECTS: &str = r"
@@ -154,5 +156,37 @@ async fn ingress_nginx_names_the_request_by_its_url() -> Result<()> {
         user.get("/api/analyze").header("Host", host).send().await?.expect(403)?;
     }
     assert_eq!(world.summary("behind-ingress").await?, (10, 10));
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_says_to_the_backend_who_they_are() -> Result<()> {
+    let world = World::with(&[TRUSTED, NAMED, ("FORWARD_AUTH_PREFLIGHT", "pass")]).await?;
+    let backend = Backend::start().await?;
+    let proxy = start(&world, &backend, str::to_owned).await?;
+    let user = proxy.user(&world, "honest")?;
+    let [call, preflight] = heard_of_forged_callers(&proxy.client()?, &user).await?;
+    let id = world.user_id("honest").await?.to_string();
+    let (said, call_id) = call.split_once(' ').context("user and call")?;
+    assert_eq!((said, call_id.len()), (id.as_str(), 36), "{call}");
+    assert_eq!(preflight, " ", "nobody and no call");
+    Ok(())
+}
+
+/// The block that answers preflights, which is a comment in the example, is one that nginx takes.
+#[tokio::test]
+async fn nginx_answers_preflights_by_itself_where_it_is_told_to() -> Result<()> {
+    let world = World::with(&[TRUSTED, NAMED]).await?;
+    let backend = Backend::start().await?;
+    let nginx = start(&world, &backend, uncommented).await?;
+    let preflight = nginx.client()?.request(axum::http::Method::OPTIONS, "/api/analyze");
+    let preflight = preflight.header("Origin", "https://a.example");
+    let answer = preflight.header("Access-Control-Request-Method", "POST").send().await?.expect(204)?;
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example.com"));
+    assert!(answer.header("access-control-allow-methods").is_some_and(|methods| methods.contains("PUT")));
+    assert_eq!(backend.passed(), 0);
+    nginx.client()?.get("/api/analyze").send().await?.expect(401)?;
+    nginx.user(&world, "other-origin")?.get("/api/analyze").send().await?.expect(200)?;
+    assert_eq!(world.summary("other-origin").await?, (1, 1));
     Ok(())
 }
