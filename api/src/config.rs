@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::http::{HeaderName, header};
+use axum::http::HeaderName;
 use data_keys::KeyConfig;
 use ipnet::IpNet;
 use ledger::{Clock, EncodedSlash, Rules};
@@ -15,20 +15,11 @@ use url::Url;
 
 use crate::auth::{ISSUER, JwtSettings};
 use crate::http::client::TrustedProxies;
+use crate::http::proxied;
 use crate::http::serve::Bounds;
 
 /// Fewer bytes of secret than HS256's hash has would make the secret the weakest part (RFC 7518 §3.2).
 const MIN_SECRET_BYTES: usize = 32;
-
-/// Headers that a proxy passes on from the client, so that none of them can be its own id of a request.
-const NO_IDS: [HeaderName; 6] = [
-    header::AUTHORIZATION,
-    header::COOKIE,
-    header::HOST,
-    header::USER_AGENT,
-    header::CONTENT_LENGTH,
-    HeaderName::from_static("x-forwarded-for"),
-];
 
 /// Everything that [`crate::run`] needs. The variable behind a field is named in its documentation.
 #[derive(Clone)]
@@ -297,7 +288,7 @@ impl Vars<'_> {
         const VARIABLE: &str = "FORWARD_AUTH_ID_HEADER";
         let name = self.parsed(VARIABLE, "the name of a header, like X-Ledger-Request-Id")?;
         match name {
-            Some(name) if NO_IDS.contains(&name) => Err(ConfigError::Invalid {
+            Some(name) if proxied::has_another_meaning(&name) => Err(ConfigError::Invalid {
                 variable: VARIABLE,
                 reason: "that header has another meaning; use one that the proxy makes for this, like \
                          X-Ledger-Request-Id"
@@ -471,6 +462,11 @@ mod tests {
             ("FORWARD_AUTH_ID_HEADER", "X Id", "it must be the name of a header"),
             ("FORWARD_AUTH_ID_HEADER", "Authorization", "another meaning"),
             ("FORWARD_AUTH_ID_HEADER", "x-forwarded-for", "another meaning"),
+            ("FORWARD_AUTH_ID_HEADER", "X-Original-URI", "another meaning"),
+            ("FORWARD_AUTH_ID_HEADER", "x-original-url", "another meaning"),
+            ("FORWARD_AUTH_ID_HEADER", "X-Original-Method", "another meaning"),
+            ("FORWARD_AUTH_ID_HEADER", "X-Forwarded-Uri", "another meaning"),
+            ("FORWARD_AUTH_ID_HEADER", "X-Forwarded-Method", "another meaning"),
             ("FORWARD_AUTH_PREFLIGHT", "true", "it must be check or pass"),
         ] {
             let error = read_api(name, value).err().map(|error| error.to_string()).unwrap_or_default();

@@ -11,6 +11,7 @@ pub mod idempotency;
 pub mod openapi;
 pub(crate) mod paging;
 pub mod problem;
+pub(crate) mod proxied;
 pub mod serve;
 pub mod throttle;
 pub(crate) mod time_range;

@@ -178,12 +178,11 @@ impl Question<'_> {
         let call = MeteredCall::new(&metering.rules, principal.user_id, &endpoint, Some(method), None, now);
         let personal =
             Personal::of_client(client_address(self.parts, &principal), user_agent(&self.parts.headers));
-        let metered = match id {
-            Some(id) => self.metering.record_once(call, &original, id, personal).await?,
-            None => {
-                let particulars = Particulars { personal, actor: None };
-                call.record(&metering.limits, &metering.sealer, event_id_at(now), particulars).await?
-            }
+        let metered = if let Some(id) = id {
+            self.metering.record_once(call, &original, id, personal).await?
+        } else {
+            let particulars = Particulars { personal, actor: None };
+            call.record(&metering.limits, &metering.sealer, event_id_at(now), particulars).await?
         };
         match metered {
             Metered::Recorded(recorded) => Ok(self.admitted(&principal, &recorded)),

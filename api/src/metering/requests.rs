@@ -23,8 +23,8 @@ use super::call::Recorded;
 
 /// Users share this many places by hash: whoever asks about many requests makes a few of the others forgotten.
 const PLACES: usize = 16;
-/// Requests that a place remembers. A request takes some 400 bytes, so all of them take 52 MB at most: a minute of 2,000
-/// requests a second.
+/// Requests that a place remembers. A request takes some 400 bytes, so all of them take 52 MB at most: a minute of
+/// 2,000 requests a second.
 const REQUESTS_OF_PLACE: usize = 8_192;
 /// Requests of one user that are remembered; the oldest make room.
 const REQUESTS_OF_USER: usize = 4_096;

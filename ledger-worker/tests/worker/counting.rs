@@ -1,5 +1,6 @@
 //! Every event counts once, however often and wherever it is in the log.
 
+mod forgotten;
 mod requests;
 
 use crate::support::{TestLedger, call, minutes, plan, reported};

@@ -14,7 +14,6 @@ mod outages;
 mod periods;
 mod personal;
 mod rebuild;
-mod requests;
 mod rollover;
 mod sealed;
 mod summaries;

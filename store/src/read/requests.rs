@@ -18,8 +18,8 @@ pub struct RequestedCall {
     pub seq: u64,
 }
 
-/// The last call of the request of this hash, unless it is forgotten: ten minutes of the log's time later it may be. There is no owner to ask
-/// for: the hash is made from the owner's id.
+/// The last call of the request of this hash, unless it is forgotten: ten minutes of the log's time later it may be.
+/// There is no owner to ask for: the hash is made from the owner's id.
 pub async fn last_call(conn: &mut PgConnection, request: Uuid) -> Result<Option<RequestedCall>, Error> {
     let row =
         sqlx::query!("SELECT call_id, created_at, log_seq FROM request_claims WHERE request = $1", request)

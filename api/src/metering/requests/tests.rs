@@ -1,3 +1,5 @@
+//! What is remembered of requests, for how long, and of how many.
+
 use chrono::TimeDelta;
 use ledger::Category;
 

@@ -196,8 +196,8 @@ async fn hundreds_of_requests_in_flight_are_each_remembered() -> Result<()> {
         .send()
         .await?
         .expect(200)?;
-    let used = json!({"user_id": "many", "endpoint": "/api/x", "units": 499 - REQUESTS, "record": true});
-    service.post("/api/usage/check").json(&used).send().await?.expect(200)?;
+    let before = json!({"user_id": "many", "endpoint": "/api/x", "units": 499 - REQUESTS, "record": true});
+    service.post("/api/usage/check").json(&before).send().await?.expect(200)?;
     let mut first = Vec::new();
     for round in 0..2 {
         let ids: Vec<_> = (0..REQUESTS).map(|number| format!("id-{number}")).collect();

@@ -82,7 +82,7 @@ async fn one_request_counts_once_through_two_envoys() -> Result<()> {
 async fn nobody_says_to_the_backend_who_they_are() -> Result<()> {
     let world = World::with(&[TRUSTED, NAMED, ("FORWARD_AUTH_PREFLIGHT", "pass")]).await?;
     let backend = Backend::start().await?;
-    let proxy = start(&world, &backend.url, with_preflights).await?;
+    let proxy = start(&world, &backend.url, |config| with_preflights(&config)).await?;
     let user = proxy.user(&world, "honest")?;
     let [call, preflight] = heard_of_forged_callers(&proxy.client()?, &user).await?;
     let id = world.user_id("honest").await?.to_string();
@@ -93,7 +93,7 @@ async fn nobody_says_to_the_backend_who_they_are() -> Result<()> {
 }
 
 /// The ledger hears of preflights, as it does not in the example.
-fn with_preflights(config: String) -> String {
+fn with_preflights(config: &str) -> String {
     let one = "                - { exact: user-agent }\n";
     let further = ["origin", "access-control-request-method"].map(|name| one.replace("user-agent", name));
     config.replace(one, &(one.to_owned() + &further.concat()))
