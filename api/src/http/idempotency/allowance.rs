@@ -36,9 +36,19 @@ pub struct Allowance {
 
 impl Allowance {
     /// Of a user, whoever that is.
-    pub const USER: Self = Self { keys: 10_000, bytes: 32 * 1024 * 1024, is_strict: true };
+    pub const USER: Self = Self::strict(10_000, 32 * 1024 * 1024);
     /// Of the host's backends and operators, who act for many.
-    pub const TRUSTED: Self = Self { keys: 5_000_000, bytes: u32::MAX, is_strict: false };
+    pub const TRUSTED: Self = Self::lenient(5_000_000, u32::MAX);
+
+    /// So many keys with so many bytes; further keys are refused.
+    pub const fn strict(keys: u32, bytes: u32) -> Self {
+        Self { keys, bytes, is_strict: true }
+    }
+
+    /// So many keys with so many bytes; further keys are kept without their answers.
+    pub const fn lenient(keys: u32, bytes: u32) -> Self {
+        Self { keys, bytes, is_strict: false }
+    }
 }
 
 /// Principal to whom keys belong: an account in one role.
@@ -140,7 +150,7 @@ mod tests {
     fn keys_are_bounded_by_principal_and_role() {
         let used = Used::new();
         let start = Instant::now();
-        let few = Allowance { keys: 10, bytes: u32::MAX, is_strict: true };
+        let few = Allowance::strict(10, u32::MAX);
         let (one, as_admin, other) = (owner(1, "user", few), owner(1, "admin", few), owner(2, "user", few));
         let mut admitted = 0;
         while used.check(&one, start).is_ok() && admitted < 100 {
@@ -163,7 +173,7 @@ mod tests {
         let used = Used::new();
         let start = Instant::now();
         assert!([Allowance::TRUSTED, Allowance::USER].map(|of| of.is_strict) == [false, true]);
-        let few = Allowance { keys: 10, ..Allowance::TRUSTED };
+        let few = Allowance::lenient(10, u32::MAX);
         let backend = owner(1, "service", few);
         let mut kept = 0;
         for _ in 0..100 {
@@ -172,7 +182,7 @@ mod tests {
             kept += usize::from(used.keeps_answer(&backend, start));
         }
         assert!((9..=11).contains(&kept), "{kept}");
-        let ada = owner(1, "user", Allowance { is_strict: true, ..few });
+        let ada = owner(1, "user", Allowance::strict(10, u32::MAX));
         (0..100).for_each(|_| used.add_key(&ada, start));
         assert!(used.keeps_answer(&ada, start), "it was admitted");
     }

@@ -1,8 +1,16 @@
 //! What is kept of idempotency keys: for whom, and how much.
 
+use std::sync::Arc;
+
 use anyhow::Result;
+use api::http::idempotency::{Allowance, Idempotency, KeyOwner, KeyedRequest};
+use axum::http::Request;
+use axum::response::IntoResponse as _;
+use ledger::UserId;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use testkit::{Answer, Client, Role, World};
+use tokio_util::task::TaskTracker;
 
 use crate::answers::assert_problem;
 
@@ -88,5 +96,48 @@ async fn answers_that_are_kept_of_a_user_are_bounded() -> Result<()> {
     ada.post("/api/usage/events").json(&large).send().await?.expect(422)?;
     report(&world.user("bob")?, "k", &large).await?.expect(422)?;
     report(&world.client("ada", Role::Service)?, "k", &large).await?.expect(422)?;
+    Ok(())
+}
+
+/// Metered paths have no limit but the plan's: who asks for many users is never refused, and counts nothing twice.
+#[tokio::test]
+async fn beyond_its_allowance_a_service_s_repeat_is_done_again_with_the_same_event() -> Result<()> {
+    let world = World::without_worker(&[]).await?;
+    let idempotency = Idempotency::new(world.env.pool().clone(), world.env.clock.clone(), TaskTracker::new());
+    let owner = KeyOwner {
+        user: UserId::new(world.env.ids.random_id()),
+        role: "service",
+        allowance: Allowance::lenient(3, u32::MAX),
+    };
+    let tried = Arc::new(Mutex::new(Vec::new()));
+    let run = async |key: usize, body: &[u8]| {
+        let head = Request::post("/api/usage/check").header("idempotency-key", format!("k{key}")).body(())?;
+        let request = KeyedRequest::of(&head.into_parts().0, body).map_err(|_| anyhow::anyhow!("no key"))?;
+        let tried = Arc::clone(&tried);
+        let answer = idempotency.run(owner, request, move |attempt| async move {
+            tried.lock().push((key, attempt.event_id));
+            Ok("done".into_response())
+        });
+        Ok::<_, anyhow::Error>(
+            answer.await.map_or_else(|problem| problem.status(), |it| it.status()).as_u16(),
+        )
+    };
+    for _ in 0..2 {
+        for key in 0..20 {
+            assert_eq!(run(key, b"{}").await?, 200, "{key}");
+        }
+    }
+    assert_eq!(run(19, b"{} ").await?, 422, "the hash is kept");
+    let (_, bytes) = kept(&world).await?;
+    assert!(bytes < 1_000, "{bytes}");
+    let mut events = tried.lock().clone();
+    assert!(
+        (36..=38).contains(&events.len()),
+        "the first of 20 are answered from what is kept: {}",
+        events.len()
+    );
+    events.sort();
+    events.dedup();
+    assert_eq!(events.len(), 20, "a key has one event, however often it is tried");
     Ok(())
 }
