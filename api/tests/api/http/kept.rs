@@ -141,3 +141,28 @@ async fn beyond_its_allowance_a_service_s_repeat_is_done_again_with_the_same_eve
     assert_eq!(events.len(), 20, "a key has one event, however often it is tried");
     Ok(())
 }
+
+/// What one role was told is no answer to another, also where nobody knows which role it was.
+#[tokio::test]
+async fn an_earlier_key_is_every_role_s_without_its_answer() -> Result<()> {
+    let world = World::without_worker(&[]).await?;
+    let earlier = "ALTER TABLE public.idempotency_keys DROP CONSTRAINT idempotency_keys_pkey;
+        ALTER TABLE public.idempotency_keys DROP COLUMN role;
+        ALTER TABLE public.idempotency_keys
+            ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (principal, method, path, key);
+        INSERT INTO public.idempotency_keys (principal, method, path, key, body_hash, event_id, status_code, headers,
+            response, locked_until, created_at)
+        VALUES (gen_random_uuid(), 'POST', '/api/usage/check', 'k', '\\x01', gen_random_uuid(), 200, 'a: b', 'told',
+            now(), now());";
+    sqlx::raw_sql(earlier).execute(world.env.pool()).await?;
+    let migration = include_str!("../../../../migrations/0008_idempotency_roles.sql");
+    sqlx::raw_sql(migration).execute(world.env.pool()).await?;
+    let rows = "SELECT string_agg(role || ' ' || COALESCE(status_code::text, '-')
+                    || COALESCE(headers, '-') || COALESCE(encode(response, 'escape'), '-'), ', ' ORDER BY role)
+                FROM public.idempotency_keys";
+    assert_eq!(world.text(rows).await?, "admin ---, service ---, user 200a: btold");
+    let same = "SELECT count(DISTINCT (principal, event_id, body_hash, locked_until, created_at))::text
+                FROM public.idempotency_keys";
+    assert_eq!(world.text(same).await?, "1");
+    Ok(())
+}

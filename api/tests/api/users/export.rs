@@ -30,6 +30,7 @@ async fn an_export_holds_everything_of_one_user_and_no_secret() -> Result<()> {
     let export = answer.json()?;
     assert_eq!(export["user"]["external_id"], "alice");
     assert_eq!(export["user"]["email"], "alice@example.org");
+    assert_eq!(export["user"]["used_by_admin"], false);
     assert_eq!(export["plan_changes"][0]["plan_name"], "pro");
     assert_eq!(export["months"][0]["analyze_calls"], 1);
     assert_eq!(export["tokens"][0]["masked"], "ghp_…wxyz");
