@@ -4,11 +4,12 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
-/// The number below which a double is one whole number alone, 2^53: 2^53 + 1 is read as the same double.
-const EXACT: f64 = 9_007_199_254_740_992.0;
+/// 2^52. `serde_json` reads a fraction to within one unit in the last place: below it such an error is a half, and the
+/// number refused; from there on it would be another whole number.
+const EXACT: f64 = 4_503_599_627_370_496.0;
 
 /// A whole number that is not negative. JSON knows one kind of number, and many a writer puts `1.0` or `1e3` for a
-/// count: these are whole numbers too, below 2^53; from there on only digits tell which one is meant.
+/// count: these are whole numbers too, below 2^52; from there on only digits tell which one is meant.
 ///
 /// `FROM` is the least that its field takes, and said where something else stands there. That a number is not below it
 /// is for the field's own type to check, whose error has a code.
@@ -48,7 +49,7 @@ impl<const FROM: u64> Visitor<'_> for NumberVisitor<FROM> {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a whole number below 2^53 is the same in both"
+        reason = "a whole number below 2^52 is the same in both"
     )]
     fn visit_f64<E: Error>(self, number: f64) -> Result<u64, E> {
         if number.fract() == 0.0 && (0.0..EXACT).contains(&number) {
@@ -60,6 +61,8 @@ impl<const FROM: u64> Visitor<'_> for NumberVisitor<FROM> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn read(json: &str) -> Result<u64, String> {
@@ -80,11 +83,19 @@ mod tests {
             ("1.5e1", 15),
             ("1E+2", 100),
             ("100e-2", 1),
-            ("9007199254740991.0", 9_007_199_254_740_991),
+            ("900719925474099.0", 900_719_925_474_099),
             ("9007199254740993", 9_007_199_254_740_993),
             ("18446744073709551615", u64::MAX),
         ] {
             assert_eq!(read(json), Ok(number), "{json}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_number_is_read_as_another(number in 0..=1_u64 << 53, zeros in 1_usize..12) {
+            let read = read(&format!("{number}.{}", "0".repeat(zeros)));
+            prop_assert!(read.is_err() || read == Ok(number), "{number}: {read:?}");
         }
     }
 
@@ -96,6 +107,8 @@ mod tests {
             "-1.0",
             "1e-1",
             "1e300",
+            "4503599627370496.0",
+            "9007199254740991.0",
             "9007199254740992.0",
             "9007199254740993.0",
             "18446744073709551616",
