@@ -72,6 +72,16 @@ struct InFlight {
     hold: Option<Hold>,
 }
 
+impl InFlight {
+    /// Settles the units when the event's fate is known.
+    async fn end(self) {
+        let result = self.ack.await;
+        if let Some(hold) = self.hold {
+            hold.end(result);
+        }
+    }
+}
+
 impl Future for Recording {
     type Output = Result<Position, PublishError>;
 
@@ -85,10 +95,7 @@ impl Future for Recording {
             Poll::Ready(result) => result,
         };
         if let Some(hold) = self.0.take().and_then(|in_flight| in_flight.hold) {
-            match result {
-                Ok(position) => hold.settle(position.seq),
-                Err(error) => hold.fail(error),
-            }
+            hold.end(result);
         }
         Poll::Ready(result)
     }
@@ -98,7 +105,8 @@ impl Drop for Recording {
     fn drop(&mut self) {
         let Some(in_flight) = self.0.take_if(|in_flight| in_flight.hold.is_some()) else { return };
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(Recording(Some(in_flight)))),
+            // A runtime that is ending drops what it is given: nothing that would be spawned again when it is dropped.
+            Ok(runtime) => drop(runtime.spawn(in_flight.end())),
             // The process is ending.
             Err(_) => {
                 if let Some(hold) = in_flight.hold {
@@ -127,6 +135,13 @@ impl Hold {
     fn settle(mut self, seq: u64) {
         self.is_open = false;
         self.fates.settle(self.user, self.month, self.cost, seq);
+    }
+
+    fn end(self, result: Result<Position, PublishError>) {
+        match result {
+            Ok(position) => self.settle(position.seq),
+            Err(error) => self.fail(error),
+        }
     }
 
     fn fail(self, error: PublishError) {

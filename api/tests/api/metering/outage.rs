@@ -185,37 +185,6 @@ async fn a_request_whose_answer_was_lost_is_the_same_call_when_it_is_asked_about
     outage.stop().await
 }
 
-/// The log goes away for good while the call is on its way: nobody knows whether it is in it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_of_unknown_fate_takes_one_unit_when_it_is_asked_about_again() -> Result<()> {
-    let outage = Outage::start(&NAMED).await?;
-    let user = outage.world.user("unknown-fate")?;
-    for number in 0..9 {
-        named_call(&user, "/api/analyze", &format!("id-{number}")).await?.expect(204)?;
-    }
-    outage.servers.nats.kill().await;
-    let asked = async {
-        while named_call(&user, "/api/analyze", "id-9").await?.status != 503 {}
-        anyhow::Ok(())
-    };
-    tokio::time::timeout(PATIENCE, asked).await.context("an answer without a log")??;
-    outage.servers.nats.resume().await?;
-    // With the last unit taken or not: it says that it does not know, or it is that call; never is it refused.
-    let asked = async {
-        loop {
-            let answer = named_call(&user, "/api/analyze", "id-9").await?;
-            match answer.status.as_u16() {
-                503 => {}
-                _ => return answer.expect(204),
-            }
-        }
-    };
-    let passed = tokio::time::timeout(PATIENCE, asked).await.context("an answer")??;
-    assert_eq!(passed.header("x-usage-used"), Some("10"));
-    assert_eq!(outage.analyses("unknown-fate").await?, 10);
-    outage.stop().await
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_log_calls_are_answered_503_and_recover() -> Result<()> {
     let outage = Outage::start(&[]).await?;
