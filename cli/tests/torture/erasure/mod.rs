@@ -420,7 +420,7 @@ fn holds_nothing(export: &Answer) -> Result<()> {
         let nothing = match held {
             Value::Array(held) => held.is_empty(),
             Value::Object(user) => {
-                let known = ["user_id", "status", "created_at", "updated_at", "erased_at"];
+                let known = ["user_id", "status", "created_at", "updated_at", "erased_at", "used_by_admin"];
                 user["status"] == "erased"
                     && user.iter().all(|(name, value)| value.is_null() || known.contains(&name.as_str()))
             }
