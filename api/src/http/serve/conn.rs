@@ -118,12 +118,14 @@ impl Conn {
         }
     }
 
-    /// All went out that there was.
-    pub(super) fn has_flushed(&self) {
+    /// All went out that there was; answers whether it waits for a request from now on.
+    pub(super) fn has_flushed(&self) -> bool {
         // Only out of one phase: a request may have begun meanwhile.
-        if self.phase.compare_exchange(SENDING, IDLE, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        let waits = self.phase.compare_exchange(SENDING, IDLE, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if waits {
             self.since_ms.store(ms_since(self.begun), Ordering::Release);
         }
+        waits
     }
 
     /// A head is complete.

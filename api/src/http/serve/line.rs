@@ -143,8 +143,10 @@ impl AsyncWrite for Line {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        if flushed.is_ready() {
-            self.conn.has_flushed();
+        // hyper has asked for more before it answered, and does so again only when something comes: so the timer is set
+        // here. What it says now is said again when it fires.
+        if flushed.is_ready() && self.conn.has_flushed() {
+            let _ = self.poll_silence(cx);
         }
         flushed
     }

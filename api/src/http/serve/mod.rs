@@ -151,7 +151,11 @@ async fn connection(stream: TcpStream, peer: SocketAddr, seat: Seat, app: Router
     if !is_its_turn {
         return refused();
     }
-    let service = service_fn(|request| answer(app.clone(), Arc::clone(conn), peer, request));
+    let service = service_fn(|request| {
+        // Before hyper looks for more: by then a complete head must not pass for an unfinished one.
+        conn.is_asked();
+        answer(app.clone(), Arc::clone(conn), peer, request)
+    });
     let io = TokioIo::new(Line::new(stream, Arc::clone(conn)));
     // Times are the line's: hyper would take a pause between two requests for a slow head.
     let serving = http1::Builder::new()
@@ -188,7 +192,6 @@ async fn answer(
     peer: SocketAddr,
     mut request: Request<Incoming>,
 ) -> Result<Response<Guarded>, Infallible> {
-    conn.is_asked();
     request.extensions_mut().insert(ConnectInfo(peer));
     let response = app.call(request.map(Body::new)).await?;
     Ok(response.map(|body| Guarded::new(body, conn)))

@@ -155,6 +155,24 @@ async fn an_address_has_so_many_unfinished_heads_and_a_proxy_any_number() -> Res
     Ok(())
 }
 
+/// A head that is complete is not unfinished, not for a moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_heads_of_one_address_never_stand_in_each_others_way() -> Result<()> {
+    let service = Service::start(Bounds { heads_per_address: 2, ..Bounds::default() }).await?;
+    let asking = (0..64).map(|_| async {
+        let mut stream = service.from("127.0.0.2").await?;
+        let mut answer = [0; 1024];
+        for _ in 0..50 {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+            let bytes = timeout(PATIENCE, stream.read(&mut answer)).await??;
+            ensure!(answer[..bytes].starts_with(b"HTTP/1.1 200"), "{bytes} bytes");
+        }
+        anyhow::Ok(())
+    });
+    futures_util::future::try_join_all(asking).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn silence_ends_a_connection_and_a_request_under_way_is_none() -> Result<()> {
     let service = Service::start(Bounds { head: SHORT, idle: 2 * SHORT, ..Bounds::default() }).await?;
