@@ -107,20 +107,25 @@ impl Accounts {
         Ok(users.iter().map(|user| found.get(user).copied()).collect())
     }
 
-    /// Tells whether `user` names this one, by what this one's own row says: nothing is looked up of others.
-    pub(crate) async fn is_own(&self, own: UserId, user: &UserRef) -> Result<bool, AccountsError> {
-        match user {
-            UserRef::Id(id) => Ok(*id == own),
-            UserRef::External(external) => {
-                Ok(self.own_name(own).await?.is_some_and(|name| external.is_stored_as(&name)))
-            }
-        }
+    /// Tells of each whether it names `own`, by what the row of `own` says: nothing is looked up of others. The row is
+    /// read once, anew each time, if a name of the host's is among them.
+    pub(crate) async fn are_own(
+        &self,
+        own: UserId,
+        users: &[Option<UserRef>],
+    ) -> Result<Vec<bool>, AccountsError> {
+        let by_name = users.iter().any(|user| matches!(user, Some(UserRef::External(_))));
+        let name = if by_name { self.name_of(own).await? } else { None };
+        let is_own = |user: &UserRef| match user {
+            UserRef::Id(id) => *id == own,
+            UserRef::External(external) => name.as_ref().is_some_and(|name| external.is_stored_as(name)),
+        };
+        Ok(users.iter().map(|user| user.as_ref().is_some_and(is_own)).collect())
     }
 
-    /// What the host calls this user, if anything: read anew each time.
-    pub(crate) async fn own_name(&self, own: UserId) -> Result<Option<String>, AccountsError> {
+    async fn name_of(&self, user: UserId) -> Result<Option<String>, AccountsError> {
         let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
-        Ok(store::identity::users::read(&mut conn, own).await?.and_then(|account| account.external_id))
+        Ok(store::identity::users::read(&mut conn, user).await?.and_then(|account| account.external_id))
     }
 
     /// Notes that an admin uses this account: its status is an admin's alone from now on.

@@ -115,8 +115,8 @@ impl Auth {
         let user: UserRef = named.parse().map_err(|_| AuthError::NoSuchUser)?;
         if caller.role == Role::User {
             // Others are not looked up: how long that takes would tell whether they exist.
-            let is_own = self.0.accounts.is_own(caller.user_id, &user).await?;
-            return if is_own { Ok(caller.user_id) } else { Err(AuthError::NoSuchUser) };
+            let is_own = self.0.accounts.are_own(caller.user_id, &[Some(user)]).await?;
+            return if is_own == [true] { Ok(caller.user_id) } else { Err(AuthError::NoSuchUser) };
         }
         Ok(self.0.accounts.find(&user).await?.ok_or(AuthError::NoSuchUser)?.user_id)
     }

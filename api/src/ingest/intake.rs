@@ -173,16 +173,8 @@ impl Parts {
     ) -> Result<Vec<Option<Account>>, IngestError> {
         if !reporter.may_name_others {
             // Whether another user is there is not for a user to learn, and none is made on its word.
-            let by_name = named.iter().any(|user| matches!(user, Some(UserRef::External(_))));
-            let own_name = if by_name { self.accounts.own_name(reporter.user).await? } else { None };
-            let is_own = |user: &UserRef| match user {
-                UserRef::Id(id) => *id == reporter.user,
-                UserRef::External(external) => {
-                    own_name.as_ref().is_some_and(|name| external.is_stored_as(name))
-                }
-            };
-            let own = |user: &Option<UserRef>| user.as_ref().is_some_and(is_own).then(|| reporter.account());
-            return Ok(named.iter().map(own).collect());
+            let are_own = self.accounts.are_own(reporter.user, named).await?;
+            return Ok(are_own.into_iter().map(|is_own| is_own.then(|| reporter.account())).collect());
         }
         let mut users: Vec<Option<Account>> =
             named.iter().map(|user| user.as_ref().and_then(|user| self.accounts.cached(user))).collect();

@@ -186,13 +186,17 @@ impl Conn {
     pub(super) async fn order(&self) -> Order {
         loop {
             self.told.notified().await;
-            match self.order.load(Ordering::Acquire) {
-                3.. => return Order::Close,
-                2 => return Order::Finish,
-                _ if self.waits().is_some() => return Order::MakeRoom,
-                // It has something to do by now: whoever looked for room looks again.
-                _ => drop(self.order.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed)),
+            let given = self.order.load(Ordering::Acquire);
+            if let Some(order) = [Order::Close, Order::Finish].into_iter().find(|order| given == *order as u8)
+            {
+                return order;
             }
+            if self.waits().is_some() {
+                return Order::MakeRoom;
+            }
+            // It has something to do by now: whoever looked for room looks again.
+            let (told, none) = (Order::MakeRoom as u8, 0);
+            let _ = self.order.compare_exchange(told, none, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 

@@ -125,6 +125,31 @@ fn uncommented(config: &str) -> String {
     in_effect.collect::<Vec<_>>().join("\n") + "\n"
 }
 
+/// Paths and methods that a client says in the proxies' headers, all of which would pass.
+const FORGED: [[(&str, &str); 2]; 3] = [
+    [("X-Original-URI", "/other"), ("X-Original-Method", "OPTIONS")],
+    [("X-Forwarded-Uri", "/other"), ("X-Forwarded-Method", "GET")],
+    [("X-Original-URL", "http://h/other"), ("X-Original-Method", "GET")],
+];
+
+/// Holds a user who may not analyze any more to this answer, whatever the client says in the proxies' headers.
+async fn forged_paths_do_not_pass(user: &Client, status: u16) -> Result<()> {
+    for headers in FORGED {
+        let request = headers
+            .iter()
+            .fold(user.get("/api/analyze"), |request, (name, value)| request.header(name, value));
+        request.send().await?.expect(status)?;
+    }
+    Ok(())
+}
+
+/// Checks that the backend has heard who it was that called, and which call it is.
+fn says_who_called(call: &str, user_id: &str) -> Result<()> {
+    let (said, call_id) = call.split_once(' ').context("user and call")?;
+    assert_eq!((said, call_id.len()), (user_id, 36), "{call}");
+    Ok(())
+}
+
 /// What the backend hears of who calls when a client says that it is another: of a call, and of a preflight that the
 /// ledger passes without knowing anybody.
 async fn heard_of_forged_callers(client: &Client, user: &Client) -> Result<[String; 2]> {

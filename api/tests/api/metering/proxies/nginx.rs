@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use testkit::{Client, World};
 
 use super::{
-    Backend, NAMED, Proxy, TRUSTED, counted, example, free_port, heard_of_forged_callers, uncommented,
+    Backend, NAMED, Proxy, TRUSTED, counted, example, forged_paths_do_not_pass, free_port,
+    heard_of_forged_callers, says_who_called, uncommented,
 };
 
 /// Four ways of an internal redirect, each of which asks again. `www` holds the pages.
@@ -77,17 +78,7 @@ async fn nginx_passes_what_the_plan_allows() -> Result<()> {
     }
     user.get("/api/analyze").send().await?.expect(403)?;
     // What a client says in the proxy's headers is overwritten; it never passes for more.
-    let forged = [
-        [("X-Original-URI", "/other"), ("X-Original-Method", "OPTIONS")],
-        [("X-Forwarded-Uri", "/other"), ("X-Forwarded-Method", "GET")],
-        [("X-Original-URL", "http://h/other"), ("X-Original-Method", "GET")],
-    ];
-    for headers in forged {
-        let request = headers
-            .iter()
-            .fold(user.get("/api/analyze"), |request, (name, value)| request.header(name, value));
-        request.send().await?.expect(403)?;
-    }
+    forged_paths_do_not_pass(&user, 403).await?;
     for _ in 0..2 {
         // A client that chooses its id pays all the same.
         user.get("/other").header("X-Ledger-Request-Id", "mine").send().await?.expect(200)?;
@@ -167,8 +158,7 @@ async fn nobody_says_to_the_backend_who_they_are() -> Result<()> {
     let user = proxy.user(&world, "honest")?;
     let [call, preflight] = heard_of_forged_callers(&proxy.client()?, &user).await?;
     let id = world.user_id("honest").await?.to_string();
-    let (said, call_id) = call.split_once(' ').context("user and call")?;
-    assert_eq!((said, call_id.len()), (id.as_str(), 36), "{call}");
+    says_who_called(&call, &id)?;
     assert_eq!(preflight, " ", "nobody and no call");
     Ok(())
 }
