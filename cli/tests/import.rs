@@ -43,19 +43,9 @@ impl Ledger {
         Ok(Self { env, dir: DataDir::new()? })
     }
 
-    fn variables(&self) -> [(&str, &str); 5] {
-        [
-            ("DATABASE_URL", self.env.database_url()),
-            ("NATS_URL", self.env.nats_url()),
-            ("NATS_MONITOR_URL", self.env.monitor_url()),
-            ("NATS_STREAM", self.env.stream_name()),
-            ("ENCRYPTION_KEY", testkit::ENCRYPTION_KEY),
-        ]
-    }
-
     /// A worker that has said that it runs; it ends with the value.
     async fn worker(&self) -> Result<Program> {
-        let worker = Program::start(&self.dir, &["worker"], &self.variables())?;
+        let worker = Program::start(&self.dir, &["worker"], &self.env.variables())?;
         wait_until(BOUND, || async {
             let running = "SELECT EXISTS (SELECT FROM public.projector_status WHERE state = 'running')";
             sqlx::query_scalar(running).fetch_one(self.env.pool()).await.is_ok_and(|running: bool| running)
@@ -65,12 +55,12 @@ impl Ledger {
     }
 
     async fn import(&self, arguments: &[&str]) -> Result<Output> {
-        output(&self.dir, &[&["import"], arguments].concat(), &self.variables()).await
+        output(&self.dir, &[&["import"], arguments].concat(), &self.env.variables()).await
     }
 
     /// An import that was given half of a file, took some of it in, and waits for the rest.
     async fn import_half(&self, log: &str) -> Result<(Child, ChildStdin)> {
-        let mut half = start_reading_stdin(&self.dir, &self.variables())?;
+        let mut half = start_reading_stdin(&self.dir, &self.env.variables())?;
         let mut input = half.stdin.take().context("it has no stdin")?;
         input.write_all(&log.as_bytes()[..log.len() / 2]).await?;
         input.flush().await?;

@@ -30,19 +30,9 @@ impl Ledger {
         Ok(Self { env, dir: DataDir::new()? })
     }
 
-    fn variables(&self) -> [(&str, &str); 5] {
-        [
-            ("DATABASE_URL", self.env.database_url()),
-            ("NATS_URL", self.env.nats_url()),
-            ("NATS_MONITOR_URL", self.env.monitor_url()),
-            ("NATS_STREAM", self.env.stream_name()),
-            ("ENCRYPTION_KEY", testkit::ENCRYPTION_KEY),
-        ]
-    }
-
     /// A worker that has said that it runs; it ends with the value.
     async fn worker(&self) -> Result<Program> {
-        let worker = Program::start(&self.dir, &["worker"], &self.variables())?;
+        let worker = Program::start(&self.dir, &["worker"], &self.env.variables())?;
         wait_until(BOUND, || async {
             let running = "SELECT EXISTS (SELECT FROM public.projector_status WHERE state = 'running')";
             sqlx::query_scalar(running).fetch_one(self.env.pool()).await.is_ok_and(|running: bool| running)
@@ -58,7 +48,7 @@ impl Ledger {
     }
 
     async fn import(&self, arguments: &[&str]) -> Result<Output> {
-        output(&self.dir, &[&["import"], arguments].concat(), &self.variables()).await
+        output(&self.dir, &[&["import"], arguments].concat(), &self.env.variables()).await
     }
 
     async fn frames(&self) -> Result<u64> {
@@ -141,7 +131,7 @@ async fn too_many_lines_that_give_no_call_are_refused_before_anything_is_written
 
 async fn piped(ledger: &Ledger, arguments: &[&str], content: &[u8]) -> Result<Output> {
     use tokio::io::AsyncWriteExt as _;
-    let mut child = command(&ledger.dir, &[&["import"], arguments].concat(), &ledger.variables())
+    let mut child = command(&ledger.dir, &[&["import"], arguments].concat(), &ledger.env.variables())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -161,11 +151,12 @@ async fn on_a_terminal_it_asks() -> Result<()> {
     for (answer, code, is_written) in [("n\n", 1, false), ("\n", 1, false), ("yes\n", 0, true)] {
         let pty = openpty(None, None)?;
         let terminal = |fd: &OwnedFd| -> Result<Stdio> { Ok(Stdio::from(fd.try_clone()?)) };
-        let mut child = command(&ledger.dir, &["import", &file, "--format", "combined"], &ledger.variables())
-            .stdin(terminal(&pty.slave)?)
-            .stdout(Stdio::null())
-            .stderr(terminal(&pty.slave)?)
-            .spawn()?;
+        let mut child =
+            command(&ledger.dir, &["import", &file, "--format", "combined"], &ledger.env.variables())
+                .stdin(terminal(&pty.slave)?)
+                .stdout(Stdio::null())
+                .stderr(terminal(&pty.slave)?)
+                .spawn()?;
         let asked = read_until(std::fs::File::from(pty.master.try_clone()?), "[y/N] ");
         let asked = tokio::time::timeout(BOUND, asked).await??;
         assert!(asked.contains("10 of 100 lines"), "{asked}");
@@ -261,7 +252,7 @@ async fn an_erased_user_s_lines_are_skipped_before_anything_is_written() -> Resu
 
     // Without the root keys nobody can say who was erased.
     let variables: Vec<_> =
-        ledger.variables().into_iter().filter(|(name, _)| *name != "ENCRYPTION_KEY").collect();
+        ledger.env.variables().into_iter().filter(|(name, _)| *name != "ENCRYPTION_KEY").collect();
     let blind =
         output(&ledger.dir, &[&["import"], &arguments[..], &["--dry-run"]].concat(), &variables).await?;
     let told = "not known: users are not looked up, for ENCRYPTION_KEY is not set";

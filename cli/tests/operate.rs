@@ -37,22 +37,12 @@ impl Operated {
         let ids = env.ids.clone();
         let publisher = Publisher::start(&log, PublisherConfig::default(), move || ids.random_id()).await?;
         let mut operated = Self { env, dir, log, publisher, worker: None };
-        operated.worker = Some(Program::start(&operated.dir, &["worker"], &operated.variables())?);
+        operated.worker = Some(Program::start(&operated.dir, &["worker"], &operated.env.variables())?);
         Ok(operated)
     }
 
-    fn variables(&self) -> [(&str, &str); 5] {
-        [
-            ("DATABASE_URL", self.env.database_url()),
-            ("NATS_URL", self.env.nats_url()),
-            ("NATS_MONITOR_URL", self.env.monitor_url()),
-            ("NATS_STREAM", self.env.stream_name()),
-            ("ENCRYPTION_KEY", testkit::ENCRYPTION_KEY),
-        ]
-    }
-
     async fn run(&self, arguments: &[&str]) -> Result<Output> {
-        output(&self.dir, arguments, &self.variables()).await
+        output(&self.dir, arguments, &self.env.variables()).await
     }
 
     /// Runs it and holds it to its exit code; answers what it printed and what it said.
@@ -115,7 +105,7 @@ impl Operated {
     /// [`Operated::exits`] of somebody who does not have the root key.
     async fn exits_without_key(&self, code: i32, arguments: &[&str]) -> Result<String> {
         let variables: Vec<_> =
-            self.variables().into_iter().filter(|(name, _)| *name != "ENCRYPTION_KEY").collect();
+            self.env.variables().into_iter().filter(|(name, _)| *name != "ENCRYPTION_KEY").collect();
         let ended = output(&self.dir, arguments, &variables).await?;
         anyhow::ensure!(
             ended.code == Some(code),
@@ -273,7 +263,7 @@ async fn a_rebuild_that_was_killed_goes_on_where_it_was() -> Result<()> {
         ledger.publisher.publish_all((0..of).map(|_| ledger.call(user)).collect()).await?;
     }
     ledger.projected_to(frames).await;
-    let mut rebuild = Program::start(&ledger.dir, &["rebuild"], &ledger.variables())?;
+    let mut rebuild = Program::start(&ledger.dir, &["rebuild"], &ledger.env.variables())?;
     let half_way = async || {
         let seq = sqlx::query_scalar::<_, i64>("SELECT seq FROM ledger_next.projection_checkpoint");
         seq.fetch_one(ledger.env.pool()).await.is_ok_and(|seq| seq > 0)

@@ -57,6 +57,17 @@ impl Env {
         &self.nats_url
     }
 
+    /// Variables that tell the program of these surroundings.
+    pub fn variables(&self) -> [(&str, &str); 5] {
+        [
+            ("DATABASE_URL", self.database_url()),
+            ("NATS_URL", self.nats_url()),
+            ("NATS_MONITOR_URL", self.monitor_url()),
+            ("NATS_STREAM", self.stream_name()),
+            ("ENCRYPTION_KEY", crate::ENCRYPTION_KEY),
+        ]
+    }
+
     /// `NATS_MONITOR_URL`.
     pub fn monitor_url(&self) -> &str {
         &self.monitor_url
