@@ -1,8 +1,9 @@
 # Every target works on a fresh machine, as root or not, without a terminal; `scripts/setup` installs what is missing.
 
 ROUNDS ?= 100
+ROWS ?= 10000000
 
-.PHONY: run build test torture bench lint sqlx setup clean help
+.PHONY: run build test torture bench bench-scale lint sqlx setup clean help
 .DEFAULT_GOAL := help
 
 run: setup ## The whole system on this machine, data in .dev/data
@@ -23,6 +24,10 @@ torture: setup ## Kills api, worker and servers under load, each ROUNDS=100 time
 bench: setup ## Measures against baselines on this machine; writes target/bench.json
 	cargo build --release --package usage-ledger --package bench
 	exec scripts/with-nats target/release/bench $(ARGS)
+
+bench-scale: setup ## A million users, ROWS=10000000 calls; up to 45 minutes; writes target/bench-scale.json
+	cargo build --release --package usage-ledger --package bench
+	exec scripts/with-nats target/release/bench scale --rows $(ROWS)
 
 lint: setup ## Formatting, clippy, circles between modules, shapes of files, dependencies
 	scripts/lint

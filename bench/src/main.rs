@@ -1,12 +1,15 @@
 //! `make bench`: the ledger and, in the same run on the same machine, the baselines that it is held against.
 
 mod baselines;
+mod calls;
+mod copy;
 mod ingest;
 mod load;
 mod probe;
 mod process;
 mod projection;
 mod report;
+mod scale;
 mod strangers;
 mod tracked;
 mod vault;
@@ -44,6 +47,11 @@ enum Command {
         #[arg(long)]
         listen: String,
     },
+    /// A million users in a long tail, and as many calls as are asked for.
+    Scale {
+        #[arg(long, default_value_t = 10_000_000)]
+        rows: usize,
+    },
 }
 
 #[tokio::main]
@@ -52,6 +60,13 @@ async fn main() -> anyhow::Result<()> {
     match arguments.command {
         Some(Command::Serve { baseline, listen }) => {
             baselines::serve(baseline, tokio::net::TcpListener::bind(listen).await?).await
+        }
+        Some(Command::Scale { rows }) => {
+            let mut report = Report::default();
+            let measured = scale::measure(&arguments.target, rows, &mut report).await;
+            println!("{}", report.table());
+            measured?;
+            report.write(&arguments.target.join("bench-scale.json"))
         }
         None => measure(&arguments).await,
     }

@@ -32,6 +32,11 @@ impl Probe {
         Ok(i64::try_from(self.stream.info().await?.state.last_sequence)?)
     }
 
+    /// Bytes that the log takes.
+    pub(crate) async fn log_bytes(&mut self) -> anyhow::Result<i64> {
+        Ok(i64::try_from(self.stream.info().await?.state.bytes)?)
+    }
+
     /// The checkpoint's sequence and how many events stand before it.
     pub(crate) async fn checkpoint(&mut self) -> anyhow::Result<(i64, i64)> {
         let row = sqlx::query_as("SELECT seq, events FROM projection_checkpoint WHERE partition = 0");

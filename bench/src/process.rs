@@ -71,19 +71,45 @@ impl Process {
 
     /// Resident memory, in MiB (`VmRSS` of proc(5)).
     pub(crate) fn rss_mb(&self) -> anyhow::Result<f64> {
+        self.memory_mb("VmRSS:")
+    }
+
+    /// The most resident memory so far, in MiB (`VmHWM` of proc(5)).
+    pub(crate) fn peak_rss_mb(&self) -> anyhow::Result<f64> {
+        self.memory_mb("VmHWM:")
+    }
+
+    fn memory_mb(&self, field: &str) -> anyhow::Result<f64> {
         let id = self.child.id().context("the process has ended")?;
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such memory")?;
         let kib: f64 = line.trim().trim_end_matches(" kB").trim().parse()?;
         Ok(kib / 1024.0)
     }
 
-    /// Waits for the end of a process that ends by itself; a failure is an error.
-    pub(crate) async fn finish(mut self, bound: Duration) -> anyhow::Result<()> {
-        let waited = tokio::time::timeout(bound, self.child.wait()).await;
-        let status = waited.with_context(|| format!("`{}` did not end in {bound:?}", self.name))??;
-        anyhow::ensure!(status.success(), "`{}` ended with {status}", self.name);
-        Ok(())
+    /// Time that the process has spent in user mode so far (`utime` of proc(5)), to 10 ms.
+    pub(crate) fn user_time(&self) -> anyhow::Result<Duration> {
+        let id = self.child.id().context("the process has ended")?;
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+        // Behind the name, which is in brackets and may hold anything, `utime` is the twelfth field.
+        let (_, fields) = stat.rsplit_once(')').context("a line of /proc without a name")?;
+        let ticks: u64 = fields.split_whitespace().nth(11).context("no utime")?.parse()?;
+        Ok(Duration::from_millis(ticks * 10))
+    }
+
+    /// Waits for the end of a process that ends by itself, and answers the most memory that it was seen with, in MiB; a
+    /// failure is an error.
+    pub(crate) async fn finish(mut self, bound: Duration) -> anyhow::Result<f64> {
+        let (start, mut peak_mb) = (Instant::now(), 0.0_f64);
+        loop {
+            peak_mb = peak_mb.max(self.peak_rss_mb().unwrap_or_default());
+            if let Some(status) = self.child.try_wait()? {
+                anyhow::ensure!(status.success(), "`{}` ended with {status}", self.name);
+                return Ok(peak_mb);
+            }
+            anyhow::ensure!(start.elapsed() < bound, "`{}` did not end in {bound:?}", self.name);
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Asks the process to stop and waits for its end.
@@ -141,8 +167,19 @@ impl Machine {
 
     /// Starts `usage-ledger` with `arguments` on this machine's servers.
     pub(crate) fn run(&self, arguments: &[&str]) -> anyhow::Result<Process> {
+        self.run_with(arguments, &[])
+    }
+
+    /// The same with other variables.
+    pub(crate) fn run_with(
+        &self,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Process> {
         let log = self.directory.join(format!("{}.log", arguments.first().unwrap_or(&"usage-ledger")));
-        Process::start(&self.binary, arguments, &self.environment, &log)
+        let mut environment = self.environment.clone();
+        environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Process::start(&self.binary, arguments, &environment, &log)
     }
 
     /// Stops the servers.
