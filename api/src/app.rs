@@ -25,7 +25,7 @@ use crate::http::throttle::{self, Throttle};
 use crate::ingest::{Ingest, Intake};
 use crate::limits::{Limits, LimitsParts};
 use crate::metering::sealer::Sealer;
-use crate::metering::{Metering, Outcomes, OwnCalls, Requests};
+use crate::metering::{CallTurns, Metering, OwnCalls, RecentCalls, Requests};
 use crate::operations::{Health, metrics};
 use crate::plans::{LastChange, Plans};
 use crate::router::router;
@@ -287,7 +287,8 @@ impl Base {
             sealer: sealer.clone(),
             projections: self.projections.clone(),
             writer: self.writer.clone(),
-            outcomes: Outcomes::default(),
+            recent: RecentCalls::default(),
+            turns: CallTurns::default(),
             forward_auth: self.config.forward_auth.clone(),
             proxies: self.config.trusted_proxies.clone(),
             requests: Requests::default(),

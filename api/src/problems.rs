@@ -146,7 +146,7 @@ impl From<MeteringError> for Problem {
                 Self::busy("What became of the first try is not known yet; try again.")
             }
             MeteringError::Panicked => Self::fault("panicked"),
-            MeteringError::Turn(_) => Self::busy("Other outcomes are still being recorded; try again."),
+            MeteringError::Turn => Self::busy("Other outcomes are still being recorded; try again."),
             MeteringError::EarlierCompletionUnknown => {
                 Self::busy("What became of an earlier outcome is not known yet; try again.")
             }

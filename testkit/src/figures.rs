@@ -2,6 +2,8 @@
 
 use anyhow::Result;
 use ledger::UserId;
+use ledger_worker::rebuild::Rebuild;
+use ledger_worker::verify::verify;
 
 use crate::{Answer, Client, World};
 
@@ -31,6 +33,14 @@ impl World {
              WHERE user_id = (SELECT user_id FROM public.users WHERE external_id = $1)",
         );
         Ok(row.bind(subject).fetch_one(self.env.pool()).await?)
+    }
+
+    /// Differences that `verify` finds between the log, the calls and the sums, once all is projected.
+    pub async fn differences(&self) -> Result<Vec<String>> {
+        self.wait_until_projected().await?;
+        let (database_url, log) = (self.env.database_url(), &self.api.handle.log);
+        let found = verify(&Rebuild { database_url, log, progress: &|_| () }, None).await?;
+        Ok(found.differences.iter().map(|difference| format!("{difference:?}")).collect())
     }
 
     /// The user of this name at the host.

@@ -180,9 +180,10 @@ impl Limits {
         self.0.counts.decide_plan(user, decision);
     }
 
-    /// Has the user's counts read before a call is refused: something happened to them (a reset, an un-counted call).
-    pub fn expire(&self, user: UserId) {
-        self.0.counts.expire(user);
+    /// Has the user's counts read before a call is refused, once the projections have come to `seq`: an event there gives
+    /// units back (a reset, an un-counted call).
+    pub fn read_at(&self, user: UserId, seq: u64) {
+        self.0.counts.read_at(user, seq);
     }
 
     /// Counts calls that happened and are in the log at `seq`, before the projection has them.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ledger::limit::Used;
 use ledger::{Clock, Month, UserId};
@@ -127,9 +127,9 @@ impl Projected {
         self.table.with(user, |entry| entry.tally.decide_plan(decision));
     }
 
-    /// Has the user read before a call is refused.
-    pub(super) fn expire(&self, user: UserId) {
-        self.table.with_known(user, |entry| entry.stale_since = Some(Instant::now()), || ());
+    /// Has the user read before a call is refused, once the projections have come to `seq`.
+    pub(super) fn read_at(&self, user: UserId, seq: u64) {
+        self.table.with_known(user, |entry| entry.less_at = entry.less_at.max(seq), || ());
     }
 
     /// Says that readings at `seq` and later contain what was admitted elsewhere; earlier ones are not decided by.
@@ -168,7 +168,7 @@ impl Projected {
             Answer::Unread => None,
             Answer::Admitted(standing) => Some(Decided::Admitted(standing)),
             Answer::Refused(_)
-                if !is_fresh && (entry.stale_since.is_some() || (is_behind && age > MIN_AGE_TO_REFUSE)) =>
+                if !is_fresh && is_behind && (watermark < entry.less_at || age > MIN_AGE_TO_REFUSE) =>
             {
                 None
             }

@@ -174,7 +174,6 @@ impl Reader {
                     }
                     entry.tally.refresh(snapshot);
                     entry.read_at = Some(started);
-                    entry.stale_since = entry.stale_since.filter(|since| *since > started);
                 },
                 || (),
             );

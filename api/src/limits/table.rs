@@ -33,8 +33,8 @@ pub(super) struct Entry {
     pub(super) tally: Tally,
     /// Instant of the last reading.
     pub(super) read_at: Option<Instant>,
-    /// Instant of something that an earlier reading cannot show: read before refusing.
-    pub(super) stale_since: Option<Instant>,
+    /// The highest sequence of an event that gives units back: an earlier reading cannot show it.
+    pub(super) less_at: u64,
     used_lately: bool,
     is_listed: bool,
 }

@@ -170,7 +170,7 @@ impl Metering {
         }
         // Id and instant are the first try's: should its frame still be on the way, both give the same row.
         let call = MeteredCall { at: attempt.at, ..call };
-        match call.record(&self.0.limits, &self.0.sealer, attempt.event_id, particulars).await? {
+        match self.record(&call, attempt.event_id, particulars).await? {
             // The earlier try may have taken the units that are missing now, and its call would count all the same.
             Metered::Refused(_) if attempt.retried && !is_settled => Err(MeteringError::FirstTryUnknown),
             Metered::Refused(refusal) => Ok(answer(&call, refusal.standing(), Some(refusal.meter()), None)),

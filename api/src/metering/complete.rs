@@ -4,27 +4,23 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use chrono::TimeDelta;
+use chrono::{DateTime, Utc};
 use events::{Body, CallCompleted, Event};
 use ledger::{StatusCode, WholeNumber};
-use nats::PublishError;
 use serde::{Deserialize, Serialize};
-use store::read::call_outcomes::RecordedCall;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::outcomes::{CallEnd, Completed, Completion};
+use super::outcomes::{CallEnd, Completed, Completion, MAX_AGE};
+use super::recent::RecentCall;
 use super::{Metering, MeteringError};
 use crate::auth::ServiceOrAdmin;
-use crate::facts::PROJECTED_WITHIN;
 use crate::http::extract::{Json, Path};
 use crate::http::idempotency::{Attempt, Idempotency, KeyHeader, Keyed};
 use crate::http::problem::{FieldError, Problem, ProblemBody};
 use crate::limits::LimitsError;
 
-/// A call may be completed so long after its beginning.
-const MAX_AGE: TimeDelta = TimeDelta::hours(1);
-/// A call that has just been recorded is waited for so long.
+/// A call that another process has just recorded is waited for so long, and so is what may be a completion.
 const LOOK_UP_WAIT: Duration = Duration::from_secs(5);
 
 /// How the call ended.
@@ -53,16 +49,27 @@ struct OutcomeBody {
     counted: bool,
 }
 
+/// An answered request: the call is completed so.
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    /// By this request. It is on disk; of two instances that complete a call at once, the first one in the log does.
+    Recorded(Completed),
+    /// By an earlier request.
+    Repeated(Completed),
+}
+
 /// Completes a recorded call
 ///
-/// For services, within an hour after the call. The same body again gives the same answer, another one 409. A 5xx
-/// un-counts the call and gives its units back.
+/// For services, within an hour after the call. On disk before the answer, which does not wait for the projection: that
+/// takes the first outcome in the log. The same body again is answered 200, another one 409. A 5xx un-counts the call;
+/// its units are given back when that is projected.
 #[utoipa::path(
     post, path = "/api/usage/calls/{call_id}/outcome", tag = "usage",
     params(("call_id" = Uuid, Path, description = "From check or forward-auth"), KeyHeader),
     request_body = OutcomeRequest,
     responses(
-        (status = 200, description = "Completed", body = OutcomeBody),
+        (status = 200, description = "Completed so before", body = OutcomeBody),
+        (status = 202, description = "Recorded", body = OutcomeBody),
         (status = 404, description = "No such call", body = ProblemBody),
         (status = 409, description = "Completed otherwise, or too long ago", body = ProblemBody),
         (status = 422, description = "A field is wrong", body = ProblemBody),
@@ -77,8 +84,12 @@ pub(super) async fn outcome(
 ) -> Result<Response, Problem> {
     let end = CallEnd::try_from(body)?;
     let work = move |attempt| async move {
-        let done = metering.complete(call_id, end, attempt).await?;
-        Ok((metering.0.writer.at(done.seq), Json(OutcomeBody::new(call_id, done))).into_response())
+        let (status, done) = match metering.complete(call_id, end, attempt).await? {
+            Outcome::Recorded(done) => (axum::http::StatusCode::ACCEPTED, done),
+            Outcome::Repeated(done) => (axum::http::StatusCode::OK, done),
+        };
+        let body = Json(OutcomeBody::new(call_id, done));
+        Ok((status, metering.0.writer.at(done.seq), body).into_response())
     };
     idempotency.run(caller.key_owner(), request, work).await
 }
@@ -109,80 +120,132 @@ impl TryFrom<OutcomeRequest> for CallEnd {
 }
 
 impl Metering {
-    /// Completes a call, or finds that it is completed so already.
+    /// Completes a call, or finds that it is completed so already. One request about a call at a time, until its
+    /// completion is on disk.
     async fn complete(
         &self,
         call_id: Uuid,
         end: CallEnd,
         attempt: Attempt,
-    ) -> Result<Completed, MeteringError> {
-        let Self(parts) = self;
-        // What was completed before a restart must be projected before it can be told from what was not.
-        parts.limits.readiness().map_err(LimitsError::from)?;
-        let _one_at_a_time = parts.outcomes.turns.of(call_id).await?;
-        match parts.outcomes.last.get(&call_id) {
-            Some(Completion::Recorded(completed)) => return completed.repeated(end),
-            Some(Completion::Lost) => {
-                self.find_lost().await?;
-                parts.outcomes.last.remove(&call_id);
-            }
-            None => {}
-        }
+    ) -> Result<Outcome, MeteringError> {
+        let parts = &*self.0;
+        let _turn = parts.turns.of(call_id).await?;
         let call = self.find(call_id).await?;
-        if let Some(completed) = Completed::of(&call, parts.projections.current()) {
-            return completed.repeated(end);
+        if let Some(Completion::Recorded(completed)) = call.completion {
+            return completed.repeated(end).map(Outcome::Repeated);
         }
         let now = parts.writer.now();
-        if now > call.created_at + MAX_AGE {
+        if now > call.at + MAX_AGE {
             return Err(MeteringError::TooLate);
         }
         let counted = call.counted && !end.status_code.is_server_error();
         let body = Body::CallCompleted(CallCompleted {
             call_id,
-            call_time: call.created_at,
+            call_time: call.at,
             status_code: end.status_code.get(),
             response_time_ms: end.response_time_ms,
             response_size: end.response_size,
             counted,
         });
         let published = parts.writer.record(&Event::by_api(attempt.event_id, call.user, now, body)).await;
-        if published.is_err_and(PublishError::may_be_recorded) {
-            parts.outcomes.last.insert(call_id, Completion::Lost);
+        let completion = match published {
+            Ok(seq) => Some(Completion::Recorded(Completed { end, counted, seq })),
+            Err(error) => error.may_be_recorded().then_some(Completion::Lost),
+        };
+        parts.recent.put(call_id, RecentCall { completion, ..call }, now);
+        let seq = published?;
+        if call.counted && !counted {
+            // Not before: another instance's completion may be the first one in the log, by which the call counts.
+            parts.limits.read_at(call.user, seq);
         }
-        let completed = Completed { end, counted, seq: published? };
-        parts.outcomes.last.insert(call_id, Completion::Recorded(completed));
-        // Given back only when the projection has it: until then the units would be counted as used all the same.
-        parts.projections.wait_for(completed.seq, PROJECTED_WITHIN).await;
-        parts.limits.expire(call.user);
-        Ok(completed)
+        Ok(Outcome::Recorded(Completed { end, counted, seq }))
     }
 
-    /// Waits until the projections show what became of a completion whose fate is not known.
-    async fn find_lost(&self) -> Result<(), MeteringError> {
-        let last_seq = self.0.projections.settled_seq().await?;
-        if self.0.projections.wait_for(last_seq, LOOK_UP_WAIT).await {
+    /// The call as this process remembers it, else by its row.
+    ///
+    /// The row is also asked once it holds what this process has completed the call with, for another one may have been
+    /// before it; and once it must be there of a call that names its request, for it may be another call of the same.
+    async fn find(&self, call_id: Uuid) -> Result<RecentCall, MeteringError> {
+        let parts = &*self.0;
+        let projected = parts.projections.current();
+        match parts.recent.get(call_id) {
+            Some(call) => match call.completion {
+                None if !call.is_named || call.seq > projected => return Ok(call),
+                Some(Completion::Recorded(completed)) if completed.seq > projected => return Ok(call),
+                Some(Completion::Lost) => {
+                    let seq = parts.projections.settled_seq().await?;
+                    self.wait_for_completions(seq).await?;
+                    let call = self.find_row(call_id).await?;
+                    parts.recent.put(call_id, call, parts.writer.now());
+                    return Ok(call);
+                }
+                None | Some(Completion::Recorded(_)) => {}
+            },
+            None => self.wait_for_forgotten(call_id).await?,
+        }
+        self.find_row(call_id).await
+    }
+
+    /// Waits until the rows hold the completions by this process that it has forgotten.
+    async fn wait_for_forgotten(&self, call_id: Uuid) -> Result<(), MeteringError> {
+        let parts = &*self.0;
+        let forgotten = parts.recent.forgotten(call_id);
+        let mut seq = forgotten.seq;
+        if forgotten.is_lost {
+            seq = seq.max(parts.projections.settled_seq().await?);
+            parts.recent.find_forgotten(call_id, forgotten, seq);
+        }
+        self.wait_for_completions(seq).await
+    }
+
+    async fn wait_for_completions(&self, seq: u64) -> Result<(), MeteringError> {
+        if self.0.projections.wait_for(seq, LOOK_UP_WAIT).await {
             return Ok(());
         }
         Err(MeteringError::EarlierCompletionUnknown)
     }
 
-    /// The call's row. One that was recorded a moment ago is waited for.
-    async fn find(&self, call_id: Uuid) -> Result<RecordedCall, MeteringError> {
-        let last_recorded = self.0.projections.last_recorded();
+    /// The call by its row. One that another process has recorded a moment ago is waited for.
+    async fn find_row(&self, call_id: Uuid) -> Result<RecentCall, MeteringError> {
+        let parts = &*self.0;
+        // What was completed before a restart must be projected before it can be told from what was not.
+        parts.limits.readiness().map_err(LimitsError::from)?;
         if let Some(call) = self.look_up(call_id).await? {
             return Ok(call);
         }
-        if !self.0.projections.wait_for(last_recorded, LOOK_UP_WAIT).await {
+        // Of no other id there can be a row that is not there yet.
+        if made_at(call_id).is_none_or(|at| at < parts.writer.now() - MAX_AGE) {
+            return Err(MeteringError::NoSuchCall);
+        }
+        let last_seq = parts.projections.last_seq().await?;
+        if !parts.projections.wait_for(last_seq, LOOK_UP_WAIT).await {
             return Err(MeteringError::NotProjected);
         }
         self.look_up(call_id).await?.ok_or(MeteringError::NoSuchCall)
     }
 
-    async fn look_up(&self, call_id: Uuid) -> Result<Option<RecordedCall>, MeteringError> {
-        let mut conn = self.0.projections.connection().await?;
+    async fn look_up(&self, call_id: Uuid) -> Result<Option<RecentCall>, MeteringError> {
+        let projections = &self.0.projections;
+        let mut conn = projections.connection().await?;
         // A service completes calls of all users, and knows them by their ids alone.
-        Ok(store::read::call_outcomes::find(&mut conn, None, call_id).await?)
+        let found = store::read::call_outcomes::find(&mut conn, None, call_id).await?;
+        let seq = projections.current();
+        Ok(found.map(|call| RecentCall {
+            user: call.user,
+            at: call.created_at,
+            seq,
+            counted: call.counted,
+            is_named: false,
+            completion: Completed::of(&call, seq).map(Completion::Recorded),
+        }))
     }
+}
+
+/// The millisecond of an id that the api may have given to a call.
+fn made_at(call_id: Uuid) -> Option<DateTime<Utc>> {
+    let timestamp = call_id.get_timestamp().filter(|_| call_id.get_version_num() == 7)?;
+    let (seconds, nanos) = timestamp.to_unix();
+    DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
 }
 
 impl OutcomeBody {

@@ -3,7 +3,6 @@
 use nats::{LogError, PublishError};
 
 use super::sealer::SealError;
-use crate::facts::TurnTimeout;
 use crate::limits::LimitsError;
 
 /// Reason why a call is not decided about, recorded or completed.
@@ -30,9 +29,9 @@ pub enum MeteringError {
     /// A fault of this program, which the panic hook has reported.
     #[error("the work on the call panicked")]
     Panicked,
-    /// Other completions take their time.
-    #[error("other completions are still being recorded")]
-    Turn(#[from] TurnTimeout),
+    /// Other completions of the call take their time.
+    #[error("other completions of the call are still being recorded")]
+    Turn,
     /// An earlier completion may be in the log, and it is not known yet whether it is.
     #[error("the fate of an earlier completion is not known yet")]
     EarlierCompletionUnknown,

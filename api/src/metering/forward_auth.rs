@@ -182,7 +182,7 @@ impl Question<'_> {
             self.metering.record_once(call, &original, id, personal).await?
         } else {
             let particulars = Particulars { personal, actor: None };
-            call.record(&metering.limits, &metering.sealer, event_id_at(now), particulars).await?
+            self.metering.record(&call, event_id_at(now), particulars).await?
         };
         match metered {
             Metered::Recorded(recorded) => Ok(self.admitted(&principal, &recorded)),

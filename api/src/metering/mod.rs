@@ -12,16 +12,20 @@ mod original;
 mod outcomes;
 mod own_calls;
 mod parts;
+mod recent;
+mod record;
 mod requests;
 pub mod sealer;
+mod turns;
 
 pub(crate) use call::count;
 pub use error::MeteringError;
-pub(crate) use outcomes::Outcomes;
 pub(crate) use own_calls::{OwnCalls, track};
 pub use parts::Metering;
 pub(crate) use parts::Parts;
+pub(crate) use recent::RecentCalls;
 pub(crate) use requests::Requests;
+pub(crate) use turns::CallTurns;
 
 use axum::extract::FromRef;
 use axum::routing::any;

@@ -114,7 +114,7 @@ impl Metering {
         }
         known.set_at(call.at);
         let particulars = Particulars { personal, actor: None };
-        let metered = call.record(&self.0.limits, &self.0.sealer, call_id, particulars).await?;
+        let metered = self.record(call, call_id, particulars).await?;
         match metered {
             // Others took the last units in between.
             Metered::Refused(refusal) if !is_refused => {

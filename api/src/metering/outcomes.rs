@@ -1,30 +1,16 @@
-//! Outcomes of calls that this process has recorded, so that a second one is told from a repetition before the
-//! projections have the first.
+//! Outcomes of calls: how a call ended, and what became of the event that says so.
 
-use std::sync::Arc;
-
+use chrono::TimeDelta;
 use ledger::StatusCode;
-use quick_cache::sync::Cache;
 use store::read::call_outcomes::RecordedCall;
-use uuid::Uuid;
 
 use super::error::MeteringError;
-use crate::facts::Turns;
 
-/// Calls completed lately, whose completion may not be projected yet.
-const REMEMBERED: usize = 50_000;
+/// A call may be completed so long after its beginning.
+pub(super) const MAX_AGE: TimeDelta = TimeDelta::hours(1);
 
-/// Outcomes by their calls' ids. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Outcomes {
-    /// One completion of a call at a time.
-    pub(super) turns: Turns<()>,
-    /// The last completion of a call.
-    pub(super) last: Arc<Cache<Uuid, Completion>>,
-}
-
-/// Completion that this process has recorded, as far as it is known.
-#[derive(Clone, Copy)]
+/// Completion by this process, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Completion {
     Recorded(Completed),
     /// It may be in the log, or not.
@@ -32,7 +18,7 @@ pub(super) enum Completion {
 }
 
 /// End of a call.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CallEnd {
     pub(super) status_code: StatusCode,
     pub(super) response_time_ms: Option<u32>,
@@ -40,18 +26,12 @@ pub(super) struct CallEnd {
 }
 
 /// A completed call.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Completed {
     pub(super) end: CallEnd,
     pub(super) counted: bool,
     /// A sequence of the log at or before which the completion stands.
     pub(super) seq: u64,
-}
-
-impl Default for Outcomes {
-    fn default() -> Self {
-        Self { turns: Turns::new(()), last: Arc::new(Cache::new(REMEMBERED)) }
-    }
 }
 
 impl Completed {

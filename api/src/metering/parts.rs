@@ -5,9 +5,10 @@ use std::sync::Arc;
 use ledger::Rules;
 use tokio_util::task::TaskTracker;
 
-use super::outcomes::Outcomes;
+use super::recent::RecentCalls;
 use super::requests::Requests;
 use super::sealer::Sealer;
+use super::turns::CallTurns;
 use crate::config::{Enforcement, ForwardAuth};
 use crate::facts::{Projections, Writer};
 use crate::http::client::TrustedProxies;
@@ -31,8 +32,10 @@ pub(crate) struct Parts {
     pub(crate) projections: Projections,
     /// Completions.
     pub(crate) writer: Writer,
-    /// Completions of this process.
-    pub(crate) outcomes: Outcomes,
+    /// Calls of late.
+    pub(crate) recent: RecentCalls,
+    /// One completion of a call at a time.
+    pub(crate) turns: CallTurns,
     /// What proxies may say, and what they pass.
     pub(crate) forward_auth: ForwardAuth,
     /// `TRUSTED_PROXIES`.

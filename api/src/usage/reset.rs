@@ -100,7 +100,7 @@ impl Usage {
         drop(conn);
         let event = Event::by_api(attempt.event_id, user, attempt.at, Body::UsageReset(reset));
         let written = self.0.writer.write(&event).await?;
-        self.0.limits.expire(user);
+        self.0.limits.read_at(user, written.seq);
         Ok(written)
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Call {
     pub(crate) fate: Fate,
     /// The id that was answered.
     pub(crate) id: Option<Uuid>,
-    /// The outcome that was reported, and whether that was answered 200.
+    /// The outcome that was reported, and whether it was taken.
     pub(crate) outcome: Option<(u16, bool)>,
 }
 
