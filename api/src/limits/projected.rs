@@ -84,13 +84,24 @@ impl Projected {
         ask: &Ask,
         intent: Intent,
     ) -> Result<Decided, LimitsError> {
-        let mut is_fresh = false;
+        let (mut is_fresh, mut earlier) = (false, None);
         for _ in 0..MAX_READINGS {
-            match self.table.with(user, |entry| self.try_decide(entry, ask, intent, is_fresh)) {
+            let (decided, lacks_terms) = self.table.with(user, |entry| {
+                if let Some(terms) = &earlier {
+                    entry.tally.set_earlier_terms(ask.at, Arc::clone(terms));
+                }
+                let decided = self.try_decide(entry, ask, intent, is_fresh);
+                let lacks_terms = decided.is_none() && entry.tally.lacks_terms(ask.at);
+                (decided, lacks_terms)
+            });
+            match decided {
                 Some(decided) => return Ok(decided),
-                None => self.read(user).await?,
+                None if lacks_terms => earlier = Some(self.reader.terms_at(user, ask.at).await?),
+                None => {
+                    self.read(user).await?;
+                    is_fresh = true;
+                }
             }
-            is_fresh = true;
         }
         Err(LimitsError::Unreadable)
     }

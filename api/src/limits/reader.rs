@@ -6,6 +6,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use ledger::{Clock, Month, UserId};
 use parking_lot::{Mutex, RwLock};
 use sqlx::PgPool;
@@ -75,6 +76,22 @@ impl Reader {
         match told.await {
             Ok(true) => Ok(()),
             Ok(false) | Err(_) => Err(LimitsError::Unreadable),
+        }
+    }
+
+    /// The terms of the user's plan that were in force at an instant in the past.
+    pub(super) async fn terms_at(&self, user: UserId, at: DateTime<Utc>) -> Result<Arc<Terms>, LimitsError> {
+        let read = async {
+            let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
+            store::read::limit_inputs::terms_at(&mut conn, user, at).await
+        };
+        match timeout(READ_TIMEOUT, read).await {
+            Ok(Ok(terms)) => Ok(Arc::new(terms)),
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot read an earlier plan");
+                Err(LimitsError::Unreadable)
+            }
+            Err(_) => Err(LimitsError::Unreadable),
         }
     }
 
@@ -189,6 +206,7 @@ impl Memory {
             first_month,
             counted: user.counted,
             current: self.share(user.current),
+            current_from: user.current_from,
             pending: user.pending.map(|pending| PlanDecision {
                 seq: pending.seq,
                 effective_at: pending.effective_at,

@@ -280,6 +280,7 @@ mod tests {
             first_month: month(),
             counted: [Used::default(); Snapshot::MONTHS],
             current: terms,
+            current_from: None,
             pending: None,
         };
         table.with(user(1), |entry| entry.tally.refresh(snapshot));

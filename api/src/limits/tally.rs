@@ -41,6 +41,8 @@ pub(super) struct Snapshot {
     pub(super) counted: [Used; Snapshot::MONTHS],
     /// The plan in force when it was read.
     pub(super) current: Arc<Terms>,
+    /// Time from which it is; none for one that was never decided.
+    pub(super) current_from: Option<DateTime<Utc>>,
     /// A later decision that is not in force yet.
     pub(super) pending: Option<PlanDecision>,
 }
@@ -68,6 +70,9 @@ pub(super) struct Tally {
     read: Option<Read>,
     /// Our own decisions beyond the snapshot's watermark, in log order.
     decisions: Vec<PlanDecision>,
+    /// Terms at an instant before the plan was decided that is in force, as they were looked up for the last decision
+    /// about such an instant.
+    earlier: Option<(DateTime<Utc>, Arc<Terms>)>,
 }
 
 #[derive(Debug)]
@@ -75,6 +80,7 @@ struct Read {
     watermark: u64,
     first_month: Month,
     current: Arc<Terms>,
+    current_from: Option<DateTime<Utc>>,
     pending: Option<PlanDecision>,
 }
 
@@ -103,7 +109,7 @@ impl Counts for Tally {
             .iter()
             .find(|tally| tally.month == month)
             .map_or_else(Used::default, MonthTally::used);
-        Some(Standing { terms: self.terms(read, at), month, used })
+        Some(Standing { terms: self.terms(read, at)?, month, used })
     }
 
     fn take(&mut self, month: Month, cost: Used) {
@@ -163,6 +169,7 @@ impl Tally {
             watermark,
             first_month: snapshot.first_month,
             current: snapshot.current,
+            current_from: snapshot.current_from,
             pending: snapshot.pending,
         };
         self.months.retain(|tally| {
@@ -206,11 +213,28 @@ impl Tally {
         calls.chain(self.decisions.first().map(|decision| decision.seq)).min()
     }
 
+    /// Tells whether the last reading does not say which terms were in force at the instant: a later decision has
+    /// replaced them. A request that is tried again is decided by its first try's instant.
+    pub(super) fn lacks_terms(&self, at: DateTime<Utc>) -> bool {
+        self.read.as_ref().is_some_and(|read| self.terms(read, at).is_none())
+    }
+
+    /// Says which terms were in force at an instant of which the last reading does not say it. They never change: what
+    /// is decided later is in force later.
+    pub(super) fn set_earlier_terms(&mut self, at: DateTime<Utc>, terms: Arc<Terms>) {
+        self.earlier = Some((at, terms));
+    }
+
     /// The plan at an instant is the last one in the log with `effective_at` at or before it.
-    fn terms(&self, read: &Read, at: DateTime<Utc>) -> Arc<Terms> {
+    fn terms(&self, read: &Read, at: DateTime<Utc>) -> Option<Arc<Terms>> {
         let decided =
             self.decisions.iter().rev().chain(&read.pending).find(|decision| decision.effective_at <= at);
-        Arc::clone(decided.map_or(&read.current, |decision| &decision.terms))
+        let known = match decided {
+            Some(decision) => Some(&decision.terms),
+            None if read.current_from.is_none_or(|from| from <= at) => Some(&read.current),
+            None => self.earlier.as_ref().filter(|(instant, _)| *instant == at).map(|(_, terms)| terms),
+        };
+        known.map(Arc::clone)
     }
 
     fn month(&mut self, month: Month) -> &mut MonthTally {

@@ -30,6 +30,8 @@ pub struct UserReading {
     pub counted: [Used; MONTHS],
     /// The plan in force.
     pub current: Terms,
+    /// Time from which it is; none for the free plan of a user who never changed.
+    pub current_from: Option<DateTime<Utc>>,
     /// The latest decision of all, while it lies ahead.
     pub pending: Option<PendingTerms>,
 }
@@ -70,7 +72,7 @@ pub async fn read(
                   COALESCE(m0.total_calls, 0) AS "total_0!", COALESCE(m0.analyze_calls, 0) AS "analyze_0!",
                   COALESCE(m1.total_calls, 0) AS "total_1!", COALESCE(m1.analyze_calls, 0) AS "analyze_1!",
                   COALESCE(m2.total_calls, 0) AS "total_2!", COALESCE(m2.analyze_calls, 0) AS "analyze_2!",
-                  COALESCE(now.plan_name, free.plan_name) AS "plan!",
+                  COALESCE(now.plan_name, free.plan_name) AS "plan!", now.effective_at AS "current_from?",
                   CASE WHEN now.plan_name IS NULL THEN free.monthly_api_limit ELSE now.monthly_api_limit END AS total,
                   CASE WHEN now.plan_name IS NULL THEN free.analyze_limit ELSE now.analyze_limit END AS analyze,
                   last.log_seq AS "pending_seq?", last.effective_at AS "pending_at?",
@@ -86,7 +88,7 @@ pub async fn read(
                               WHERE user_id = u.user_id AND month_year = $3 LIMIT 1) m1 ON TRUE
            LEFT JOIN LATERAL (SELECT total_calls, analyze_calls FROM monthly_usage_summary
                               WHERE user_id = u.user_id AND month_year = $4 LIMIT 1) m2 ON TRUE
-           LEFT JOIN LATERAL (SELECT plan_name, monthly_api_limit, analyze_limit FROM subscriptions
+           LEFT JOIN LATERAL (SELECT plan_name, monthly_api_limit, analyze_limit, effective_at FROM subscriptions
                               WHERE user_id = u.user_id AND effective_at <= $5
                               ORDER BY log_seq DESC, log_idx DESC LIMIT 1) now ON TRUE
            LEFT JOIN LATERAL (SELECT log_seq, effective_at, plan_name, monthly_api_limit, analyze_limit
@@ -105,6 +107,25 @@ pub async fn read(
     Ok(Reading { watermark, users })
 }
 
+/// The terms in force at `at` of the plan of `owner`: the latest in the log that is effective
+/// by then, else the free plan's.
+pub async fn terms_at(conn: &mut PgConnection, owner: UserId, at: DateTime<Utc>) -> Result<Terms, Error> {
+    let row = sqlx::query!(
+        r#"SELECT plan_name AS "plan!", monthly_api_limit AS total, analyze_limit AS analyze
+           FROM (SELECT plan_name, monthly_api_limit, analyze_limit, log_seq, log_idx FROM subscriptions
+                 WHERE user_id = $1 AND effective_at <= $2
+                 UNION ALL
+                 SELECT plan_name, monthly_api_limit, analyze_limit, -1, 0 FROM subscription_limits
+                 WHERE plan_name = 'free') decided
+           ORDER BY log_seq DESC, log_idx DESC LIMIT 1"#,
+        owner.get(),
+        at
+    )
+    .fetch_one(conn)
+    .await?;
+    terms(row.plan, row.total, row.analyze)
+}
+
 struct Row {
     user_id: Uuid,
     watermark: i64,
@@ -115,6 +136,7 @@ struct Row {
     total_2: i64,
     analyze_2: i64,
     plan: String,
+    current_from: Option<DateTime<Utc>>,
     total: Option<i64>,
     analyze: Option<i64>,
     pending_seq: Option<i64>,
@@ -145,6 +167,7 @@ impl TryFrom<Row> for UserReading {
                 used(row.total_2, row.analyze_2),
             ],
             current: terms(row.plan, row.total, row.analyze)?,
+            current_from: row.current_from,
             pending,
         })
     }

@@ -19,6 +19,11 @@ enum Step {
         analyze: bool,
         units: u8,
     },
+    /// A first try of an earlier instant died, and is tried again.
+    AdmitLate {
+        units: u8,
+        instant: u8,
+    },
     /// The log takes an admitted call.
     Append(u8),
     /// The api learns of it.
@@ -54,6 +59,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         12 => (any::<bool>(), 1..4_u8).prop_map(|(analyze, units)| Step::Admit { analyze, units }),
+        3 => (1..4_u8, any::<u8>()).prop_map(|(units, instant)| Step::AdmitLate { units, instant }),
         6 => any::<u8>().prop_map(Step::Append),
         6 => any::<u8>().prop_map(Step::Acknowledge),
         1 => any::<u8>().prop_map(Step::Fail),
@@ -101,6 +107,8 @@ struct Admitted {
 struct World {
     tally: Tally,
     now: DateTime<Utc>,
+    /// Instants that were the present one before.
+    earlier: Vec<DateTime<Utc>>,
     log: Vec<Fact>,
     watermark: usize,
     readings: Vec<Snapshot>,
@@ -127,6 +135,7 @@ impl World {
         Self {
             tally: Tally::default(),
             now: "2026-11-15T00:00:00Z".parse().expect("a time"),
+            earlier: Vec::new(),
             log: Vec::new(),
             watermark: 0,
             readings: Vec::new(),
@@ -164,12 +173,17 @@ impl World {
         used
     }
 
-    fn terms(&self, until: usize) -> Arc<Terms> {
-        let in_force = self.log[..until].iter().rev().find_map(|fact| match fact {
-            Fact::Plan { terms, effective_at } if *effective_at <= self.now => Some(Arc::clone(terms)),
+    fn terms(&self, until: usize, at: DateTime<Utc>) -> Arc<Terms> {
+        self.plan_at(until, at).map_or_else(|| terms(FREE.0, FREE.1), |(terms, _)| terms)
+    }
+
+    fn plan_at(&self, until: usize, at: DateTime<Utc>) -> Option<(Arc<Terms>, DateTime<Utc>)> {
+        self.log[..until].iter().rev().find_map(|fact| match fact {
+            Fact::Plan { terms, effective_at } if *effective_at <= at => {
+                Some((Arc::clone(terms), *effective_at))
+            }
             _ => None,
-        });
-        in_force.unwrap_or_else(|| terms(FREE.0, FREE.1))
+        })
     }
 
     fn read(&self) -> Snapshot {
@@ -192,19 +206,24 @@ impl World {
             watermark: self.watermark as u64,
             first_month,
             counted,
-            current: self.terms(self.watermark),
+            current: self.terms(self.watermark, self.now),
+            current_from: self.plan_at(self.watermark, self.now).map(|(_, from)| from),
             pending: latest.filter(|latest| latest.effective_at > self.now),
         }
     }
 
-    fn admit(&mut self, analyze: bool, units: u8) {
+    fn admit(&mut self, at: DateTime<Utc>, analyze: bool, units: u8) {
         let units = Units::new(u64::from(units)).expect("units");
-        let ask = Ask { at: self.now, month: self.month(), category: category(analyze), units };
+        let ask = Ask { at, month: Month::of(at), category: category(analyze), units };
+        if self.tally.lacks_terms(at) {
+            assert!(matches!(self.tally.preview(&ask), Answer::Unread), "decided by a later plan");
+            self.tally.set_earlier_terms(at, self.terms(self.watermark, at));
+        }
         match self.tally.admit(&ask) {
             Answer::Admitted(standing) => {
                 let admitted = Admitted { month: ask.month, cost: ask.cost(), seq: None };
                 self.in_flight.push(admitted);
-                let (terms, used) = (self.terms(self.log.len()), self.true_used());
+                let (terms, used) = (self.terms(self.log.len(), at), self.true_used(ask.month));
                 assert!(used.total <= terms.limits.total.expect("a limit"), "{used:?} passes {terms:?}");
                 if analyze {
                     assert!(
@@ -222,11 +241,11 @@ impl World {
         }
     }
 
-    /// Everything that is in the log or may still come into it, but for what nobody told this instance.
-    fn true_used(&self) -> Used {
-        let mut used = self.used(self.month(), self.log.len(), false);
+    /// Everything of a month that is in the log or may still come into it, but for what nobody told this instance.
+    fn true_used(&self, month: Month) -> Used {
+        let mut used = self.used(month, self.log.len(), false);
         for call in self.in_flight.iter().chain(&self.lost) {
-            if call.seq.is_none() && call.month == self.month() {
+            if call.seq.is_none() && call.month == month {
                 used.add(call.cost);
             }
         }
@@ -282,7 +301,12 @@ impl World {
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Admit { analyze, units } => self.admit(analyze, units),
+            Step::Admit { analyze, units } => self.admit(self.now, analyze, units),
+            Step::AdmitLate { units, instant } => {
+                if let Some(at) = pick(&self.earlier, instant) {
+                    self.admit(self.earlier[at], false, units);
+                }
+            }
             Step::Append(index) => {
                 if let Some(at) = pick(&self.in_flight, index) {
                     self.append_admitted(|world| &mut world.in_flight, at);
@@ -330,6 +354,7 @@ impl World {
             }
             Step::NextMonth => {
                 if self.month().number() < 12 {
+                    self.earlier.push(self.now);
                     self.now = self.month().end() + Duration::hours(1);
                 }
             }
@@ -362,7 +387,7 @@ proptest! {
         world.settle();
         let standing = world.tally.standing(world.now, world.month()).expect("it was read");
         prop_assert_eq!(standing.used, world.used(world.month(), world.log.len(), true));
-        prop_assert_eq!(standing.terms, world.terms(world.log.len()));
+        prop_assert_eq!(standing.terms, world.terms(world.log.len(), world.now));
         prop_assert!(world.tally.is_settled());
         prop_assert_eq!(world.tally.outstanding_units(), 0);
     }
@@ -371,10 +396,10 @@ proptest! {
 #[test]
 fn nothing_is_admitted_before_a_reading() {
     let mut world = World::new();
-    world.admit(true, 1);
+    world.admit(world.now, true, 1);
     assert!(world.in_flight.is_empty());
     world.tally.refresh(world.read());
-    world.admit(true, 1);
+    world.admit(world.now, true, 1);
     assert_eq!(world.in_flight.len(), 1);
 }
 
@@ -383,11 +408,11 @@ fn exactly_the_limit_is_admitted_without_any_projection() {
     let mut world = World::new();
     world.tally.refresh(world.read());
     for _ in 0..50 {
-        world.admit(true, 1);
+        world.admit(world.now, true, 1);
     }
     assert_eq!(world.in_flight.len() as u64, FREE.1);
     for _ in 0..50 {
-        world.admit(false, 1);
+        world.admit(world.now, false, 1);
     }
     assert_eq!(world.in_flight.len() as u64, FREE.0);
 }

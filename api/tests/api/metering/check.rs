@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use chrono::TimeDelta;
+use ledger::Month;
 use serde_json::{Value, json};
 use testkit::{Answer, Client, Role, World};
 
@@ -172,16 +173,58 @@ async fn a_retry_is_not_refused_while_the_first_try_may_still_count() -> Result<
     let send = || user.post("/api/usage/check").header("idempotency-key", "key").json(&body).send();
     let refused = send().await?.expect(200)?.json()?;
     assert_eq!(refused["allowed"], false);
-    // As if the process had died in the middle of it.
+    forget_answers(&world).await?;
+    send().await?.expect(503)?;
+    world.env.clock.set(world.env.clock.now() + TimeDelta::minutes(3));
+    assert_eq!(send().await?.expect(200)?.json()?, refused);
+    assert_eq!(send().await?.expect(200)?.header("idempotency-replayed"), Some("true"));
+    Ok(())
+}
+
+/// Leaves the keys as if the process had died before it answered.
+async fn forget_answers(world: &World) -> Result<()> {
     sqlx::query(
         "UPDATE public.idempotency_keys SET status_code = NULL, headers = NULL, response = NULL, locked_until = $1",
     )
     .bind(world.env.clock.now())
     .execute(world.env.pool())
     .await?;
-    send().await?.expect(503)?;
-    world.env.clock.set(world.env.clock.now() + TimeDelta::minutes(3));
-    assert_eq!(send().await?.expect(200)?.json()?, refused);
-    assert_eq!(send().await?.expect(200)?.header("idempotency-replayed"), Some("true"));
+    Ok(())
+}
+
+/// A first try that died in the last minute of a month is tried again in the next one, on a larger plan.
+#[tokio::test]
+async fn a_retry_is_decided_by_the_month_and_the_plan_of_its_first_try() -> Result<()> {
+    let world = World::start().await?;
+    let month = Month::of(world.env.clock.now()).next();
+    world.env.clock.set(month.end() - TimeDelta::seconds(50));
+    let user = world.user("past")?;
+    let body = json!({"endpoint": "/api/x", "record": true});
+    for _ in 1..50 {
+        check(&user, &body).await?.expect(200)?;
+    }
+    let keyed = |client: &Client, key: &str| {
+        client.post("/api/usage/check").header("idempotency-key", key).json(&body).send()
+    };
+    let last = keyed(&user, "recorded").await?.expect(200)?.json()?;
+    assert_eq!((&last["allowed"], &last["used"]), (&json!(true), &json!(50)));
+    let refused = keyed(&user, "refused").await?.expect(200)?.json()?;
+    assert_eq!(refused["allowed"], false);
+    assert_eq!(Month::of(world.env.clock.now()), month, "it took too long");
+    forget_answers(&world).await?;
+
+    world.env.clock.set(month.end() + TimeDelta::minutes(3));
+    let user = world.user("past")?;
+    user.post("/api/usage/upgrade").json(&json!({"plan": "pro"})).send().await?.expect(200)?;
+    assert_eq!(check(&user, &body).await?.expect(200)?.json()?["limit"], 500);
+    let again = keyed(&user, "refused").await?.expect(200)?;
+    assert_eq!(again.header("x-usage-limit"), Some("50"));
+    assert_eq!(again.json()?, refused);
+    let again = keyed(&user, "recorded").await?.expect(200)?.json()?;
+    assert_eq!(again, last, "it is the call that the first try has recorded");
+    let by_month = "SELECT string_agg(month_year || ' ' || total_calls, ', ' ORDER BY month_year)
+                    FROM monthly_usage_summary";
+    world.wait_until_projected().await?;
+    assert_eq!(world.text(by_month).await?, format!("{month} 50, {} 1", month.next()));
     Ok(())
 }
