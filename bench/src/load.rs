@@ -141,6 +141,15 @@ impl Connection {
         status.and_then(|digits| digits.parse().ok()).context("an answer without a status")
     }
 
+    /// A header of the last answer, whose name is given in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let head = &self.buffer[..memmem::find(&self.buffer, b"\r\n\r\n")?];
+        let text = std::str::from_utf8(head).ok()?;
+        let pairs = text.lines().filter_map(|line| line.split_once(':'));
+        let mut found = pairs.filter(|(found, _)| found.eq_ignore_ascii_case(name));
+        found.next().map(|(_, value)| value.trim().to_owned())
+    }
+
     /// The last answer, for an error's message.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.buffer).into_owned()

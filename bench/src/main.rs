@@ -5,6 +5,7 @@ mod calls;
 mod copy;
 mod ingest;
 mod load;
+mod outcomes;
 mod probe;
 mod process;
 mod projection;
@@ -33,7 +34,7 @@ struct Arguments {
     #[arg(long, default_value = "target")]
     target: PathBuf,
     /// Only these groups of figures.
-    #[arg(long, value_delimiter = ',', default_value = "vault,tracked,strangers,ingest,projection")]
+    #[arg(long, value_delimiter = ',', default_value = "vault,tracked,outcomes,strangers,ingest,projection")]
     only: Vec<String>,
     #[command(subcommand)]
     command: Option<Command>,
@@ -78,11 +79,14 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     if wanted("vault") {
         vault::measure(&mut report)?;
     }
-    if wanted("tracked") || wanted("strangers") || wanted("ingest") {
+    if ["tracked", "outcomes", "strangers", "ingest"].into_iter().any(wanted) {
         let machine = Machine::start(&arguments.target, "calls").await?;
         let users = Users::create(&machine).await?;
         if wanted("tracked") {
             tracked::measure(&machine, &users, &mut report).await?;
+        }
+        if wanted("outcomes") {
+            outcomes::measure(&machine, &users, &mut report).await?;
         }
         if wanted("strangers") {
             strangers::measure(&machine, &users, &mut report).await?;

@@ -21,7 +21,7 @@ const HOT_USERS: usize = 4;
 /// A plan that nobody reaches, so that every call is decided and admitted.
 const PLAN: &str = "bench";
 /// Headers in which the proxy in front would describe the request that it holds.
-const FORWARDED: &str = "X-Forwarded-Method: GET\r\nX-Forwarded-Uri: /api/items/42?page=3\r\n";
+pub(crate) const FORWARDED: &str = "X-Forwarded-Method: GET\r\nX-Forwarded-Uri: /api/items/42?page=3\r\n";
 
 /// Users of the benchmark with their tokens.
 #[derive(Debug)]
