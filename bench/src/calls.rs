@@ -101,7 +101,7 @@ async fn acknowledged(
 fn seal(key: &DataKey, event_id: &str) -> anyhow::Result<SealedJson<'static>> {
     let personal = Personal::of_client(Some(ADDRESS), Some(AGENT.into()));
     let sealed = key.seal_personal(event_id, &personal.to_json(), &OsEntropy)?;
-    Ok(SealedJson::new(sealed.to_json())?)
+    Ok(SealedJson::new(sealed.to_compact_json())?)
 }
 
 fn called(n: usize, personal: Option<SealedJson<'static>>) -> Body<'static> {

@@ -12,8 +12,8 @@ const EVENTS_PER_FRAME: usize = 1_000;
 const FRAMES: usize = 1_000;
 /// As long as a sealed address and user agent are.
 const SEALED: &str = concat!(
-    r#"{"dek":"d1","encrypted":"87c568e037a5fa50b1bc911e8ee19a77c4dd3c22bce9932f86fdd8a216afe168"#,
-    r#"1c89737fada6859e91047eece711ec16da62d6ccb9fd0de2c51f132347350d8c","iv":"507b553b106b1b9963b7affb34e5ed14","kid":"k1","tag":"99f97d455d5d62b24f3a942a1abc3fa8863fc0ce2037f52f09bd785b22b800d4","v":2}"#
+    r#""AgJrMQJkMVB7VTsQaxuZY7ev-zTl7RSZ-X1FXV1isk86lCoavD-ohj_AziA39S8JvXhbIrgA1IfFaOA3pfpQsbyRHo7hmnfE3Twi"#,
+    r#"vOmTL4b92KIWr-FoHIlzf62mhZ6RBH7s5xHsFtpi1sy5_Q3ixR8TI0c1DYw""#
 );
 
 fn main() {
@@ -55,7 +55,7 @@ fn main() {
 fn call(index: usize, ids: &IdSource) -> Event<'static> {
     let mut call = ApiCalled::new("/api/analyze/pull-requests", Category::Analyze);
     call.method = Some("POST".into());
-    call.personal = Some(SealedJson::new(SEALED).expect("an object"));
+    call.personal = Some(SealedJson::new(SEALED).expect("a string"));
     if index.is_multiple_of(2) {
         call.status_code = Some(200);
         call.response_time_ms = Some(41);

@@ -153,10 +153,15 @@ impl<'a, const PLAIN: bool> Scanner<'a, PLAIN> {
         Some(string)
     }
 
-    /// An object of strings and numbers: that it is one is checked member by member, for it is kept as it stands.
+    /// A string, or an object of strings and numbers: that it is one is checked member by member, for it is kept as it
+    /// stands.
     #[inline]
     fn sealed(&mut self) -> Option<SealedJson<'a>> {
         let start = self.at;
+        if self.follows(b"\"") {
+            self.string(MAX_SEALED_BYTES)?;
+            return SealedJson::new(self.text.get(start..self.at)?).ok();
+        }
         self.literal(b"{\"")?;
         loop {
             self.string(MAX_SEALED_BYTES)?;

@@ -26,6 +26,12 @@ const SEALED: &str = concat!(
     r#"1c89737fada6859e91047eece711ec16da62d6ccb9fd0de2c51f132347350d8c","iv":"507b553b106b1b9963b7affb34e5ed14","kid":"k1","tag":"99f97d455d5d62b24f3a942a1abc3fa8863fc0ce2037f52f09bd785b22b800d4","v":2}"#
 );
 
+/// The same in one string.
+const COMPACT: &str = concat!(
+    r#""AgJrMQJkMVB7VTsQaxuZY7ev-zTl7RSZ-X1FXV1isk86lCoavD-ohj_AziA39S8JvXhbIrgA1IfFaOA3pfpQsbyRHo7hmnfE3Twi"#,
+    r#"vOmTL4b92KIWr-FoHIlzf62mhZ6RBH7s5xHsFtpi1sy5_Q3ixR8TI0c1DYw""#
+);
+
 fn at(text: &str) -> DateTime<Utc> {
     ledger::time::parse(text).expect("a time")
 }
@@ -71,10 +77,13 @@ fn full_call() -> Event<'static> {
 fn golden_events() -> Vec<(&'static str, Event<'static>)> {
     let mut uncounted = ApiCalled::new("/", Category::Other);
     uncounted.counted = false;
+    let mut compact = ApiCalled::new("/api/analyze", Category::Analyze);
+    compact.personal = Some(SealedJson::new(COMPACT).expect("a string"));
     let api = |body| event(SOURCE_API, body);
     let worker = |body| event(SOURCE_WORKER, body);
     vec![
         ("usage.api_called.v1", full_call()),
+        ("usage.api_called.v1.compact", api(Body::ApiCalled(compact))),
         ("usage.api_called.v1.minimal", api(Body::ApiCalled(uncounted))),
         ("usage.api_called.v1.request", api(Body::ApiCalled(asked_about_by_a_proxy()))),
         ("usage.call_completed.v1", api(Body::CallCompleted(call_completed()))),

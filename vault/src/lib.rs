@@ -8,7 +8,8 @@
 //!
 //! * the codec is A256CBC-HS512 of RFC 7518 §5.2, see [`a256cbc_hs512`];
 //! * associated data and derivation labels are length-prefixed fields, see [`lp`];
-//! * a sealed value is the JSON object `{"v":2,"kid","dek","encrypted","iv","tag"}`, see [`Sealed`].
+//! * a sealed value is the JSON object `{"v":2,"kid","dek","encrypted","iv","tag"}`, or the same in one string, see
+//!   [`Sealed`].
 //!
 //! Pure: no I/O and no async. Random bytes come through [`Entropy`], which is the operating system's generator in
 //! production. Types that hold a secret zero themselves when dropped and can be neither printed nor serialised:

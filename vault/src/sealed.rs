@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::Error as _;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -14,6 +16,9 @@ use crate::names::{DekId, RootKeyId};
 const VERSION: u8 = 2;
 
 /// A sealed value: `{"v":2,"kid":"k1","dek":"d1","encrypted":"<hex>","iv":"<hex>","tag":"<hex>"}`.
+///
+/// Or, where many are kept, the same in one JSON string: base64url without padding (RFC 4648 §5) of
+/// `v ‖ len(kid) ‖ kid ‖ len(dek) ‖ dek ‖ iv ‖ tag ‖ ciphertext`, where `v` and the lengths are a byte each.
 ///
 /// Exactly these six members, hexadecimal digits in lower case, a ciphertext of whole blocks, an IV of 16 and a tag of
 /// 32 bytes. Whatever else there is, or lacks, is [`OpenError`]: a value without a tag or a version is not an older
@@ -39,8 +44,11 @@ impl Sealed {
         &self.dek
     }
 
-    /// Reads the JSON form. Every deviation is the one error.
+    /// Reads the JSON, of either form. Every deviation is the one error.
     pub fn from_json(json: &str) -> Result<Self, OpenError> {
+        if let Some(text) = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+            return Self::from_compact(text);
+        }
         if let Some(sealed) = Self::from_canonical(json) {
             return Ok(sealed);
         }
@@ -86,6 +94,48 @@ impl Sealed {
         out.extend_from_slice(b"\",\"tag\":\"");
         lower_hex::append(out, &self.tag);
         out.extend_from_slice(b"\"}");
+    }
+
+    /// The value as one JSON string, quotes included.
+    pub fn to_compact_json(&self) -> String {
+        let names = [self.kid.as_str(), self.dek.as_str()];
+        let named: usize = names.iter().map(|name| 1 + name.len()).sum();
+        let mut bytes =
+            Vec::with_capacity(1 + named + self.iv.len() + self.tag.len() + self.ciphertext.len());
+        bytes.push(VERSION);
+        for name in names {
+            bytes.push(u8::try_from(name.len()).expect("a name has 32 bytes at most"));
+            bytes.extend_from_slice(name.as_bytes());
+        }
+        bytes.extend_from_slice(&self.iv);
+        bytes.extend_from_slice(&self.tag);
+        bytes.extend_from_slice(&self.ciphertext);
+        let mut json = String::with_capacity(2 + bytes.len().div_ceil(3) * 4);
+        json.push('"');
+        URL_SAFE_NO_PAD.encode_string(&bytes, &mut json);
+        json.push('"');
+        json
+    }
+
+    /// Reads what stands between the quotes. One value has one form: padding, bits beyond the last byte, and every other
+    /// alphabet are refused.
+    fn from_compact(text: &str) -> Result<Self, OpenError> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| OpenError)?;
+        let rest = bytes.strip_prefix(&[VERSION]).ok_or(OpenError)?;
+        let (kid, rest) = split_name(rest).ok_or(OpenError)?;
+        let (dek, rest) = split_name(rest).ok_or(OpenError)?;
+        let (iv, rest) = rest.split_first_chunk().ok_or(OpenError)?;
+        let (tag, ciphertext) = rest.split_first_chunk().ok_or(OpenError)?;
+        if !is_whole_blocks(ciphertext) {
+            return Err(OpenError);
+        }
+        Ok(Self {
+            kid: kid.parse().map_err(|_| OpenError)?,
+            dek: dek.parse().map_err(|_| OpenError)?,
+            ciphertext: ciphertext.to_vec(),
+            iv: *iv,
+            tag: *tag,
+        })
     }
 
     fn json_bytes(&self) -> usize {
@@ -161,7 +211,7 @@ impl Members<'_> {
             iv: [0; 16],
             tag: [0; TAG_BYTES],
         };
-        if sealed.ciphertext.is_empty() || !sealed.ciphertext.len().is_multiple_of(16) {
+        if !is_whole_blocks(&sealed.ciphertext) {
             return Err(OpenError);
         }
         lower_hex::decode(self.encrypted, &mut sealed.ciphertext)?;
@@ -171,8 +221,21 @@ impl Members<'_> {
     }
 }
 
+fn is_whole_blocks(ciphertext: &[u8]) -> bool {
+    !ciphertext.is_empty() && ciphertext.len().is_multiple_of(16)
+}
+
+/// A name with its length before it, and what follows it.
+fn split_name(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (&length, rest) = bytes.split_first()?;
+    let (name, rest) = rest.split_at_checked(length.into())?;
+    Some((std::str::from_utf8(name).ok()?, rest))
+}
+
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use proptest::prelude::*;
     use proptest::sample::Index;
 
@@ -254,6 +317,83 @@ mod tests {
             assert_eq!(Sealed::from_json(&text), Err(OpenError), "{text}");
         }
     }
+
+    /// What the compact form holds, before it is written in base64url.
+    fn compact_bytes() -> Vec<u8> {
+        let names = [&[2_u8, 2][..], b"k1", &[2], b"d1"].concat();
+        [names, vec![0x1b; 16], vec![0x2c; 32], vec![0x0a; 32]].concat()
+    }
+
+    fn quoted(bytes: &[u8]) -> String {
+        format!("\"{}\"", URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    #[test]
+    fn both_forms_say_the_same() {
+        let sealed = Sealed::from_json(&json("2", &"0a".repeat(32), &"1b".repeat(16), &"2c".repeat(32)));
+        let sealed = sealed.expect("well-formed");
+        let compact = sealed.to_compact_json();
+        assert_eq!(compact, quoted(&compact_bytes()));
+        assert_eq!(Sealed::from_json(&compact), Ok(sealed));
+    }
+
+    #[test]
+    fn refuses_every_other_string_with_the_one_error() {
+        let good = compact_bytes();
+        assert!(Sealed::from_json(&quoted(&good)).is_ok());
+        let with = |at: usize, byte: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = byte;
+            quoted(&bytes)
+        };
+        let text = quoted(&good);
+        let inner = text.trim_matches('"');
+        let mut refused = vec![
+            "\"\"".to_owned(),
+            "\"".to_owned(),
+            inner.to_owned(),
+            text.replace("\"", "'"),
+            format!(" {text}"),
+            format!("\"{inner}=\""),
+            format!("\"{inner}A\""),
+            format!("\"{inner}AAAA\""),
+            format!("\"{}\"", &inner[1..]),
+            format!("\"+{}\"", &inner[1..]),
+            format!("\"/{}\"", &inner[1..]),
+            format!("\"\\u0041{}\"", &inner[1..]),
+            format!("\"{} {}\"", &inner[..8], &inner[8..]),
+            format!("\"ä{inner}\""),
+            // The version, and lengths of names that are none, too long, or beyond the end.
+            with(0, 1),
+            with(0, 3),
+            with(1, 0),
+            with(1, 1),
+            with(1, 3),
+            with(1, 33),
+            with(1, 255),
+            with(4, 0),
+            with(4, 255),
+            // Names of other characters.
+            with(2, b' '),
+            with(2, b'"'),
+            with(5, 0xff),
+            with(6, 0),
+        ];
+        // Whatever is cut off, and whatever is too much: a ciphertext has whole blocks, and at least one.
+        let whole = [good.len(), good.len() - 16];
+        let cut = (0..good.len()).filter(|length| !whole.contains(length));
+        refused.extend(cut.map(|length| quoted(&good[..length])));
+        refused.extend((1..16).map(|more| quoted(&[&good[..], &vec![0; more]].concat())));
+        // Bits beyond the last byte: 87 bytes have none, 103 leave four.
+        let odd = [&good[..], &[0; 16]].concat();
+        let odd = quoted(&odd);
+        assert!(Sealed::from_json(&odd).is_ok());
+        refused.push(odd.replace("A\"", "B\""));
+        for text in refused {
+            assert_eq!(Sealed::from_json(&text), Err(OpenError), "{text}");
+        }
+    }
+
     /// One change of a text.
     #[derive(Debug, Clone)]
     enum Change {

@@ -66,5 +66,35 @@ pub(crate) fn seal(
         return Ok(None);
     }
     let sealed = key.seal_personal(event_id, &personal.to_json(), &OsEntropy)?;
-    Ok(Some(SealedJson::new(sealed.to_json())?))
+    Ok(Some(SealedJson::new(sealed.to_compact_json())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use events::{ApiCalled, Body, Event, encode};
+    use ledger::Category;
+    use ledger::ids::event_id_at;
+    use uuid::Uuid;
+    use vault::{DekId, KeyRing, RootKey};
+
+    use super::*;
+
+    /// An endpoint of 16 bytes, a user agent of 60, an IPv4 address: what a year of calls takes on disk follows from it.
+    #[test]
+    fn a_call_takes_so_many_bytes_of_the_log() {
+        let ring = KeyRing::new("k1".parse().unwrap(), &RootKey::parse(&"a".repeat(64)).unwrap());
+        let user = Uuid::from_u128(7);
+        let (key, _) = ring.new_data_key(user, DekId::first(), &OsEntropy).unwrap();
+        let at = DateTime::from_timestamp(1_794_000_000, 123_456_000).unwrap();
+        let id = event_id_at(at);
+        let agent = "x".repeat(60);
+        let personal = Personal::of_client("203.0.113.177".parse().ok(), Some(agent.as_str().into()));
+        let mut call = ApiCalled::new("/api/analyze/abc", Category::Analyze);
+        call.method = Some("POST".into());
+        call.personal = seal(&key, &id.to_string(), &personal).unwrap();
+        let mut json = Vec::new();
+        encode(&Event::by_api(id, user.into(), at, Body::ApiCalled(call)), &mut json);
+        assert_eq!(json.len(), 529);
+    }
 }

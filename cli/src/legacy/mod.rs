@@ -189,7 +189,7 @@ impl<'a> Legacy<'a> {
             Some(name) => {
                 let personal = Personal { token_name: Some(Cow::Borrowed(name)), ..Personal::default() };
                 let sealed = key.seal_personal(&id, &personal.to_json(), &OsEntropy)?;
-                Some(SealedJson::new(sealed.to_json())?)
+                Some(SealedJson::new(sealed.to_compact_json())?)
             }
         };
         let body = Body::TokenStored(TokenStoredBody {

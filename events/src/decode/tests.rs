@@ -276,16 +276,25 @@ fn a_log_with_addresses_in_the_clear_is_of_an_earlier_build() {
 }
 
 #[test]
-fn what_is_sealed_is_an_object_of_bounded_size() {
+fn what_is_sealed_is_an_object_or_a_string_of_bounded_size() {
     let sealed = |value: &str| with("\"endpoint\"", &format!("\"personal\":{value},\"endpoint\""));
     let long = format!("{{\"v\":\"{}\"}}", "x".repeat(crate::MAX_SEALED_BYTES));
-    for bad in ["1", "\"x\"", "[]", long.as_str()] {
+    let string = |length: usize| format!("\"{}\"", "x".repeat(length));
+    let long_string = string(crate::MAX_SEALED_BYTES - 1);
+    let strings = ["\"\"", "\"ab=\"", "\"a+b\"", "\"a/b\"", "\"a b\"", "\"\\u0041\"", "\"ä\""];
+    for bad in ["1", "true", "[]", long.as_str(), long_string.as_str()].into_iter().chain(strings) {
         let (reason, detail) = reason(&sealed(bad));
         assert_eq!(reason, "invalid_data");
-        assert!(detail.contains("a sealed value is a JSON object of at most 9216 bytes"), "{detail}");
+        assert!(
+            detail
+                .contains("a sealed value is a JSON object, or a string of base64url, of at most 9216 bytes"),
+            "{detail}"
+        );
     }
     assert!(decode(&sealed("{\"deep\": {\"er\": [\"}\"]}}")).is_ok());
     assert!(decode(&sealed("null")).is_ok());
+    assert!(decode(&sealed("\"AgJrMQ-_\"")).is_ok());
+    assert!(decode(&sealed(&string(crate::MAX_SEALED_BYTES - 2))).is_ok());
 }
 
 /// Whatever passes the checks of its fields fits into an event, so an accepted call is never too large.

@@ -15,15 +15,17 @@ fn text(max_chars: usize) -> impl Strategy<Value = Cow<'static, str>> {
     prop::collection::vec(character, 1..=max_chars).prop_map(|characters| Cow::Owned(characters.concat()))
 }
 
-/// An object of strings and numbers, in which quotes and braces may stand within strings.
+/// A string of base64url, or an object of strings and numbers, in which quotes and braces may stand within strings.
 fn sealed() -> impl Strategy<Value = SealedJson<'static>> {
     let member =
         (text(8), prop_oneof![text(60).prop_map(|text| json!(text)), any::<u32>().prop_map(|n| json!(n))]);
-    prop::collection::vec(member, 1..6).prop_map(|members| {
+    let object = prop::collection::vec(member, 1..6).prop_map(|members| {
         let object: serde_json::Map<_, _> =
             members.into_iter().map(|(name, value)| (name.into_owned(), value)).collect();
-        SealedJson::new(serde_json::Value::Object(object).to_string()).expect("an object")
-    })
+        serde_json::Value::Object(object).to_string()
+    });
+    let string = "\"[A-Za-z0-9_-]{1,300}\"";
+    prop_oneof![string, object].prop_map(|json| SealedJson::new(json).expect("a sealed value"))
 }
 
 fn uuid() -> impl Strategy<Value = Uuid> {
@@ -109,11 +111,12 @@ fn no_small_edit_fools_the_scanner() {
     call.method = Some("GET".into());
     call.status_code = Some(200);
     call.response_time_ms = Some(41);
-    call.personal = Some(SealedJson::new(r#"{"v":2,"kid":"k","iv":"AA=="}"#).expect("an object"));
     call.request_size = Some(0);
     call.response_size = Some(10);
     let id = Uuid::from_u128(7);
     for last in 0..6 {
+        let sealed = if last == 2 { r#"{"v":2,"kid":"k","iv":"AA=="}"# } else { r#""AgJrMQ-_""# };
+        call.personal = Some(SealedJson::new(sealed).expect("a sealed value"));
         match last {
             1 => call.key_id = Some(id),
             2 => call.reservation_id = Some(id),

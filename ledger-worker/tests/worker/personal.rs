@@ -52,9 +52,38 @@ impl TestLedger {
         let key = self.keys.cached(user).expect("it was just made");
         let sealed = key.seal_personal(sealed_for, &personal.to_json(), &OsEntropy).expect("random bytes");
         let mut called = call(Other);
-        called.personal = Some(SealedJson::new(sealed.to_json()).expect("an object"));
+        called.personal = Some(SealedJson::new(sealed.to_compact_json()).expect("a string"));
         reported(user, id, self.env.clock.now(), called)
     }
+}
+
+/// Builds before this one wrote an object, with longer names in what is sealed.
+#[tokio::test]
+async fn what_earlier_builds_have_sealed_gives_the_same_rows() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let alice = ledger.user_with_key().await?;
+    let key = ledger.keys.cached(alice).expect("it was just made");
+    let earlier = |id: &str| {
+        let personal = br#"{"ip_address":"192.0.2.1","user_agent":"curl/8"}"#;
+        let sealed = key.seal_personal(id, personal, &OsEntropy).expect("random bytes");
+        let mut called = call(Other);
+        called.personal = Some(SealedJson::new(sealed.to_json()).expect("an object"));
+        reported(alice, id, ledger.env.clock.now(), called)
+    };
+    // A string of the right alphabet that is nothing sealed: the call counts, and its fields are left out.
+    let mut broken = call(Other);
+    broken.personal = Some(SealedJson::new("\"AgJrMQJkMQ\"").expect("a string"));
+    let broken = reported(alice, "e3", ledger.env.clock.now(), broken);
+    ledger.publish(&[earlier("e1"), ledger.sealed_call(alice, "e2", "e2", "192.0.2.1"), broken]).await;
+    ledger.projected().await;
+    let rows = "192.0.2.1 curl/8, 192.0.2.1 curl/8, - -";
+    assert_eq!(ledger.text(ROWS).await, rows);
+    assert_eq!(ledger.rebuild().run(&ledger.keys, Finish::Swap).await?.differences, []);
+    assert_eq!(ledger.text(ROWS).await, rows);
+    assert_eq!(ledger.number("SELECT count(*) FROM dead_letters").await, 0);
+    worker.stop().await;
+    Ok(())
 }
 
 /// Gathers what is logged.
