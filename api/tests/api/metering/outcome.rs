@@ -60,6 +60,26 @@ async fn a_failed_call_gives_its_units_back() -> Result<()> {
     Ok(())
 }
 
+/// Though the counts were read a moment before, to refuse a call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn units_are_there_as_soon_as_the_projection_gives_them_back() -> Result<()> {
+    let world = World::start().await?;
+    let (user, service) = (world.user("again")?, world.service()?);
+    let mut calls = Vec::new();
+    for _ in 0..10 {
+        calls.push(call_id(&world, &user, "/api/analyze").await?);
+    }
+    for call in &calls {
+        world.call(&user, "/api/analyze").await?.expect(429)?;
+        complete(&service, call, &json!({"status_code": 500})).await?.expect(202)?;
+        world.wait_until_projected().await?;
+        world.call(&user, "/api/analyze").await?.expect(204)?;
+    }
+    world.call(&user, "/api/analyze").await?.expect(429)?;
+    assert_eq!(world.rows("again", "analyze").await?, (20, 10));
+    Ok(())
+}
+
 #[tokio::test]
 async fn completing_a_call_is_counted_like_our_other_routes() -> Result<()> {
     let world = World::start().await?;
