@@ -34,6 +34,8 @@ pub enum Body<'a> {
     PlanChanged(PlanChanged<'a>),
     /// [`event_type::PERIOD_CLOSED`]
     PeriodClosed(PeriodClosed),
+    /// [`event_type::CLAIMS_TURNED`]
+    ClaimsTurned(ClaimsTurned),
     /// [`event_type::GAP_ACCEPTED`]
     GapAccepted(GapAccepted<'a>),
     /// [`event_type::TOKEN_STORED`]
@@ -293,6 +295,13 @@ pub struct PeriodClosed {
     pub month: Month,
 }
 
+/// A generation of claimed ids ends: they are remembered until the next one ends, and no id before them is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimsTurned {
+    /// Number of the generation that ends; the first one is 0. Published twice, it ends once.
+    pub generation: u64,
+}
+
 /// An operator declared a range of the log lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GapAccepted<'a> {
@@ -345,6 +354,7 @@ impl Body<'_> {
             Self::UsageReset(_) => event_type::USAGE_RESET,
             Self::PlanChanged(_) => event_type::PLAN_CHANGED,
             Self::PeriodClosed(_) => event_type::PERIOD_CLOSED,
+            Self::ClaimsTurned(_) => event_type::CLAIMS_TURNED,
             Self::GapAccepted(_) => event_type::GAP_ACCEPTED,
             Self::TokenStored(_) => event_type::TOKEN_STORED,
             Self::TokenDeleted(_) => event_type::TOKEN_DELETED,
@@ -357,7 +367,7 @@ impl Body<'_> {
 
     /// Whether it concerns the whole ledger rather than one user.
     pub const fn is_ledger_wide(&self) -> bool {
-        matches!(self, Self::PeriodClosed(_) | Self::GapAccepted(_))
+        matches!(self, Self::PeriodClosed(_) | Self::ClaimsTurned(_) | Self::GapAccepted(_))
     }
 
     /// Whether the event is a link of its user's audit chain, also one that this build cannot read: such an event is
@@ -396,6 +406,7 @@ impl Body<'_> {
                 ..body
             }),
             Self::PeriodClosed(body) => Body::PeriodClosed(body),
+            Self::ClaimsTurned(body) => Body::ClaimsTurned(body),
             Self::GapAccepted(body) => Body::GapAccepted(GapAccepted {
                 reason: owned(body.reason),
                 actor: body.actor.into_owned(),

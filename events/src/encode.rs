@@ -34,6 +34,7 @@ pub fn encode(event: &Event<'_>, out: &mut Vec<u8>) {
         Body::UsageReset(body) => json(body, out),
         Body::PlanChanged(body) => json(body, out),
         Body::PeriodClosed(body) => json(body, out),
+        Body::ClaimsTurned(body) => json(body, out),
         Body::GapAccepted(body) => json(body, out),
         Body::TokenStored(body) => json(body, out),
         Body::TokenDeleted(body) => json(body, out),

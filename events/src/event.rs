@@ -16,7 +16,7 @@ pub const MAX_EVENT_BYTES: usize = 16 * 1024;
 pub const RESERVED_SOURCE_PREFIX: &str = "urn:usage-ledger:";
 /// Events that the api made: calls that it admitted, plan changes, resets.
 pub const SOURCE_API: &str = "urn:usage-ledger:api";
-/// Events that the worker made: closed periods, thresholds.
+/// Events that the worker made: closed periods, thresholds, generations of claims.
 pub const SOURCE_WORKER: &str = "urn:usage-ledger:worker";
 /// Events that an operator made on the command line.
 pub const SOURCE_CLI: &str = "urn:usage-ledger:cli";
@@ -32,7 +32,8 @@ pub struct Event<'a> {
     pub id: Cow<'a, str>,
     /// Name of its maker, at most 255 bytes.
     pub source: Cow<'a, str>,
-    /// The user whose event it is; `None` for events of the whole ledger only (`period_closed`, `gap_accepted`).
+    /// The user whose event it is; `None` for events of the whole ledger only (`period_closed`, `claims_turned`,
+    /// `gap_accepted`).
     pub subject: Option<UserId>,
     /// The instant at which it happened, in whole microseconds, from 2000-01-01 to 9999-12-31.
     pub time: DateTime<Utc>,

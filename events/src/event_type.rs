@@ -24,6 +24,8 @@ pub const USAGE_RESET: &str = "usage.usage_reset.v1";
 pub const PLAN_CHANGED: &str = "plan.plan_changed.v1";
 /// Type of [`PeriodClosed`](crate::PeriodClosed).
 pub const PERIOD_CLOSED: &str = "usage.period_closed.v1";
+/// Type of [`ClaimsTurned`](crate::ClaimsTurned).
+pub const CLAIMS_TURNED: &str = "log.claims_turned.v1";
 /// Type of [`GapAccepted`](crate::GapAccepted).
 pub const GAP_ACCEPTED: &str = "log.gap_accepted.v1";
 /// Type of [`TokenStored`](crate::TokenStored).

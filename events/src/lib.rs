@@ -18,8 +18,8 @@ mod wire;
 
 pub use actor::{Actor, ActorKind};
 pub use body::{
-    ApiCalled, Body, CallCompleted, GapAccepted, GapKind, LimitRejected, LimitThresholdCrossed, OwnCallCount,
-    OwnCalls, PeriodClosed, PlanChanged, StatusClass, UsageReset,
+    ApiCalled, Body, CallCompleted, ClaimsTurned, GapAccepted, GapKind, LimitRejected, LimitThresholdCrossed,
+    OwnCallCount, OwnCalls, PeriodClosed, PlanChanged, StatusClass, UsageReset,
 };
 pub use decode::{decode, decode_batch, raw_events};
 pub use encode::{encode, encode_batch};

@@ -103,6 +103,7 @@ fn read_body<'a>(event_type: Cow<'a, str>, data: Option<&'a RawValue>) -> Result
         event_type::USAGE_RESET => Body::UsageReset(typed(&event_type, data)?),
         event_type::PLAN_CHANGED => Body::PlanChanged(typed(&event_type, data)?),
         event_type::PERIOD_CLOSED => Body::PeriodClosed(typed(&event_type, data)?),
+        event_type::CLAIMS_TURNED => Body::ClaimsTurned(typed(&event_type, data)?),
         event_type::GAP_ACCEPTED => Body::GapAccepted(typed(&event_type, data)?),
         event_type::TOKEN_STORED => Body::TokenStored(typed(&event_type, data)?),
         event_type::TOKEN_DELETED => Body::TokenDeleted(typed(&event_type, data)?),
@@ -179,6 +180,7 @@ pub(crate) fn check(event: &Event<'_>) -> Result<(), EventError> {
                 .map_err(fails("data.source_event_id"))?;
             check_actor(&body.actor).map_err(fails("data.actor"))
         }
+        Body::ClaimsTurned(body) => check_count(Some(body.generation)).map_err(fails("data.generation")),
         Body::GapAccepted(body) => {
             check_count(Some(body.seq_to)).map_err(fails("data.seq_to"))?;
             if body.seq_from == 0 || body.seq_from > body.seq_to {

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use events::{
-    Actor, ActorKind, ApiCalled, Body, CallCompleted, Event, GapAccepted, GapKind, LimitRejected,
-    LimitThresholdCrossed, OwnCallCount, OwnCalls, PeriodClosed, PlanChanged, SOURCE_API, SOURCE_CLI,
-    SOURCE_WORKER, SealedJson, StatusClass, TokenDeleted, TokenStored, TokenUsed, UsageReset, UserErased,
-    decode, decode_batch, encode, encode_batch, raw_events, request_hash,
+    Actor, ActorKind, ApiCalled, Body, CallCompleted, ClaimsTurned, Event, GapAccepted, GapKind,
+    LimitRejected, LimitThresholdCrossed, OwnCallCount, OwnCalls, PeriodClosed, PlanChanged, SOURCE_API,
+    SOURCE_CLI, SOURCE_WORKER, SealedJson, StatusClass, TokenDeleted, TokenStored, TokenUsed, UsageReset,
+    UserErased, decode, decode_batch, encode, encode_batch, raw_events, request_hash,
 };
 use ledger::{Category, Currency, Meter, Money, Month, PlanName};
 use uuid::{Uuid, uuid};
@@ -94,6 +94,7 @@ fn golden_events() -> Vec<(&'static str, Event<'static>)> {
         ("plan.plan_changed.v1", api(Body::PlanChanged(plan_changed()))),
         ("plan.plan_changed.v1.minimal", api(Body::PlanChanged(unlimited()))),
         ("usage.period_closed.v1", worker(Body::PeriodClosed(PeriodClosed { month: november() }))),
+        ("log.claims_turned.v1", worker(Body::ClaimsTurned(ClaimsTurned { generation: 3 }))),
         ("log.gap_accepted.v1", event(SOURCE_CLI, Body::GapAccepted(gap_accepted()))),
         ("token.token_stored.v1", api(Body::TokenStored(token_stored()))),
         ("token.token_deleted.v1", api(Body::TokenDeleted(token_deleted()))),

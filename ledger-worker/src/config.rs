@@ -5,6 +5,9 @@ use std::time::Duration;
 use data_keys::KeyConfig;
 use ledger::Clock;
 
+/// As long as an event may be late without being a backfill: what is reported again then must be known.
+pub const MIN_DEDUPE_HORIZON: Duration = Duration::from_hours(35 * 24);
+
 /// Settings of a worker.
 #[derive(Clone)]
 pub struct WorkerConfig {
@@ -24,6 +27,8 @@ pub struct WorkerConfig {
     pub max_batch_events: usize,
     /// Time between a month's end and its closing.
     pub close_grace: Duration,
+    /// Time for which the id of an event is remembered at least, by the log's time; [`MIN_DEDUPE_HORIZON`] or more.
+    pub dedupe_horizon: Duration,
 }
 
 impl WorkerConfig {
@@ -43,6 +48,7 @@ impl WorkerConfig {
             clock,
             max_batch_events: 10_000,
             close_grace: Duration::from_hours(1),
+            dedupe_horizon: MIN_DEDUPE_HORIZON,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! the checkpoint's move; whatever is asked of the log twice, the tables count it once.
 
 pub mod batch;
+pub mod claim_turns;
 mod config;
 pub mod dead_letters;
 mod erasures;
@@ -19,7 +20,7 @@ mod thresholds;
 pub mod verify;
 
 pub use batch::{Applier, Batch, BatchError};
-pub use config::WorkerConfig;
+pub use config::{MIN_DEDUPE_HORIZON, WorkerConfig};
 pub use error::WorkerError;
 pub use log::gaps;
 pub use run::run;

@@ -8,6 +8,7 @@ use ledger::IdSource;
 use nats::{Publisher, PublisherConfig};
 use tokio_util::sync::CancellationToken;
 
+use crate::claim_turns::{ClaimTurns, Turner};
 use crate::config::WorkerConfig;
 use crate::erasures::{self, Erasures};
 use crate::error::WorkerError;
@@ -16,9 +17,9 @@ use crate::rollover::{Closer, Rollover};
 use crate::status::Status;
 use crate::thresholds::{Reconciler, Signal};
 
-/// Connections beside the projector's own: one each for the status, the thresholds, the months' ends, erasures, users'
-/// keys, and what is announced of them.
-const POOL_CONNECTIONS: u32 = 6;
+/// Connections beside the projector's own: one each for the status, the thresholds, the months' ends, generations of
+/// claims, erasures, users' keys, and what is announced of them.
+const POOL_CONNECTIONS: u32 = 7;
 
 /// Runs a worker until `shutdown`. The batch that is being applied then is finished.
 ///
@@ -45,6 +46,13 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         clock: config.clock.clone(),
         close_grace: TimeDelta::from_std(config.close_grace).unwrap_or(TimeDelta::MAX),
     };
+    let turner = Turner {
+        publisher: publisher.clone(),
+        ids: ids.clone(),
+        clock: config.clock.clone(),
+        horizon: TimeDelta::from_std(config.dedupe_horizon).unwrap_or(TimeDelta::MAX),
+    };
+    let claim_turns = ClaimTurns { turner, pool: pool.clone(), status: status.clone() };
     let rollover = Rollover { closer, pool: pool.clone(), status: status.clone() };
     let reconciler = Reconciler {
         pool: pool.clone(),
@@ -75,6 +83,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         reconciler.run(&shutdown),
         erasures.run(&shutdown),
         rollover.run(&shutdown),
+        claim_turns.run(&shutdown),
         keys.follow(&pool, &shutdown),
         status.report(&pool, instance, &shutdown),
     );

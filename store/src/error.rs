@@ -112,7 +112,7 @@ impl Constraint {
     /// The only place that knows the names of constraints.
     fn named(name: &str) -> Self {
         match name {
-            "event_claims_pkey" => Self::ClaimId,
+            "event_claims_0_pkey" | "event_claims_1_pkey" | "event_claims_2_pkey" => Self::ClaimId,
             "request_claims_pkey" => Self::RequestClaim,
             "users_pkey" => Self::UserId,
             "users_external_id_key" => Self::UserExternalId,

@@ -109,7 +109,9 @@ impl Applier {
             None => erased_users::all(&mut tx).await?.into_iter().collect(),
         };
         let target = Target { schema: self.schema, erased: &erased };
-        let applied = apply_all(&mut tx, target, &batch.parsed, &batch.segments, one_by_one).await?;
+        let mut claims = stored.claims;
+        let applied =
+            apply_all(&mut tx, target, &batch.parsed, &batch.segments, &mut claims, one_by_one).await?;
         if !batch.producers.is_empty() {
             producers::set(&mut tx, &batch.producers).await?;
         }
@@ -119,6 +121,7 @@ impl Applier {
             frame_time: batch.frame_time.or(stored.frame_time),
             stream_created: self.checkpoint.stream_created,
             events: stored.events + batch.parsed.events(),
+            claims,
         };
         if let (Some(before), Some(now)) = (stored.frame_time, new.frame_time) {
             forget_requests(&mut tx, before, now).await?;

@@ -11,6 +11,8 @@ use chrono::{DateTime, Utc};
 use events::LastCall;
 use ledger::{Month, UserId};
 use sqlx::PgConnection;
+use store::projection::checkpoint::{self, PARTITION};
+use store::projection::claims::Generations;
 use store::projection::completions::{self, Completion, OpenCall};
 use store::projection::dead_letters;
 use store::projection::erased_users;
@@ -22,6 +24,7 @@ use store::projection::{
 use store::{Constraint, Position, Schema};
 
 use super::audited;
+use super::claim::{claim, claim_late};
 use super::fault::EventFault;
 use super::item::Item;
 use super::parse::Parsed;
@@ -91,6 +94,7 @@ pub(super) async fn apply_all(
     target: Target<'_>,
     parsed: &Parsed,
     segments: &[Segment],
+    generations: &mut Generations,
     one_by_one: bool,
 ) -> Result<Applied, ApplyError> {
     let mut applied = Applied::default();
@@ -98,10 +102,10 @@ pub(super) async fn apply_all(
     for segment in segments {
         let target = Target { erased: &erased, ..target };
         let done = if one_by_one {
-            isolate(conn, target, parsed, segment.items.clone()).await?
+            isolate(conn, target, parsed, segment.items.clone(), generations).await?
         } else {
             let step = Step { target, parsed, items: segment.items.clone(), order: Order::InLog };
-            step.apply(conn, &segment.prepared).await?
+            step.apply(conn, &segment.prepared, generations).await?
         };
         if !done.erased.is_empty() {
             erased.to_mut().extend(&done.erased);
@@ -118,7 +122,9 @@ pub async fn apply_late(conn: &mut PgConnection, parsed: &Parsed) -> Result<Appl
     let prepared = Prepared::of(parsed, items.clone(), &Exclude::default());
     let erased = erased_users::all(conn).await?.into_iter().collect();
     let target = Target { schema: Schema::Live, erased: &erased };
-    Step { target, parsed, items, order: Order::Late }.apply(conn, &prepared).await
+    let mut generations = checkpoint::read(conn, PARTITION).await?.claims;
+    let step = Step { target, parsed, items, order: Order::Late };
+    step.apply(conn, &prepared, &mut generations).await
 }
 
 /// Halves the items until those that the database refuses stand alone.
@@ -127,6 +133,7 @@ async fn isolate(
     target: Target<'_>,
     parsed: &Parsed,
     items: Range<usize>,
+    generations: &mut Generations,
 ) -> Result<Applied, ApplyError> {
     let mut applied = Applied::default();
     let mut todo = vec![items];
@@ -136,9 +143,11 @@ async fn isolate(
         let target = Target { erased: &erased, ..target };
         let prepared = Prepared::of(parsed, items.clone(), &Exclude::default());
         let step = Step { target, parsed, items: items.clone(), order: Order::InLog };
-        match step.apply(conn, &prepared).await {
+        let mut turned = *generations;
+        match step.apply(conn, &prepared, &mut turned).await {
             Ok(done) => {
                 savepoint::release(conn, Savepoint::Isolated).await?;
+                *generations = turned;
                 applied.add(done);
             }
             Err(error) if error.is_refused() => {
@@ -173,8 +182,13 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
-    async fn apply(&self, conn: &mut PgConnection, all: &Prepared) -> Result<Applied, store::Error> {
-        let fewer = self.insert(conn, all).await?;
+    async fn apply(
+        &self,
+        conn: &mut PgConnection,
+        all: &Prepared,
+        generations: &mut Generations,
+    ) -> Result<Applied, store::Error> {
+        let fewer = self.insert(conn, all, generations).await?;
         let new = fewer.as_ref().unwrap_or(all);
         let mut applied = Applied { rows: new.row_keys.len() as u64, ..Applied::default() };
         self.blank_late_calls(conn).await?;
@@ -218,6 +232,10 @@ impl Step<'_> {
         if let Some((month, at, position)) = new.close {
             periods::close(conn, month, at, position).await?;
         }
+        // Late it would forget what was claimed in between too early. The worker publishes it again.
+        if let (Some((ended, seq)), Order::InLog) = (new.turn, self.order) {
+            claims::turn(conn, generations, ended, seq).await?;
+        }
         Ok(applied)
     }
 
@@ -226,10 +244,14 @@ impl Step<'_> {
         &self,
         conn: &mut PgConnection,
         all: &Prepared,
+        generations: &mut Generations,
     ) -> Result<Option<Prepared>, store::Error> {
         let mut exclude = Exclude { closed: self.closed(conn, all).await?, ..Exclude::default() };
         if !all.claims.is_empty() {
-            exclude.claims = claim(conn, all).await?;
+            exclude.claims = match self.order {
+                Order::InLog => claim(conn, generations, self.parsed, &all.claims).await?,
+                Order::Late => claim_late(conn, generations, &all.claims).await?,
+            };
         }
         if !all.requests.is_empty() {
             exclude.requests = claim_requests(conn, all).await?;
@@ -361,26 +383,6 @@ impl Step<'_> {
         let items = &self.parsed.items()[self.items.clone()];
         let at = items.partition_point(|item: &Item| item.position() < completion.position);
         self.parsed.dead_letter(&items[at], fault)
-    }
-}
-
-/// Claims all ids; answers those that were claimed before.
-async fn claim(conn: &mut PgConnection, all: &Prepared) -> Result<HashSet<uuid::Uuid>, store::Error> {
-    savepoint::open(conn, Savepoint::Step).await?;
-    match claims::copy(conn, &all.claims).await {
-        Ok(()) => {
-            savepoint::release(conn, Savepoint::Step).await?;
-            Ok(HashSet::new())
-        }
-        Err(error) if error.conflict() == Some(&Constraint::ClaimId) => {
-            savepoint::undo(conn, Savepoint::Step).await?;
-            let mut taken: HashSet<_> = all.claims.iter().map(|(id, _)| *id).collect();
-            for id in claims::insert_new(conn, &all.claims).await? {
-                taken.remove(&id);
-            }
-            Ok(taken)
-        }
-        Err(error) => Err(error),
     }
 }
 

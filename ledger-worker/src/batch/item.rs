@@ -136,6 +136,13 @@ pub enum Command {
         /// Time of the closing.
         at: DateTime<Utc>,
     },
+    /// A generation of claims ends.
+    TurnClaims {
+        /// Position in the log.
+        position: Position,
+        /// Number of the generation.
+        ended: u64,
+    },
     /// A link of a user's audit chain.
     Audit(Box<Audited>),
     /// Nothing is projected from it: an accepted gap, which is in `accepted_gaps` before the projector can pass it.
@@ -143,6 +150,11 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether what comes after it in a batch is applied after it: it needs all that was before it, and nothing else.
+    pub(super) fn ends_segment(&self) -> bool {
+        matches!(self, Self::Close { .. } | Self::TurnClaims { .. })
+    }
+
     fn position(&self) -> Position {
         match self {
             Self::Complete(completion) => completion.position,
@@ -151,9 +163,10 @@ impl Command {
             Self::CountOwn(row) => row.position,
             Self::Cross(crossing) => crossing.position,
             Self::Audit(audited) => audited.link.position,
-            Self::Reset { position, .. } | Self::Close { position, .. } | Self::Nothing(position) => {
-                *position
-            }
+            Self::Reset { position, .. }
+            | Self::Close { position, .. }
+            | Self::TurnClaims { position, .. }
+            | Self::Nothing(position) => *position,
         }
     }
 
@@ -166,6 +179,7 @@ impl Command {
             Self::CountOwn(_) => event_type::OWN_CALLS,
             Self::Cross(_) => event_type::LIMIT_THRESHOLD_CROSSED,
             Self::Close { .. } => event_type::PERIOD_CLOSED,
+            Self::TurnClaims { .. } => event_type::CLAIMS_TURNED,
             Self::Audit(audited) => audited.event_type(),
             Self::Nothing(_) => event_type::GAP_ACCEPTED,
         }

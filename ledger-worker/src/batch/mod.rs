@@ -7,6 +7,7 @@
 mod applier;
 mod apply;
 mod audited;
+mod claim;
 mod fault;
 mod item;
 mod parse;

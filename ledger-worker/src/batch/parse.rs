@@ -393,6 +393,7 @@ fn command(position: Position, event: &Event<'_>) -> Result<Command, EventFault>
             position,
         }),
         Body::PeriodClosed(closed) => Command::Close { position, month: closed.month, at: event.time },
+        Body::ClaimsTurned(turned) => Command::TurnClaims { position, ended: turned.generation },
         Body::GapAccepted(_)
         | Body::ApiCalled(_)
         | Body::TokenStored(_)

@@ -35,8 +35,8 @@ pub struct Exclude {
     pub closed: HashSet<Month>,
 }
 
-/// Items that are applied together: the sums of a segment are added once, at its end. Only the closing of a month needs
-/// the sums before it to be there, so a segment ends with it.
+/// Items that are applied together: the sums of a segment are added once, at its end. The closing of a month needs the
+/// sums before it to be there, and a turn of the claims those before it, so a segment ends with either.
 #[derive(Debug)]
 pub struct Segment {
     /// The items.
@@ -76,6 +76,8 @@ pub struct Prepared {
     pub crossings: Vec<Crossing>,
     /// The month that is closed at the end, with time and position.
     pub close: Option<(Month, DateTime<Utc>, Position)>,
+    /// The generation of claims that ends at the end, with the sequence of the frame that says so.
+    pub turn: Option<(u64, u64)>,
     /// Events that can't be applied.
     pub dead: Vec<DeadLetter>,
 }
@@ -83,11 +85,11 @@ pub struct Prepared {
 impl Segment {
     /// All segments of a batch.
     pub fn all(parsed: &Parsed) -> Vec<Self> {
-        let closes = |item: &Item| matches!(item, Item::Command(c) if matches!(**c, Command::Close { .. }));
+        let ends = |item: &Item| matches!(item, Item::Command(command) if command.ends_segment());
         let mut segments = Vec::new();
         let mut start = 0;
         for (index, item) in parsed.items().iter().enumerate() {
-            if closes(item) || index + 1 == parsed.items().len() {
+            if ends(item) || index + 1 == parsed.items().len() {
                 let items = start..index + 1;
                 let prepared = Prepared::of(parsed, items.clone(), &Exclude::default());
                 segments.push(Self { items, prepared });
@@ -152,16 +154,17 @@ impl<'a> Builder<'a> {
     }
 
     fn call(&mut self, call: &'a Call) {
-        let excluded = if call.claimed {
-            self.exclude.claims.contains(&call.id)
-        } else {
-            !self.exclude.rows.is_empty() && self.exclude.rows.contains(&(call.id, call.created_at))
-        };
-        if excluded || !self.seen.insert(call.dedup_key()) || !self.claim_request(call) {
+        let stored = !self.exclude.rows.is_empty() && self.exclude.rows.contains(&(call.id, call.created_at));
+        if call.claimed {
+            if !self.claim(call.id, call.position) || stored {
+                // Its row may outlive its claim, which it has again then.
+                return;
+            }
+        } else if stored || !self.seen.insert(call.dedup_key()) {
             return;
         }
-        if call.claimed {
-            self.prepared.claims.push((call.id, call.position.seq));
+        if !self.claim_request(call) {
+            return;
         }
         self.calls.push(call);
         self.prepared.row_keys.push((call.id, call.created_at));
@@ -218,6 +221,7 @@ impl<'a> Builder<'a> {
             Command::CountOwn(row) => self.prepared.own_calls.push(row.clone()),
             Command::Cross(crossing) => self.prepared.crossings.push(crossing.clone()),
             Command::Close { position, month, at } => self.prepared.close = Some((*month, *at, *position)),
+            Command::TurnClaims { position, ended } => self.prepared.turn = Some((*ended, position.seq)),
             Command::Nothing(_) => {}
         }
     }

@@ -136,9 +136,9 @@ impl Rebuild<'_> {
         let mut reader = store::connect(self.database_url, Schema::Live).await?;
         let mut snapshot = reader.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         let (_, next_seq) = next_schema::checkpoints(&mut snapshot, PARTITION).await?;
+        let comparisons = store::operations::compare::next_with_live(&mut snapshot).await?;
         hold.rollback().await?;
         debug_assert_eq!(next_seq, seq, "nobody else fills it");
-        let comparisons = store::operations::compare::next_with_live(&mut snapshot).await?;
         let compared = Compared::by(&mut snapshot, seq, fill.events(), comparisons).await?;
         snapshot.rollback().await?;
         Ok(compared)

@@ -4,6 +4,7 @@
 //! May touch events and frames, and of `batch` the form of an audit chain's link; never what the projector adds up.
 
 mod audit;
+mod claims;
 mod count;
 mod recent;
 mod tally;

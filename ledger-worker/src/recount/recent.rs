@@ -37,6 +37,11 @@ impl Hasher for IdHasher {
     }
 }
 
+/// The same id at another time is another row.
+pub(super) fn with_time(id: u128, time_us: i64) -> u128 {
+    id ^ u128::from(time_us.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+}
+
 pub(super) type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 pub(super) type IdSet<K> = HashSet<K, BuildHasherDefault<IdHasher>>;
 

@@ -1,7 +1,7 @@
 //! Counting the log in memory, as the projector counts it into the tables.
 //!
 //! Memory: an entry for every user's month and hour with calls; 17 to 40 bytes for every id that a client chose, for
-//! ever; as much for every call of our own of the last two days, and for every request of a proxy's of the last twenty
+//! ever (`claims.rs`); as much for every call of our own of the last two days, and for every request of a proxy's of the last twenty
 //! minutes; some 100 bytes for a call whose end is not known yet, of the last four hours.
 
 use std::collections::{BTreeSet, HashSet};
@@ -15,7 +15,8 @@ use store::operations::recount::{Hour, Summary};
 use uuid::Uuid;
 
 use super::audit::Audit;
-use super::recent::{IdMap, IdSet, Recent};
+use super::claims::Claims;
+use super::recent::{IdMap, Recent, with_time};
 
 /// Time for which a request is remembered by its idempotency key, and its event can be published again.
 const OWN_IDS_PERIOD: TimeDelta = TimeDelta::hours(25);
@@ -35,7 +36,7 @@ pub(crate) struct Tally {
     users: IdMap<u128, u32>,
     owners: Vec<Owner>,
     hours: IdMap<u64, Bucket>,
-    claims: IdSet<u128>,
+    claims: Claims,
     own_ids: Recent<()>,
     /// The last calls of proxies' requests.
     requests: Recent<LastCall>,
@@ -107,7 +108,7 @@ impl Tally {
             users: IdMap::default(),
             owners: Vec::new(),
             hours: IdMap::default(),
-            claims: IdSet::default(),
+            claims: Claims::default(),
             own_ids: Recent::new(OWN_IDS_PERIOD),
             requests: Recent::new(REQUESTS_KEPT),
             open_calls: Recent::new(OPEN_CALLS_PERIOD),
@@ -221,9 +222,10 @@ impl Tally {
     }
 
     fn event(&mut self, position: Position, event: &Event<'_>) {
-        if let Body::PeriodClosed(closed) = &event.body {
-            self.close(closed.month);
-            return;
+        match &event.body {
+            Body::PeriodClosed(closed) => return self.close(closed.month),
+            Body::ClaimsTurned(turned) => return self.claims.turn(turned.generation),
+            _ => {}
         }
         let Some(user) = event.subject else { return };
         if self.only.is_some_and(|only| only != user) {
@@ -254,7 +256,7 @@ impl Tally {
     }
 
     fn claim(&mut self, event: &Event<'_>) -> bool {
-        event.row_id().is_ok_and(|id| self.claims.insert(id.as_u128()))
+        event.row_id().is_ok_and(|id| self.claims.event(id.as_u128()))
     }
 
     fn call(&mut self, position: Position, user: UserId, event: &Event<'_>, called: &ApiCalled<'_>) {
@@ -262,7 +264,8 @@ impl Tally {
         let id = id.as_u128();
         let time_us = event.time.timestamp_micros();
         let own = !events::needs_claim(&event.source);
-        let new = if own { self.own_ids.insert(with_time(id, time_us), ()) } else { self.claims.insert(id) };
+        let new =
+            if own { self.own_ids.insert(with_time(id, time_us), ()) } else { self.claims.call(id, time_us) };
         if !new || called.request.is_some_and(|request| !self.is_another_request(request, event.time)) {
             return;
         }
@@ -395,11 +398,6 @@ impl Bucket {
         }
         self.ids ^= Uuid::from_u128(id).as_u64_pair().1 & ID_MASK;
     }
-}
-
-/// The same id at another time is another row.
-fn with_time(id: u128, time_us: i64) -> u128 {
-    id ^ u128::from(time_us.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
 }
 
 fn category_index(category: Category) -> usize {

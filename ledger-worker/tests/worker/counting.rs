@@ -1,5 +1,6 @@
 //! Every event counts once, however often and wherever it is in the log.
 
+mod claims;
 mod forgotten;
 mod requests;
 

@@ -8,6 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use data_keys::Keys;
 use events::{Actor, ActorKind, ApiCalled, Body, Event, PlanChanged, UsageReset};
 use ledger::{Category, Currency, Money, Month, PlanName, UserId};
+use ledger_worker::WorkerConfig;
 use nats::{Connection, EncodedEvent, Log, Position, Publisher, PublisherConfig};
 use testkit::{Env, PrivateServers, wait_until};
 use tokio::task::JoinHandle;
@@ -73,9 +74,14 @@ impl TestLedger {
     }
 
     pub(crate) fn spawn_worker(&self) -> Worker {
+        self.spawn_worker_with(|_| {})
+    }
+
+    pub(crate) fn spawn_worker_with(&self, set: impl FnOnce(&mut WorkerConfig)) -> Worker {
         let shutdown = CancellationToken::new();
         let mut config = self.env.worker_config();
         config.nats = self.connection.clone();
+        set(&mut config);
         let running = ledger_worker::run(config, shutdown.clone());
         let refusal = Arc::clone(&self.refusal);
         let task = tokio::spawn(async move {

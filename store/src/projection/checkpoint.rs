@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use crate::position::{seq_from_column, seq_to_column};
+use crate::projection::claims::Generations;
 use crate::{Error, Schema};
 
 /// The channel on which a transaction that moves the checkpoint says so; the payload is the sequence in decimal.
@@ -25,13 +26,17 @@ pub struct Checkpoint {
     pub stream_created: Option<DateTime<Utc>>,
     /// Events of all frames up to here.
     pub events: u64,
+    /// The generations of claims.
+    pub claims: Generations,
 }
 
 /// Reads the checkpoint.
 pub async fn read(conn: &mut PgConnection, partition: i16) -> Result<Checkpoint, Error> {
     let row = sqlx::query_as!(
         Row,
-        "SELECT seq, frame_id, frame_time, stream_created, events FROM projection_checkpoint WHERE partition = $1",
+        "SELECT seq, frame_id, frame_time, stream_created, events, claims_generation, claims_table, claims_since,
+                claims_turned_seq, claims_turned_before_seq
+         FROM projection_checkpoint WHERE partition = $1",
         partition
     )
     .fetch_one(conn)
@@ -43,8 +48,9 @@ pub async fn read(conn: &mut PgConnection, partition: i16) -> Result<Checkpoint,
 pub async fn lock(conn: &mut PgConnection, partition: i16) -> Result<Checkpoint, Error> {
     let row = sqlx::query_as!(
         Row,
-        "SELECT seq, frame_id, frame_time, stream_created, events FROM projection_checkpoint
-         WHERE partition = $1 FOR UPDATE",
+        "SELECT seq, frame_id, frame_time, stream_created, events, claims_generation, claims_table, claims_since,
+                claims_turned_seq, claims_turned_before_seq
+         FROM projection_checkpoint WHERE partition = $1 FOR UPDATE",
         partition
     )
     .fetch_one(conn)
@@ -66,7 +72,9 @@ pub async fn advance(
     let moved = sqlx::query_scalar!(
         r#"WITH moved AS (
                UPDATE projection_checkpoint
-               SET seq = $3, frame_id = $4, frame_time = $5, stream_created = $6, events = $7
+               SET seq = $3, frame_id = $4, frame_time = $5, stream_created = $6, events = $7,
+                   claims_generation = $9, claims_table = $10, claims_since = $11, claims_turned_seq = $12,
+                   claims_turned_before_seq = $13
                WHERE partition = $1 AND seq = $2
                RETURNING seq)
            SELECT seq AS "seq!" FROM moved
@@ -79,6 +87,11 @@ pub async fn advance(
         new.stream_created,
         seq_to_column(new.events),
         schema == Schema::Live,
+        seq_to_column(new.claims.number),
+        new.claims.table_column(),
+        new.claims.since,
+        seq_to_column(new.claims.turned_seq),
+        seq_to_column(new.claims.turned_before_seq),
     )
     .fetch_all(conn)
     .await?;
@@ -94,6 +107,11 @@ struct Row {
     frame_time: Option<DateTime<Utc>>,
     stream_created: Option<DateTime<Utc>>,
     events: i64,
+    claims_generation: i64,
+    claims_table: i16,
+    claims_since: Option<DateTime<Utc>>,
+    claims_turned_seq: i64,
+    claims_turned_before_seq: i64,
 }
 
 impl From<Row> for Checkpoint {
@@ -104,6 +122,13 @@ impl From<Row> for Checkpoint {
             frame_time: row.frame_time,
             stream_created: row.stream_created,
             events: seq_from_column(row.events),
+            claims: Generations {
+                number: seq_from_column(row.claims_generation),
+                table: usize::try_from(row.claims_table).unwrap_or(0),
+                since: row.claims_since,
+                turned_seq: seq_from_column(row.claims_turned_seq),
+                turned_before_seq: seq_from_column(row.claims_turned_before_seq),
+            },
         }
     }
 }
