@@ -72,6 +72,11 @@ pub(crate) const VARIABLES: &[Variable] = &[
     plain("UPGRADE_URL", "", "where a refused user can get a larger plan"),
     plain("RULES_FILE", "", "TOML rules of what counts"),
     plain("ENCODED_SLASH", "refuse", "a %2F in a path: refuse, or keep: a character like any other"),
+    plain(
+        "DEDUPE_HORIZON",
+        "35d",
+        "how long an id counts once whatever its time, at least; with the same time, for ever",
+    ),
     plain("CLOSE_GRACE", "1h", "how long after its end a month is closed"),
     plain("TRUSTED_PROXIES", "", "networks whose X-Forwarded-For and ids of requests are believed"),
     plain(

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use api::{ApiConfig, LogSettings, auth::JwtSettings};
 use data_keys::KeyConfig;
 use ledger::{Clock, Rules};
-use ledger_worker::WorkerConfig;
+use ledger_worker::{MIN_DEDUPE_HORIZON, WorkerConfig};
 use nats::Connection;
 
 use super::Settings;
@@ -71,6 +71,7 @@ impl Settings {
         config.allow_unsafe_log = log.allow_unsafe;
         config.log_replicas = log.replicas;
         config.close_grace = self.close_grace()?;
+        config.dedupe_horizon = self.dedupe_horizon()?;
         Ok(config)
     }
 
@@ -88,6 +89,17 @@ impl Settings {
         self.get("CLOSE_GRACE").map_or(Ok(Duration::from_hours(1)), |text| {
             parse_duration(text).context("CLOSE_GRACE cannot be used")
         })
+    }
+
+    /// Time for which the id of an event is remembered at least.
+    fn dedupe_horizon(&self) -> Result<Duration> {
+        let Some(text) = self.get("DEDUPE_HORIZON") else { return Ok(MIN_DEDUPE_HORIZON) };
+        let horizon = parse_duration(text).context("DEDUPE_HORIZON cannot be used")?;
+        anyhow::ensure!(
+            horizon >= MIN_DEDUPE_HORIZON,
+            "DEDUPE_HORIZON must be 35d or more: an event may be reported until it is that old, and again"
+        );
+        Ok(horizon)
     }
 
     /// Rules of what counts, and as what.
@@ -116,5 +128,35 @@ mod tests {
         settings.put("JWT_SECRET", "short");
         let error = format!("{:#}", settings.jwt().err().unwrap());
         assert!(error.contains("JWT_SECRET") && error.contains("32") && !error.contains("short"), "{error}");
+    }
+
+    #[test]
+    fn an_id_is_remembered_for_35_days_at_least() {
+        let horizon = |text: Option<&str>| {
+            let mut settings = Settings::default();
+            settings.put("DATABASE_URL", "postgres://x@y/z");
+            settings.put("NATS_URL", "nats://x");
+            if let Some(text) = text {
+                settings.put("DEDUPE_HORIZON", text);
+            }
+            settings.worker(Clock::system()).map(|config| config.dedupe_horizon)
+        };
+        let days = |days: u64| Duration::from_secs(86_400 * days);
+        for (text, expected) in [
+            (None, days(35)),
+            (Some("35d"), days(35)),
+            (Some("840h"), days(35)),
+            (Some("3024000s"), days(35)),
+            (Some("400d"), days(400)),
+            (Some("213503982334601d"), days(213_503_982_334_601)),
+        ] {
+            assert_eq!(horizon(text).unwrap(), expected, "{text:?}");
+        }
+        for text in ["34d", "839h", "3023999s", "0s", "", "35", "35days", "-35d", "213503982334602d", "never"]
+        {
+            let error = format!("{:#}", horizon(Some(text)).err().unwrap());
+            assert!(error.starts_with("DEDUPE_HORIZON "), "{text}: {error}");
+            assert!(error.contains("35d or more") || error.contains("a number with s, m, h or d"), "{error}");
+        }
     }
 }
