@@ -12,6 +12,7 @@ use ledger::{Classified, Clock, Month, Rules, UserId, UserRef};
 use nats::{EncodedEvent, Position, Publisher};
 use sqlx::PgPool;
 use store::identity::users::{Account, AccountStatus};
+use store::projection::{claims, usage_rows};
 use uuid::Uuid;
 
 use super::call::{self, Call, Reporter, TimeWindow};
@@ -191,7 +192,8 @@ impl Parts {
         Ok(users)
     }
 
-    /// Drops what was acknowledged lately and, of old events, what is projected.
+    /// Drops what was acknowledged lately and, of old events, what is projected: ids that are claimed, and calls of this
+    /// id and time, which outlive their claims.
     async fn drop_known<'a>(
         &self,
         reporter: &Reporter,
@@ -206,7 +208,18 @@ impl Parts {
             HashSet::new()
         } else {
             let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
-            store::projection::claims::find(&mut conn, &asked).await?.into_iter().collect()
+            let mut known: HashSet<Uuid> = claims::find(&mut conn, &asked).await?.into_iter().collect();
+            let may_be_forgotten =
+                accepted.iter().filter(|item| item.call.time < now - call::MAX_AGE + call::MAX_AHEAD);
+            let calls: Vec<_> = may_be_forgotten
+                .filter(|item| !known.contains(&item.claim))
+                .map(|item| (item.claim, item.call.time))
+                .collect();
+            if !calls.is_empty() {
+                let stored = usage_rows::find(&mut conn, &calls).await?;
+                known.extend(stored.into_iter().map(|(id, _)| id));
+            }
+            known
         };
         Ok(accepted
             .into_iter()

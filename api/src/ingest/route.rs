@@ -39,7 +39,8 @@ struct EventsBody {
     description = "CloudEvents (one, a batch, or in binary mode) or plain JSON of the same fields, at most 1,000. \
         `data` holds the fields\nof a call: `endpoint`, and if known `method`, `status_code`, `response_time_ms`, \
         `ip_address`, `user_agent`,\n`request_size`, `response_size`, `units`. A retry of the same request is safe: \
-        an id counts once for its user and\nsource.\n\nAn item of a user whose data key does not open is rejected \
+        an id counts once for its user and\nsource, whatever its time, for `DEDUPE_HORIZON` (35 days or more), and with the \
+        same time for ever.\n\nAn item of a user whose data key does not open is rejected \
         with `encryption_key_missing` or `internal`: nothing is wrong\nwith it, and it may be sent again. A request \
         with nothing else in it is refused as a whole.",
     params(("X-Backfill" = Option<bool>, Header, description = "true: times from 2000-01-01 on are taken (service, admin)"), KeyHeader),

@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 
+use chrono::{DateTime, Utc};
 use data_keys::{Hasher, KeyConfig, KeysError};
 use ledger::UserRef;
 use sqlx::PgConnection;
 use store::identity::users::{self, Account, AccountStatus};
+use store::projection::{claims, usage_rows};
+use uuid::Uuid;
 
 use super::read::Numbered;
 
@@ -52,14 +55,22 @@ impl Known {
 
     /// Counts a batch's calls. Calls that are in the log and not projected yet count as new.
     pub(crate) async fn count(&mut self, calls: &[&Numbered]) -> Result<(), store::Error> {
-        let claims: Vec<_> = calls
+        let mut unknown: HashMap<Uuid, DateTime<Utc>> = calls
             .iter()
             .filter_map(|read| {
                 let user = self.users.get(&read.call.user).copied().flatten()?.user_id;
-                Some(events::claim_id(user, &self.source, &read.id))
+                Some((events::claim_id(user, &self.source, &read.id), read.call.time))
             })
             .collect();
-        let known = store::projection::claims::find(&mut self.conn, &claims).await?.len() as u64;
+        let ids: Vec<Uuid> = unknown.keys().copied().collect();
+        let claimed = claims::find(&mut self.conn, &ids).await?;
+        for id in &claimed {
+            unknown.remove(id);
+        }
+        // A claim is forgotten one day, the call itself is not.
+        let unknown: Vec<_> = unknown.into_iter().collect();
+        let stored = usage_rows::find(&mut self.conn, &unknown).await?;
+        let known = (claimed.len() + stored.len()) as u64;
         self.old_calls += known;
         self.new_calls += calls.len() as u64 - known;
         Ok(())

@@ -161,7 +161,7 @@ impl<'a> Legacy<'a> {
         };
         let (user, kind) = (account.user_id, numbered.row.kind);
         let token_id = row_id(user, numbered.id);
-        if known.claimed.contains(&token_id) {
+        if known.recorded.contains(&token_id) {
             return Ok(Made::Known);
         }
         let theirs = known.tokens.get(&(user, kind)).or_else(|| self.stored.get(&(user, kind)));
@@ -250,7 +250,7 @@ enum Made {
 /// Knowledge of the projections about a batch's rows.
 struct Known {
     /// Ids of events that are projected already.
-    claimed: Vec<Uuid>,
+    recorded: Vec<Uuid>,
     /// The users' tokens.
     tokens: HashMap<(UserId, TokenKind), Uuid>,
 }
@@ -270,7 +270,8 @@ impl Known {
             // One of a type that a later version knows is none of ours.
             Some(((token.user, token.token_type.parse().ok()?), token.id))
         });
-        Ok(Self { claimed: store::projection::claims::find(conn, &ids).await?, tokens: tokens.collect() })
+        let recorded = store::projection::audit_chain::linked(conn, &users, &ids).await?;
+        Ok(Self { recorded, tokens: tokens.collect() })
     }
 }
 

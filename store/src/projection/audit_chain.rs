@@ -103,6 +103,19 @@ pub async fn last_hashes(conn: &mut PgConnection, users: &[UserId]) -> Result<Ha
         .collect()
 }
 
+/// Those of these events that are links of these users' chains. Their ids are claimed too, but a claim is forgotten.
+pub async fn linked(conn: &mut PgConnection, users: &[UserId], events: &[Uuid]) -> Result<Vec<Uuid>, Error> {
+    let users: Vec<Uuid> = users.iter().map(|user| user.get()).collect();
+    let linked = sqlx::query_scalar!(
+        "SELECT event_id FROM token_audit WHERE user_id = ANY($1) AND event_id = ANY($2)",
+        &users,
+        events
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(linked)
+}
+
 /// Adds links, in the log's order.
 pub async fn insert(conn: &mut PgConnection, links: &[Link]) -> Result<(), Error> {
     fn column<T>(links: &[Link], of: impl Fn(&Link) -> T) -> Vec<T> {

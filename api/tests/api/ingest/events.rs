@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, TimeDelta, Utc};
+use events::{Body, ClaimsTurned, Event, SOURCE_WORKER};
 use futures_util::future::try_join_all;
+use nats::EncodedEvent;
 use serde_json::{Value, json};
 use store::identity::users::NewUser;
 use testkit::{Answer, Client, Role, World};
@@ -136,6 +138,44 @@ async fn old_reports_are_known_by_the_database() -> Result<()> {
         (0, 1, 0),
         "a process that has not seen the first"
     );
+    Ok(())
+}
+
+/// What is said of it is what becomes of it, also when its id is forgotten.
+#[tokio::test]
+async fn a_backfill_is_known_for_ever_by_its_id_and_time() -> Result<()> {
+    let world = World::start().await?;
+    let at = |days: i64| json!(text(world.env.clock.now() - TimeDelta::days(days)));
+    let (mut ancient, mut recent) = (event(1, "old"), event(2, "old"));
+    (ancient["time"], recent["time"]) = (at(400), at(20));
+    let reports = json!([ancient, recent]);
+    let backfill = async |world: &World, body: &Value| {
+        let request = world.service()?.post("/api/usage/events").header("X-Backfill", "true");
+        request.json(body).send().await?.expect(202)
+    };
+    assert_eq!(counts(&backfill(&world, &reports).await?)?, (2, 0, 0));
+    for generation in 0..2 {
+        let body = Body::ClaimsTurned(ClaimsTurned { generation });
+        let event = Event::own(SOURCE_WORKER, world.env.ids.event_id(), None, world.env.clock.now(), body);
+        world.api.handle.publisher.publish(EncodedEvent::of(&event)).await?;
+    }
+    world.wait_until_projected().await?;
+    let claims: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM event_claims").fetch_one(world.env.pool()).await?;
+    assert_eq!(claims, 0);
+    let world = world.restart_api(&[]).await?;
+    world.wait_until_open().await;
+    // One that could be reported without being a backfill has a claim, unless the horizon is shorter than it may be.
+    let answer = backfill(&world, &reports).await?.json()?;
+    assert_eq!(
+        (&answer["items"][0]["status"], &answer["items"][1]["status"]),
+        (&json!("duplicate"), &json!("accepted"))
+    );
+    ancient["time"] = json!(text(world.env.clock.now() - TimeDelta::days(401)));
+    assert_eq!(counts(&backfill(&world, &json!(ancient)).await?)?, (1, 0, 0), "another call");
+    world.wait_until_projected().await?;
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM api_usage").fetch_one(world.env.pool()).await?;
+    assert_eq!(rows, 3);
     Ok(())
 }
 
