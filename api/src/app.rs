@@ -198,6 +198,7 @@ impl Base {
             enforcement: self.config.enforcement,
             failure_mode: self.config.limit_failure_mode,
             max_unprojected: self.config.max_unprojected,
+            max_lag: self.config.max_lag,
             upgrade_url: self.config.upgrade_url.clone(),
         };
         Ok(Limits::start(parts, tasks, shutdown).await?)

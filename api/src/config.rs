@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::http::HeaderName;
 use data_keys::KeyConfig;
 use ipnet::IpNet;
-use ledger::{Clock, EncodedSlash, Rules};
+use ledger::{Clock, EncodedSlash, Rules, parse_duration};
 use nats::Connection;
 use outbound::providers::{ProviderUrls, UrlRefused};
 use secrecy::SecretString;
@@ -53,8 +53,10 @@ pub struct ApiConfig {
     pub enforcement: Enforcement,
     /// `LIMIT_FAILURE_MODE`.
     pub limit_failure_mode: LimitFailureMode,
-    /// `MAX_UNPROJECTED`: units admitted but not yet projected beyond which calls are answered 503.
+    /// `MAX_UNPROJECTED`: calls of one user that are not projected yet, beyond which its calls are answered 503.
     pub max_unprojected: u64,
+    /// `MAX_LAG`: time by which the projections may be behind the log before those who report have to wait.
+    pub max_lag: Duration,
     /// `UPGRADE_URL`.
     pub upgrade_url: Option<Url>,
     /// `GITHUB_API_URL`, `OPENAI_BASE_URL`, `ANTHROPIC_BASE_URL`, `GEMINI_BASE_URL`.
@@ -173,7 +175,8 @@ impl ApiConfig {
             limit_failure_mode: vars
                 .parsed("LIMIT_FAILURE_MODE", "closed or open")?
                 .unwrap_or(LimitFailureMode::Closed),
-            max_unprojected: vars.parsed("MAX_UNPROJECTED", "a number of units")?.unwrap_or(1_000_000),
+            max_unprojected: vars.parsed("MAX_UNPROJECTED", "a number of calls")?.unwrap_or(1_000_000),
+            max_lag: vars.max_lag()?,
             upgrade_url: vars.parsed("UPGRADE_URL", "an absolute URL")?,
             providers: ProviderUrls::read(&get)?,
             rules,
@@ -207,6 +210,12 @@ impl ApiConfig {
 pub fn encoded_slash(get: &dyn Fn(&str) -> Option<String>) -> Result<EncodedSlash, ConfigError> {
     let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
     Ok(Vars(&get).parsed("ENCODED_SLASH", "refuse or keep")?.unwrap_or_default())
+}
+
+/// Reads `MAX_LAG` alone: what an import keeps to.
+pub fn max_lag(get: &dyn Fn(&str) -> Option<String>) -> Result<Duration, ConfigError> {
+    let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
+    Vars(&get).max_lag()
 }
 
 impl LogSettings {
@@ -266,6 +275,20 @@ impl Vars<'_> {
             }
             Some(connections) => Ok(connections),
             None => Ok(Bounds::default().connections),
+        }
+    }
+
+    /// Nothing is projected at once, and after a day nobody would be slowed any more.
+    fn max_lag(&self) -> Result<Duration, ConfigError> {
+        const VARIABLE: &str = "MAX_LAG";
+        const LONGEST: Duration = Duration::from_hours(24);
+        let Some(text) = self.text(VARIABLE) else { return Ok(Duration::from_secs(4)) };
+        match parse_duration(&text) {
+            Ok(lag) if !lag.is_zero() && lag <= LONGEST => Ok(lag),
+            _ => Err(ConfigError::Invalid {
+                variable: VARIABLE,
+                reason: "it must be a duration from 1s to 1d, such as 4s".into(),
+            }),
         }
     }
 
@@ -430,70 +453,4 @@ impl FromStr for LimitFailureMode {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(replicas: &str) -> Result<LogSettings, ConfigError> {
-        LogSettings::read(&|name| match name {
-            "NATS_URL" => Some("nats://log:4222".to_owned()),
-            "NATS_REPLICAS" => Some(replicas.to_owned()),
-            _ => None,
-        })
-    }
-
-    fn read_api(name: &str, value: &str) -> Result<ApiConfig, ConfigError> {
-        let get = |asked: &str| match asked {
-            "DATABASE_URL" => Some("postgres://localhost/ledger".to_owned()),
-            "NATS_URL" => Some("nats://log:4222".to_owned()),
-            "JWT_SECRET" => Some("x".repeat(32)),
-            _ => (asked == name).then(|| value.to_owned()),
-        };
-        ApiConfig::read(&get, Rules::default(), Clock::system())
-    }
-
-    #[test]
-    fn what_proxies_may_say_is_read_or_refused_with_what_would_be_right() {
-        let config = read_api("FORWARD_AUTH_ID_HEADER", "X-Ledger-Request-Id").unwrap();
-        assert_eq!(config.forward_auth.id_header.unwrap(), "x-ledger-request-id");
-        assert_eq!(config.forward_auth.preflight, Preflight::Check);
-        let config = read_api("FORWARD_AUTH_PREFLIGHT", "pass").unwrap();
-        assert_eq!((config.forward_auth.preflight, config.forward_auth.id_header), (Preflight::Pass, None));
-        for (name, value, says) in [
-            ("FORWARD_AUTH_ID_HEADER", "X Id", "it must be the name of a header"),
-            ("FORWARD_AUTH_ID_HEADER", "Authorization", "another meaning"),
-            ("FORWARD_AUTH_ID_HEADER", "x-forwarded-for", "another meaning"),
-            ("FORWARD_AUTH_ID_HEADER", "X-Original-URI", "another meaning"),
-            ("FORWARD_AUTH_ID_HEADER", "x-original-url", "another meaning"),
-            ("FORWARD_AUTH_ID_HEADER", "X-Original-Method", "another meaning"),
-            ("FORWARD_AUTH_ID_HEADER", "X-Forwarded-Uri", "another meaning"),
-            ("FORWARD_AUTH_ID_HEADER", "X-Forwarded-Method", "another meaning"),
-            ("FORWARD_AUTH_PREFLIGHT", "true", "it must be check or pass"),
-        ] {
-            let error = read_api(name, value).err().map(|error| error.to_string()).unwrap_or_default();
-            assert!(error.starts_with(&format!("{name} cannot be used")) && error.contains(says), "{error}");
-        }
-    }
-
-    #[test]
-    fn an_escaped_slash_is_refused_or_kept() {
-        let read = |value: &'static str| encoded_slash(&move |_| Some(value.to_owned()));
-        for (value, expected) in
-            [("", EncodedSlash::Refuse), ("refuse", EncodedSlash::Refuse), ("keep", EncodedSlash::Keep)]
-        {
-            assert_eq!(read(value).unwrap(), expected, "{value:?}");
-        }
-        let error = read("decode").unwrap_err().to_string();
-        assert_eq!(error, "ENCODED_SLASH cannot be used: it must be refuse or keep");
-    }
-
-    #[test]
-    fn a_stream_has_one_three_or_five_copies() {
-        for (text, replicas) in [("", 1), ("1", 1), (" 3 ", 3), ("5", 5)] {
-            assert_eq!(read(text).unwrap().replicas, replicas, "{text:?}");
-        }
-        for bad in ["0", "2", "4", "7", "-1", "three", "1.0"] {
-            let error = read(bad).unwrap_err().to_string();
-            assert_eq!(error, "NATS_REPLICAS cannot be used: it must be 1, 3 or 5", "{bad:?}");
-        }
-    }
-}
+mod tests;

@@ -28,9 +28,19 @@ impl From<LimitsError> for Problem {
             LimitsError::Unready(Unready::CatchingUp) => {
                 Self::busy("Limits cannot be decided yet: counts are still being brought up to date.")
             }
+            LimitsError::Uncounted => {
+                Self::busy("Reported calls of this user are not counted yet; try again.")
+            }
             LimitsError::Behind { .. } => {
+                Self::busy("Too many calls of this user are recorded and not counted yet; try again.")
+            }
+            LimitsError::Crowded { .. } => {
                 Self::busy("Too many calls are recorded and not counted yet; try again.")
             }
+            LimitsError::Shed { retry_after_s } => Self::rate_limited(
+                "More is reported than is counted at the moment; nothing of this request was taken in.",
+                retry_after_s,
+            ),
         }
     }
 }

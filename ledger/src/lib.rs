@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod clock;
+pub mod duration;
 pub mod endpoint;
 pub mod forecast;
 pub mod ids;
@@ -20,6 +21,7 @@ pub mod time;
 pub mod usage;
 
 pub use clock::Clock;
+pub use duration::{DurationError, parse_duration};
 pub use endpoint::{Endpoint, Method};
 pub use forecast::{Forecast, forecast};
 pub use ids::{ExternalId, IdSource, UserId, UserRef, derived_id};

@@ -4,6 +4,7 @@
 
 mod gathered;
 mod headers;
+mod lag;
 mod position;
 mod projections;
 mod settled;
@@ -16,6 +17,7 @@ pub(crate) use gathered::encode;
 pub(crate) use gathered::{Gather, Gathered};
 pub(crate) use headers::MinSeqHeader;
 pub use headers::{LEDGER_MIN_SEQ, LEDGER_SEQ, LedgerSeq, MinSeq};
+pub use lag::Lag;
 pub use position::{AsOf, Positions};
 pub use projections::Projections;
 pub(crate) use settled::settled_seq;

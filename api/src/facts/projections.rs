@@ -83,7 +83,7 @@ impl Projections {
     fn as_of(&self, seq: u64, time: Option<DateTime<Utc>>) -> AsOf {
         let Parts { publisher, watermark, positions, .. } = &*self.0;
         let log_seq = publisher.last_acked().max(watermark.log_seq());
-        let lag_ms = if seq >= log_seq { 0 } else { watermark.behind_for_ms() };
+        let lag_ms = if seq >= log_seq { 0 } else { watermark.lag_ms() };
         AsOf { position: positions.encode(seq), time, lag_ms }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use sqlx::PgPool;
 use sqlx::postgres::PgNotification;
 use store::identity::users;
@@ -12,6 +12,8 @@ use store::listen::{Announcements, Heard};
 use store::projection::checkpoint;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use super::lag::Lag;
 
 /// Sequence of the last projected frame; 0 before the first, and before the first look at the database. It only rises,
 /// unless an operator rewound the projections. Cheap to clone.
@@ -26,8 +28,7 @@ struct Parts {
     rewinds: watch::Sender<u64>,
     /// The log's last sequence, when it was asked last.
     log_seq: AtomicU64,
-    /// Instant at which the projections were last seen to have caught up.
-    caught_up: Mutex<Instant>,
+    lag: Mutex<Lag>,
 }
 
 impl Default for Watermark {
@@ -37,7 +38,7 @@ impl Default for Watermark {
             announced: AtomicU64::new(0),
             rewinds: watch::channel(0).0,
             log_seq: AtomicU64::new(0),
-            caught_up: Mutex::new(Instant::now()),
+            lag: Mutex::default(),
         }))
     }
 }
@@ -53,21 +54,37 @@ impl Watermark {
         self.0.log_seq.load(Ordering::Acquire)
     }
 
-    /// Time since the projections were last seen to have caught up with the log, in milliseconds.
-    pub(crate) fn behind_for_ms(&self) -> u64 {
-        u64::try_from(self.0.caught_up.lock().elapsed().as_millis()).unwrap_or(u64::MAX)
+    /// Time for which the oldest frame that is not projected has been in the log, as far as this process knows: it
+    /// looks once a second, and more often for its own.
+    pub(crate) fn lag(&self) -> Duration {
+        self.lag_now().of(Instant::now())
+    }
+
+    /// [`Watermark::lag`] in milliseconds, of somebody who knows that something is not projected: 1 at least.
+    pub(crate) fn lag_ms(&self) -> u64 {
+        u64::try_from(self.lag().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// Bytes that this process has written and that are not projected yet.
+    pub(crate) fn unprojected_bytes(&self) -> u64 {
+        self.lag_now().unprojected_bytes()
+    }
+
+    fn lag_now(&self) -> MutexGuard<'_, Lag> {
+        let mut lag = self.0.lag.lock();
+        lag.reached(self.current());
+        lag
     }
 
     /// The log was asked: its last sequence is `seq`.
     pub(crate) fn log_is_at(&self, seq: u64) {
         self.0.log_seq.store(seq, Ordering::Release);
-        self.note_caught_up();
+        self.lag_now().seen(seq, 0, Instant::now());
     }
 
-    fn note_caught_up(&self) {
-        if self.current() >= self.log_seq() {
-            *self.0.caught_up.lock() = Instant::now();
-        }
+    /// This process has written `bytes` since it started, the last of them at `seq`.
+    pub(crate) fn written(&self, seq: u64, bytes: u64) {
+        self.lag_now().seen(seq, bytes, Instant::now());
     }
 
     /// Waits until the projections have reached `seq`; `false` when they have not after `timeout`.
@@ -100,7 +117,6 @@ impl Watermark {
             *current = seq.max(*current);
             newer
         });
-        self.note_caught_up();
     }
 
     /// Takes over what the database says; that is true, even when it is less.
@@ -110,14 +126,13 @@ impl Watermark {
             return;
         }
         self.0.projected.send_if_modified(|current| std::mem::replace(current, seq) != seq);
-        self.note_caught_up();
     }
 
     fn rewound(&self, seq: u64) {
         let earlier = self.0.projected.send_replace(seq);
         tracing::warn!(earlier, seq, "the projections were rewound");
+        self.0.lag.lock().rewound(earlier, Instant::now());
         self.0.rewinds.send_modify(|rewinds| *rewinds += 1);
-        self.note_caught_up();
     }
 }
 

@@ -75,12 +75,14 @@ impl Intake {
     /// Takes in the items of one request. When this returns, what is accepted is on disk.
     ///
     /// # Errors
-    /// When nothing can be said about the items: log or database away. Also when none is on disk, and some only because
-    /// their users' data keys do not open. A retry of the same request is safe.
+    /// When nothing can be said about the items: log or database away, or the projection so far behind that this
+    /// reporter has to wait. Also when none is on disk, and some only because their users' data keys do not open. A
+    /// retry of the same request is safe.
     pub async fn take(&self, reporter: &Reporter, drafts: Vec<Item<'_>>) -> Result<Receipt, IngestError> {
         let parts = &self.0;
         if let Some(limits) = &parts.limits {
             limits.check_database()?;
+            limits.check_reporter(reporter.user)?;
         }
         let now = parts.clock.now();
         let mut receipt = Receipt::with_capacity(drafts.len());
@@ -260,6 +262,7 @@ impl Parts {
             ends.push(json.len());
             classes.push(classified);
         }
+        let bytes = json.len();
         let positions = self.publisher.publish_all(split(json, &ends)).await?;
         let last_seq = positions.iter().map(|position| position.seq).max().unwrap_or(0);
         receipt.set_seq(last_seq);
@@ -269,6 +272,9 @@ impl Parts {
         }
         self.recent.insert(fresh.iter().map(|item| item.claim));
         self.report(&fresh, &classes, &positions);
+        if let Some(limits) = &self.limits {
+            limits.reported_by(reporter.user, u64::try_from(bytes).unwrap_or(u64::MAX), last_seq);
+        }
         Ok(())
     }
 
@@ -296,20 +302,22 @@ impl Parts {
     /// Makes the calls count against what is admitted from now on.
     fn report(&self, fresh: &[Accepted<'_>], classes: &[Classified], positions: &[Position]) {
         let Some(limits) = &self.limits else { return };
-        let this_month = Month::of(self.clock.now());
+        // A retried check is decided at the first try's instant, which may be in the month before.
+        let first_month = Month::of(self.clock.now()).prev();
         // The latest position is right for all: their units then count a little longer.
-        let mut sums: HashMap<(UserId, Month), (Used, u64)> = HashMap::new();
+        let mut sums: HashMap<(UserId, Month), (Used, u64, u64)> = HashMap::new();
         for ((item, classified), position) in fresh.iter().zip(classes).zip(positions) {
             let month = Month::of(item.call.time);
-            if !classified.counted || month < this_month {
+            if !classified.counted || month < first_month {
                 continue;
             }
-            let (sum, seq) = sums.entry((item.user, month)).or_default();
+            let (sum, calls, seq) = sums.entry((item.user, month)).or_default();
+            *calls += 1;
             *sum = sum.plus(classified.category, u64::from(classified.units.get()));
             *seq = position.seq.max(*seq);
         }
-        for ((user, month), (cost, seq)) in sums {
-            limits.report(user, month, cost, seq);
+        for ((user, month), (cost, calls, seq)) in sums {
+            limits.report(user, month, cost, calls, seq);
         }
     }
 }

@@ -33,6 +33,7 @@ const MAX_ERRORS: usize = 100;
         (status = 400, description = "An event is wrong", body = ProblemBody),
         (status = 413, description = "More than 1,000 events, or 8 MiB packed or unpacked", body = ProblemBody),
         (status = 415, description = "Another Content-Type or Content-Encoding", body = ProblemBody),
+        (status = 429, description = "Figures are behind, nothing was taken in; see `Retry-After`", body = ProblemBody),
         (status = 503, description = "The log cannot be written", body = ProblemBody),
     )
 )]

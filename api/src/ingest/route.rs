@@ -42,7 +42,10 @@ struct EventsBody {
         an id counts once for its user and\nsource, whatever its time, for `DEDUPE_HORIZON` (35 days or more), and with the \
         same time for ever.\n\nAn item of a user whose data key does not open is rejected \
         with `encryption_key_missing` or `internal`: nothing is wrong\nwith it, and it may be sent again. A request \
-        with nothing else in it is refused as a whole.",
+        with nothing else in it is refused as a whole.\n\nWhile figures are more than `MAX_LAG` behind, a request is \
+        answered 429 as a whole before anything of it is\ntaken in: first those of reporters (the accounts that sign \
+        requests) above their fair share of what is not\ncounted yet, then all. Nothing is lost: send it again after \
+        `Retry-After` seconds.",
     params(("X-Backfill" = Option<bool>, Header, description = "true: times from 2000-01-01 on are taken (service, admin)"), KeyHeader),
     request_body(description = "One event or up to 1,000, at most 8 MiB; packed by gzip or zstd or not", content(
         (CloudEvent = "application/cloudevents+json"),
@@ -55,6 +58,7 @@ struct EventsBody {
         (status = 413, description = "More than 1,000 items, or 8 MiB packed or unpacked", body = ProblemBody),
         (status = 415, description = "Another Content-Type or Content-Encoding", body = ProblemBody),
         (status = 422, description = "No item could be accepted", body = ProblemBody),
+        (status = 429, description = "Figures are behind, nothing was taken in; see `Retry-After`", body = ProblemBody),
         (status = 503, description = "The log cannot be written, or an encryption key is missing", body = ProblemBody),
     )
 )]

@@ -23,12 +23,27 @@ pub enum LimitsError {
     /// The user's counts cannot be read.
     #[error("the counts of this user cannot be read")]
     Unreadable,
-    /// Too many units are admitted and not projected.
+    /// Calls of the user were reported, and no reading contains them yet.
+    #[error("reported calls of this user are not projected yet; the worker is behind or stopped")]
+    Uncounted,
+    /// Too many calls of the user are not projected.
     #[error(
-        "{units} admitted units are not projected yet (MAX_UNPROJECTED); the worker is behind or stopped"
+        "{calls} calls of this user are not projected yet (MAX_UNPROJECTED); the worker is behind or stopped"
     )]
     Behind {
-        /// Units admitted and not projected.
-        units: u64,
+        /// Its calls that are not projected.
+        calls: u64,
+    },
+    /// Too many users have calls that are not projected for another one.
+    #[error("{users} users have calls that are not projected yet; the worker is behind or stopped")]
+    Crowded {
+        /// Users with calls that are not projected.
+        users: u64,
+    },
+    /// The reporter's calls are not taken in now: the projection is behind (`MAX_LAG`).
+    #[error("the projection is behind the log (MAX_LAG), and the reporter has to wait")]
+    Shed {
+        /// Seconds after which it may try again.
+        retry_after_s: u64,
     },
 }

@@ -1,6 +1,7 @@
 //! The limiter: decides about calls.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ledger::limit::Used;
 use ledger::{Clock, IdSource, Month, UserId};
@@ -14,6 +15,7 @@ use url::Url;
 
 use super::admission::{Admission, Hold};
 use super::ask::{Ask, Standing};
+use super::backlog::{Backlog, Stage};
 use super::error::{LimitsError, Unready};
 use super::fates::Fates;
 use super::gate::{self, Gate};
@@ -24,6 +26,10 @@ use super::rejections::Rejections;
 use super::tally::PlanDecision;
 use crate::config::{Enforcement, LimitFailureMode};
 use crate::facts::Watermark;
+
+/// Users with calls that are not projected, beyond whom no other user's calls are admitted: what is known of them must
+/// be kept in memory.
+const MAX_USERS_UNPROJECTED: u64 = 250_000;
 
 /// Decides about calls. Cheap to clone.
 #[derive(Clone)]
@@ -51,6 +57,8 @@ pub struct LimitsParts {
     pub failure_mode: LimitFailureMode,
     /// `MAX_UNPROJECTED`.
     pub max_unprojected: u64,
+    /// `MAX_LAG`.
+    pub max_lag: Duration,
     /// `UPGRADE_URL`.
     pub upgrade_url: Option<Url>,
 }
@@ -59,6 +67,7 @@ pub struct LimitsParts {
 struct Limiter {
     counts: Arc<Projected>,
     gate: Arc<Gate>,
+    backlog: Arc<Backlog>,
     fates: Arc<Fates>,
     rejections: Rejections,
     publisher: Publisher,
@@ -99,9 +108,11 @@ impl Limits {
         let lock = ApiLock::acquire(database_url).await?;
         let counts = Arc::new(Projected::new(pool, clock.clone(), watermark.clone()));
         let gate = Arc::new(Gate::new());
+        let backlog = Arc::new(Backlog::new(parts.max_lag, publisher.clone(), watermark.clone()));
         let fates = Arc::new(Fates::new(Arc::clone(&counts)));
         let rejections = Rejections::default();
         counts.spawn(tasks, shutdown);
+        tasks.spawn(Arc::clone(&backlog).watch(shutdown.clone()));
         let keeper = tasks.spawn(gate::keep(
             Arc::clone(&gate),
             lock,
@@ -119,6 +130,7 @@ impl Limits {
         Ok(Self(Arc::new(Limiter {
             counts,
             gate,
+            backlog,
             fates,
             rejections,
             publisher,
@@ -133,7 +145,7 @@ impl Limits {
     /// Decides about a call and takes its units.
     pub async fn admit(&self, user: UserId, ask: Ask) -> Result<Verdict, LimitsError> {
         let limiter = &self.0;
-        limiter.check_backlog()?;
+        limiter.check_backlog(user)?;
         let decided = match limiter.gate.check() {
             Ok(()) => limiter.counts.decide(user, &ask, limiter.intent).await,
             Err(unready) => Err(unready.into()),
@@ -186,9 +198,27 @@ impl Limits {
         self.0.counts.read_at(user, seq);
     }
 
-    /// Counts calls that happened and are in the log at `seq`, before the projection has them.
-    pub fn report(&self, user: UserId, month: Month, cost: Used, seq: u64) {
-        self.0.counts.report(user, month, cost, seq);
+    /// Counts so many calls that happened and are in the log at `seq`, before the projection has them.
+    pub fn report(&self, user: UserId, month: Month, cost: Used, calls: u64, seq: u64) {
+        self.0.counts.report(user, month, cost, calls, seq);
+    }
+
+    /// Tells whether calls that this account reports are taken in now.
+    ///
+    /// # Errors
+    /// [`LimitsError::Shed`] while the projection is behind and it is the reporter's turn to wait.
+    pub fn check_reporter(&self, reporter: UserId) -> Result<(), LimitsError> {
+        self.0.backlog.check_reporter(reporter)
+    }
+
+    /// This account's report is in the log: so many bytes, the last of them at `seq`.
+    pub fn reported_by(&self, reporter: UserId, bytes: u64, seq: u64) {
+        self.0.backlog.reported(reporter, bytes, seq);
+    }
+
+    /// Whoever has to wait for the projection now: for readyz.
+    pub fn backlog_stage(&self) -> Stage {
+        self.0.backlog.stage()
     }
 
     /// Tells whether calls pass while the database is away (`LIMIT_FAILURE_MODE=open`).
@@ -224,9 +254,22 @@ impl Limits {
 }
 
 impl Limiter {
-    fn check_backlog(&self) -> Result<(), LimitsError> {
-        let units = self.counts.outstanding_units();
-        if units >= self.max_unprojected { Err(LimitsError::Behind { units }) } else { Ok(()) }
+    /// A user's own backlog stands in its way, hardly ever another's: who has no calls that wait for the projection
+    /// waits only where there is no memory left for one more.
+    fn check_backlog(&self, user: UserId) -> Result<(), LimitsError> {
+        let calls = self.counts.outstanding_calls_of(user);
+        if calls >= self.max_unprojected {
+            return Err(LimitsError::Behind { calls });
+        }
+        let (all_calls, users) = self.counts.outstanding();
+        if calls == 0 {
+            return if users < MAX_USERS_UNPROJECTED { Ok(()) } else { Err(LimitsError::Crowded { users }) };
+        }
+        let is_large = calls.saturating_mul(users) >= all_calls;
+        if is_large && self.backlog.stage() == Stage::Admission {
+            return Err(LimitsError::Behind { calls });
+        }
+        Ok(())
     }
 
     fn counted(&self, user: UserId, ask: &Ask, standing: Option<Standing>) -> Admission {

@@ -4,7 +4,6 @@
 //! a user is read when the last reading is too old to decide by; there, units are asked for when too few are left.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ledger::limit::Used;
@@ -27,8 +26,8 @@ use crate::facts::Watermark;
 const MAX_AGE: Duration = Duration::from_secs(10);
 /// A user is read at most this often only because a call would be refused.
 const MIN_AGE_TO_REFUSE: Duration = Duration::from_millis(100);
-/// Longest time that the first decision about a user waits for reported calls to be counted.
-const REPORTED_WAIT: Duration = Duration::from_secs(1);
+/// Longest time that the first decision about a user waits for calls that were reported before it to be projected.
+const REPORTED_WAIT: Duration = Duration::from_secs(5);
 /// Readings that one decision may need: a user may be forgotten again before it is decided about.
 const MAX_READINGS: usize = 4;
 
@@ -37,8 +36,6 @@ pub(super) struct Projected {
     table: Arc<Table>,
     reader: Arc<Reader>,
     watermark: Watermark,
-    /// The highest position of a reported call whose user was not known here.
-    reported_seq: AtomicU64,
 }
 
 /// Intent of a decision with the units of its call.
@@ -67,7 +64,7 @@ impl Projected {
     pub(super) fn new(pool: PgPool, clock: Clock, watermark: Watermark) -> Self {
         let table = Arc::new(Table::new());
         let reader = Arc::new(Reader::new(Arc::clone(&table), pool, clock));
-        Self { table, reader, watermark, reported_seq: AtomicU64::new(0) }
+        Self { table, reader, watermark }
     }
 
     /// Reads users until `shutdown`.
@@ -121,15 +118,9 @@ impl Projected {
         self.table.with(user, |entry| entry.tally.settle(month, cost, seq));
     }
 
-    /// Counts calls that happened and are in the log at this sequence.
-    pub(super) fn report(&self, user: UserId, month: Month, cost: Used, seq: u64) {
-        self.table.with_known(
-            user,
-            |entry| entry.tally.report(month, cost, seq),
-            || {
-                self.reported_seq.fetch_max(seq, Ordering::AcqRel);
-            },
-        );
+    /// Counts so many calls that happened and are in the log at this sequence.
+    pub(super) fn report(&self, user: UserId, month: Month, cost: Used, calls: u64, seq: u64) {
+        self.table.report(user, seq, |entry| entry.tally.report(month, cost, calls, seq));
     }
 
     /// Decides by a plan from now on that is in the log.
@@ -153,9 +144,14 @@ impl Projected {
         self.table.forget_readings();
     }
 
-    /// Units that no reading contains yet, of all users.
-    pub(super) fn outstanding_units(&self) -> u64 {
-        self.table.outstanding_units()
+    /// Calls of the user that no reading contains yet.
+    pub(super) fn outstanding_calls_of(&self, user: UserId) -> u64 {
+        self.table.with_known(user, |entry| entry.tally.outstanding_calls(), || 0)
+    }
+
+    /// Calls that no reading contains yet, of all users, and how many users have any.
+    pub(super) fn outstanding(&self) -> (u64, u64) {
+        (self.table.outstanding_calls(), self.table.users_outstanding())
     }
 
     /// The plans as sold, the smallest first.
@@ -165,7 +161,8 @@ impl Projected {
 
     /// None when the user has to be read first.
     fn try_decide(&self, entry: &mut Entry, ask: &Ask, intent: Intent, is_fresh: bool) -> Option<Decided> {
-        let watermark = entry.tally.watermark().filter(|&seq| seq >= self.table.floor())?;
+        let lowest = self.table.floor().max(entry.needed_seq);
+        let watermark = entry.tally.watermark().filter(|&seq| seq >= lowest)?;
         let age = entry.read_at.map_or(Duration::MAX, |at| at.elapsed());
         let is_behind = watermark < self.watermark.current();
         if !is_fresh && is_behind && age > MAX_AGE {
@@ -190,13 +187,13 @@ impl Projected {
         }
     }
 
-    /// Reads the user. Calls reported before somebody asked about this user were not noted under its name; the reading
-    /// waits a moment until they are counted.
+    /// Reads the user. Calls reported before somebody asked about this user are not in its tally, so nothing is decided
+    /// by a reading that does not contain them.
     async fn read(&self, user: UserId) -> Result<(), LimitsError> {
-        let is_cold = self.table.with(user, |entry| entry.tally.watermark().is_none());
-        let reported = self.reported_seq.load(Ordering::Acquire);
-        if is_cold && reported > self.watermark.current() {
-            self.watermark.wait_for(reported, REPORTED_WAIT).await;
+        let needed_seq = self.table.with(user, |entry| entry.needed_seq);
+        let is_late = needed_seq > self.watermark.current();
+        if is_late && !self.watermark.wait_for(needed_seq, REPORTED_WAIT).await {
+            return Err(LimitsError::Uncounted);
         }
         self.reader.read(user).await
     }

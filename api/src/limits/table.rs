@@ -14,13 +14,20 @@ const MAX_USERS: usize = 100_000;
 const SHARDS: usize = 64;
 /// Users that are looked at to find one to forget. Bounds the time that the lock is held.
 const EVICTION_TRIES: usize = 16;
+/// Slots for the positions of calls that were reported of users whom the table does not hold. A power of two.
+const SLOTS: usize = 1 << SLOT_BITS;
+const SLOT_BITS: u32 = 16;
 
 /// All tallies.
 pub(super) struct Table {
     shards: Box<[Mutex<Shard>]>,
     max_users_per_shard: usize,
-    /// Units that no reading contains yet, of all users.
+    /// By hash of the user: the highest position of a call that was reported when the table did not hold its user.
+    reported: Box<[AtomicU64]>,
+    /// Calls that no reading contains yet, of all users.
     outstanding: AtomicU64,
+    /// Users who have such calls.
+    users_outstanding: AtomicU64,
     /// Number of times that all readings were forgotten.
     generation: AtomicU64,
     /// Lowest watermark of a reading that contains what was admitted elsewhere.
@@ -35,6 +42,9 @@ pub(super) struct Entry {
     pub(super) read_at: Option<Instant>,
     /// The highest sequence of an event that gives units back: an earlier reading cannot show it.
     pub(super) less_at: u64,
+    /// Lowest watermark of a reading that contains what was reported of the user before this memory of it began. A
+    /// call reported since then is in the tally.
+    pub(super) needed_seq: u64,
     used_lately: bool,
     is_listed: bool,
 }
@@ -57,7 +67,9 @@ impl Table {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             max_users_per_shard: max_users.div_ceil(SHARDS),
+            reported: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
             outstanding: AtomicU64::new(0),
+            users_outstanding: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             floor: AtomicU64::new(u64::MAX),
         }
@@ -71,7 +83,11 @@ impl Table {
             shard.make_room(self.max_users_per_shard);
             shard.queue.push_back(user);
         }
-        let entry = shard.entries.entry(user).or_default();
+        let entry = shard.entries.entry(user).or_insert_with(|| Entry {
+            // Under the shard's lock, as all that writes it for this user.
+            needed_seq: self.slot(user).load(Ordering::Relaxed),
+            ..Entry::default()
+        });
         entry.used_lately = true;
         self.work(entry, user, &mut shard.unsettled, work)
     }
@@ -91,9 +107,22 @@ impl Table {
         }
     }
 
-    /// Units that no reading contains yet.
-    pub(super) fn outstanding_units(&self) -> u64 {
+    /// Notes calls of the user that were reported, and are in the log at `seq`: by `work` on the user's entry, or as a
+    /// position that a reading must have reached when the user gets one.
+    pub(super) fn report(&self, user: UserId, seq: u64, work: impl FnOnce(&mut Entry)) {
+        self.with_known(user, work, || {
+            self.slot(user).fetch_max(seq, Ordering::Relaxed);
+        });
+    }
+
+    /// Calls that no reading contains yet.
+    pub(super) fn outstanding_calls(&self) -> u64 {
         self.outstanding.load(Ordering::Relaxed)
+    }
+
+    /// Users who have calls that no reading contains yet.
+    pub(super) fn users_outstanding(&self) -> u64 {
+        self.users_outstanding.load(Ordering::Relaxed)
     }
 
     /// The users of whom a reading at this watermark would contain more. Each is named once for every time that it
@@ -136,10 +165,16 @@ impl Table {
     pub(super) fn forget_readings(&self) {
         // First, so that a reading that is under way is not taken over behind the sweep.
         self.generation.fetch_add(1, Ordering::AcqRel);
+        // What was reported until now is contained in readings at the next floor; as positions of a log that is no
+        // more they might not be reached again.
+        for slot in &self.reported {
+            slot.store(0, Ordering::Relaxed);
+        }
         for shard in &self.shards {
             for entry in shard.lock().entries.values_mut() {
                 entry.tally.forget_reading();
                 entry.read_at = None;
+                entry.needed_seq = 0;
             }
         }
     }
@@ -156,13 +191,18 @@ impl Table {
         unsettled: &mut Vec<UserId>,
         work: impl FnOnce(&mut Entry) -> R,
     ) -> R {
-        let before = entry.tally.outstanding_units();
+        let before = entry.tally.outstanding_calls();
         let result = work(entry);
-        let after = entry.tally.outstanding_units();
+        let after = entry.tally.outstanding_calls();
         if after > before {
             self.outstanding.fetch_add(after - before, Ordering::Relaxed);
         } else if before > after {
             self.outstanding.fetch_sub(before - after, Ordering::Relaxed);
+        }
+        match (before, after) {
+            (0, 1..) => drop(self.users_outstanding.fetch_add(1, Ordering::Relaxed)),
+            (1.., 0) => drop(self.users_outstanding.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
         }
         if (after > 0 || entry.tally.has_decisions()) && !entry.is_listed {
             entry.is_listed = true;
@@ -172,16 +212,29 @@ impl Table {
     }
 
     fn shard(&self, user: UserId) -> &Mutex<Shard> {
-        let bits = user.get().as_u128();
-        // Both halves of the id: in a UUIDv7 the upper one is time, in our own row ids both are random.
-        let folded = (bits >> 64) ^ bits;
-        &self.shards[usize::try_from(folded % SHARDS as u128).unwrap_or(0)]
+        &self.shards[usize::try_from(folded(user) % SHARDS as u64).unwrap_or(0)]
     }
+
+    fn slot(&self, user: UserId) -> &AtomicU64 {
+        &self.reported[slot_of(user)]
+    }
+}
+
+/// Both halves of the id: in a UUIDv7 the upper one is time, in our own row ids both are random.
+fn folded(user: UserId) -> u64 {
+    let (upper, lower) = user.get().as_u64_pair();
+    upper ^ lower
+}
+
+/// Fibonacci hashing (Knuth, TAOCP 3, section 6.4): the upper bits of a product with 2^64 divided by the golden ratio.
+fn slot_of(user: UserId) -> usize {
+    let hash = folded(user).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - SLOT_BITS);
+    usize::try_from(hash).unwrap_or(0)
 }
 
 impl Shard {
     /// Forgets a user who has not been used for a whole round, if there is one among the first few. What is not
-    /// settled is kept, and bounded by `MAX_UNPROJECTED`.
+    /// settled is kept; so many users may have something unsettled as the limiter admits.
     fn make_room(&mut self, max_users: usize) {
         for _ in 0..EVICTION_TRIES {
             if self.entries.len() < max_users {
@@ -234,28 +287,79 @@ mod tests {
         let table = Table::with_capacity(100);
         let cost = Used::default().plus(Category::Other, 2);
         for number in 0..500 {
-            table.with(user(number), |entry| entry.tally.report(month(), cost, 7));
+            table.with(user(number), |entry| entry.tally.report(month(), cost, 3, 7));
         }
         for number in 500..10_000 {
             table.with(user(number), |_| ());
         }
-        assert_eq!(table.outstanding_units(), 1_000);
+        assert_eq!((table.outstanding_calls(), table.users_outstanding()), (1_500, 500));
         for number in 0..500 {
-            let units = table.with_known(user(number), |entry| entry.tally.outstanding_units(), || 0);
-            assert_eq!(units, 2);
+            let calls = table.with_known(user(number), |entry| entry.tally.outstanding_calls(), || 0);
+            assert_eq!(calls, 3);
         }
+    }
+
+    /// Another user whose slot is that of `of`.
+    fn shares_slot(of: UserId, numbers: std::ops::Range<u128>) -> Option<UserId> {
+        numbers.map(user).find(|other| *other != of && slot_of(*other) == slot_of(of))
+    }
+
+    #[test]
+    fn what_is_reported_of_an_unknown_user_is_needed_by_it_and_delays_at_most_another() {
+        let table = Table::with_capacity(100);
+        let needed = |number| table.with(number, |entry| entry.needed_seq);
+        let reported = user(1);
+        let other = shares_slot(reported, 2..10_000_000).expect("a user with the same hash");
+        let unrelated =
+            (2..100).map(user).find(|user| slot_of(*user) != slot_of(reported)).expect("another hash");
+        table.report(reported, 60, |_| unreachable!("nobody knows the user"));
+        table.report(reported, 57, |_| unreachable!("nobody knows the user"));
+        assert_eq!(needed(unrelated), 0);
+        assert_eq!(needed(other), 60, "it waits for what is not its own");
+        // From here on the other one is known: what is reported of it goes to its tally and delays nobody.
+        let mut is_told = false;
+        table.report(other, 70, |_| is_told = true);
+        assert!(is_told);
+        assert_eq!(needed(reported), 60);
+        // And what is reported of the one that is known later does not move what a reading of it must have reached.
+        let mut is_told = false;
+        table.report(reported, 80, |_| is_told = true);
+        assert!(is_told);
+        assert_eq!(needed(reported), 60);
+    }
+
+    #[test]
+    fn a_user_who_was_forgotten_needs_what_was_reported_meanwhile() {
+        let table = Table::with_capacity(64);
+        table.with(user(1), |_| ());
+        for number in 2..1_000 {
+            table.with(user(number), |_| ());
+        }
+        assert!(table.with_known(user(1), |_| false, || true), "it was kept");
+        table.report(user(1), 60, |_| unreachable!("it was forgotten"));
+        assert_eq!(table.with(user(1), |entry| entry.needed_seq), 60);
+        table.forget_readings();
+        assert_eq!(table.with(user(1), |entry| entry.needed_seq), 0, "the floor covers it");
+    }
+
+    #[test]
+    fn users_spread_over_the_slots() {
+        let ids = ledger::IdSource::default();
+        let slots: std::collections::HashSet<usize> =
+            (0..20_000).map(|_| slot_of(UserId::new(ids.random_id()))).collect();
+        assert!(slots.len() > 15_000, "{}", slots.len());
     }
 
     #[test]
     fn users_are_listed_when_a_reading_would_help() {
         let table = Table::with_capacity(100);
         let cost = Used::default().plus(Category::Other, 1);
-        table.with(user(1), |entry| entry.tally.report(month(), cost, 7));
-        table.with(user(2), |entry| entry.tally.report(month(), cost, 9));
+        table.with(user(1), |entry| entry.tally.report(month(), cost, 1, 7));
+        table.with(user(2), |entry| entry.tally.report(month(), cost, 1, 9));
         assert_eq!(table.take_unsettled(6), []);
         assert_eq!(table.take_unsettled(8), [user(1)]);
         assert_eq!(table.take_unsettled(8), [], "named once");
-        table.with(user(1), |entry| entry.tally.report(month(), cost, 8));
+        table.with(user(1), |entry| entry.tally.report(month(), cost, 1, 8));
         assert_eq!(table.take_unsettled(8), [user(1)], "and again when there is more");
     }
 

@@ -95,10 +95,34 @@ struct MonthTally {
     month: Month,
     /// Counted by the projection, at the snapshot's watermark.
     counted: Used,
-    /// Units of ours beyond it: a sum over `beyond` and of what has no position yet.
-    outstanding: Used,
-    /// Units of ours beyond it by sequence, ascending.
-    beyond: VecDeque<(u64, Used)>,
+    /// Calls of ours beyond it: a sum over `beyond` and of what has no position yet.
+    outstanding: Calls,
+    /// Calls of ours beyond it by sequence, ascending.
+    beyond: VecDeque<(u64, Calls)>,
+}
+
+/// Calls, and the sums of their units.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Calls {
+    number: u64,
+    used: Used,
+}
+
+impl Calls {
+    fn one(used: Used) -> Self {
+        Self { number: 1, used }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.number = self.number.saturating_add(other.number);
+        self.used.add(other.used);
+    }
+
+    fn subtract(&mut self, other: Self) {
+        debug_assert!(self.number >= other.number, "calls settled twice");
+        self.number = self.number.saturating_sub(other.number);
+        self.used.subtract(other.used);
+    }
 }
 
 impl Counts for Tally {
@@ -113,29 +137,34 @@ impl Counts for Tally {
     }
 
     fn take(&mut self, month: Month, cost: Used) {
-        self.month(month).outstanding.add(cost);
+        self.month(month).outstanding.add(Calls::one(cost));
     }
 
     fn release(&mut self, month: Month, cost: Used) {
-        self.month(month).outstanding.subtract(cost);
+        self.month(month).outstanding.subtract(Calls::one(cost));
     }
 
     fn settle(&mut self, month: Month, cost: Used, seq: u64) {
-        let covered = self.read.as_ref().is_some_and(|read| read.watermark >= seq);
-        let tally = self.month(month);
-        if covered {
-            tally.outstanding.subtract(cost);
-        } else {
-            tally.keep_until(seq, cost);
-        }
+        self.settle_calls(month, Calls::one(cost), seq);
     }
 }
 
 impl Tally {
-    /// Counts a call that happened and is in the log at this sequence.
-    pub(super) fn report(&mut self, month: Month, cost: Used, seq: u64) {
-        self.take(month, cost);
-        self.settle(month, cost, seq);
+    /// Counts so many calls of this cost together, which happened and are in the log at this sequence.
+    pub(super) fn report(&mut self, month: Month, cost: Used, calls: u64, seq: u64) {
+        let calls = Calls { number: calls, used: cost };
+        self.month(month).outstanding.add(calls);
+        self.settle_calls(month, calls, seq);
+    }
+
+    fn settle_calls(&mut self, month: Month, calls: Calls, seq: u64) {
+        let covered = self.read.as_ref().is_some_and(|read| read.watermark >= seq);
+        let tally = self.month(month);
+        if covered {
+            tally.outstanding.subtract(calls);
+        } else {
+            tally.keep_until(seq, calls);
+        }
     }
 
     /// Takes over a decision about the plan that is in the log.
@@ -197,9 +226,9 @@ impl Tally {
         self.decisions.is_empty() && self.months.iter().all(MonthTally::is_settled)
     }
 
-    /// Units of ours that the last reading does not contain.
-    pub(super) fn outstanding_units(&self) -> u64 {
-        self.months.iter().map(|tally| tally.outstanding.total).sum()
+    /// Calls of ours that the last reading does not contain.
+    pub(super) fn outstanding_calls(&self) -> u64 {
+        self.months.iter().map(|tally| tally.outstanding.number).sum()
     }
 
     /// Tells whether a decision about the plan is kept that the last reading does not contain.
@@ -248,30 +277,30 @@ impl Tally {
 
 impl MonthTally {
     fn new(month: Month) -> Self {
-        Self { month, counted: Used::default(), outstanding: Used::default(), beyond: VecDeque::new() }
+        Self { month, counted: Used::default(), outstanding: Calls::default(), beyond: VecDeque::new() }
     }
 
     fn used(&self) -> Used {
         let mut used = self.counted;
-        used.add(self.outstanding);
+        used.add(self.outstanding.used);
         used
     }
 
     fn is_settled(&self) -> bool {
-        self.outstanding == Used::default()
+        self.outstanding == Calls::default()
     }
 
     /// Acknowledgements come nearly in order, so the search starts at the end.
-    fn keep_until(&mut self, seq: u64, cost: Used) {
+    fn keep_until(&mut self, seq: u64, calls: Calls) {
         let mut at = self.beyond.len();
         while at > 0 && self.beyond[at - 1].0 > seq {
             at -= 1;
         }
         if at > 0 && self.beyond[at - 1].0 == seq {
-            self.beyond[at - 1].1.add(cost);
+            self.beyond[at - 1].1.add(calls);
             return;
         }
-        self.beyond.insert(at, (seq, cost));
+        self.beyond.insert(at, (seq, calls));
         if self.beyond.len() > MAX_POSITIONS {
             self.join_neighbours();
         }
@@ -280,23 +309,23 @@ impl MonthTally {
     /// Halves the list. Units then count until the later of two positions is covered, which only refuses.
     fn join_neighbours(&mut self) {
         let mut joined = VecDeque::with_capacity(MAX_POSITIONS);
-        while let Some((seq, mut cost)) = self.beyond.pop_front() {
-            let Some((later_seq, later_cost)) = self.beyond.pop_front() else {
-                joined.push_back((seq, cost));
+        while let Some((seq, mut calls)) = self.beyond.pop_front() {
+            let Some((later_seq, later_calls)) = self.beyond.pop_front() else {
+                joined.push_back((seq, calls));
                 break;
             };
-            cost.add(later_cost);
-            joined.push_back((later_seq, cost));
+            calls.add(later_calls);
+            joined.push_back((later_seq, calls));
         }
         self.beyond = joined;
     }
 
     fn forget_until(&mut self, watermark: u64) {
-        while let Some((seq, cost)) = self.beyond.front().copied() {
+        while let Some((seq, calls)) = self.beyond.front().copied() {
             if seq > watermark {
                 break;
             }
-            self.outstanding.subtract(cost);
+            self.outstanding.subtract(calls);
             self.beyond.pop_front();
         }
         if self.beyond.is_empty() {

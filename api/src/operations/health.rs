@@ -46,6 +46,19 @@ pub struct Report {
     pub projector: Projector,
     /// What decides about calls.
     pub limits: Deciding,
+    /// What takes reported calls in.
+    pub ingest: TakingIn,
+}
+
+/// Whether reported calls are taken in. While the projection is behind, those who report have to wait (429), the
+/// largest first.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct TakingIn {
+    /// `open`; `largest_wait`: reporters above their fair share of what is not projected are answered 429; `all_wait`:
+    /// all reporters are; `admission_waits`: users with many calls that are not projected are answered 503, too.
+    pub stage: &'static str,
+    /// Bytes that this instance has written and that are not projected yet.
+    pub unprojected_bytes: u64,
 }
 
 /// Whether calls can be decided about. While they cannot, those that ask are answered 503 (or admitted, under
@@ -81,7 +94,8 @@ pub struct Projector {
     pub lag_frames: u64,
     /// Events in them, from the mean number of events in a frame so far.
     pub lag_events: u64,
-    /// Milliseconds since the projections were last seen to have caught up with the log; 0 when they have.
+    /// Milliseconds for which the oldest frame that is not projected has been in the log, as far as it was looked at; 0
+    /// when all is projected.
     pub lag_ms: u64,
     /// Events that could not be applied and were set aside.
     pub dead_letters: Option<i64>,
@@ -163,6 +177,10 @@ impl Health {
                 Ok(()) => Deciding { status: "ready", reason: None },
                 Err(reason) => Deciding { status: "unready", reason: Some(reason.to_string()) },
             },
+            ingest: TakingIn {
+                stage: self.0.limits.backlog_stage().as_str(),
+                unprojected_bytes: self.0.watermark.unprojected_bytes(),
+            },
             database: match database {
                 Some(_) => Dependency { status: "ok", reason: None },
                 None => Dependency { status: "away", reason: Some("PostgreSQL does not answer") },
@@ -217,7 +235,7 @@ impl Health {
             seq,
             lag_frames,
             lag_events: lag_frames.saturating_mul(events.checked_div(seq).unwrap_or(1).max(1)),
-            lag_ms: if lag_frames == 0 { 0 } else { self.0.watermark.behind_for_ms() },
+            lag_ms: if lag_frames == 0 { 0 } else { self.0.watermark.lag_ms() },
             dead_letters: database.map(|database| database.dead_letters),
         }
     }
@@ -229,5 +247,6 @@ fn gauges(report: &Report) {
     let number = |value: u64| value as f64;
     metrics::gauge!("ledger_projector_lag_events").set(number(report.projector.lag_events));
     metrics::gauge!("ledger_projector_lag_frames").set(number(report.projector.lag_frames));
+    metrics::gauge!("ledger_unprojected_bytes").set(number(report.ingest.unprojected_bytes));
     metrics::gauge!("ledger_ready").set(f64::from(u8::from(report.status == "ready")));
 }

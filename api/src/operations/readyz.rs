@@ -10,7 +10,7 @@ use crate::http::extract::Json;
 #[utoipa::path(
     get, path = "/readyz", tag = "operations", security(()),
     description = "503 only when the log or the database is away. A projector that is behind or has stopped is told \
-        in fields, and so is\nwhether limits can be decided: writes go on without them.",
+        in fields, and so are\nwhether limits can be decided and whether reported calls have to wait.",
     responses(
         (status = 200, description = "Ready", body = Report),
         (status = 503, description = "Log or database away", body = Report),

@@ -6,12 +6,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use api::auth::{Mint, Role, mint};
 use clap::Args;
 use data_keys::Keys;
-use ledger::{Clock, IdSource, UserId, UserRef};
+use ledger::{Clock, IdSource, UserId, UserRef, parse_duration};
 use secrecy::ExposeSecret as _;
 use sqlx::{Connection as _, PgConnection};
 use store::identity::users::{self, AccountStatus, NewUser};
 
-use crate::config::{Settings, parse_duration};
+use crate::config::Settings;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {

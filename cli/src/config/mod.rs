@@ -1,7 +1,6 @@
 //! The configuration: every variable's value and source, and the settings of the processes that follow from them.
 
 mod catalogue;
-mod duration;
 mod processes;
 
 use std::{collections::BTreeMap, env, fmt, io, path::Path};
@@ -9,7 +8,6 @@ use std::{collections::BTreeMap, env, fmt, io, path::Path};
 use anyhow::Result;
 
 pub(crate) use catalogue::{Shown, VARIABLES};
-pub(crate) use duration::parse_duration;
 
 /// Directory in which `dev` keeps its data unless told otherwise.
 pub(crate) const DEV_DATA_DIR: &str = ".dev/data";

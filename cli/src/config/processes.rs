@@ -5,12 +5,11 @@ use std::{fs, time::Duration};
 use anyhow::{Context as _, Result};
 use api::{ApiConfig, LogSettings, auth::JwtSettings};
 use data_keys::KeyConfig;
-use ledger::{Clock, Rules};
+use ledger::{Clock, Rules, parse_duration};
 use ledger_worker::{MIN_DEDUPE_HORIZON, WorkerConfig};
 use nats::Connection;
 
 use super::Settings;
-use super::duration::parse_duration;
 use crate::logging::LogFormat;
 
 impl Settings {
@@ -100,6 +99,11 @@ impl Settings {
             "DEDUPE_HORIZON must be 35d or more: an event may be reported until it is that old, and again"
         );
         Ok(horizon)
+    }
+
+    /// Time by which the projection may be behind.
+    pub(crate) fn max_lag(&self) -> Result<Duration> {
+        Ok(api::config::max_lag(&|name| self.get(name).map(str::to_owned))?)
     }
 
     /// Rules of what counts, and as what.

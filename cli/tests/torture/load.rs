@@ -238,8 +238,8 @@ async fn until_answered(service: &Client, events: &[Value]) -> Result<()> {
                 anyhow::ensure!(answer.json()?["rejected"] == 0, "rejected: {}", answer.text());
                 return Ok(());
             }
-            503 => {
-                anyhow::ensure!(answer.header("retry-after").is_some(), "503 without Retry-After");
+            status @ (429 | 503) => {
+                anyhow::ensure!(answer.header("retry-after").is_some(), "{status} without Retry-After");
                 tokio::time::sleep(AFTER_FAILURE).await;
             }
             other => bail!("a report was answered {other}: {}", answer.text()),

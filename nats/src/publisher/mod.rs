@@ -198,6 +198,11 @@ impl Publisher {
         self.0.queue.last_acked()
     }
 
+    /// Bytes of all frames acknowledged so far. Those of [`Publisher::last_acked`] are among them.
+    pub fn acked_bytes(&self) -> u64 {
+        self.0.queue.acked_bytes()
+    }
+
     /// Whether it can write.
     pub fn state(&self) -> PublisherState {
         self.0.queue.state()

@@ -36,6 +36,8 @@ pub(super) struct Queue {
     /// Tells the task that there is something to take.
     ready: Notify,
     last_acked: AtomicU64,
+    /// Bytes of all frames that were acknowledged.
+    acked_bytes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -102,7 +104,13 @@ impl Queue {
             state: PublisherState::Ready,
             idle: false,
         };
-        Self { limits, waiting: Mutex::new(waiting), ready: Notify::new(), last_acked: AtomicU64::new(0) }
+        Self {
+            limits,
+            waiting: Mutex::new(waiting),
+            ready: Notify::new(),
+            last_acked: AtomicU64::new(0),
+            acked_bytes: AtomicU64::new(0),
+        }
     }
 
     /// Adds one event.
@@ -200,8 +208,14 @@ impl Queue {
         self.last_acked.load(Ordering::Acquire)
     }
 
-    /// Notes an acknowledged sequence. False when it is not beyond the ones before.
-    pub(super) fn acked(&self, seq: u64) -> bool {
+    pub(super) fn acked_bytes(&self) -> u64 {
+        self.acked_bytes.load(Ordering::Acquire)
+    }
+
+    /// Notes an acknowledged frame. False when its sequence is not beyond the ones before.
+    pub(super) fn acked(&self, seq: u64, bytes: u64) -> bool {
+        // First, so that whoever sees the sequence sees its bytes, too.
+        self.acked_bytes.fetch_add(bytes, Ordering::AcqRel);
         self.last_acked.fetch_max(seq, Ordering::AcqRel) < seq
     }
 

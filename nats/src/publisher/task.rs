@@ -86,9 +86,9 @@ impl Task {
     pub(super) async fn run(mut self) {
         while let Some(full) = self.queue.take().await {
             self.in_flight = Some(Arc::clone(&full.fate));
-            let fate = Arc::clone(&full.fate);
+            let (fate, bytes) = (Arc::clone(&full.fate), full.body.len());
             match self.deliver(full).await {
-                Some(ack) if self.is_beyond(&ack) => {
+                Some(ack) if self.is_beyond(&ack, bytes) => {
                     self.queue.resume();
                     fate.decide(Ok(ack.sequence));
                 }
@@ -101,8 +101,8 @@ impl Task {
         }
     }
 
-    fn is_beyond(&self, ack: &PublishAck) -> bool {
-        self.queue.acked(ack.sequence)
+    fn is_beyond(&self, ack: &PublishAck, bytes: usize) -> bool {
+        self.queue.acked(ack.sequence, u64::try_from(bytes).unwrap_or(u64::MAX))
     }
 
     /// One frame is in flight at a time and ids are never used twice, so every frame's sequence is beyond all

@@ -271,10 +271,10 @@ impl World {
         let cost = Used::default().plus(category(analyze), u64::from(units));
         let month = self.month();
         let seq = self.append(Fact::Call { month, cost, ours: true });
-        self.tally.report(month, cost, seq);
+        self.tally.report(month, cost, 1, seq);
         if twice {
             let seq = self.append(Fact::Nothing);
-            self.tally.report(month, cost, seq);
+            self.tally.report(month, cost, 1, seq);
         }
     }
 
@@ -389,7 +389,7 @@ proptest! {
         prop_assert_eq!(standing.used, world.used(world.month(), world.log.len(), true));
         prop_assert_eq!(standing.terms, world.terms(world.log.len(), world.now));
         prop_assert!(world.tally.is_settled());
-        prop_assert_eq!(world.tally.outstanding_units(), 0);
+        prop_assert_eq!(world.tally.outstanding_calls(), 0);
     }
 }
 
@@ -423,9 +423,9 @@ fn many_positions_are_joined_and_none_is_lost() {
     let month = Month::of("2026-11-15T00:00:00Z".parse().expect("a time"));
     let cost = Used { total: 1, analyze: 0 };
     for seq in 1..=10_000 {
-        tally.report(month, cost, seq);
+        tally.report(month, cost, 2, seq);
     }
-    assert_eq!(tally.outstanding_units(), 10_000);
+    assert_eq!(tally.outstanding_calls(), 20_000);
     assert!(tally.months[0].beyond.len() <= super::MAX_POSITIONS);
     let mut world = World::new();
     world.watermark = 0;
@@ -462,7 +462,7 @@ fn after_a_rewind_the_positions_used_anew_count() {
     world.watermark = 2;
     assert!(world.tally.standing(world.now, world.month()).is_none(), "nothing is known any more");
     world.report(true, 1, false);
-    assert_eq!(world.tally.outstanding_units(), 1);
+    assert_eq!(world.tally.outstanding_calls(), 1);
     world.tally.refresh(world.read());
     let standing = world.tally.standing(world.now, world.month()).expect("it was read");
     assert_eq!(standing.used, Used { total: 3, analyze: 3 });

@@ -253,23 +253,6 @@ async fn reported_calls_count_at_once_against_what_is_admitted() -> Result<()> {
 }
 
 #[tokio::test]
-async fn too_much_that_is_not_projected_is_answered_503() -> Result<()> {
-    let mut world = World::without_worker(&[("MAX_UNPROJECTED", "5")]).await?;
-    let user = world.user("behind")?;
-    for _ in 0..5 {
-        world.call(&user, "/api/other").await?.expect(204)?;
-    }
-    let answer = world.call(&user, "/api/other").await?.expect(503)?;
-    assert!(answer.header("retry-after").is_some());
-    world.start_worker();
-    wait_until(PATIENCE, || async {
-        world.call(&user, "/api/other").await.is_ok_and(|answer| answer.status == 204)
-    })
-    .await;
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_second_api_waits_and_then_says_why_it_does_not_start() -> Result<()> {
     let world = World::start().await?;
     let started = std::time::Instant::now();

@@ -1,4 +1,6 @@
 //! Limits, which no call passes.
 
+mod backlog;
 mod exact;
 mod flood;
+mod reported;

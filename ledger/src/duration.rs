@@ -5,10 +5,13 @@ use std::time::Duration;
 /// Text that is no duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a duration is a number with s, m, h or d, such as 90s or 1h")]
-pub(crate) struct DurationError;
+pub struct DurationError;
 
-/// `90s`, `15m`, `1h`, `7d`.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, DurationError> {
+/// Reads `90s`, `15m`, `1h`, `7d`.
+///
+/// # Errors
+/// The text has another form, or names more seconds than 64 bits hold.
+pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     let text = text.trim();
     let unit = text.chars().next_back().ok_or(DurationError)?;
     let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| DurationError)?;
