@@ -3,10 +3,11 @@
 #[expect(dead_code, reason = "shared with the tests of dev, which need more of it")]
 mod program;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use ledger::{Clock, IdSource};
@@ -380,5 +381,45 @@ async fn what_cannot_be_imported_is_refused() -> Result<()> {
     let unset = said(&[EXAMPLE, "--format", "combined"]).await?;
     assert_eq!(unset.code, Some(1));
     assert!(unset.errors.contains("DATABASE_URL is not set"), "{}", unset.errors);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_import_waits_for_a_projection_that_is_behind_and_goes_on() -> Result<()> {
+    const CALLS: usize = 60_000;
+    let ledger = Ledger::start().await?;
+    let _worker = ledger.worker().await?;
+    let lines = (0..CALLS).map(|n| {
+        format!("- - ada [17/May/2015:10:05:03 +0000] \"GET /x/{n} HTTP/1.1\" 200 10 \"-\" \"-\"\n")
+    });
+    let file = ledger.dir.path().join("long.log");
+    std::fs::write(&file, lines.collect::<String>())?;
+    // The worker runs, and its batches wait for us.
+    let mut busy = ledger.env.pool().begin().await?;
+    sqlx::query("LOCK TABLE projection_checkpoint IN EXCLUSIVE MODE").execute(&mut *busy).await?;
+
+    let arguments = ["import", text(&file), "--format", "combined", "--user-from", "user", "--yes"];
+    let variables = [&ledger.env.variables()[..], &[("MAX_LAG", "1s")]].concat();
+    let import = output(&ledger.dir, &arguments, &variables);
+    let paused = async {
+        let last = Cell::new((0, Instant::now()));
+        wait_until(BOUND, || async {
+            let (frames, (before, since)) = (ledger.frames().await, last.get());
+            if frames != before {
+                last.set((frames, Instant::now()));
+            }
+            frames > 0 && frames == before && since.elapsed() > Duration::from_secs(2)
+        })
+        .await;
+        let events = ledger.events().await?;
+        busy.rollback().await?;
+        anyhow::Ok(events)
+    };
+    let (imported, written) = tokio::join!(import, paused);
+    let (imported, written) = (imported?, written?);
+    assert!((1..CALLS).contains(&written), "it wrote {written} calls that nobody projected");
+    assert_eq!(imported.code, Some(0), "{}", imported.errors);
+    assert!(imported.errors.contains("all figures hold these calls"), "{}", imported.errors);
+    assert_eq!(count(&imported.text, "accepted"), Some(60_000), "{}", imported.text);
     Ok(())
 }

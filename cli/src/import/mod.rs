@@ -14,6 +14,7 @@ mod known;
 mod lines;
 mod lookalike;
 mod mapping;
+mod pace;
 mod progress;
 mod read;
 mod sink;
@@ -35,6 +36,7 @@ pub(crate) use sink::{Checks, Connected, Projected, Sink, SinkConfig};
 pub(crate) use tally::Tally;
 
 use call::{LineError, Skipped};
+use pace::Pace;
 use read::{Batch, Numbered};
 use tally::TOLD_LINES;
 
@@ -136,7 +138,8 @@ fn look_at<'a>(
     good
 }
 
-/// Imports a file to its end, or until `stop`. Lines that give no call are told on stderr and passed over.
+/// Imports a file to its end, or until `stop`, no faster than its calls are projected. Lines that give no call are told
+/// on stderr and passed over.
 pub(crate) async fn run(
     pass: Pass,
     manner: &Manner,
@@ -146,6 +149,7 @@ pub(crate) async fn run(
     let mut progress = Progress::new(pass.total());
     let mut batches = read::start(pass, manner.clone());
     let mut imported = Imported { tally: Tally::default(), seq: None, is_interrupted: false };
+    let mut pace = Pace::new(sink.max_lag());
     let result = loop {
         let batch = match next(&mut batches, stop).await {
             Next::Batch(batch) => batch,
@@ -156,8 +160,18 @@ pub(crate) async fn run(
             Next::End => break Ok(()),
             Next::Error(error) => break Err(error.into()),
         };
+        tokio::select! {
+            () = pace.keep(sink.connected()) => {}
+            () = stop.cancelled() => {
+                imported.is_interrupted = true;
+                break Ok(());
+            }
+        }
         if let Err(error) = take(&batch, sink, &mut imported, &progress).await {
             break Err(error);
+        }
+        if let Some(seq) = imported.seq {
+            pace.wrote(seq);
         }
         progress.done(batch.bytes, &imported.tally.summary());
     };

@@ -13,7 +13,7 @@ use ledger::{Clock, IdSource, Rules, UserId, UserRef};
 use nats::{Connection, Publisher, PublisherConfig};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
-use store::operations::projector_status::{self, SILENCE_MS};
+use store::operations::projector_status::{self, SILENCE_MS, Status};
 use store::projection::checkpoint::{self, PARTITION};
 use uuid::Uuid;
 
@@ -30,9 +30,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Time that an import gives the projection to catch up before it begins.
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// Time between two questions to the projection.
-const POLL_EVERY: Duration = Duration::from_millis(50);
+pub(super) const POLL_EVERY: Duration = Duration::from_millis(50);
 /// Time for which a projection may stand still before nobody waits for it any more.
-const STANDSTILL: Duration = Duration::from_secs(30);
+pub(super) const STANDSTILL: Duration = Duration::from_secs(30);
 
 /// Settings that it takes to write calls.
 #[derive(Clone)]
@@ -49,6 +49,8 @@ pub(crate) struct SinkConfig {
     pub(crate) keys: KeyConfig,
     /// The ledger's clock.
     pub(crate) clock: Clock,
+    /// `MAX_LAG`.
+    pub(crate) max_lag: Duration,
 }
 
 impl SinkConfig {
@@ -63,6 +65,7 @@ impl SinkConfig {
             rules: settings.rules()?,
             keys: settings.keys(),
             clock,
+            max_lag: settings.max_lag()?,
         })
     }
 }
@@ -72,6 +75,7 @@ pub(crate) struct Sink {
     connected: Connected,
     intake: Intake,
     source: String,
+    max_lag: Duration,
 }
 
 /// Answer to the question whether the projections hold everything up to a sequence.
@@ -123,24 +127,29 @@ impl Connected {
     pub(crate) async fn wait_projected(&self, seq: u64) -> anyhow::Result<Projected> {
         let mut furthest = (0, Instant::now());
         loop {
-            let mut conn = self.pool.acquire().await?;
-            let reached = checkpoint::read(&mut conn, PARTITION).await?.seq;
+            let (reached, worker) = self.look().await?;
             if reached >= seq {
                 return Ok(Projected::Yes);
             }
             if reached > furthest.0 {
                 furthest = (reached, Instant::now());
             }
-            let worker = projector_status::read(&mut conn, PARTITION).await?;
-            let Some(worker) = worker.filter(|worker| worker.age_ms < SILENCE_MS) else {
+            let Some(worker) = worker else {
                 return Ok(Projected::NoWorker);
             };
             if furthest.1.elapsed() > STANDSTILL || worker.state == projector_status::State::Stopped {
                 return Ok(Projected::Standstill(worker.reason));
             }
-            drop(conn);
             tokio::time::sleep(POLL_EVERY).await;
         }
+    }
+
+    /// The last projected sequence, and what the worker says if one runs.
+    pub(super) async fn look(&self) -> Result<(u64, Option<Status>), store::Error> {
+        let mut conn = self.pool.acquire().await?;
+        let reached = checkpoint::read(&mut conn, PARTITION).await?.seq;
+        let worker = projector_status::read(&mut conn, PARTITION).await?;
+        Ok((reached, worker.filter(|worker| worker.age_ms < SILENCE_MS)))
     }
 
     /// Waits for what is under way, and lets go of the connections.
@@ -163,10 +172,10 @@ impl Sink {
         // Who runs an import may make users: nobody could import the log of a server with new clients otherwise.
         let accounts = Accounts::new(pool.clone(), keys.clone(), config.clock.clone(), true);
         let sealer = Sealer::new(keys.clone(), pool.clone());
-        let (clock, rules) = (config.clock, config.rules);
+        let (clock, rules, max_lag) = (config.clock, config.rules, config.max_lag);
         let intake = Intake::new(pool.clone(), sealer, accounts, publisher.clone(), clock, rules, None);
         connected.catch_up().await?;
-        Ok(Self { connected, intake, source })
+        Ok(Self { connected, intake, source, max_lag })
     }
 
     /// Takes in at most [`api::ingest::MAX_ITEMS`] calls. When this returns, they are on disk. While log or database
@@ -189,6 +198,16 @@ impl Sink {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Log and database.
+    pub(super) fn connected(&self) -> &Connected {
+        &self.connected
+    }
+
+    /// `MAX_LAG`.
+    pub(super) fn max_lag(&self) -> Duration {
+        self.max_lag
     }
 
     /// [`Connected::wait_projected`].
