@@ -154,8 +154,6 @@ impl Machine {
         let mut environment: Environment =
             dotenvy::from_path_iter(&dev_env).context("reading dev.env")?.collect::<Result<_, _>>()?;
         environment.insert("MAX_UNPROJECTED".to_owned(), "100000000".to_owned());
-        // What is offered beyond the projector's rate is to be seen as lag, not as refusals.
-        environment.insert("MAX_LAG".to_owned(), "1h".to_owned());
         environment.insert("USER_INGEST".to_owned(), "true".to_owned());
         environment.insert("LOG_FORMAT".to_owned(), "json".to_owned());
         environment.insert("RUST_LOG".to_owned(), "warn".to_owned());

@@ -3,16 +3,20 @@
 //! All follows from the user, the day and the call's number, so that a second `--demo` on the same data reports the
 //! same events again, which count once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Datelike as _, Days, NaiveDate, TimeDelta, Utc};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 const DAYS: u64 = 30;
 const BATCH_EVENTS: usize = 500;
 const SOURCE: &str = "demo";
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for which a report is sent again while the projection is behind the ones before.
+const RETRY_FOR: Duration = Duration::from_mins(2);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 struct User {
     name: &'static str,
@@ -130,20 +134,37 @@ impl<'a> Api<'a> {
         Ok(Self { client: client.context("cannot make an HTTP client")?, url, bearer_token })
     }
 
+    /// The answer's body. What the api puts off it is asked again.
+    async fn send(&self, method: reqwest::Method, path: &str, body: &Value) -> Result<Value> {
+        let started = Instant::now();
+        let (status, text) = loop {
+            let (status, text) = self.send_once(method.clone(), path, body).await?;
+            if status != StatusCode::TOO_MANY_REQUESTS || started.elapsed() > RETRY_FOR {
+                break (status, text);
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        };
+        anyhow::ensure!(status.is_success(), "{path} answered {status}: {text}");
+        serde_json::from_str(&text).context("the api's answer is no JSON")
+    }
+
     #[expect(
         clippy::disallowed_methods,
         reason = "the one request of the command line, to its own api, with a time-out"
     )]
-    async fn send(&self, method: reqwest::Method, path: &str, body: &Value) -> Result<Value> {
+    async fn send_once(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<(StatusCode, String)> {
         let request = self
             .client
             .request(method, format!("{}{path}", self.url))
             .bearer_auth(self.bearer_token)
             .json(body);
         let answer = request.send().await.context("the api does not answer")?;
-        let (status, text) = (answer.status(), answer.text().await.context("the api's answer broke off")?);
-        anyhow::ensure!(status.is_success(), "{path} answered {status}: {text}");
-        serde_json::from_str(&text).context("the api's answer is no JSON")
+        Ok((answer.status(), answer.text().await.context("the api's answer broke off")?))
     }
 }
 

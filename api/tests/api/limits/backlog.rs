@@ -34,6 +34,7 @@ async fn wait_for(world: &World, expected: &str) {
 }
 
 /// A refusal of a report: it says nothing of a quota, and when to come back.
+#[track_caller]
 fn assert_shed(answer: &Answer) -> Result<()> {
     let problem = assert_problem(answer, 429, "rate_limited");
     let kind = problem["type"].as_str().context("no type")?;
