@@ -90,7 +90,7 @@ impl Error {
 /// A unique constraint, by what it guards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Constraint {
-    /// A call is stored once.
+    /// A call of a user, by its time and id, is stored once.
     UsageId,
     /// A client's event counts once.
     ClaimId,

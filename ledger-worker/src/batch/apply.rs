@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
-use chrono::{DateTime, Utc};
 use events::LastCall;
 use ledger::{Month, UserId};
 use sqlx::PgConnection;
@@ -18,6 +17,7 @@ use store::projection::dead_letters;
 use store::projection::erased_users;
 use store::projection::savepoint::{self, Savepoint};
 use store::projection::summaries::{self, Correction, Crossed};
+use store::projection::usage_rows::RowKey;
 use store::projection::{
     claims, gathered, periods, requests, rollups, subscriptions, thresholds, usage_rows,
 };
@@ -282,10 +282,10 @@ impl Step<'_> {
         &self,
         conn: &mut PgConnection,
         requests: &HashMap<uuid::Uuid, LastCall>,
-    ) -> Result<HashSet<(uuid::Uuid, DateTime<Utc>)>, store::Error> {
+    ) -> Result<HashSet<RowKey>, store::Error> {
         let calls = self.parsed.items()[self.items.clone()].iter().filter_map(|item| match item {
             Item::Call(call) if call.request.is_some_and(|request| requests.contains_key(&request)) => {
-                Some((call.id, call.created_at))
+                Some(call.row_key())
             }
             _ => None,
         });
@@ -302,7 +302,7 @@ impl Step<'_> {
             return Ok(());
         }
         let late = self.parsed.items()[self.items.clone()].iter().filter_map(|item| match item {
-            Item::Call(call) if self.target.erased.contains(&call.user) => Some((call.id, call.created_at)),
+            Item::Call(call) if self.target.erased.contains(&call.user) => Some(call.row_key()),
             _ => None,
         });
         let late: Vec<_> = late.collect();

@@ -11,6 +11,7 @@ use store::projection::dead_letters::DeadLetter;
 use store::projection::gathered::{OwnCallsRow, Rejection};
 use store::projection::subscriptions::PlanChange;
 use store::projection::thresholds::Crossing;
+use store::projection::usage_rows::RowKey;
 use uuid::Uuid;
 
 use super::audited::Audited;
@@ -89,10 +90,19 @@ pub struct Call {
 }
 
 impl Call {
-    /// The mark that tells the call from all others: a claimed id counts once whatever its time, an id of our own
-    /// belongs to one time.
-    pub(super) fn dedup_key(&self) -> (Uuid, i64) {
-        (self.id, if self.claimed { 0 } else { self.created_at.timestamp_micros() })
+    /// The key of its row.
+    pub(super) fn row_key(&self) -> RowKey {
+        RowKey { user: self.user, created_at: self.created_at, id: self.id }
+    }
+
+    /// The mark that tells the call from all others of a batch: a claimed id, which is its user's, counts once whatever
+    /// its time; an id of our own belongs to one time.
+    pub(super) fn dedup_key(&self) -> (Uuid, i64, Uuid) {
+        if self.claimed {
+            (self.id, 0, Uuid::nil())
+        } else {
+            (self.id, self.created_at.timestamp_micros(), self.user.get())
+        }
     }
 }
 

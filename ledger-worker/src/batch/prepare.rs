@@ -14,7 +14,7 @@ use store::projection::gathered::{OwnCallsRow, Rejection};
 use store::projection::requests::RequestClaim;
 use store::projection::subscriptions::PlanChange;
 use store::projection::thresholds::Crossing;
-use store::projection::usage_rows::CopyBuffer;
+use store::projection::usage_rows::{CopyBuffer, RowKey};
 use store::projection::{rollups, summaries};
 use uuid::Uuid;
 
@@ -29,8 +29,8 @@ pub struct Exclude {
     pub claims: HashSet<Uuid>,
     /// Requests that were claimed before, and the times of their last calls.
     pub requests: HashMap<Uuid, LastCall>,
-    /// Stored calls, by id and time.
-    pub rows: HashSet<(Uuid, DateTime<Utc>)>,
+    /// Calls that are stored.
+    pub rows: HashSet<RowKey>,
     /// Months that were closed before these items: what a statement lists is not reset any more.
     pub closed: HashSet<Month>,
 }
@@ -54,8 +54,8 @@ pub struct Prepared {
     pub requests: Vec<RequestClaim>,
     /// Rows by month.
     pub rows: BTreeMap<Month, CopyBuffer>,
-    /// Ids and times of the rows.
-    pub row_keys: Vec<(Uuid, DateTime<Utc>)>,
+    /// Keys of the rows.
+    pub row_keys: Vec<RowKey>,
     /// Amounts that are added to summaries, sorted by user and month.
     pub summaries: Vec<((UserId, Month), summaries::Delta)>,
     /// Amounts that are added to hours, sorted by the row's key.
@@ -123,7 +123,7 @@ impl Prepared {
 struct Builder<'a> {
     parsed: &'a Parsed,
     exclude: &'a Exclude,
-    seen: HashSet<(Uuid, i64)>,
+    seen: HashSet<(Uuid, i64, Uuid)>,
     requests: HashMap<Uuid, RequestClaim>,
     calls: Vec<&'a Call>,
     summaries: HashMap<(UserId, Month), summaries::Delta>,
@@ -154,7 +154,7 @@ impl<'a> Builder<'a> {
     }
 
     fn call(&mut self, call: &'a Call) {
-        let stored = !self.exclude.rows.is_empty() && self.exclude.rows.contains(&(call.id, call.created_at));
+        let stored = !self.exclude.rows.is_empty() && self.exclude.rows.contains(&call.row_key());
         if call.claimed {
             if !self.claim(call.id, call.position) || stored {
                 // Its row may outlive its claim, which it has again then.
@@ -167,7 +167,7 @@ impl<'a> Builder<'a> {
             return;
         }
         self.calls.push(call);
-        self.prepared.row_keys.push((call.id, call.created_at));
+        self.prepared.row_keys.push(call.row_key());
         let key = rollups::Group {
             user: call.user,
             bucket: start_of_hour(call.created_at),
@@ -227,7 +227,7 @@ impl<'a> Builder<'a> {
     }
 
     fn claim(&mut self, id: Uuid, position: Position) -> bool {
-        if self.exclude.claims.contains(&id) || !self.seen.insert((id, 0)) {
+        if self.exclude.claims.contains(&id) || !self.seen.insert((id, 0, Uuid::nil())) {
             return false;
         }
         self.prepared.claims.push((id, position.seq));
@@ -236,8 +236,9 @@ impl<'a> Builder<'a> {
 
     fn finish(mut self) -> Prepared {
         let mut prepared = self.prepared;
-        // Ids that clients chose are spread all over the index: in their order each of its pages is touched once.
-        self.calls.sort_unstable_by_key(|call| call.id);
+        // Users are spread all over the index: in its order each of its pages is touched once, and a user's rows of a
+        // batch lie side by side.
+        self.calls.sort_unstable_by_key(|call| call.row_key());
         for call in self.calls {
             prepared
                 .rows

@@ -3,6 +3,7 @@
 mod claims;
 mod forgotten;
 mod requests;
+mod rows;
 
 use crate::support::{TestLedger, call, minutes, plan, reported};
 use anyhow::Result;

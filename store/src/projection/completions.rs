@@ -64,7 +64,7 @@ pub async fn find(
            LEFT JOIN LATERAL (
                SELECT u.log_seq, u.log_idx, u.category, u.units, u.counted, u.response_time_ms, u.completed_seq
                FROM api_usage u
-               WHERE u.id = c.id AND u.created_at = c.call_time AND u.user_id = c.user_id
+               WHERE u.user_id = c.user_id AND u.created_at = c.call_time AND u.id = c.id
                LIMIT 1) o ON TRUE
            ORDER BY c.ord"#,
         &users,
@@ -118,7 +118,7 @@ pub async fn complete(conn: &mut PgConnection, completions: &[&Completion]) -> R
          FROM UNNEST($1::uuid[], $2::uuid[], $3::timestamptz[], $4::bigint[], $5::smallint[], $6::int[], $7::bigint[],
                      $8::bool[])
               AS c (user_id, id, call_time, seq, status_code, response_time_ms, response_size, counted)
-         WHERE u.id = c.id AND u.created_at = c.call_time AND u.user_id = c.user_id AND u.completed_seq IS NULL",
+         WHERE u.user_id = c.user_id AND u.created_at = c.call_time AND u.id = c.id AND u.completed_seq IS NULL",
         &users,
         &ids,
         &times,

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::projection::personal_tables::{self, Holds};
+use crate::projection::usage_rows::RowKey;
 use crate::{Error, Position};
 
 /// An erasure as the log has it.
@@ -57,16 +58,17 @@ pub async fn find(conn: &mut PgConnection, user: UserId) -> Result<Option<Erasur
     }))
 }
 
-/// Blanks the address and user agent of these calls, by id and time.
-pub async fn blank_calls(conn: &mut PgConnection, calls: &[(Uuid, DateTime<Utc>)]) -> Result<(), Error> {
-    let (ids, times): (Vec<Uuid>, Vec<DateTime<Utc>>) = calls.iter().copied().unzip();
+/// Blanks the address and user agent of these calls.
+pub async fn blank_calls(conn: &mut PgConnection, calls: &[RowKey]) -> Result<(), Error> {
+    let (users, times, ids) = RowKey::columns(calls);
     sqlx::query!(
         "UPDATE api_usage u SET ip_address = NULL, user_agent = NULL
-         FROM UNNEST($1::uuid[], $2::timestamptz[]) AS given (id, created_at)
-         WHERE u.id = given.id AND u.created_at = given.created_at
+         FROM UNNEST($1::uuid[], $2::timestamptz[], $3::uuid[]) AS given (user_id, created_at, id)
+         WHERE u.user_id = given.user_id AND u.created_at = given.created_at AND u.id = given.id
            AND (u.ip_address IS NOT NULL OR u.user_agent IS NOT NULL)",
-        &ids,
+        &users,
         &times,
+        &ids,
     )
     .execute(conn)
     .await?;

@@ -18,6 +18,26 @@ const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 /// 2000-01-01T00:00:00Z, from which PostgreSQL counts, in microseconds of the Unix epoch.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
+/// Key of a call's row. One user's id at one time is one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowKey {
+    /// User who made the call.
+    pub user: UserId,
+    /// Time of the call, which finds its partition.
+    pub created_at: DateTime<Utc>,
+    /// The row's id.
+    pub id: Uuid,
+}
+
+impl RowKey {
+    /// The columns of many keys: users, times, ids.
+    pub(crate) fn columns(keys: &[Self]) -> (Vec<Uuid>, Vec<DateTime<Utc>>, Vec<Uuid>) {
+        let users = keys.iter().map(|key| key.user.get()).collect();
+        let times = keys.iter().map(|key| key.created_at).collect();
+        (users, times, keys.iter().map(|key| key.id).collect())
+    }
+}
+
 /// A call as it is stored.
 #[derive(Debug, Clone, Copy)]
 pub struct UsageRow<'a> {
@@ -122,7 +142,7 @@ pub async fn insert_new(
     conn: &mut PgConnection,
     month: Month,
     rows: &CopyBuffer,
-) -> Result<Vec<(Uuid, DateTime<Utc>)>, Error> {
+) -> Result<Vec<RowKey>, Error> {
     conn.execute(sqlx::raw_sql(
         "CREATE TEMPORARY TABLE IF NOT EXISTS staged_usage (LIKE api_usage) ON COMMIT DELETE ROWS;
          TRUNCATE staged_usage",
@@ -130,33 +150,37 @@ pub async fn insert_new(
     .await?;
     copy_into(conn, "staged_usage", COLUMNS, &rows.0).await?;
     let table = partitions::table(month);
-    let keys = sqlx::query_as(&format!(
-        "INSERT INTO {table} ({COLUMNS}) SELECT {COLUMNS} FROM staged_usage ORDER BY log_seq, log_idx
-         ON CONFLICT DO NOTHING RETURNING id, created_at"
+    let keys: Vec<(Uuid, DateTime<Utc>, Uuid)> = sqlx::query_as(&format!(
+        "INSERT INTO {table} ({COLUMNS}) SELECT {COLUMNS} FROM staged_usage ORDER BY user_id, created_at, id
+         ON CONFLICT DO NOTHING RETURNING user_id, created_at, id"
     ))
     .fetch_all(conn)
     .await?;
-    Ok(keys)
+    let keys = keys.into_iter();
+    Ok(keys.map(|(user, created_at, id)| RowKey { user: UserId::new(user), created_at, id }).collect())
 }
 
-/// Those of these calls that are stored, by id and time.
-pub async fn find(
-    conn: &mut PgConnection,
-    calls: &[(Uuid, DateTime<Utc>)],
-) -> Result<Vec<(Uuid, DateTime<Utc>)>, Error> {
-    let (ids, times): (Vec<Uuid>, Vec<DateTime<Utc>>) = calls.iter().copied().unzip();
+/// Those of these calls that are stored.
+pub async fn find(conn: &mut PgConnection, calls: &[RowKey]) -> Result<Vec<RowKey>, Error> {
+    let (users, times, ids) = RowKey::columns(calls);
     // LIMIT keeps the subquery apart from the join: one look into one partition for each call.
     let found = sqlx::query!(
-        "SELECT c.id AS \"id!\", c.created_at AS \"created_at!\"
-         FROM UNNEST($1::uuid[], $2::timestamptz[]) AS c (id, created_at)
-         CROSS JOIN LATERAL (
-             SELECT FROM api_usage u WHERE u.id = c.id AND u.created_at = c.created_at LIMIT 1) o",
-        &ids,
-        &times
+        r#"SELECT c.user_id AS "user_id!", c.created_at AS "created_at!", c.id AS "id!"
+           FROM UNNEST($1::uuid[], $2::timestamptz[], $3::uuid[]) AS c (user_id, created_at, id)
+           CROSS JOIN LATERAL (
+               SELECT FROM api_usage u
+               WHERE u.user_id = c.user_id AND u.created_at = c.created_at AND u.id = c.id
+               LIMIT 1) o"#,
+        &users,
+        &times,
+        &ids
     )
     .fetch_all(conn)
     .await?;
-    Ok(found.into_iter().map(|row| (row.id, row.created_at)).collect())
+    let found = found.into_iter();
+    Ok(found
+        .map(|row| RowKey { user: UserId::new(row.user_id), created_at: row.created_at, id: row.id })
+        .collect())
 }
 
 /// Copies a complete buffer of COPY's binary format into a table of ours.

@@ -32,10 +32,11 @@ pub async fn find(
     call_id: Uuid,
 ) -> Result<Option<RecordedCall>, Error> {
     let Some(from) = made_at(call_id) else { return Ok(None) };
+    // The condition on the id's version is that of the index by id, which is not used without it.
     let row = sqlx::query!(
         "SELECT user_id, created_at, status_code, response_time_ms, response_size, counted
-         FROM api_usage WHERE id = $1 AND created_at >= $2 AND created_at < $3
-             AND ($4::uuid IS NULL OR user_id = $4)",
+         FROM api_usage WHERE id = $1 AND get_byte(uuid_send(id), 6) >> 4 = 7
+             AND created_at >= $2 AND created_at < $3 AND ($4::uuid IS NULL OR user_id = $4)",
         call_id,
         from,
         from + TimeDelta::milliseconds(1),
