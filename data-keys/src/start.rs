@@ -22,7 +22,7 @@ pub struct InUse {
 /// All root keys that this database knows, by name.
 pub async fn in_use(conn: &mut PgConnection) -> Result<Vec<InUse>, store::Error> {
     let stored = stored_checks(conn).await?;
-    let counts = counts(conn).await?;
+    let counts = named(wrapped_keys::counts(conn).await?)?;
     let mut known: Vec<InUse> =
         stored.into_iter().map(|(kid, check)| InUse { kid, check: Some(check), data_keys: 0 }).collect();
     for (kid, data_keys) in counts {
@@ -53,7 +53,8 @@ pub(crate) async fn proven(
     let ring = match config.ring() {
         Ok(ring) => ring,
         Err(source) => {
-            let expected = expected(&stored_checks(conn).await?, &counts(conn).await?);
+            let counts = named(wrapped_keys::counts_at_start(conn).await?)?;
+            let expected = expected(&stored_checks(conn).await?, &counts);
             return Err(KeysError::Ring { expected, source });
         }
     };
@@ -80,7 +81,8 @@ pub(crate) async fn prove(
 }
 
 async fn store_new(conn: &mut PgConnection, ring: &KeyRing, now: DateTime<Utc>) -> Result<(), KeysError> {
-    let (stored, counts) = (stored_checks(conn).await?, counts(conn).await?);
+    let stored = stored_checks(conn).await?;
+    let counts = named(wrapped_keys::counts_at_start(conn).await?)?;
     let startup = startup(ring, &stored, &counts)?;
     for (kid, data_keys) in &startup.missing {
         tracing::error!(%kid, data_keys, "an encryption key is not configured; what it wraps does not open");
@@ -129,9 +131,8 @@ async fn stored_checks(conn: &mut PgConnection) -> Result<Vec<(RootKeyId, KeyChe
         .collect()
 }
 
-async fn counts(conn: &mut PgConnection) -> Result<Vec<(RootKeyId, u64)>, store::Error> {
-    wrapped_keys::counts(conn)
-        .await?
+fn named(counts: Vec<(String, u64)>) -> Result<Vec<(RootKeyId, u64)>, store::Error> {
+    counts
         .into_iter()
         .map(|(kid, count)| {
             let name = kid.parse().map_err(|_| store::Error::Inconsistent {

@@ -36,3 +36,23 @@ pub const TOKEN_DELETED: &str = "token.token_deleted.v1";
 pub const TOKEN_USED: &str = "token.token_used.v1";
 /// Type of [`UserErased`](crate::UserErased).
 pub const USER_ERASED: &str = "user.user_erased.v1";
+
+/// Whether this build reads events of the type.
+pub fn is_known(event_type: &str) -> bool {
+    let known = [
+        API_CALLED,
+        CALL_COMPLETED,
+        LIMIT_REJECTED,
+        OWN_CALLS,
+        LIMIT_THRESHOLD_CROSSED,
+        USAGE_RESET,
+        PLAN_CHANGED,
+        PERIOD_CLOSED,
+        GAP_ACCEPTED,
+        TOKEN_STORED,
+        TOKEN_DELETED,
+        TOKEN_USED,
+        USER_ERASED,
+    ];
+    known.contains(&event_type)
+}

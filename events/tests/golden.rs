@@ -11,7 +11,7 @@ use events::{
     Actor, ActorKind, ApiCalled, Body, CallCompleted, ClaimsTurned, Event, GapAccepted, GapKind,
     LimitRejected, LimitThresholdCrossed, OwnCallCount, OwnCalls, PeriodClosed, PlanChanged, SOURCE_API,
     SOURCE_CLI, SOURCE_WORKER, SealedJson, StatusClass, TokenDeleted, TokenStored, TokenUsed, UsageReset,
-    UserErased, decode, decode_batch, encode, encode_batch, raw_events, request_hash,
+    UserErased, decode, decode_batch, encode, encode_batch, event_type, raw_events, request_hash,
 };
 use ledger::{Category, Currency, Meter, Money, Month, PlanName};
 use uuid::{Uuid, uuid};
@@ -261,6 +261,7 @@ fn every_golden_file_is_read_and_written_unchanged() {
         );
         assert_eq!(encoded(&event), golden, "{name}");
         assert!(name.starts_with(event.body.event_type().as_ref()), "{name}");
+        assert!(event_type::is_known(&event.body.event_type()), "{name}");
     }
 }
 

@@ -1,22 +1,30 @@
-//! Dead letters, tried again: after an upgrade, or after what stood in their way was mended.
+//! Dead letters, tried again: after an upgrade by the worker itself, or after what stood in their way was mended.
+//!
+//! It runs beside the projector, a letter a transaction, which the checkpoint's lock keeps apart from the batches.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use data_keys::{Keys, KeysError};
+use events::event_type;
 use ledger::Month;
 use nats::{Log, LogError, RawFrame, Stop};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, PgPool};
 use store::Position;
 use store::projection::checkpoint::{self, PARTITION};
 use store::projection::dead_letters::{self, DeadLetter, Reason};
 use store::projection::partitions::{self, Partition};
+use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Item, KnownDataKeys, Parsed, apply_late};
 use crate::error::chain;
 use crate::log::sound_checkpoint;
+use crate::status::Status;
 
 /// Dead letters that are read at a time.
 const PAGE: i64 = 500;
+/// The pause after a failure.
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// Result of trying dead letters again.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -65,24 +73,104 @@ pub async fn retry_all(
     keys: &Keys,
     reason: Option<Reason>,
 ) -> Result<RetryReport, RetryError> {
-    sound_checkpoint::<RetryError>(conn, log).await?;
-    let mut report = RetryReport::default();
+    let mut retrying = Retrying { log, keys, frame: None, report: RetryReport::default() };
     let mut after = None;
-    let mut frame: Option<RawFrame> = None;
-    loop {
-        let letters = dead_letters::list(conn, reason, after, PAGE).await?;
-        let Some(last) = letters.last() else { return Ok(report) };
-        after = Some(last.position);
-        for letter in letters {
-            if frame.as_ref().is_none_or(|frame| frame.seq != letter.position.seq) {
-                frame = log.frame_at(letter.position.seq).await?;
+    while let Some(last) = retrying.page(conn, reason, after, |_| true).await? {
+        after = Some(last);
+    }
+    Ok(retrying.report)
+}
+
+/// Tries the events again that an earlier build did not know and this one does.
+pub(crate) struct Retrier {
+    pub(crate) pool: PgPool,
+    pub(crate) log: Log,
+    pub(crate) keys: Keys,
+    pub(crate) status: Status,
+}
+
+impl Retrier {
+    /// Goes once through the dead letters whenever this worker has become the active one and has caught up. What it has
+    /// applied is a dead letter no more, so that one that is ended half-way is gone on with.
+    pub(crate) async fn run(&self, shutdown: &CancellationToken) {
+        tokio::select! {
+            () = self.retry_for_ever() => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+
+    async fn retry_for_ever(&self) {
+        let mut caught_up = self.status.caught_up();
+        loop {
+            // The sender lives as long as the status, which this holds.
+            let _ = caught_up.wait_for(|caught_up| *caught_up).await;
+            let mut after = None;
+            while let Err(error) = self.retry_known(&mut after).await {
+                tracing::warn!(
+                    error = chain(&error),
+                    "dead letters of an earlier version were not retried; trying again"
+                );
+                tokio::time::sleep(PAUSE).await;
             }
-            if retry(conn, keys, frame.as_ref(), letter).await? {
-                report.applied += 1;
+            let _ = caught_up.wait_for(|caught_up| !*caught_up).await;
+        }
+    }
+
+    /// Goes on after `after`, which it moves.
+    async fn retry_known(&self, after: &mut Option<Position>) -> Result<(), RetryError> {
+        let mut retrying =
+            Retrying { log: &self.log, keys: &self.keys, frame: None, report: RetryReport::default() };
+        // Of a type that is still unknown not even the frame is read. One whose type nobody could read is tried.
+        let is_known =
+            |letter: &DeadLetter| letter.event_type.is_empty() || event_type::is_known(&letter.event_type);
+        loop {
+            let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
+            let Some(last) = retrying.page(&mut conn, Some(Reason::Unknown), *after, is_known).await? else {
+                break;
+            };
+            *after = Some(last);
+        }
+        if retrying.report.applied > 0 {
+            let applied = retrying.report.applied;
+            tracing::info!(applied, "applied events that an earlier version did not know");
+        }
+        Ok(())
+    }
+}
+
+/// Dead letters that are tried again, page by page.
+struct Retrying<'a> {
+    log: &'a Log,
+    keys: &'a Keys,
+    /// The last frame that was read: letters that follow each other often share it.
+    frame: Option<RawFrame>,
+    report: RetryReport,
+}
+
+impl Retrying<'_> {
+    /// Tries those of a page that `is_wanted`; answers the page's last position, `None` behind the last page.
+    async fn page(
+        &mut self,
+        conn: &mut PgConnection,
+        reason: Option<Reason>,
+        after: Option<Position>,
+        is_wanted: impl Fn(&DeadLetter) -> bool,
+    ) -> Result<Option<Position>, RetryError> {
+        sound_checkpoint::<RetryError>(conn, self.log).await?;
+        let letters = dead_letters::list(conn, reason, after, PAGE).await?;
+        let last = letters.last().map(|letter| letter.position);
+        for letter in letters.into_iter().filter(is_wanted) {
+            let seq = letter.position.seq;
+            if self.frame.as_ref().is_none_or(|frame| frame.seq != seq) {
+                self.frame = self.log.frame_at(seq).await?;
+            }
+            if retry(conn, self.keys, self.frame.as_ref(), letter).await? {
+                self.report.applied += 1;
             } else {
-                report.still_dead += 1;
+                self.report.still_dead += 1;
             }
         }
+        Ok(last)
     }
 }
 

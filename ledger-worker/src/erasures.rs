@@ -1,24 +1,31 @@
 //! Erased users: what the log says of them is made true in `public` and in the rows of their calls.
 //!
-//! A reconciler: it looks for users whom the log calls erased and who still have an account, data keys or personal
-//! fields, and finishes. The api does the same right after the event, so this is for an api that died in between, for a
-//! database that was restored from a backup with keys in it, and for the rows, which are the worker's alone.
+//! A reconciler: it looks at the erasures that the projection has as open, and finishes those of users who still have
+//! an account, data keys or personal fields. The api does the same right after the event, so this is for an api that
+//! died in between, and for the rows, which are the worker's alone. At its start, and every day, it also looks through
+//! all erased users, page by page, for what a database that was restored from a backup has brought back.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use data_keys::{Keys, KeysError};
 use ledger::Clock;
-use sqlx::{PgConnection, PgPool};
-use store::identity::erasure::{self, Unfinished};
+use sqlx::{Connection, PgConnection, PgPool};
+use store::identity::erasure::{self, OpenErasure};
+use store::projection::checkpoint::{self, PARTITION};
 use store::projection::personal_tables;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 
 /// Users looked at in one go.
 const PAGE: u32 = 100;
+/// Erased users that one statement looks through for what is not erased any more: some 10 ms.
+const ALL_PAGE: u32 = 1_000;
+/// Time between two looks through all erased users.
+const ALL_INTERVAL: Duration = Duration::from_hours(24);
 /// Rows that one transaction blanks: some 50 ms, during which no call of the user can be completed.
 const ROWS_AT_ONCE: u32 = 5_000;
 /// Time between two looks without a signal.
@@ -45,7 +52,17 @@ pub(crate) struct Erasures {
 impl Erasures {
     /// Looks at the start, at a signal and every now and then, until the worker ends. Every worker does; twice is once.
     pub(crate) async fn run(&self, shutdown: &CancellationToken) {
+        let mut all_due = Instant::now();
         loop {
+            if Instant::now() >= all_due {
+                match self.reopen_all(shutdown).await {
+                    Ok(()) => all_due = Instant::now() + ALL_INTERVAL,
+                    Err(error) => tracing::warn!(
+                        error = chain(&error),
+                        "erased users could not be looked through; trying again"
+                    ),
+                }
+            }
             if let Err(error) = self.finish_all(shutdown).await {
                 tracing::warn!(error = chain(&error), "erasures could not be looked for; trying again");
             }
@@ -57,15 +74,42 @@ impl Erasures {
         }
     }
 
+    /// Opens erasures again of which something came back.
+    async fn reopen_all(&self, shutdown: &CancellationToken) -> Result<(), store::Error> {
+        let mut conn = self.pool.acquire().await?;
+        let (mut after, mut opened) = (None, 0);
+        while !shutdown.is_cancelled() {
+            let page = erasure::reopen(&mut conn, after, ALL_PAGE).await?;
+            opened += page.opened;
+            if page.last.is_none() {
+                break;
+            }
+            after = page.last;
+        }
+        if opened > 0 {
+            // A batch that did not know it yet is waited for: whatever it puts into rows is there to be blanked.
+            let mut tx = conn.begin().await?;
+            checkpoint::lock(&mut tx, PARTITION).await?;
+            tx.rollback().await?;
+        }
+        Ok(())
+    }
+
     /// Finishes all that can be finished. One that cannot does not keep the others waiting.
     async fn finish_all(&self, shutdown: &CancellationToken) -> Result<(), store::Error> {
         let mut conn = self.pool.acquire().await?;
         let mut after = None;
         while !shutdown.is_cancelled() {
-            let page = erasure::unfinished(&mut conn, after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let page = erasure::open(&mut conn, after, PAGE).await?;
+            let Some(last) = page.last() else { return erasure::close_finished(&mut conn).await };
             after = Some(last.user);
-            for erased in page {
+            let (finished, unfinished): (Vec<_>, Vec<_>) =
+                page.into_iter().partition(|erased| erased.is_finished);
+            if !finished.is_empty() {
+                let finished: Vec<_> = finished.iter().map(|erased| erased.user).collect();
+                erasure::note_finished(&mut conn, &finished).await?;
+            }
+            for erased in unfinished {
                 if let Err(error) = self.finish(&mut conn, erased, shutdown).await {
                     tracing::warn!(
                         user_id = %erased.user, error = chain(&error),
@@ -80,7 +124,7 @@ impl Erasures {
     async fn finish(
         &self,
         conn: &mut PgConnection,
-        erased: Unfinished,
+        erased: OpenErasure,
         shutdown: &CancellationToken,
     ) -> Result<(), KeysError> {
         let data_keys = self.keys.bury(conn, erased.user, erased.erased_at).await?;
@@ -98,6 +142,7 @@ impl Erasures {
             }
         }
         erasure::finish(conn, erased.user, self.clock.now()).await?;
+        erasure::note_finished(conn, &[erased.user]).await?;
         tracing::info!(user_id = %erased.user, data_keys, rows, "a user was erased");
         Ok(())
     }

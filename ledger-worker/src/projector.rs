@@ -10,17 +10,16 @@ use store::operations::gaps;
 use store::operations::projector_status::State;
 use store::operations::session_locks::{self, Lock};
 use store::projection::checkpoint::{self, Checkpoint, PARTITION};
-use store::projection::dead_letters::Reason;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Applied, Applier, ApplyError, Batch, BatchError};
 use crate::config::WorkerConfig;
-use crate::dead_letters::{self, RetryError};
 use crate::erasures;
 use crate::error::{SessionError, chain};
 use crate::log::{LogCheck, Read, Reading, continuity};
+use crate::rollover::LastRows;
 use crate::status::Status;
 use crate::thresholds::Signal;
 
@@ -49,6 +48,7 @@ pub(crate) struct Projector {
     pub(crate) status: Status,
     pub(crate) signal: Signal,
     pub(crate) erasures: erasures::Signal,
+    pub(crate) last_rows: LastRows,
 }
 
 /// End of following the log.
@@ -120,9 +120,7 @@ impl Projector {
                 return Ok(());
             }
         }
-        let mut retried = false;
         while !shutdown.is_cancelled() {
-            retried = retried || self.retry_unknown(&mut conn).await?;
             match self.follow(&mut conn, shutdown).await? {
                 End::Shutdown => break,
                 End::Again => {}
@@ -135,27 +133,6 @@ impl Projector {
         // The lock goes with the connection; whoever waits for it need not wait for a timeout.
         conn.close().await.map_err(store::Error::from)?;
         Ok(())
-    }
-
-    /// A new version may know what an old one did not. `false`: the stream is not the one of the dead letters.
-    async fn retry_unknown(&self, conn: &mut PgConnection) -> Result<bool, SessionError> {
-        match dead_letters::retry_all(conn, &self.log, &self.keys, Some(Reason::Unknown)).await {
-            Ok(report) => {
-                if report.applied > 0 {
-                    let applied = report.applied;
-                    tracing::info!(applied, "applied events that an earlier version did not know");
-                }
-                Ok(true)
-            }
-            Err(RetryError::Stopped(_)) => Ok(false),
-            Err(RetryError::Store(error) | RetryError::Keys(KeysError::Store(error))) => Err(error.into()),
-            // The log's next frames are read first: if they need that key too, the projector stops and says so.
-            Err(RetryError::Keys(error)) => {
-                tracing::error!(error = chain(&error), "dead letters cannot be opened");
-                Ok(true)
-            }
-            Err(RetryError::Log(error)) => Err(error.into()),
-        }
     }
 
     /// Applies what the log holds after the checkpoint, as it comes.
@@ -267,7 +244,12 @@ impl Projector {
                 "events could not be applied; see `usage-ledger dead-letters list`"
             );
         }
-        self.signal.crossed(applied.crossed);
+        if !applied.crossed.is_empty() {
+            self.signal.look();
+        }
+        if !applied.months.is_empty() {
+            self.last_rows.came(applied.months, self.config.clock.now());
+        }
         if !applied.erased.is_empty() {
             self.erasures.look();
         }

@@ -1,10 +1,14 @@
 //! Closing months.
 //!
-//! A reconciler: it looks at the data for past months with calls that are not closed, and publishes `period_closed` for
-//! each. The projector closes the month when it applies the event; the first one wins, so it does no harm when two
-//! workers publish it. Cron is a wake-up only, and so is the ledger's clock passing a month's end.
+//! A reconciler: it looks at the data for past months with something to list that are not closed, and publishes
+//! `period_closed` for each. The projector closes the month when it applies the event; the first one wins, so it does
+//! no harm when two workers publish it. Cron is a wake-up only, and so is the ledger's clock passing a month's end.
+//!
+//! A month into which rows still come is left alone until none came for the grace: if a backfill's first rows closed
+//! it, all others would be adjustments. Who closes months by hand decides that.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -46,6 +50,37 @@ pub enum RolloverError {
     Publish(#[from] nats::PublishError),
 }
 
+/// When the last new rows of each month were projected, by the ledger's clock; of the time since this worker started.
+/// Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct LastRows(Arc<Mutex<BTreeMap<Month, DateTime<Utc>>>>);
+
+impl LastRows {
+    /// New rows of these months were projected.
+    pub fn came(&self, months: impl IntoIterator<Item = Month>, now: DateTime<Utc>) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.extend(months.into_iter().map(|month| (month, now)));
+    }
+
+    /// Those of the months that had new rows within `grace` before `now`, and the time from which the first of them has
+    /// had none for so long.
+    fn busy(
+        &self,
+        months: &[Month],
+        now: DateTime<Utc>,
+        grace: TimeDelta,
+    ) -> (Vec<Month>, Option<DateTime<Utc>>) {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let quiet_from = |month: &Month| {
+            last.get(month).map(|at| at.checked_add_signed(grace).unwrap_or(DateTime::<Utc>::MAX_UTC))
+        };
+        let busy = months.iter().filter(|month| quiet_from(month).is_some_and(|from| from > now));
+        let busy: Vec<Month> = busy.copied().collect();
+        let first = busy.iter().filter_map(quiet_from).min();
+        (busy, first)
+    }
+}
+
 /// Closes months that are over.
 #[derive(Debug, Clone)]
 pub struct Closer {
@@ -74,18 +109,29 @@ impl Closer {
                 return Err(RolloverError::NotOver { month, from });
             }
         }
+        let mut due = self.due(conn, now).await?;
+        due.retain(|month| only.is_none_or(|only| only == *month));
+        let seq = self.publish(&due, now).await?;
+        Ok((due, seq))
+    }
+
+    /// The months that are to be closed. The partitions of this month and the next are made on the way.
+    async fn due(&self, conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Vec<Month>, store::Error> {
         let this = Month::of(now);
         for month in [this, this.next()] {
             partitions::ensure(conn, month).await?;
         }
-        let mut due = periods::unclosed(conn, self.last_due(now)).await?;
-        due.retain(|month| only.is_none_or(|only| only == *month));
+        periods::unclosed(conn, self.last_due(now)).await
+    }
+
+    /// Publishes the end of these months; answers the last sequence, 0 if there are none.
+    async fn publish(&self, due: &[Month], now: DateTime<Utc>) -> Result<u64, RolloverError> {
         if due.is_empty() {
-            return Ok((due, 0));
+            return Ok(0);
         }
         let events = due.iter().map(|month| self.event(*month, now)).collect();
         let positions = self.publisher.publish_all(events).await?;
-        Ok((due, positions.last().map_or(0, |position| position.seq)))
+        Ok(positions.last().map_or(0, |position| position.seq))
     }
 
     /// The last month that is over for long enough.
@@ -106,6 +152,16 @@ pub(crate) struct Rollover {
     pub(crate) closer: Closer,
     pub(crate) pool: PgPool,
     pub(crate) status: Status,
+    pub(crate) last_rows: LastRows,
+}
+
+/// Outcome of a look.
+#[derive(Debug, Default)]
+struct Looked {
+    /// The last sequence that was published.
+    seq: u64,
+    /// The time from which another month is to be closed, if none gets new rows any more.
+    again_at: Option<DateTime<Utc>>,
 }
 
 impl Rollover {
@@ -136,12 +192,13 @@ impl Rollover {
     async fn reconcile_for_ever(&self, wake: &Notify) {
         let mut caught_up = self.status.caught_up();
         let mut done = None;
-        let mut published = 0;
+        let mut last = Looked::default();
         loop {
             // The sender lives as long as the status, which this holds.
             let _ = caught_up.wait_for(|caught_up| *caught_up).await;
-            let due = self.closer.last_due(self.closer.clock.now());
-            if done == Some(due) {
+            let now = self.closer.clock.now();
+            let due = self.closer.last_due(now);
+            if done == Some(due) && last.again_at.is_none_or(|at| at > now) {
                 tokio::select! {
                     () = wake.notified() => done = None,
                     () = tokio::time::sleep(TICK) => {}
@@ -149,12 +206,12 @@ impl Rollover {
                 continue;
             }
             // What was published shows in the tables once it is projected.
-            if self.status.seq() < published {
+            if self.status.seq() < last.seq {
                 tokio::time::sleep(TICK).await;
                 continue;
             }
             match self.reconcile().await {
-                Ok(seq) => (done, published) = (Some(due), seq.max(published)),
+                Ok(looked) => (done, last) = (Some(due), Looked { seq: looked.seq.max(last.seq), ..looked }),
                 Err(error) => {
                     tracing::warn!(error = chain(&error), "past months were not closed; trying again");
                     tokio::time::sleep(PAUSE).await;
@@ -163,13 +220,17 @@ impl Rollover {
         }
     }
 
-    async fn reconcile(&self) -> Result<u64, RolloverError> {
+    async fn reconcile(&self) -> Result<Looked, RolloverError> {
         let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
-        let (months, seq) = self.closer.close_due(&mut conn, None).await?;
+        let now = self.closer.clock.now();
+        let mut months = self.closer.due(&mut conn, now).await?;
+        let (busy, again_at) = self.last_rows.busy(&months, now, self.closer.close_grace);
+        months.retain(|month| !busy.contains(month));
+        let seq = self.closer.publish(&months, now).await?;
         for month in months {
             tracing::info!(%month, "the month is over and gets closed");
         }
-        Ok(seq)
+        Ok(Looked { seq, again_at })
     }
 }
 

@@ -10,16 +10,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::claim_turns::{ClaimTurns, Turner};
 use crate::config::WorkerConfig;
+use crate::dead_letters::Retrier;
 use crate::erasures::{self, Erasures};
 use crate::error::WorkerError;
 use crate::projector::Projector;
-use crate::rollover::{Closer, Rollover};
+use crate::rollover::{Closer, LastRows, Rollover};
 use crate::status::Status;
 use crate::thresholds::{Reconciler, Signal};
 
 /// Connections beside the projector's own: one each for the status, the thresholds, the months' ends, generations of
-/// claims, erasures, users' keys, and what is announced of them.
-const POOL_CONNECTIONS: u32 = 7;
+/// claims, erasures, dead letters, users' keys, and what is announced of them.
+const POOL_CONNECTIONS: u32 = 8;
 
 /// Runs a worker until `shutdown`. The batch that is being applied then is finished.
 ///
@@ -39,7 +40,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     let producer_ids = ids.clone();
     let publisher =
         Publisher::start(&log, PublisherConfig::default(), move || producer_ids.random_id()).await?;
-    let (status, signal) = (Status::new(), Signal::new());
+    let (status, signal, last_rows) = (Status::new(), Signal::default(), LastRows::default());
     let closer = Closer {
         publisher: publisher.clone(),
         ids: ids.clone(),
@@ -53,7 +54,8 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         horizon: TimeDelta::from_std(config.dedupe_horizon).unwrap_or(TimeDelta::MAX),
     };
     let claim_turns = ClaimTurns { turner, pool: pool.clone(), status: status.clone() };
-    let rollover = Rollover { closer, pool: pool.clone(), status: status.clone() };
+    let rollover =
+        Rollover { closer, pool: pool.clone(), status: status.clone(), last_rows: last_rows.clone() };
     let reconciler = Reconciler {
         pool: pool.clone(),
         publisher: publisher.clone(),
@@ -69,6 +71,8 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         clock: config.clock.clone(),
         signal: erasures::Signal::default(),
     };
+    let retrier =
+        Retrier { pool: pool.clone(), log: log.clone(), keys: keys.clone(), status: status.clone() };
     let projector = Projector {
         config,
         log,
@@ -77,11 +81,13 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         status: status.clone(),
         signal,
         erasures: erasures.signal.clone(),
+        last_rows,
     };
     tokio::join!(
         projector.run(&shutdown),
         reconciler.run(&shutdown),
         erasures.run(&shutdown),
+        retrier.run(&shutdown),
         rollover.run(&shutdown),
         claim_turns.run(&shutdown),
         keys.follow(&pool, &shutdown),

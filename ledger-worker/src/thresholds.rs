@@ -1,81 +1,43 @@
 //! Crossings of 80 % and 100 % of a limit, which become events once each.
 //!
-//! A reconciler: it looks at the summaries for crossings that no event tells of yet, and publishes those. A signal from
-//! the projector only makes it look sooner, and at fewer users.
+//! A reconciler: it looks at the months that were noted as they reached a threshold, in the transaction that made them,
+//! and publishes the crossings that no event tells of yet. A note goes when its event is projected. So it never looks
+//! at all users, and nothing is lost between a commit and a publish. A signal from the projector only makes it look
+//! sooner.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
 use events::{Body, Event, LimitThresholdCrossed, SOURCE_WORKER};
 use ledger::{Clock, IdSource, Meter, Month, UserId};
 use nats::{EncodedEvent, Publisher};
-use sqlx::{PgConnection, PgPool};
-use store::projection::summaries::Crossed;
-use store::projection::thresholds::{Unrecorded, open_months, unrecorded};
+use sqlx::PgPool;
+use store::projection::thresholds::{self, Pending, Unrecorded};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 use crate::status::Status;
 
-/// More months of users than this are not remembered one by one: all are looked at.
-const MAX_MONTHS: usize = 10_000;
-/// The most crossings that are published at a time.
-const PAGE: i64 = 1_000;
+/// Noted months that are looked at in one go.
+const PAGE: i64 = 500;
+/// The most crossings that are published and not projected yet; further ones wait for these.
+const MAX_PUBLISHED: usize = 10_000;
 /// Time for which signals are gathered.
 const GATHER: Duration = Duration::from_millis(200);
-/// Time between two looks at all users, signal or not.
-const FULL_SCAN: Duration = Duration::from_mins(10);
-/// Time for which a closed month is still looked at with the open ones: a worker that was away at a month's end closes
-/// it before it has looked.
-const CLOSED_FOR: TimeDelta = TimeDelta::days(7);
-/// The pause after a failure.
+/// Time between two looks, signal or not: a note may come from elsewhere.
+const INTERVAL: Duration = Duration::from_mins(1);
+/// The pause after a failure, or while published crossings wait for their projection.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Tells the reconciler whom to look at. Cheap to clone.
+/// Tells the reconciler that months were noted. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Signal(Arc<Pending>);
-
-#[derive(Debug, Default)]
-struct Pending {
-    /// `None`: all of them.
-    months: Mutex<Option<HashSet<(UserId, Month)>>>,
-    wake: Notify,
-}
+pub(crate) struct Signal(Arc<Notify>);
 
 impl Signal {
-    /// A signal that begins with a look at all users.
-    pub(crate) fn new() -> Self {
-        let signal = Self::default();
-        // Without it the first look would be a whole interval away.
-        signal.0.wake.notify_one();
-        signal
-    }
-
-    /// These users' months reached a threshold.
-    pub(crate) fn crossed(&self, crossed: Vec<Crossed>) {
-        if crossed.is_empty() {
-            return;
-        }
-        let mut months = self.0.months.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = months.as_mut() {
-            known.extend(crossed.into_iter().map(|crossed| (crossed.user, crossed.month)));
-            if known.len() > MAX_MONTHS {
-                *months = None;
-            }
-        }
-        self.0.wake.notify_one();
-    }
-
-    fn all(&self) {
-        *self.0.months.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// Takes the users' months to look at; `None` is all of them.
-    fn take(&self) -> Option<HashSet<(UserId, Month)>> {
-        self.0.months.lock().unwrap_or_else(PoisonError::into_inner).replace(HashSet::new())
+    pub(crate) fn look(&self) {
+        self.0.notify_one();
     }
 }
 
@@ -96,7 +58,7 @@ pub(crate) struct Reconciler {
 
 #[derive(Debug, thiserror::Error)]
 enum ReconcileError {
-    #[error("the summaries cannot be read")]
+    #[error("the noted months cannot be read")]
     Store(#[from] store::Error),
     #[error("the crossings cannot be published")]
     Publish(#[from] nats::PublishError),
@@ -106,13 +68,15 @@ impl Reconciler {
     /// Works until the worker ends, and only while it is the active one and has caught up.
     pub(crate) async fn run(mut self, shutdown: &CancellationToken) {
         let mut caught_up = self.status.caught_up();
+        // What an earlier worker left to tell is looked for at once.
+        self.signal.look();
         loop {
             let wake = async {
                 // The sender lives as long as the status, which this holds.
                 let _ = caught_up.wait_for(|caught_up| *caught_up).await;
                 tokio::select! {
-                    () = self.signal.0.wake.notified() => {}
-                    () = tokio::time::sleep(FULL_SCAN) => self.signal.all(),
+                    () = self.signal.0.notified() => {}
+                    () = tokio::time::sleep(INTERVAL) => {}
                 }
                 tokio::time::sleep(GATHER).await;
             };
@@ -120,10 +84,12 @@ impl Reconciler {
                 () = wake => {}
                 () = shutdown.cancelled() => return,
             }
-            if let Err(error) = self.reconcile().await {
+            let is_done = self.reconcile(shutdown).await.unwrap_or_else(|error| {
                 tracing::warn!(error = chain(&error), "crossed thresholds were not published; trying again");
-                self.signal.all();
-                self.signal.0.wake.notify_one();
+                false
+            });
+            if !is_done {
+                self.signal.look();
                 tokio::select! {
                     () = tokio::time::sleep(PAUSE) => {}
                     () = shutdown.cancelled() => return,
@@ -132,73 +98,62 @@ impl Reconciler {
         }
     }
 
-    async fn reconcile(&mut self) -> Result<(), ReconcileError> {
-        let signalled = self.signal.take();
-        // What is projected shows in the table from here on.
-        let projected = self.status.seq();
-        self.published.retain(|_, seq| *seq > projected);
-        let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
-        let (found, more) = look(&mut conn, signalled, self.clock.now() - CLOSED_FOR).await?;
-        drop(conn);
-        let new: Vec<(Month, Unrecorded)> = found
-            .into_iter()
-            .filter(|(month, found)| !self.published.contains_key(&crossing_key(*month, found)))
-            .collect();
-        let events = new.iter().map(|(month, crossing)| self.event(*month, crossing)).collect();
-        if !new.is_empty() {
-            let positions = self.publisher.publish_all(events).await?;
-            for ((month, crossing), position) in new.iter().zip(positions) {
-                self.published.insert(crossing_key(*month, crossing), position.seq);
+    /// Looks at all noted months, page by page; `false` when some have to wait for others.
+    async fn reconcile(&mut self, shutdown: &CancellationToken) -> Result<bool, ReconcileError> {
+        let mut after = None;
+        while !shutdown.is_cancelled() {
+            // What is projected shows in the tables from here on.
+            let projected = self.status.seq();
+            self.published.retain(|_, seq| *seq > projected);
+            if self.published.len() >= MAX_PUBLISHED {
+                return Ok(false);
             }
+            let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
+            let page = thresholds::pending(&mut conn, after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(true) };
+            after = Some((last.user, last.month));
+            let (settled, open): (Vec<_>, Vec<_>) =
+                page.into_iter().partition(|pending| pending.unrecorded.is_empty());
+            if !settled.is_empty() {
+                thresholds::settle(&mut conn, &settled).await?;
+            }
+            drop(conn);
+            self.publish(&open).await?;
         }
-        if more {
-            self.signal.all();
-            self.signal.0.wake.notify_one();
+        Ok(true)
+    }
+
+    async fn publish(&mut self, open: &[Pending]) -> Result<(), ReconcileError> {
+        let new: Vec<(&Pending, &Unrecorded)> = open
+            .iter()
+            .flat_map(|pending| pending.unrecorded.iter().map(move |crossing| (pending, crossing)))
+            .filter(|(pending, crossing)| !self.published.contains_key(&crossing_key(pending, crossing)))
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let events = new.iter().map(|(pending, crossing)| self.event(pending, crossing)).collect();
+        let positions = self.publisher.publish_all(events).await?;
+        for ((pending, crossing), position) in new.into_iter().zip(positions) {
+            self.published.insert(crossing_key(pending, crossing), position.seq);
         }
         Ok(())
     }
 
-    fn event(&self, month: Month, crossing: &Unrecorded) -> EncodedEvent {
+    fn event(&self, pending: &Pending, crossing: &Unrecorded) -> EncodedEvent {
         let body = Body::LimitThresholdCrossed(LimitThresholdCrossed {
-            month,
+            month: pending.month,
             meter: crossing.meter,
             threshold_percent: u8::try_from(crossing.threshold_percent).unwrap_or(u8::MAX),
             used: crossing.used,
             limit: crossing.limit,
         });
         let id = self.ids.event_id();
-        let event = Event::own(SOURCE_WORKER, id, Some(crossing.user), self.clock.now(), body);
+        let event = Event::own(SOURCE_WORKER, id, Some(pending.user), self.clock.now(), body);
         EncodedEvent::of(&event)
     }
 }
 
-/// Crossings that no event tells of, and whether there may be more than these. A month that was closed long ago is
-/// looked at only when it was signalled: a call that comes so late is told of, and nobody searches old months for it.
-async fn look(
-    conn: &mut PgConnection,
-    signalled: Option<HashSet<(UserId, Month)>>,
-    closed_since: DateTime<Utc>,
-) -> Result<(Vec<(Month, Unrecorded)>, bool), store::Error> {
-    let mut months: HashMap<Month, Option<Vec<UserId>>> = HashMap::new();
-    match signalled {
-        None => months.extend(open_months(conn, closed_since).await?.into_iter().map(|month| (month, None))),
-        Some(signalled) => {
-            for (user, month) in signalled {
-                months.entry(month).or_default().get_or_insert_default().push(user);
-            }
-        }
-    }
-    let mut found = Vec::new();
-    for (month, users) in months {
-        let page = unrecorded(conn, month, users.as_deref(), PAGE).await?;
-        found.extend(page.into_iter().map(|crossing| (month, crossing)));
-        if i64::try_from(found.len()).is_ok_and(|found| found >= PAGE) {
-            return Ok((found, true));
-        }
-    }
-    Ok((found, false))
-}
-
-fn crossing_key(month: Month, crossing: &Unrecorded) -> CrossingKey {
-    (crossing.user, month, crossing.meter, crossing.threshold_percent)
+fn crossing_key(pending: &Pending, crossing: &Unrecorded) -> CrossingKey {
+    (pending.user, pending.month, crossing.meter, crossing.threshold_percent)
 }

@@ -1,6 +1,7 @@
 //! Failures of the database, told apart by the caller's way out.
 
 use std::fmt;
+use std::time::Duration;
 
 use sqlx::postgres::PgDatabaseError;
 
@@ -53,6 +54,15 @@ pub enum Error {
         /// The value, as text.
         value: String,
     },
+    /// Somebody holds a lock for long; trying again later helps.
+    #[error("another session has held a lock on the table for more than {} s", within.as_secs())]
+    Locked {
+        /// The time for which it was tried.
+        within: Duration,
+        /// The database's own error.
+        #[source]
+        source: sqlx::Error,
+    },
     /// The database's address can't be used.
     #[error("the database URL is not valid")]
     Url(#[source] sqlx::Error),
@@ -75,7 +85,7 @@ impl Error {
 
     /// Whether the same operation may well succeed a little later.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Locked { .. })
     }
 
     /// The constraint of a [`Error::Conflict`].

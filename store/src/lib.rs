@@ -9,6 +9,7 @@ pub mod identity;
 pub mod listen;
 pub mod migrate;
 pub mod operations;
+mod patience;
 pub mod position;
 pub mod projection;
 pub mod read;

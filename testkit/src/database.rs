@@ -1,12 +1,19 @@
 //! Databases of tests, copied from a migrated template.
 
-use std::{fs, path::Path, sync::mpsc, thread, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use ledger::IdSource;
 use sha2::{Digest, Sha256};
 use sqlx::{
     Connection, Executor, PgConnection,
+    migrate::Migrator,
     postgres::{PgPool, PgPoolOptions},
 };
 
@@ -43,6 +50,20 @@ impl Database {
         admin.close().await?;
         let url = url_of(admin_url, &name)?;
         Ok(Self { name, admin_url: admin_url.to_owned(), url })
+    }
+
+    /// Makes one that has the migrations up to this version alone, as a build of then left it.
+    pub async fn create_at(admin_url: &str, ids: &IdSource, version: i64) -> Result<Self> {
+        let database = Self::create_empty(admin_url, ids).await?;
+        let all = Migrator::new(migrations_dir()).await?;
+        let earlier = all.migrations.iter().filter(|migration| migration.version <= version);
+        let earlier = Migrator { migrations: earlier.cloned().collect(), ..Migrator::DEFAULT };
+        let mut conn = PgConnection::connect(&database.url).await?;
+        // The list of applied migrations lies in `public`, whatever the migrations set.
+        conn.execute("SET search_path = public").await?;
+        earlier.run(&mut conn).await?;
+        conn.close().await?;
+        Ok(database)
     }
 
     /// Its URL.
@@ -112,9 +133,8 @@ async fn ensure_template(admin_url: &str) -> Result<String> {
 
 /// Other migrations, another template: a server that outlives an edit serves both.
 fn template_name() -> Result<String> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
     let mut files: Vec<_> =
-        fs::read_dir(&dir)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
+        fs::read_dir(migrations_dir())?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     files.sort();
     let mut hash = Sha256::new();
     for file in files {
@@ -123,6 +143,10 @@ fn template_name() -> Result<String> {
     let digest = hash.finalize();
     let short = digest[..6].iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
     Ok(format!("template_{short:012x}"))
+}
+
+fn migrations_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations")
 }
 
 fn url_of(admin_url: &str, database: &str) -> Result<String> {

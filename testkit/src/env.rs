@@ -33,10 +33,27 @@ impl Env {
         Self::at(&servers.postgres.url("postgres"), nats_url, monitor_url).await
     }
 
+    /// A database as a build left it whose last migration was this one; [`store::migrate`] brings it up to date.
+    pub async fn at_migration(version: i64) -> Result<Self> {
+        let servers = Servers::shared().await?;
+        let (clock, ids) = clock_and_ids();
+        let database = Database::create_at(&servers.admin_url, &ids, version).await?;
+        Self::with(database, clock, ids, servers.nats_url.clone(), servers.monitor_url.clone()).await
+    }
+
     async fn at(admin_url: &str, nats_url: String, monitor_url: String) -> Result<Self> {
-        let clock = Clock::system();
-        let ids = IdSource::new(clock.clone());
+        let (clock, ids) = clock_and_ids();
         let database = Database::create(admin_url, &ids).await?;
+        Self::with(database, clock, ids, nats_url, monitor_url).await
+    }
+
+    async fn with(
+        database: Database,
+        clock: Clock,
+        ids: IdSource,
+        nats_url: String,
+        monitor_url: String,
+    ) -> Result<Self> {
         let pool = database.pool().await?;
         let stream = format!("TEST_{}", ids.random_id().simple()).parse()?;
         Ok(Self { nats_url, monitor_url, database, pool, stream, clock, ids })
@@ -96,4 +113,10 @@ impl Env {
     pub fn token(&self, subject: &str, role: Role) -> String {
         Token::new(&self.clock, subject, role).mint()
     }
+}
+
+fn clock_and_ids() -> (Clock, IdSource) {
+    let clock = Clock::system();
+    let ids = IdSource::new(clock.clone());
+    (clock, ids)
 }

@@ -78,7 +78,7 @@ pub(crate) const VARIABLES: &[Variable] = &[
         "35d",
         "how long an id counts once whatever its time, at least; with the same time, for ever",
     ),
-    plain("CLOSE_GRACE", "1h", "how long after its end a month is closed"),
+    plain("CLOSE_GRACE", "1h", "how long after its end, and its last new row, a month is closed"),
     plain("TRUSTED_PROXIES", "", "networks whose X-Forwarded-For and ids of requests are believed"),
     plain(
         "FORWARD_AUTH_ID_HEADER",

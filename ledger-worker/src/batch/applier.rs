@@ -1,20 +1,19 @@
 //! The one way into a projection, for projector and rebuild: a batch and the checkpoint's move in one transaction.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use events::REQUESTS_KEPT;
-use ledger::{Month, UserId};
+use ledger::Month;
 use sqlx::{Connection, PgConnection};
 use store::Schema;
 use store::projection::checkpoint::{self, Checkpoint};
-use store::projection::erased_users;
 use store::projection::partitions::{self, Partition};
 use store::projection::{producers, requests};
 
 use crate::error::chain;
 
-use super::apply::{Applied, ApplyError, Target, apply_all};
+use super::apply::{Applied, ApplyError, apply_all};
 use super::ready::Batch;
 
 /// Time of the log after which forgotten requests are deleted: not with every batch, since each time PostgreSQL walks
@@ -31,14 +30,12 @@ pub struct Applier {
     checkpoint: Checkpoint,
     /// The last two months, if they have a partition.
     attached: BTreeSet<Month>,
-    /// Users who are erased; None until the table was read.
-    erased: Option<HashSet<UserId>>,
 }
 
 impl Applier {
     /// Goes on after `checkpoint`, as it is stored in `schema`.
     pub fn new(schema: Schema, partition: i16, checkpoint: Checkpoint) -> Self {
-        Self { schema, partition, checkpoint, attached: BTreeSet::new(), erased: None }
+        Self { schema, partition, checkpoint, attached: BTreeSet::new() }
     }
 
     /// The checkpoint after the last batch.
@@ -104,14 +101,9 @@ impl Applier {
             let moved = store::Error::CheckpointMoved { partition: self.partition, expected_seq: old_seq };
             return Err(moved.into());
         }
-        let mut erased = match self.erased.take() {
-            Some(erased) => erased,
-            None => erased_users::all(&mut tx).await?.into_iter().collect(),
-        };
-        let target = Target { schema: self.schema, erased: &erased };
         let mut claims = stored.claims;
         let applied =
-            apply_all(&mut tx, target, &batch.parsed, &batch.segments, &mut claims, one_by_one).await?;
+            apply_all(&mut tx, self.schema, &batch.parsed, &batch.segments, &mut claims, one_by_one).await?;
         if !batch.producers.is_empty() {
             producers::set(&mut tx, &batch.producers).await?;
         }
@@ -129,8 +121,6 @@ impl Applier {
         checkpoint::advance(&mut tx, self.schema, self.partition, old_seq, &new).await?;
         tx.commit().await.map_err(store::Error::from)?;
         self.checkpoint = new;
-        erased.extend(&applied.erased);
-        self.erased = Some(erased);
         Ok(applied)
     }
 }

@@ -3,8 +3,7 @@
 //! Rows and claims are copied as if all were new, which they nearly always are; only on a conflict is it asked which
 //! ones are. What is added to sums follows from the rows that were really inserted.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use events::LastCall;
@@ -14,7 +13,6 @@ use store::projection::checkpoint::{self, PARTITION};
 use store::projection::claims::Generations;
 use store::projection::completions::{self, Completion, OpenCall};
 use store::projection::dead_letters;
-use store::projection::erased_users;
 use store::projection::savepoint::{self, Savepoint};
 use store::projection::summaries::{self, Correction, Crossed};
 use store::projection::usage_rows::RowKey;
@@ -27,6 +25,7 @@ use super::audited;
 use super::claim::{claim, claim_late};
 use super::fault::EventFault;
 use super::item::Item;
+use super::late;
 use super::parse::Parsed;
 use super::prepare::{Exclude, Prepared, Segment, count, last_call, rollup_delta, start_of_hour};
 
@@ -41,15 +40,8 @@ pub struct Applied {
     pub crossed: Vec<Crossed>,
     /// Users who were erased by it.
     pub erased: Vec<UserId>,
-}
-
-/// The projection that events are applied to.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Target<'a> {
-    /// The projection that the connection sees.
-    pub(super) schema: Schema,
-    /// Users whom it has as erased.
-    pub(super) erased: &'a HashSet<UserId>,
+    /// Months of the rows that were inserted.
+    pub months: BTreeSet<Month>,
 }
 
 /// Reason for which a batch was not applied.
@@ -75,6 +67,7 @@ impl Applied {
         self.dead += other.dead;
         self.crossed.extend(other.crossed);
         self.erased.extend(other.erased);
+        self.months.extend(other.months);
     }
 }
 
@@ -91,26 +84,20 @@ enum Order {
 /// rest goes on; without, the refusal is the answer, and the caller's transaction is lost.
 pub(super) async fn apply_all(
     conn: &mut PgConnection,
-    target: Target<'_>,
+    schema: Schema,
     parsed: &Parsed,
     segments: &[Segment],
     generations: &mut Generations,
     one_by_one: bool,
 ) -> Result<Applied, ApplyError> {
     let mut applied = Applied::default();
-    let mut erased = Cow::Borrowed(target.erased);
     for segment in segments {
-        let target = Target { erased: &erased, ..target };
-        let done = if one_by_one {
-            isolate(conn, target, parsed, segment.items.clone(), generations).await?
+        applied.add(if one_by_one {
+            isolate(conn, schema, parsed, segment.items.clone(), generations).await?
         } else {
-            let step = Step { target, parsed, items: segment.items.clone(), order: Order::InLog };
+            let step = Step { schema, parsed, items: segment.items.clone(), order: Order::InLog };
             step.apply(conn, &segment.prepared, generations).await?
-        };
-        if !done.erased.is_empty() {
-            erased.to_mut().extend(&done.erased);
-        }
-        applied.add(done);
+        });
     }
     Ok(applied)
 }
@@ -120,17 +107,15 @@ pub(super) async fn apply_all(
 pub async fn apply_late(conn: &mut PgConnection, parsed: &Parsed) -> Result<Applied, store::Error> {
     let items = 0..parsed.items().len();
     let prepared = Prepared::of(parsed, items.clone(), &Exclude::default());
-    let erased = erased_users::all(conn).await?.into_iter().collect();
-    let target = Target { schema: Schema::Live, erased: &erased };
     let mut generations = checkpoint::read(conn, PARTITION).await?.claims;
-    let step = Step { target, parsed, items, order: Order::Late };
+    let step = Step { schema: Schema::Live, parsed, items, order: Order::Late };
     step.apply(conn, &prepared, &mut generations).await
 }
 
 /// Halves the items until those that the database refuses stand alone.
 async fn isolate(
     conn: &mut PgConnection,
-    target: Target<'_>,
+    schema: Schema,
     parsed: &Parsed,
     items: Range<usize>,
     generations: &mut Generations,
@@ -139,10 +124,8 @@ async fn isolate(
     let mut todo = vec![items];
     while let Some(items) = todo.pop() {
         savepoint::open(conn, Savepoint::Isolated).await?;
-        let erased: HashSet<UserId> = target.erased.iter().chain(&applied.erased).copied().collect();
-        let target = Target { erased: &erased, ..target };
         let prepared = Prepared::of(parsed, items.clone(), &Exclude::default());
-        let step = Step { target, parsed, items: items.clone(), order: Order::InLog };
+        let step = Step { schema, parsed, items: items.clone(), order: Order::InLog };
         let mut turned = *generations;
         match step.apply(conn, &prepared, &mut turned).await {
             Ok(done) => {
@@ -175,7 +158,8 @@ async fn isolate(
 
 /// Some items that are applied together.
 struct Step<'a> {
-    target: Target<'a>,
+    /// The projection that the connection sees.
+    schema: Schema,
     parsed: &'a Parsed,
     items: Range<usize>,
     order: Order,
@@ -190,14 +174,20 @@ impl Step<'_> {
     ) -> Result<Applied, store::Error> {
         let fewer = self.insert(conn, all, generations).await?;
         let new = fewer.as_ref().unwrap_or(all);
-        let mut applied = Applied { rows: new.row_keys.len() as u64, ..Applied::default() };
-        self.blank_late_calls(conn).await?;
+        let months = new.rows.keys().copied().collect();
+        let mut applied = Applied { rows: new.row_keys.len() as u64, months, ..Applied::default() };
+        late::blank_calls_of_erased(conn, &self.parsed.items()[self.items.clone()]).await?;
         if !new.audited.is_empty() {
-            applied.erased =
-                audited::apply(conn, self.target.schema, &new.audited, self.target.erased).await?;
+            applied.erased = audited::apply(conn, self.schema, &new.audited).await?;
         }
-        for change in &new.plans {
-            subscriptions::insert(conn, change).await?;
+        if !new.plans.is_empty() {
+            let retried = match self.order {
+                Order::InLog => None,
+                Order::Late => Some(periods::last_number(conn).await?).filter(|number| *number > 0),
+            };
+            for change in &new.plans {
+                subscriptions::insert(conn, change, retried).await?;
+            }
         }
         applied.crossed = self.summarise(conn, new).await?;
         for (user, month, position) in &new.resets {
@@ -210,11 +200,7 @@ impl Step<'_> {
         }
         if !new.plans.is_empty() {
             let since: Vec<_> = new.plans.iter().map(|plan| (plan.user, plan.effective_at)).collect();
-            summaries::refresh_limits(conn, &since).await?;
-            // Another limit may be reached without another call.
-            let changed =
-                new.plans.iter().map(|plan| Crossed { user: plan.user, month: Month::of(plan.effective_at) });
-            applied.crossed.extend(changed);
+            applied.crossed.extend(summaries::refresh_limits(conn, &since).await?);
         }
         if !new.rejections.is_empty() {
             gathered::insert_rejections(conn, &new.rejections).await?;
@@ -222,9 +208,7 @@ impl Step<'_> {
         if !new.own_calls.is_empty() {
             gathered::insert_own_calls(conn, &new.own_calls).await?;
         }
-        for crossing in &new.crossings {
-            thresholds::insert(conn, crossing).await?;
-        }
+        self.note_thresholds(conn, new, &applied.crossed).await?;
         for letter in &new.dead {
             dead_letters::record(conn, letter).await?;
         }
@@ -296,19 +280,6 @@ impl Step<'_> {
         Ok(usage_rows::find(conn, &calls).await?.into_iter().collect())
     }
 
-    /// Calls of users who were erased before: a key that was not forgotten yet may have opened what they hold.
-    async fn blank_late_calls(&self, conn: &mut PgConnection) -> Result<(), store::Error> {
-        if self.target.erased.is_empty() {
-            return Ok(());
-        }
-        let late = self.parsed.items()[self.items.clone()].iter().filter_map(|item| match item {
-            Item::Call(call) if self.target.erased.contains(&call.user) => Some(call.row_key()),
-            _ => None,
-        });
-        let late: Vec<_> = late.collect();
-        if late.is_empty() { Ok(()) } else { erased_users::blank_calls(conn, &late).await }
-    }
-
     /// The months that were closed before a reset of theirs, which comes to nothing then. A segment ends with a
     /// closing, so within one nothing is closed before its end.
     async fn closed(&self, conn: &mut PgConnection, all: &Prepared) -> Result<HashSet<Month>, store::Error> {
@@ -317,26 +288,49 @@ impl Step<'_> {
         }
         let months: Vec<Month> = all.resets.iter().map(|(_, month, _)| *month).collect();
         let first = self.parsed.items()[self.items.start].position();
-        Ok(periods::closed_before(conn, &months, first).await?.into_iter().collect())
+        let closings = periods::closings(conn, &months).await?;
+        Ok(closings.iter().filter(|closing| closing.position < first).map(|closing| closing.month).collect())
+    }
+
+    /// Stores crossings that events tell of, and notes months that reached a threshold until an event does.
+    async fn note_thresholds(
+        &self,
+        conn: &mut PgConnection,
+        new: &Prepared,
+        crossed: &[Crossed],
+    ) -> Result<(), store::Error> {
+        if !crossed.is_empty() {
+            let last = self.parsed.items()[self.items.end - 1].position();
+            thresholds::note(conn, crossed, last.seq).await?;
+        }
+        for crossing in &new.crossings {
+            thresholds::insert(conn, crossing).await?;
+        }
+        if new.crossings.is_empty() { Ok(()) } else { thresholds::settle_told(conn, &new.crossings).await }
     }
 
     async fn summarise(&self, conn: &mut PgConnection, new: &Prepared) -> Result<Vec<Crossed>, store::Error> {
-        match self.order {
-            Order::InLog if new.summaries.is_empty() => Ok(Vec::new()),
-            Order::InLog => summaries::add(conn, &new.summaries).await,
-            Order::Late => {
-                let position = self.parsed.items()[self.items.start].position();
-                for (key, delta) in &new.summaries {
-                    match delta.reset {
-                        Some(reset) => {
-                            summaries::reset_late(conn, *key, reset, delta.last_updated).await?;
-                        }
-                        None => summaries::add_late(conn, *key, position, delta).await?,
-                    }
-                }
-                Ok(Vec::new())
-            }
+        if new.summaries.is_empty() {
+            return Ok(Vec::new());
         }
+        if self.order == Order::InLog {
+            let crossed = summaries::add(conn, &new.summaries).await?;
+            let added = new.summaries.iter().map(|(key, delta)| (*key, delta.units()));
+            late::note(conn, added.collect(), None).await?;
+            return Ok(crossed);
+        }
+        let position = self.parsed.items()[self.items.start].position();
+        let mut added = Vec::new();
+        for (key, delta) in &new.summaries {
+            let units = match delta.reset {
+                Some(reset) => summaries::reset_late(conn, *key, reset, delta.last_updated).await?,
+                None => summaries::add_late(conn, *key, position, delta).await?,
+            };
+            added.push((*key, units));
+        }
+        late::note(conn, added, Some(position)).await?;
+        // Whether one was reached by it is left to whoever tells of it.
+        Ok(new.summaries.iter().map(|((user, month), _)| Crossed { user: *user, month: *month }).collect())
     }
 
     /// Completes calls and adds to the roll-ups what they change, together with the new calls.
@@ -367,7 +361,7 @@ impl Step<'_> {
             let corrections: Vec<Correction> =
                 ready.iter().filter_map(|(completion, call)| correction(completion, call)).collect();
             if !corrections.is_empty() {
-                summaries::correct(conn, &corrections).await?;
+                self.correct(conn, &corrections).await?;
             }
         }
         let mut hourly: BTreeMap<_, _> = new.hourly.iter().copied().collect();
@@ -377,6 +371,15 @@ impl Step<'_> {
         let hourly: Vec<_> = hourly.into_iter().collect();
         add_rollups(conn, &hourly).await?;
         Ok(dead)
+    }
+
+    async fn correct(&self, conn: &mut PgConnection, corrections: &[Correction]) -> Result<(), store::Error> {
+        let months: BTreeSet<Month> = corrections.iter().map(|correction| correction.month).collect();
+        let months: Vec<Month> = months.into_iter().collect();
+        let closed = periods::closed(conn, &months).await?;
+        let added = summaries::correct(conn, corrections, &closed).await?;
+        let position = self.parsed.items()[self.items.start].position();
+        late::note(conn, added, (self.order == Order::Late).then_some(position)).await
     }
 
     fn dead_letter_at(&self, completion: &Completion, fault: &EventFault) -> dead_letters::DeadLetter {

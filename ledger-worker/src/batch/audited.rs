@@ -115,17 +115,17 @@ impl Audited {
     }
 }
 
-/// Applies the events in their order, after `erased` users; answers who is erased by them. However many events they
-/// are, it is the same few statements, and some for each erasure.
+/// Applies the events in their order; answers who is erased by them. However many events they are, it is the same few
+/// statements, and some for each erasure.
 pub(super) async fn apply(
     conn: &mut PgConnection,
     schema: Schema,
     events: &[Audited],
-    erased: &HashSet<UserId>,
 ) -> Result<Vec<UserId>, store::Error> {
     let mut users: Vec<UserId> = events.iter().map(|event| event.link.user).collect();
     users.sort_unstable();
     users.dedup();
+    let erased: HashSet<UserId> = erased_users::among(conn, &users).await?;
     let mut last: HashMap<UserId, Hash> = audit_chain::last_hashes(conn, &users).await?;
     let mut vault = Vault::of(conn, &users).await?;
     let (mut links, mut erased_now) = (Vec::with_capacity(events.len()), Vec::new());
@@ -250,14 +250,18 @@ impl<'e> Vault<'e> {
     }
 }
 
-/// Takes the user's tokens away and blanks what is personal in their rows.
+/// Takes the user's tokens away, and in a rebuild blanks what is personal in their rows.
 ///
-/// A user may have millions of calls. The live projector leaves those to the reconciler, which blanks them in small
-/// steps beside it; a rebuild, which nobody waits for, does it at once, before its tables are compared and exchanged.
+/// A user may have millions of calls, and uses of tokens. The live projector leaves those to the reconciler, which
+/// blanks them in small steps beside it; a rebuild, which nobody waits for, does it at once, before its tables are
+/// compared and exchanged.
 async fn erase(conn: &mut PgConnection, schema: Schema, link: &Link) -> Result<(), store::Error> {
     let erasure = Erasure { event_id: link.event_id, erased_at: link.at, position: link.position };
     erased_users::record(conn, link.user, &erasure).await?;
     token_rows::delete_all(conn, link.user).await?;
-    audit_chain::blank(conn, link.user).await?;
-    if schema == Schema::Next { erased_users::blank_all_calls(conn, link.user).await } else { Ok(()) }
+    if schema == Schema::Next {
+        audit_chain::blank(conn, link.user).await?;
+        erased_users::blank_all_calls(conn, link.user).await?;
+    }
+    Ok(())
 }

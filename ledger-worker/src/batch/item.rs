@@ -85,6 +85,8 @@ pub struct Call {
     pub counted: bool,
     /// Hash of the request that a proxy asked about, if the call has one: a request counts once within a minute.
     pub request: Option<Uuid>,
+    /// Whether sealed fields were opened for its row.
+    pub opened: bool,
     /// The bytes of its row among the batch's.
     pub tuple: Range<usize>,
 }

@@ -10,6 +10,7 @@ mod audited;
 mod claim;
 mod fault;
 mod item;
+mod late;
 mod parse;
 mod personal;
 mod prepare;

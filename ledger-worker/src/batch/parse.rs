@@ -261,9 +261,11 @@ impl Parsed {
     ) -> Result<Call, EventFault> {
         let id = event.row_id().map_err(EventFault::Unreadable)?;
         let start = self.tuples.len();
+        let mut has_opened = false;
         match called.personal.as_ref().map(|sealed| (sealed, keys.data_key(user))) {
             Some((sealed, Known::Key(key))) => {
                 personal::open(&key, &event.id, sealed, |opened| {
+                    has_opened = opened.is_some();
                     if opened.is_none() {
                         self.unreadable.add(user, position);
                     }
@@ -293,6 +295,7 @@ impl Parsed {
             category: called.category,
             counted: called.counted,
             request: called.request,
+            opened: has_opened,
             tuple: start..self.tuples.len(),
         })
     }

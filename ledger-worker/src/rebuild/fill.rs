@@ -123,9 +123,10 @@ impl<'a> Fill<'a> {
         Ok(())
     }
 
-    /// Gives it the live tables' partitions.
+    /// Gives it the live tables' partitions, and what else of them does not follow from the log.
     pub(super) async fn align(&mut self) -> Result<(), RebuildError> {
-        Ok(next_schema::align_partitions(&mut self.conn).await?)
+        next_schema::align_partitions(&mut self.conn).await?;
+        Ok(next_schema::take_over_retried(&mut self.conn).await?)
     }
 }
 

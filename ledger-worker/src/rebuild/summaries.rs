@@ -38,7 +38,7 @@ pub(super) async fn rebuild(
     refuse_late_completions(&mut tx, counted.tally.unmatched()).await?;
     (rebuild.progress)(Progress::Step("comparing"));
     let (summaries, hours) = counted.tally.sums();
-    recount::stage(&mut tx, &summaries, &hours).await?;
+    recount::stage(&mut tx, &summaries, &hours, &counted.tally.late()).await?;
     let events = counted.tally.events();
     let compared = Compared::by(&mut tx, seq, events, recount::sums(None)).await?;
     if !dry_run && !compared.differences.is_empty() {

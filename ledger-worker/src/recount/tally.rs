@@ -1,10 +1,11 @@
 //! Counting the log in memory, as the projector counts it into the tables.
 //!
 //! Memory: an entry for every user's month and hour with calls; 17 to 40 bytes for every id that a client chose, for
-//! ever (`claims.rs`); as much for every call of our own of the last two days, and for every request of a proxy's of the last twenty
-//! minutes; some 100 bytes for a call whose end is not known yet, of the last four hours.
+//! ever (`claims.rs`); as much for every call of our own of the last two days, and for every request of a proxy's of
+//! the last twenty minutes; some 100 bytes for a call whose end is not known yet, of the last four hours; an entry for
+//! every user's month that changed after its closing.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use events::{ApiCalled, Body, CallCompleted, Event, EventErrorKind, LastCall, REQUESTS_KEPT};
@@ -12,6 +13,7 @@ use ledger::{Category, Month, UserId};
 use nats::RawFrame;
 use store::Position;
 use store::operations::recount::{Hour, Summary};
+use store::projection::periods::LateUnits;
 use uuid::Uuid;
 
 use super::audit::Audit;
@@ -42,6 +44,8 @@ pub(crate) struct Tally {
     requests: Recent<LastCall>,
     open_calls: Recent<OpenCall>,
     closed: BTreeSet<Month>,
+    /// Units by category that came after their month's closing, by owner, month and number of closings before them.
+    late: HashMap<(u32, Month, i32), [i64; 3]>,
     unmatched: Vec<Unmatched>,
     events: u64,
     /// Time at which the log stored the last frame.
@@ -49,8 +53,9 @@ pub(crate) struct Tally {
     earlier_build: Option<u64>,
     /// The audit chains, if they are asked for.
     audit: Option<Audit>,
-    /// The hour of the last call and its month: calls that follow each other mostly share them.
-    last_hour: (i64, Month),
+    /// The hour of the last call, its month, and whether that is closed: calls that follow each other mostly share
+    /// them.
+    last_hour: (i64, Month, bool),
 }
 
 /// A completion whose call is not remembered.
@@ -74,7 +79,6 @@ struct Sums {
     timed_calls: i64,
     last_updated: DateTime<Utc>,
     reset: Position,
-    billed: [i64; 3],
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -113,12 +117,13 @@ impl Tally {
             requests: Recent::new(REQUESTS_KEPT),
             open_calls: Recent::new(OPEN_CALLS_PERIOD),
             closed: BTreeSet::new(),
+            late: HashMap::new(),
             unmatched: Vec::new(),
             events: 0,
             log_time: DateTime::default(),
             earlier_build: None,
             audit: None,
-            last_hour: (i64::MIN, Month::FIRST),
+            last_hour: (i64::MIN, Month::FIRST, false),
         }
     }
 
@@ -201,7 +206,6 @@ impl Tally {
                 timed_calls: sums.timed_calls,
                 last_updated: sums.last_updated,
                 reset: sums.reset,
-                billed: sums.billed,
             })
         });
         let hours = self.hours.iter().map(|(key, bucket)| {
@@ -221,6 +225,18 @@ impl Tally {
         (summaries.collect(), hours.collect())
     }
 
+    /// What was added to months after their closings, in no order.
+    pub(crate) fn late(&self) -> Vec<LateUnits> {
+        let late = self.late.iter().map(|((owner, month, closings), units)| LateUnits {
+            user: self.owners[*owner as usize].user,
+            of_month: *month,
+            closings: *closings,
+            units: *units,
+            retried: [0; 3],
+        });
+        late.collect()
+    }
+
     fn event(&mut self, position: Position, event: &Event<'_>) {
         match &event.body {
             Body::PeriodClosed(closed) => return self.close(closed.month),
@@ -237,8 +253,8 @@ impl Tally {
             Body::UsageReset(reset) if self.claim(event) && !self.closed.contains(&reset.month) => {
                 let owner = self.owner(user);
                 let sums = self.month(owner, reset.month);
-                let (last_updated, billed) = (sums.last_updated.max(event.time), sums.billed);
-                *sums = Sums { reset: position, last_updated, billed, ..Sums::default() };
+                let last_updated = sums.last_updated.max(event.time);
+                *sums = Sums { reset: position, last_updated, ..Sums::default() };
             }
             _ => {}
         }
@@ -289,9 +305,13 @@ impl Tally {
         bucket.add(1, called.units, called.response_time_ms, id);
         if called.counted {
             if self.last_hour.0 != hour {
-                self.last_hour = (hour, Month::of(event.time));
+                let month = Month::of(event.time);
+                self.last_hour = (hour, month, self.closed.contains(&month));
             }
-            let month = self.last_hour.1;
+            let (_, month, is_closed) = self.last_hour;
+            if is_closed {
+                self.add_late(owner, month, 1, category, called.units);
+            }
             let sums = self.month(owner, month);
             sums.add(1, category, called.units, called.response_time_ms);
             sums.last_updated = sums.last_updated.max(event.time);
@@ -334,28 +354,29 @@ impl Tally {
         if !counted {
             return;
         }
-        let sums = self.month(owner, Month::of(completed.call_time));
+        let month = Month::of(completed.call_time);
+        let sums = self.month(owner, month);
         if sums.reset < call_position {
             sums.add(-1, category, units, before_ms);
             if counts {
                 sums.add(1, category, units, after_ms);
             }
             sums.last_updated = sums.last_updated.max(at);
+            if !counts && self.closed.contains(&month) {
+                self.add_late(owner, month, -1, category, units);
+            }
         }
         tracing::trace!(%position, "a call was completed");
     }
 
     fn close(&mut self, month: Month) {
-        if !self.closed.insert(month) {
-            return;
-        }
-        for owner in &mut self.owners {
-            for (of, sums) in &mut owner.months {
-                if *of <= month && self.closed.contains(of) {
-                    sums.billed = sums.units;
-                }
-            }
-        }
+        self.closed.insert(month);
+        self.last_hour.0 = i64::MIN;
+    }
+
+    fn add_late(&mut self, owner: u32, month: Month, sign: i64, category: usize, units: u32) {
+        let closings = i32::try_from(self.closed.len()).unwrap_or(i32::MAX);
+        self.late.entry((owner, month, closings)).or_default()[category] += sign * i64::from(units);
     }
 
     fn owner(&mut self, user: UserId) -> u32 {

@@ -31,7 +31,7 @@ pub async fn verify(rebuild: &Rebuild<'_>, user: Option<UserId>) -> Result<Compa
     refuse_late_completions(&mut snapshot, counted.tally.unmatched()).await?;
     (rebuild.progress)(Progress::Step("comparing"));
     let (summaries, hours) = counted.tally.sums();
-    recount::stage(&mut snapshot, &summaries, &hours).await?;
+    recount::stage(&mut snapshot, &summaries, &hours, &counted.tally.late()).await?;
     if let Some(audit) = counted.tally.audit() {
         recount::stage_vault(&mut snapshot, audit.links(), &audit.tokens()).await?;
     }

@@ -62,3 +62,50 @@ async fn one_bad_event_never_hides_the_others() -> Result<()> {
     worker.stop().await;
     Ok(())
 }
+
+/// A later build knows what an earlier one did not, and applies it beside what comes.
+#[tokio::test]
+async fn what_an_earlier_build_did_not_know_is_applied_beside_the_projector() -> Result<()> {
+    const LETTERS: usize = 1_000;
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let (user, now) = (ledger.user(), ledger.env.clock.now());
+    ledger.execute("ALTER TABLE api_usage ADD CHECK (endpoint <> '/api/refused')").await;
+    let refused = (0..LETTERS).map(|n| {
+        let mut refused = call(Other);
+        refused.endpoint = "/api/refused".into();
+        reported(user, &format!("r{n}"), now, refused)
+    });
+    let mut events: Vec<EncodedEvent> = refused.map(|event| encoded(&event)).collect();
+    events.push(of_version_9(&ledger.own_call(user, call(Analyze))));
+    ledger.publisher.publish_all(events).await?;
+    ledger.projected().await;
+    worker.stop().await;
+    ledger
+        .execute(
+            "ALTER TABLE api_usage DROP CONSTRAINT api_usage_endpoint_check;
+             UPDATE dead_letters SET reason = 'unknown'",
+        )
+        .await;
+    // One of them cannot be applied now, so that they are not all done before the call by mere speed.
+    let mut first = ledger.env.pool().begin().await?;
+    sqlx::query("SELECT FROM dead_letters WHERE log_idx = 500 FOR UPDATE").execute(&mut *first).await?;
+    ledger.publish(&[ledger.own_call(user, call(Analyze))]).await;
+    let worker = ledger.spawn_worker();
+    ledger.projected().await;
+    assert_eq!(ledger.number("SELECT analyze_calls FROM monthly_usage_summary").await, 1);
+    let left = ledger.number("SELECT count(*) FROM dead_letters").await;
+    assert!(left >= 500, "the call did not wait for the letters: {left} were left");
+    first.rollback().await?;
+    ledger.until(LETTERS_LEFT, "1").await;
+    assert_eq!(
+        ledger.text("SELECT reason || ' ' || event_type FROM dead_letters").await,
+        "unknown usage.api_called.v9"
+    );
+    assert_eq!(ledger.number("SELECT total_calls FROM monthly_usage_summary").await, 1_001);
+    assert_eq!(ledger.verified().await?.differences, []);
+    worker.stop().await;
+    Ok(())
+}
+
+const LETTERS_LEFT: &str = "SELECT count(*)::text FROM dead_letters";

@@ -3,7 +3,9 @@
 use anyhow::Result;
 use events::{Actor, ActorKind, Body, Event, UserErased};
 use ledger::UserId;
+use ledger_worker::batch::KnownDataKeys;
 use ledger_worker::rebuild::Finish;
+use ledger_worker::{Applier, Batch};
 use sqlx::Connection;
 use store::identity::users::{AccountStatus, NewUser};
 use store::identity::wrapped_keys;
@@ -283,5 +285,66 @@ async fn no_key_is_made_beside_or_after_an_erasure() -> Result<()> {
         assert!(wrapped_keys::of_users(&mut conn, &[user]).await?.is_empty(), "round {round}");
     }
     assert_eq!(ledger.number(BLANKED).await, 0);
+    Ok(())
+}
+
+/// However many users are erased: neither a worker's start nor a batch of calls looks at them.
+#[tokio::test]
+async fn calls_are_projected_without_a_look_at_the_erased() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let user = ledger.user_with_key().await?;
+    let mut lock = ledger.env.pool().begin().await?;
+    sqlx::query("LOCK TABLE erased_users IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await?;
+    let worker = ledger.spawn_worker();
+    ledger.publish(&[ledger.sealed_call(user, "e1", "e1", "192.0.2.1")]).await;
+    ledger.projected().await;
+    assert_eq!(ledger.number(CLEAR_ROWS).await, 1);
+    lock.rollback().await?;
+    worker.stop().await;
+    Ok(())
+}
+
+/// An erasure stays open until no process can remember the key; of more open ones than a batch compares, the batch's
+/// users are looked up.
+#[tokio::test]
+async fn a_call_whose_fields_a_remembered_key_opened_is_blanked_however_many_erasures_are_open() -> Result<()>
+{
+    let ledger = TestLedger::start().await?;
+    let (user, living) = (ledger.user_with_key().await?, ledger.user_with_key().await?);
+    ledger.publish(&[ledger.erased(user)]).await;
+    let worker = ledger.spawn_worker();
+    ledger.finished().await;
+    assert_eq!(ledger.number("SELECT count(*) FROM open_erasures").await, 1);
+    worker.stop().await;
+    ledger
+        .execute(
+            "INSERT INTO open_erasures (user_id) SELECT gen_random_uuid() FROM generate_series(1, 1500);
+             INSERT INTO erased_users SELECT user_id, user_id, now(), 0, 0 FROM open_erasures ON CONFLICT DO NOTHING",
+        )
+        .await;
+    let calls = [
+        ledger.sealed_call(user, "e1", "e1", "192.0.2.1"),
+        ledger.sealed_call(living, "e2", "e2", "192.0.2.2"),
+    ];
+    ledger.publish(&calls).await;
+    // This process was not told that the key was destroyed.
+    let frame = ledger.log.frame_at(2).await?.expect("it was just stored");
+    let mut conn = store::connect::connect_projector(ledger.env.database_url(), store::Schema::Live).await?;
+    let checkpoint = store::projection::checkpoint::read(&mut conn, 0).await?;
+    let mut batch = Batch::of(std::slice::from_ref(&frame), &frame, &KnownDataKeys::of(&ledger.keys));
+    Applier::new(store::Schema::Live, 0, checkpoint).apply(&mut conn, &mut batch).await?;
+    assert_eq!(ledger.number("SELECT count(*) FROM api_usage").await, 2);
+    assert_eq!(ledger.text("SELECT string_agg(ip_address, ' ') FROM api_usage").await, "192.0.2.2");
+    // After an hour it is closed.
+    ledger
+        .execute(
+            "DELETE FROM erased_users WHERE log_seq = 0;
+             DELETE FROM open_erasures WHERE user_id NOT IN (SELECT user_id FROM erased_users);
+             UPDATE open_erasures SET finished_at = now() - interval '61 minutes'",
+        )
+        .await;
+    let worker = ledger.spawn_worker();
+    ledger.until("SELECT count(*)::text FROM open_erasures", "0").await;
+    worker.stop().await;
     Ok(())
 }

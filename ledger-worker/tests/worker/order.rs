@@ -1,9 +1,11 @@
 //! Events that depend on the log's order: resets, plan changes, completions.
 
 use anyhow::Result;
+use chrono::TimeDelta;
 use events::{Body, CallCompleted, Event, SOURCE_API};
 use ledger::Category::{Analyze, Other};
 use ledger::Month;
+use ledger_worker::rebuild::Finish;
 
 use crate::support::{TestLedger, call, minutes, plan, reported, reset};
 
@@ -135,7 +137,7 @@ async fn thresholds_are_told_once_and_again_after_a_reset() -> Result<()> {
     Ok(())
 }
 
-/// A call of the month before comes late; one of the next came early, and the worker died before it told of it.
+/// A call of the month before comes late; one of the next comes early.
 #[tokio::test]
 async fn thresholds_of_other_months_than_the_present_are_told() -> Result<()> {
     let ledger = TestLedger::start().await?;
@@ -153,12 +155,60 @@ async fn thresholds_of_other_months_than_the_present_are_told() -> Result<()> {
     let both = format!("{} analyze 80, {} analyze 80", now.prev(), now.next());
     ledger.until(crossings, &both).await;
     worker.stop().await;
-    sqlx::query("DELETE FROM limit_thresholds WHERE month_year = $1")
-        .bind(now.next().to_string())
-        .execute(ledger.env.pool())
-        .await?;
+    Ok(())
+}
+
+const PENDING: &str = "SELECT count(*)::text FROM pending_thresholds";
+
+/// The worker dies after the commit that reached a threshold, before it tells of it.
+#[tokio::test]
+async fn a_threshold_is_told_of_by_whoever_comes_after_a_crash() -> Result<()> {
+    let ledger = TestLedger::start().await?;
     let worker = ledger.spawn_worker();
-    ledger.until(crossings, &both).await;
+    let mut big = call(Analyze);
+    big.units = 8;
+    ledger.projected().await;
+    // Nobody can look what was told.
+    let mut lock = ledger.env.pool().begin().await?;
+    sqlx::query("LOCK TABLE limit_thresholds IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await?;
+    ledger.publish(&[ledger.own_call(ledger.user(), big)]).await;
+    ledger.projected().await;
+    worker.kill().await;
+    lock.rollback().await?;
+    assert_eq!(ledger.number("SELECT count(*) FROM limit_thresholds").await, 0);
+    assert_eq!(ledger.text(PENDING).await, "1");
+    let worker = ledger.spawn_worker();
+    ledger.until("SELECT count(*)::text FROM limit_thresholds", "1").await;
+    ledger.until(PENDING, "0").await;
+    worker.stop().await;
+    Ok(())
+}
+
+/// Another plan's limit is reached without another call, also in a month after the one in which the plan began.
+#[tokio::test]
+async fn a_plan_that_lowers_a_limit_makes_a_threshold() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let (user, now) = (ledger.user(), ledger.env.clock.now());
+    let id = || ledger.env.ids.event_id();
+    let crossings =
+        "SELECT string_agg(meter || ' ' || threshold_percent, ', ' ORDER BY meter, threshold_percent)
+                     FROM limit_thresholds";
+    let mut big = call(Analyze);
+    big.units = 8;
+    ledger.publish(&[plan(id(), user, (Some(500), Some(100)), now), ledger.own_call(user, big)]).await;
+    ledger.projected().await;
+    assert_eq!(ledger.text(PENDING).await, "0");
+    ledger.publish(&[plan(id(), user, (Some(500), Some(8)), now - TimeDelta::days(62))]).await;
+    ledger.until(crossings, "analyze 80, analyze 100").await;
+    ledger.until(PENDING, "0").await;
+    // Noted, with nothing to tell: it is forgotten.
+    ledger.publish(&[plan(id(), user, (Some(500), Some(9)), now)]).await;
+    ledger.projected().await;
+    ledger.until(PENDING, "0").await;
+    assert_eq!(ledger.text(crossings).await, "analyze 80, analyze 100");
+    assert_eq!(ledger.rebuild().run(&ledger.keys, Finish::Swap).await?.differences, []);
+    ledger.until(PENDING, "0").await;
     worker.stop().await;
     Ok(())
 }

@@ -287,3 +287,33 @@ async fn a_call_of_a_month_that_is_detached_meanwhile_is_a_dead_letter() -> Resu
     worker.stop().await;
     Ok(())
 }
+
+/// Somebody reads for long what a swap put aside: who comes after does not wait for him, and neither for the rebuild.
+#[tokio::test]
+async fn a_long_reader_of_old_tables_keeps_nobody_waiting() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    ledger
+        .execute("CREATE SCHEMA ledger_old; CREATE TABLE ledger_old.api_usage_2024_01 (user_id UUID)")
+        .await;
+    const READ: &str = "SELECT count(*) FROM ledger_old.api_usage_2024_01";
+    let mut long = ledger.env.pool().begin().await?;
+    sqlx::query(READ).execute(&mut *long).await?;
+    let rebuilding = async {
+        let outcome = ledger.rebuild().run(&ledger.keys, Finish::DryRun).await;
+        outcome.map(|compared| compared.differences)
+    };
+    let reading = async {
+        let waits = "SELECT count(*)::text FROM pg_locks WHERE NOT granted
+                     AND relation = 'ledger_old.api_usage_2024_01'::regclass";
+        for _ in 0..3 {
+            ledger.until(waits, "1").await;
+            tokio::time::timeout(std::time::Duration::from_secs(5), ledger.number(READ)).await?;
+        }
+        long.rollback().await?;
+        anyhow::Ok(())
+    };
+    let (rebuilt, read) = tokio::join!(rebuilding, reading);
+    read?;
+    assert_eq!(rebuilt?, []);
+    Ok(())
+}

@@ -77,3 +77,62 @@ async fn missed_months_are_closed_once_and_late_calls_are_adjustments() -> Resul
     two.stop().await;
     Ok(())
 }
+
+/// The first rows of a backfill would close its month, and all the others would be adjustments.
+#[tokio::test]
+async fn a_month_into_which_rows_still_come_stays_open() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let (march, november) = (Month::new(2020, 3).expect("a month"), Month::new(2026, 11).expect("a month"));
+    ledger.env.clock.set(november.start() + minutes(90));
+    let user = ledger.user();
+    let in_month = |id: &str, month: Month| reported(user, id, month.start() + minutes(5), call(Other));
+    // October's were projected by an earlier worker, and by now nobody knows when.
+    ledger.publish(&[in_month("a", november.prev())]).await;
+    let worker = ledger.spawn_worker();
+    ledger.projected().await;
+    worker.stop().await;
+    let worker = ledger.spawn_worker();
+    ledger.until(CLOSED, "2026-10").await;
+    ledger.publish(&[in_month("b", november), in_month("first", march), in_month("second", march)]).await;
+    ledger.projected().await;
+    ledger.env.clock.set(november.end() + minutes(30));
+    ledger.publish(&[in_month("last", march)]).await;
+    ledger.projected().await;
+    // Two months that are over, one of them with a row that came half an hour ago.
+    ledger.env.clock.set(november.end() + minutes(61));
+    ledger.until(CLOSED, "2026-10 2026-11").await;
+    ledger.env.clock.set(november.end() + minutes(92));
+    ledger.until(CLOSED, "2026-10 2026-11 2020-03").await;
+    assert_eq!(ledger.text(STATEMENTS).await, "2020-03 3, 2026-10 1, 2026-11 1");
+    assert_eq!(ledger.number("SELECT count(*) FROM statement_adjustments").await, 0);
+    worker.stop().await;
+    Ok(())
+}
+
+/// Nobody calls in the month that is to list what came late.
+#[tokio::test]
+async fn a_month_that_has_only_adjustments_is_closed_too() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let october = Month::new(2026, 10).expect("a month");
+    ledger.env.clock.set(october.end() + minutes(90));
+    let user = ledger.user();
+    let in_october = |id: &str| reported(user, id, october.start() + minutes(5), call(Other));
+    ledger.publish(&[in_october("a")]).await;
+    let worker = ledger.spawn_worker();
+    ledger.projected().await;
+    let closer = ledger.closer();
+    let mut conn = ledger.env.pool().acquire().await?;
+    closer.close_due(&mut conn, Some(october)).await?;
+    ledger.until(CLOSED, "2026-10").await;
+    ledger.publish(&[in_october("late")]).await;
+    ledger.projected().await;
+    ledger.env.clock.set(october.next().end() + minutes(61));
+    ledger.until(CLOSED, "2026-10 2026-11").await;
+    assert_eq!(ledger.text(STATEMENTS).await, "2026-10 1, 2026-11 0");
+    // December has nothing to list.
+    ledger.env.clock.set(october.next().next().end() + minutes(61));
+    let (none, _) = closer.close_due(&mut conn, None).await?;
+    assert_eq!(none, []);
+    worker.stop().await;
+    Ok(())
+}

@@ -13,16 +13,19 @@ async fn counting_in_memory_gives_what_the_projector_counted() -> Result<()> {
     ledger.publish_all_kinds().await;
     let compared = ledger.rebuild().summaries(true).await?;
     assert_eq!(compared.differences, []);
-    assert_eq!(compared.tables, ["monthly_usage_summary", "usage_hourly", "usage_daily"]);
+    let tables = ["monthly_usage_summary", "usage_hourly", "usage_daily", "statement_adjustments"];
+    assert_eq!(compared.tables, tables);
     let sums =
         "SELECT string_agg(concat_ws(' ', user_id, month_year, total_calls, analyze_calls, timed_calls,
-                    monthly_api_limit, reset_seq, reset_idx, billed_other, last_updated), ', '
-                    ORDER BY user_id, month_year)
+                    monthly_api_limit, reset_seq, reset_idx, last_updated), ', ' ORDER BY user_id, month_year)
                 FROM monthly_usage_summary";
-    let before = ledger.text(sums).await;
+    let late = "SELECT string_agg(l::text, ', ' ORDER BY l::text) FROM late_units l";
+    let (before, late_before) = (ledger.text(sums).await, ledger.text(late).await);
+    assert_ne!(late_before, "", "a call came after its month's closing");
     ledger
         .execute(
-            "UPDATE monthly_usage_summary SET reset_seq = 0, timed_calls = 9, billed_other = 5;
+            "UPDATE monthly_usage_summary SET reset_seq = 0, timed_calls = 9;
+             UPDATE late_units SET other_units = other_units + 5;
              DELETE FROM monthly_usage_summary
              WHERE user_id = (SELECT min(user_id::text)::uuid FROM monthly_usage_summary);
              INSERT INTO usage_hourly
@@ -31,10 +34,10 @@ async fn counting_in_memory_gives_what_the_projector_counted() -> Result<()> {
         )
         .await;
     let found = ledger.rebuild().summaries(true).await?;
-    assert_eq!(found.differences.len(), 3);
+    assert_eq!(found.differences.len(), 4);
     assert_ne!(ledger.text(sums).await, before, "a dry run changes nothing");
     ledger.rebuild().summaries(false).await?;
-    assert_eq!(ledger.text(sums).await, before);
+    assert_eq!((ledger.text(sums).await, ledger.text(late).await), (before, late_before));
     assert_eq!(ledger.verified().await?.differences, []);
     // The projector goes on from there.
     ledger.publish(&[ledger.own_call(ledger.user(), call(Other))]).await;

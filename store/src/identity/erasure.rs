@@ -7,16 +7,19 @@
 use chrono::{DateTime, Utc};
 use ledger::UserId;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::Error;
 
-/// A user whom the log calls erased, with an account, data keys or rows that do not know it yet.
+/// An erasure that the projection has as open: something may be left to do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unfinished {
+pub struct OpenErasure {
     /// The user.
     pub user: UserId,
     /// Time of the decision.
     pub erased_at: DateTime<Utc>,
+    /// Whether account, data keys and rows know it already.
+    pub is_finished: bool,
 }
 
 /// State of a user's erasure by log and account.
@@ -28,27 +31,86 @@ pub struct ErasureState {
     pub has_account: bool,
 }
 
-/// Erased users with whom something is left to do, `limit` at most; after `after`, in the order of their ids.
-pub async fn unfinished(
+/// Open erasures after `after` that were not noted as finished, in the order of their users' ids, `limit` at most.
+pub async fn open(
     conn: &mut PgConnection,
     after: Option<UserId>,
     limit: u32,
-) -> Result<Vec<Unfinished>, Error> {
+) -> Result<Vec<OpenErasure>, Error> {
     let rows = sqlx::query!(
-        "SELECT e.user_id, e.erased_at
-         FROM erased_users e LEFT JOIN public.users u USING (user_id)
-         WHERE (u.status IS DISTINCT FROM 'erased' OR u.blanked_at IS NULL
-                OR EXISTS (SELECT FROM public.user_data_keys k WHERE k.user_id = e.user_id))
-           AND ($1::uuid IS NULL OR e.user_id > $1)
-         ORDER BY e.user_id LIMIT $2",
-        after.map(UserId::get),
+        r#"SELECT e.user_id, e.erased_at,
+                  COALESCE(u.status = 'erased' AND u.blanked_at IS NOT NULL, false)
+                      AND NOT EXISTS (SELECT FROM public.user_data_keys k WHERE k.user_id = e.user_id)
+                      AS "is_finished!"
+           FROM open_erasures o JOIN erased_users e USING (user_id) LEFT JOIN public.users u USING (user_id)
+           WHERE o.finished_at IS NULL AND o.user_id > $1
+           ORDER BY o.user_id LIMIT $2"#,
+        before_next(after),
         i64::from(limit)
     )
     .fetch_all(conn)
     .await?;
-    let unfinished =
-        rows.into_iter().map(|row| Unfinished { user: UserId::new(row.user_id), erased_at: row.erased_at });
-    Ok(unfinished.collect())
+    let open = rows.into_iter().map(|row| OpenErasure {
+        user: UserId::new(row.user_id),
+        erased_at: row.erased_at,
+        is_finished: row.is_finished,
+    });
+    Ok(open.collect())
+}
+
+/// A page of all erased users, looked at for what was undone since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reopened {
+    /// The last user of the page; `None` when there was none.
+    pub last: Option<UserId>,
+    /// Erasures that are open again.
+    pub opened: u64,
+}
+
+/// Opens the erasures again of which a restored backup has brought something back: among `limit` erased users after
+/// `after`, in the order of their ids.
+pub async fn reopen(conn: &mut PgConnection, after: Option<UserId>, limit: u32) -> Result<Reopened, Error> {
+    let row = sqlx::query!(
+        r#"WITH page AS (
+               SELECT user_id FROM erased_users WHERE user_id > $1 ORDER BY user_id LIMIT $2),
+           opened AS (
+               INSERT INTO open_erasures (user_id)
+               SELECT p.user_id FROM page p LEFT JOIN public.users u USING (user_id)
+               WHERE u.status IS DISTINCT FROM 'erased' OR u.blanked_at IS NULL
+                  OR EXISTS (SELECT FROM public.user_data_keys k WHERE k.user_id = p.user_id)
+               ON CONFLICT (user_id) DO UPDATE SET finished_at = NULL
+               RETURNING user_id)
+           SELECT (SELECT user_id FROM page ORDER BY user_id DESC LIMIT 1) AS last,
+                  (SELECT count(*) FROM opened) AS "opened!""#,
+        before_next(after),
+        i64::from(limit)
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Reopened { last: row.last.map(UserId::new), opened: row.opened.unsigned_abs() })
+}
+
+/// The id behind which a page begins; no user has the one before all of them.
+fn before_next(after: Option<UserId>) -> Uuid {
+    after.map_or_else(Uuid::nil, UserId::get)
+}
+
+/// Notes that these open erasures are finished. They stay open until no process can remember a data key of theirs.
+pub async fn note_finished(conn: &mut PgConnection, users: &[UserId]) -> Result<(), Error> {
+    let users: Vec<Uuid> = users.iter().map(|user| user.get()).collect();
+    sqlx::query!("UPDATE open_erasures SET finished_at = now() WHERE user_id = ANY ($1)", &users)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Closes erasures that were finished an hour ago: processes forget a destroyed data key within seconds, and a batch
+/// that was read with one is applied or given up within minutes.
+pub async fn close_finished(conn: &mut PgConnection) -> Result<(), Error> {
+    sqlx::query!("DELETE FROM open_erasures WHERE finished_at < now() - interval '1 hour'")
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// The account's external id, if it has one whose hash is not stored with it: the tombstone needs it.

@@ -64,7 +64,35 @@ pub async fn insert(
     Ok(())
 }
 
-/// Number of data keys that each root key wraps, by the root keys' names.
+/// The most data keys of a root key that [`counts_at_start`] counts.
+const MAX_COUNTED: i64 = 10_000;
+
+/// Number of data keys that each root key wraps, by the root keys' names, as far as a start needs to know: 10,000 if
+/// there are more.
+pub async fn counts_at_start(conn: &mut PgConnection) -> Result<Vec<(String, u64)>, Error> {
+    // A look into the index for each root key, not one at every user.
+    let rows = sqlx::query!(
+        r#"WITH RECURSIVE kids AS (
+               (SELECT min(kid) AS kid FROM public.user_data_keys)
+               UNION ALL
+               SELECT (SELECT min(k.kid) FROM public.user_data_keys k WHERE k.kid > kids.kid)
+               FROM kids WHERE kids.kid IS NOT NULL),
+           counted AS (
+               SELECT kids.kid, c.count FROM kids
+               CROSS JOIN LATERAL (SELECT count(*) FROM (SELECT FROM public.user_data_keys k
+                                                         WHERE k.kid = kids.kid LIMIT $1) few) c
+               WHERE kids.kid IS NOT NULL
+               UNION ALL
+               SELECT kid, count(*) FROM public.ledger_data_keys GROUP BY kid)
+           SELECT kid AS "kid!", sum(count)::bigint AS "count!" FROM counted GROUP BY kid ORDER BY kid"#,
+        MAX_COUNTED
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.kid, row.count.unsigned_abs())).collect())
+}
+
+/// Number of data keys that each root key wraps, by the root keys' names. Looks at all of them.
 pub async fn counts(conn: &mut PgConnection) -> Result<Vec<(String, u64)>, Error> {
     let rows = sqlx::query!(
         r#"SELECT kid AS "kid!", count(*) AS "count!"

@@ -85,8 +85,34 @@ impl Comparison {
     }
 }
 
+/// A comparison of late units by the statements that list them, or by none yet: how they are divided between one
+/// listing and the next is nobody's concern. `closed` are the closings that belong to each side.
+pub(crate) fn late_units(expected: &str, found: &str, closed: [&str; 2]) -> Comparison {
+    let listed = |units: &str, closed: &str| {
+        format!(
+            "(SELECT user_id, listed_in, of_month, sum(analyze_units)::bigint AS analyze_units,
+                     sum(auth_units)::bigint AS auth_units, sum(other_units)::bigint AS other_units
+              FROM (SELECT l.*, COALESCE((SELECT p.month_year FROM {closed} p
+                                          WHERE p.number > l.closings AND p.month_year > l.of_month
+                                          ORDER BY p.number LIMIT 1), '') AS listed_in
+                    FROM {units} l) parts
+              GROUP BY user_id, listed_in, of_month
+              HAVING (sum(analyze_units), sum(auth_units), sum(other_units)) <> (0, 0, 0))"
+        )
+    };
+    let names = |list: [&str; 3]| list.map(str::to_owned).to_vec();
+    Comparison {
+        name: "statement_adjustments".to_owned(),
+        expected: listed(expected, closed[0]),
+        found: listed(found, closed[1]),
+        keys: names(["user_id", "listed_in", "of_month"]),
+        columns: names(["analyze_units", "auth_units", "other_units"]),
+    }
+}
+
 /// A comparison of every projected table of `ledger_next`, as it should be, with the live one. The checkpoint and the
-/// plans as sold today do not come from the log's events, and claims of requests are forgotten at leisure.
+/// plans as sold today do not come from the log's events, claims of requests are forgotten at leisure, and what is to
+/// be done about thresholds and erasures is done beside the log.
 ///
 /// To be called while the projector waits: from then on, until the connection's transaction ends, no table of claims is
 /// emptied, which its snapshot would not outlive.
@@ -104,7 +130,8 @@ pub async fn next_with_live(conn: &mut PgConnection) -> Result<Vec<Comparison>, 
           FROM pg_class c
           WHERE c.relnamespace = 'ledger'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
             AND c.relname !~ '^api_usage_\d{4}_\d{2}$'
-            AND c.relname NOT IN ('projection_checkpoint', 'request_claims', 'subscription_limits')
+            AND c.relname NOT IN ('projection_checkpoint', 'request_claims', 'subscription_limits', 'late_units',
+                                  'pending_thresholds', 'open_erasures')
             AND c.relname !~ '^event_claims_\d$'
           ORDER BY c.relname",
     )
@@ -113,7 +140,7 @@ pub async fn next_with_live(conn: &mut PgConnection) -> Result<Vec<Comparison>, 
     // Their tables take turns; the view has what holds.
     let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
     let claims = ("event_claims".to_owned(), names(&["id"]), names(&["log_seq", "is_current"]));
-    Ok(tables
+    let mut comparisons: Vec<Comparison> = tables
         .into_iter()
         .chain([claims])
         .map(|(name, keys, columns)| Comparison {
@@ -123,5 +150,8 @@ pub async fn next_with_live(conn: &mut PgConnection) -> Result<Vec<Comparison>, 
             keys,
             columns,
         })
-        .collect())
+        .collect();
+    let closed = ["ledger_next.closed_periods", "ledger.closed_periods"];
+    comparisons.push(late_units("ledger_next.late_units", "ledger.late_units", closed));
+    Ok(comparisons)
 }

@@ -7,14 +7,12 @@ use ledger::Month;
 use sqlx::{Connection, Executor, PgConnection};
 
 use crate::Error;
+use crate::patience::{LOCK_WAIT_MS, Patience, is_lock_timeout};
 use crate::position::seq_from_column;
 use crate::projection::partitions;
 
 /// Tables whose rows do not come from the log: they are copied.
 const SEEDED: [&str; 1] = ["subscription_limits"];
-
-/// SQLSTATE of a lock that did not come within `lock_timeout`.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// The statements that make `ledger_next` like `ledger`, in order. Constraints and indexes keep their names, which
 /// LIKE alone would change. Partitions are made as they are needed.
@@ -129,17 +127,45 @@ pub async fn create(conn: &mut PgConnection) -> Result<(), Error> {
     Ok(())
 }
 
-/// Drops `ledger_next`; `false` when there is none.
+/// Drops `ledger_next`; `false` when there is none. Waits for readers that still read it.
+///
+/// # Errors
+/// [`Error::Locked`] when they did not end within half a minute.
 pub async fn drop_next(conn: &mut PgConnection) -> Result<bool, Error> {
     let there = version(conn).await?.is_some();
-    conn.execute("DROP SCHEMA IF EXISTS ledger_next CASCADE").await?;
+    drop_patiently(conn, "ledger_next").await?;
     Ok(there)
 }
 
 /// Drops what a swap put aside. Waits for readers that still read it.
+///
+/// # Errors
+/// [`Error::Locked`] when they did not end within half a minute.
 pub async fn drop_old(conn: &mut PgConnection) -> Result<(), Error> {
-    conn.execute("DROP SCHEMA IF EXISTS ledger_old CASCADE").await?;
-    Ok(())
+    drop_patiently(conn, "ledger_old").await
+}
+
+/// Drops the schema between its readers: nobody who comes waits for those who are there.
+async fn drop_patiently(conn: &mut PgConnection, schema: &'static str) -> Result<(), Error> {
+    let mut patience = Patience::new();
+    loop {
+        let mut tx = conn.begin().await?;
+        let dropped = tx
+            .execute(sqlx::raw_sql(&format!(
+                "SET LOCAL lock_timeout = {LOCK_WAIT_MS}; DROP SCHEMA IF EXISTS {schema} CASCADE"
+            )))
+            .await;
+        match dropped {
+            Ok(_) => {
+                tx.commit().await?;
+                return Ok(());
+            }
+            Err(error) => {
+                tx.rollback().await?;
+                patience.again(error).await?;
+            }
+        }
+    }
 }
 
 /// Keeps the projector waiting, and nobody else, until the transaction ends: it takes a row of this table for update
@@ -184,7 +210,7 @@ pub async fn lock_out_readers(conn: &mut PgConnection, wait_ms: u32) -> Result<b
     );
     match conn.execute(sqlx::raw_sql(&statements)).await {
         Ok(_) => Ok(true),
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => Ok(false),
+        Err(error) if is_lock_timeout(&error) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -193,6 +219,7 @@ pub async fn lock_out_readers(conn: &mut PgConnection, wait_ms: u32) -> Result<b
 pub async fn exchange(conn: &mut PgConnection) -> Result<(), Error> {
     conn.execute("SET LOCAL search_path = ledger_next, public").await?;
     align_partitions(conn).await?;
+    take_over_retried(conn).await?;
     copy_seeds(conn).await?;
     for month in months(conn, "ledger").await?.detached {
         let table = partitions::table(month);
@@ -217,16 +244,12 @@ pub async fn exchange(conn: &mut PgConnection) -> Result<(), Error> {
 pub async fn align_partitions(conn: &mut PgConnection) -> Result<(), Error> {
     let live = months(conn, "ledger").await?;
     let next = months(conn, "ledger_next").await?;
-    // A month with calls whose partition is gone altogether was detached and dropped.
-    let counted: Vec<String> = sqlx::query_scalar(
-        "SELECT DISTINCT to_char(bucket AT TIME ZONE 'UTC', 'YYYY-MM') FROM ledger.usage_daily WHERE calls > 0",
-    )
-    .fetch_all(&mut *conn)
-    .await?;
-    for month in counted.iter().filter_map(|text| text.parse::<Month>().ok()) {
-        if !live.attached.contains(&month) && next.attached.contains(&month) {
-            let table = partitions::table(month);
-            let keep = if live.detached.contains(&month) {
+    for month in next.attached.iter().filter(|month| !live.attached.contains(month)) {
+        let is_detached = live.detached.contains(month);
+        // A month with calls whose partition is gone altogether was detached and dropped.
+        if is_detached || is_counted(conn, *month).await? {
+            let table = partitions::table(*month);
+            let keep = if is_detached {
                 format!("CREATE TABLE ledger_next.{table} (LIKE ledger_next.api_usage)")
             } else {
                 String::new()
@@ -237,6 +260,40 @@ pub async fn align_partitions(conn: &mut PgConnection) -> Result<(), Error> {
     for month in live.attached.iter().filter(|month| !next.attached.contains(month)) {
         partitions::ensure(conn, *month).await?;
     }
+    Ok(())
+}
+
+async fn is_counted(conn: &mut PgConnection, month: Month) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM ledger.monthly_usage_summary WHERE month_year = $1)")
+        .bind(month.to_string())
+        .fetch_one(conn)
+        .await?)
+}
+
+/// Takes over which late units and plan changes are there because dead letters were applied later than their place in
+/// the log, which does not say when. What a closed month's statement says stays so.
+pub async fn take_over_retried(conn: &mut PgConnection) -> Result<(), Error> {
+    conn.execute(sqlx::raw_sql(
+        "UPDATE ledger_next.late_units SET
+             analyze_units = analyze_units - retried_analyze, auth_units = auth_units - retried_auth,
+             other_units = other_units - retried_other, retried_analyze = 0, retried_auth = 0, retried_other = 0
+         WHERE (retried_analyze, retried_auth, retried_other) <> (0, 0, 0);
+         INSERT INTO ledger_next.late_units AS l (user_id, of_month, closings, analyze_units, auth_units, other_units,
+             retried_analyze, retried_auth, retried_other)
+         SELECT user_id, of_month, closings, retried_analyze, retried_auth, retried_other, retried_analyze,
+                retried_auth, retried_other
+         FROM ledger.late_units WHERE (retried_analyze, retried_auth, retried_other) <> (0, 0, 0)
+         ON CONFLICT (user_id, of_month, closings) DO UPDATE SET
+             analyze_units = l.analyze_units + excluded.analyze_units,
+             auth_units = l.auth_units + excluded.auth_units, other_units = l.other_units + excluded.other_units,
+             retried_analyze = excluded.retried_analyze, retried_auth = excluded.retried_auth,
+             retried_other = excluded.retried_other;
+         UPDATE ledger_next.subscriptions n SET retried_closings = l.retried_closings
+         FROM ledger.subscriptions l
+         WHERE l.retried_closings IS NOT NULL AND n.user_id = l.user_id AND n.log_seq = l.log_seq
+           AND n.log_idx = l.log_idx AND n.retried_closings IS DISTINCT FROM l.retried_closings",
+    ))
+    .await?;
     Ok(())
 }
 

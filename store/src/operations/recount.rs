@@ -7,8 +7,9 @@ use ledger::{Category, Month, UserId};
 use sqlx::{Executor, PgConnection};
 use uuid::Uuid;
 
-use crate::operations::compare::Comparison;
+use crate::operations::compare::{Comparison, late_units};
 use crate::projection::audit_chain::{Hash, Link};
+use crate::projection::periods::LateUnits;
 use crate::{Error, Position};
 
 /// A user's month as the log has it.
@@ -28,8 +29,6 @@ pub struct Summary {
     pub last_updated: DateTime<Utc>,
     /// The month's last reset; zero when there was none.
     pub reset: Position,
-    /// Units by category that statements have listed.
-    pub billed: [i64; 3],
 }
 
 /// A user's hour as the log has it.
@@ -69,30 +68,39 @@ pub struct KeptToken {
 /// Sent to the database at a time.
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 const SUMMARY_COLUMNS: &str = "total_calls, analyze_calls, auth_calls, other_calls, total_response_time_ms, \
-     timed_calls, monthly_api_limit, analyze_limit, last_updated, reset_seq, reset_idx, billed_analyze, billed_auth, \
-     billed_other";
+     timed_calls, monthly_api_limit, analyze_limit, last_updated, reset_seq, reset_idx";
+const LATE_KEYS: &str = "user_id, of_month, closings";
+const LATE_COLUMNS: &str =
+    "analyze_units, auth_units, other_units, retried_analyze, retried_auth, retried_other";
 const ROLLUP_COLUMNS: &str = "units, calls, total_response_time_ms, timed_calls";
 const ROLLUP_KEYS: &str = "user_id, bucket, category, counted";
 
 /// Puts the sums into temporary tables, which end with the transaction.
-pub async fn stage(conn: &mut PgConnection, summaries: &[Summary], hours: &[Hour]) -> Result<(), Error> {
+pub async fn stage(
+    conn: &mut PgConnection,
+    summaries: &[Summary],
+    hours: &[Hour],
+    late: &[LateUnits],
+) -> Result<(), Error> {
     conn.execute(sqlx::raw_sql(
         "CREATE TEMPORARY TABLE expected_counts (
              user_id UUID, month_year TEXT, analyze_calls BIGINT, auth_calls BIGINT, other_calls BIGINT,
              total_response_time_ms BIGINT, timed_calls BIGINT, last_updated TIMESTAMPTZ, reset_seq BIGINT,
-             reset_idx INTEGER, billed_analyze BIGINT, billed_auth BIGINT, billed_other BIGINT) ON COMMIT DROP;
+             reset_idx INTEGER) ON COMMIT DROP;
          CREATE TEMPORARY TABLE expected_hourly (
              user_id UUID, bucket TIMESTAMPTZ, category TEXT, counted BOOLEAN, units BIGINT, calls BIGINT,
-             total_response_time_ms BIGINT, timed_calls BIGINT, ids BIGINT) ON COMMIT DROP",
+             total_response_time_ms BIGINT, timed_calls BIGINT, ids BIGINT) ON COMMIT DROP;
+         CREATE TEMPORARY TABLE counted_late (
+             user_id UUID, of_month TEXT, closings INTEGER, analyze_units BIGINT, auth_units BIGINT,
+             other_units BIGINT) ON COMMIT DROP",
     ))
     .await?;
     copy_text(conn, "expected_counts", summaries, |s, out| {
-        let tabs = |units: [i64; 3]| format!("{}\t{}\t{}", units[0], units[1], units[2]);
-        let (units, billed) = (tabs(s.units), tabs(s.billed));
+        let units = tabs(s.units);
         let (seq, idx) = s.reset.columns();
         let (user, month, at) = (s.user, s.month, s.last_updated.to_rfc3339());
         let (ms, timed) = (s.total_response_time_ms, s.timed_calls);
-        writeln!(out, "{user}\t{month}\t{units}\t{ms}\t{timed}\t{at}\t{seq}\t{idx}\t{billed}")
+        writeln!(out, "{user}\t{month}\t{units}\t{ms}\t{timed}\t{at}\t{seq}\t{idx}")
     })
     .await?;
     copy_text(conn, "expected_hourly", hours, |h, out| {
@@ -100,6 +108,10 @@ pub async fn stage(conn: &mut PgConnection, summaries: &[Summary], hours: &[Hour
         let (units, calls, ms, timed, ids) =
             (h.units, h.calls, h.total_response_time_ms, h.timed_calls, h.ids);
         writeln!(out, "{user}\t{at}\t{category}\t{counted}\t{units}\t{calls}\t{ms}\t{timed}\t{ids}")
+    })
+    .await?;
+    copy_text(conn, "counted_late", late, |l, out| {
+        writeln!(out, "{}\t{}\t{}\t{}", l.user, l.of_month, l.closings, tabs(l.units))
     })
     .await?;
     conn.execute(sqlx::raw_sql(
@@ -114,10 +126,26 @@ pub async fn stage(conn: &mut PgConnection, summaries: &[Summary], hours: &[Hour
                 sum(calls)::bigint AS calls, sum(total_response_time_ms)::bigint AS total_response_time_ms,
                 sum(timed_calls)::bigint AS timed_calls
          FROM expected_hourly GROUP BY 1, 2, 3, 4;
+         -- What was retried is taken over: it does not follow from the log.
+         CREATE TEMPORARY TABLE expected_late ON COMMIT DROP AS
+         SELECT user_id, of_month, closings, sum(analyze_units)::bigint AS analyze_units,
+                sum(auth_units)::bigint AS auth_units, sum(other_units)::bigint AS other_units,
+                sum(retried_analyze)::bigint AS retried_analyze, sum(retried_auth)::bigint AS retried_auth,
+                sum(retried_other)::bigint AS retried_other
+         FROM (SELECT *, 0 AS retried_analyze, 0 AS retried_auth, 0 AS retried_other FROM counted_late
+               UNION ALL
+               SELECT user_id, of_month, closings, retried_analyze, retried_auth, retried_other, retried_analyze,
+                      retried_auth, retried_other FROM late_units
+               WHERE (retried_analyze, retried_auth, retried_other) <> (0, 0, 0)) parts
+         GROUP BY user_id, of_month, closings;
          ANALYZE expected_summary; ANALYZE expected_daily",
     ))
     .await?;
     Ok(())
+}
+
+fn tabs(units: [i64; 3]) -> String {
+    format!("{}\t{}\t{}", units[0], units[1], units[2])
 }
 
 /// Columns of an audit's row that follow from the log alone, in the order of [`links`].
@@ -218,6 +246,7 @@ pub fn sums(user: Option<UserId>) -> Vec<Comparison> {
         ),
         comparison("usage_hourly", of("expected_hourly"), of("usage_hourly"), ROLLUP_KEYS, ROLLUP_COLUMNS),
         comparison("usage_daily", of("expected_daily"), of("usage_daily"), ROLLUP_KEYS, ROLLUP_COLUMNS),
+        late_units(&of("expected_late"), &of("late_units"), ["closed_periods"; 2]),
     ]
 }
 
@@ -276,6 +305,7 @@ pub async fn replace(conn: &mut PgConnection) -> Result<(), Error> {
         ("monthly_usage_summary", "expected_summary", "user_id, month_year", SUMMARY_COLUMNS),
         ("usage_hourly", "expected_hourly", ROLLUP_KEYS, ROLLUP_COLUMNS),
         ("usage_daily", "expected_daily", ROLLUP_KEYS, ROLLUP_COLUMNS),
+        ("late_units", "expected_late", LATE_KEYS, LATE_COLUMNS),
     ];
     for (table, expected, keys, columns) in tables {
         let prefixed = |alias: &str, names: &str| {
@@ -295,6 +325,16 @@ pub async fn replace(conn: &mut PgConnection) -> Result<(), Error> {
         )))
         .await?;
     }
+    // Another figure may be at a threshold of which no event tells.
+    conn.execute(
+        "INSERT INTO pending_thresholds AS p (user_id, month_year, log_seq)
+         SELECT user_id, month_year, 0 FROM monthly_usage_summary s
+         WHERE (100 * total_calls::numeric >= 80 * monthly_api_limit::numeric
+                OR 100 * analyze_calls::numeric >= 80 * analyze_limit::numeric)
+           AND NOT EXISTS (SELECT FROM closed_periods c WHERE c.month_year = s.month_year)
+         ON CONFLICT (user_id, month_year) DO UPDATE SET log_seq = p.log_seq + 1",
+    )
+    .await?;
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Users' ends as the log has them (`erased_users`), and what follows from them in the rows of calls.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use ledger::UserId;
 use sqlx::PgConnection;
@@ -20,10 +22,10 @@ pub struct Erasure {
     pub position: Position,
 }
 
-/// Notes what the log says; the first one counts.
+/// Notes what the log says; the first one counts. From here on the erasure is open.
 pub async fn record(conn: &mut PgConnection, user: UserId, erasure: &Erasure) -> Result<(), Error> {
     let (log_seq, log_idx) = erasure.position.columns();
-    sqlx::query!(
+    let recorded = sqlx::query!(
         "INSERT INTO erased_users (user_id, event_id, erased_at, log_seq, log_idx) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (user_id) DO NOTHING",
         user.get(),
@@ -32,15 +34,42 @@ pub async fn record(conn: &mut PgConnection, user: UserId, erasure: &Erasure) ->
         log_seq,
         log_idx,
     )
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
+    if recorded.rows_affected() == 1 {
+        sqlx::query!(
+            "INSERT INTO open_erasures (user_id) VALUES ($1) ON CONFLICT (user_id) DO NOTHING",
+            user.get()
+        )
+        .execute(conn)
+        .await?;
+    }
     Ok(())
 }
 
-/// All erased users.
-pub async fn all(conn: &mut PgConnection) -> Result<Vec<UserId>, Error> {
-    let users = sqlx::query_scalar!("SELECT user_id FROM erased_users").fetch_all(conn).await?;
-    Ok(users.into_iter().map(UserId::new).collect())
+/// Those of the users who are erased.
+pub async fn among(conn: &mut PgConnection, users: &[UserId]) -> Result<HashSet<UserId>, Error> {
+    let users: Vec<Uuid> = users.iter().map(|user| user.get()).collect();
+    let erased = sqlx::query_scalar!("SELECT user_id FROM erased_users WHERE user_id = ANY ($1)", &users)
+        .fetch_all(conn)
+        .await?;
+    Ok(erased.into_iter().map(UserId::new).collect())
+}
+
+/// So many open erasures are compared with a batch's users in memory; of more, the batch's users are looked up.
+const MAX_OPEN: usize = 1_000;
+
+/// Those of the users whose erasure is open. Of any other erased user every process has forgotten the data key, and
+/// nothing that was sealed under it opens.
+pub async fn open_among(conn: &mut PgConnection, users: &[UserId]) -> Result<HashSet<UserId>, Error> {
+    let max = i64::try_from(MAX_OPEN + 1).unwrap_or(i64::MAX);
+    let open =
+        sqlx::query_scalar!("SELECT user_id FROM open_erasures LIMIT $1", max).fetch_all(&mut *conn).await?;
+    if open.len() > MAX_OPEN {
+        return among(conn, users).await;
+    }
+    let open: HashSet<UserId> = open.into_iter().map(UserId::new).collect();
+    Ok(users.iter().copied().filter(|user| open.contains(user)).collect())
 }
 
 /// The user's erasure, once it is projected.

@@ -4,6 +4,7 @@ use ledger::Month;
 use sqlx::{Connection, Executor, PgConnection};
 
 use crate::Error;
+use crate::patience::{LOCK_WAIT_MS, Patience};
 
 /// State of a month's partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,29 +21,50 @@ pub(crate) fn table(month: Month) -> String {
 }
 
 /// Makes the month's partition if there is none: as a table of its own first, then attached, which locks `api_usage`
-/// for less time than creating it in place. Runs in its own transaction, outside of any other.
+/// for less time than creating it in place, and is tried again rather than waited for. Runs in its own transaction,
+/// outside of any other.
+///
+/// # Errors
+/// [`Error::Locked`] when others kept it from being attached for half a minute.
 pub async fn ensure(conn: &mut PgConnection, month: Month) -> Result<Partition, Error> {
     let table = table(month);
     if let Some(partition) = find(conn, &table).await? {
         return Ok(partition);
     }
-    let mut tx = conn.begin().await?;
-    // Two processes may meet here; the second one finds what the first one made.
-    sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", table).execute(&mut *tx).await?;
-    let found = find(&mut tx, &table).await?;
-    if found.is_none() {
-        let (from, to) = (month.start().to_rfc3339(), month.end().to_rfc3339());
-        tx.execute(sqlx::raw_sql(&format!(
-            "CREATE TABLE {table} (LIKE api_usage INCLUDING ALL);
-             ALTER TABLE api_usage ATTACH PARTITION {table} FOR VALUES FROM ('{from}') TO ('{to}')"
-        )))
-        .await?;
+    let mut patience = Patience::new();
+    loop {
+        let mut tx = conn.begin().await?;
+        match attach(&mut tx, &table, month).await {
+            Ok(partition) => {
+                tx.commit().await?;
+                return Ok(partition);
+            }
+            Err(error) => {
+                tx.rollback().await?;
+                patience.again(error).await?;
+            }
+        }
     }
-    tx.commit().await?;
-    Ok(found.unwrap_or(Partition::Attached))
 }
 
-async fn find(conn: &mut PgConnection, table: &str) -> Result<Option<Partition>, Error> {
+async fn attach(conn: &mut PgConnection, table: &str, month: Month) -> Result<Partition, sqlx::Error> {
+    // Two processes may meet here; the second one finds what the first one made.
+    sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", table).execute(&mut *conn).await?;
+    if let Some(partition) = find(conn, table).await? {
+        return Ok(partition);
+    }
+    let (from, to) = (month.start().to_rfc3339(), month.end().to_rfc3339());
+    conn.execute(sqlx::raw_sql(&format!(
+        "SET LOCAL lock_timeout = {LOCK_WAIT_MS};
+         CREATE TABLE {table} (LIKE api_usage INCLUDING ALL);
+         ALTER TABLE api_usage ATTACH PARTITION {table} FOR VALUES FROM ('{from}') TO ('{to}');
+         SET LOCAL lock_timeout = 0"
+    )))
+    .await?;
+    Ok(Partition::Attached)
+}
+
+async fn find(conn: &mut PgConnection, table: &str) -> Result<Option<Partition>, sqlx::Error> {
     let attached = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) AS "attached!"
            FROM pg_class c WHERE c.relname = $1 AND c.relnamespace = current_schema()::regnamespace"#,

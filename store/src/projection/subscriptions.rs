@@ -33,13 +33,19 @@ pub struct PlanChange {
     pub source_event_id: Option<String>,
 }
 
-/// Stores the change; one that is there already stays as it is.
-pub async fn insert(conn: &mut PgConnection, change: &PlanChange) -> Result<(), Error> {
+/// Stores the change; one that is there already stays as it is. `retried_closings` is for one that is applied later than
+/// its place in the log: the number of the last closing before that. The months that were closed by then stay as they
+/// were.
+pub async fn insert(
+    conn: &mut PgConnection,
+    change: &PlanChange,
+    retried_closings: Option<i32>,
+) -> Result<(), Error> {
     let (log_seq, log_idx) = change.position.columns();
     sqlx::query!(
         "INSERT INTO subscriptions (user_id, log_seq, log_idx, plan_name, monthly_api_limit, analyze_limit,
-             price_monthly, currency, effective_at, changed_at, reason, source_event_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7::text::numeric, $8, $9, $10, $11, $12)
+             price_monthly, currency, effective_at, changed_at, reason, source_event_id, retried_closings)
+         VALUES ($1, $2, $3, $4, $5, $6, $7::text::numeric, $8, $9, $10, $11, $12, $13)
          ON CONFLICT (user_id, log_seq, log_idx) DO NOTHING",
         change.user.get(),
         log_seq,
@@ -53,6 +59,7 @@ pub async fn insert(conn: &mut PgConnection, change: &PlanChange) -> Result<(), 
         change.changed_at,
         change.reason,
         change.source_event_id,
+        retried_closings,
     )
     .execute(conn)
     .await?;

@@ -31,6 +31,11 @@ impl Delta {
     pub fn total(&self) -> i64 {
         self.analyze + self.auth + self.other
     }
+
+    /// Units by category: analyze, auth, other.
+    pub fn units(&self) -> [i64; 3] {
+        [self.analyze, self.auth, self.other]
+    }
 }
 
 /// A month of a user that has just reached 80 or 100 % of a limit.
@@ -123,17 +128,17 @@ fn reaches(used: i64, added: i64, limit: Option<i64>, reset: Option<Position>) -
 }
 
 /// Adds the delta of one call that is applied late, out of the log's order: it is dropped if the month was reset
-/// after `position`.
+/// after `position`. Answers the units by category that it added.
 pub async fn add_late(
     conn: &mut PgConnection,
     key: (UserId, Month),
     position: Position,
     delta: &Delta,
-) -> Result<(), Error> {
+) -> Result<[i64; 3], Error> {
     let (user, month) = key;
     add(conn, &[(key, Delta { last_updated: delta.last_updated, ..Delta::default() })]).await?;
     let (log_seq, log_idx) = position.columns();
-    sqlx::query!(
+    let added = sqlx::query!(
         "UPDATE monthly_usage_summary
          SET total_calls = total_calls + $5 + $6 + $7, analyze_calls = analyze_calls + $5,
              auth_calls = auth_calls + $6, other_calls = other_calls + $7,
@@ -151,22 +156,22 @@ pub async fn add_late(
     )
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(if added.rows_affected() == 0 { [0; 3] } else { delta.units() })
 }
 
 /// Resets the month as of `position`, out of the log's order: what was counted after it is counted anew from the rows;
-/// a later reset stays. Returns whether it took effect.
+/// a later reset stays. Answers the units by category that it added, which are none or less.
 pub async fn reset_late(
     conn: &mut PgConnection,
     key: (UserId, Month),
     position: Position,
     at: DateTime<Utc>,
-) -> Result<bool, Error> {
+) -> Result<[i64; 3], Error> {
     let (user, month) = key;
     add(conn, &[(key, Delta { last_updated: at, ..Delta::default() })]).await?;
     let (log_seq, log_idx) = position.columns();
     let reset = sqlx::query!(
-        r#"UPDATE monthly_usage_summary
+        r#"UPDATE monthly_usage_summary s
            SET total_calls = n.analyze + n.auth + n.other, analyze_calls = n.analyze, auth_calls = n.auth,
                other_calls = n.other, total_response_time_ms = n.time_ms, timed_calls = n.timed,
                reset_seq = $3, reset_idx = $4
@@ -177,8 +182,13 @@ pub async fn reset_late(
                         count(response_time_ms) AS timed
                  FROM api_usage
                  WHERE user_id = $1 AND created_at >= $5 AND created_at < $6 AND counted
-                   AND (log_seq, log_idx) > ($3, $4)) n
-           WHERE user_id = $1 AND month_year = $2 AND (reset_seq, reset_idx) < ($3, $4)"#,
+                   AND (log_seq, log_idx) > ($3, $4)) n,
+                -- Row and count are of the statement's one snapshot: this is the month as it was.
+                monthly_usage_summary o
+           WHERE s.user_id = $1 AND s.month_year = $2 AND (s.reset_seq, s.reset_idx) < ($3, $4)
+             AND o.user_id = s.user_id AND o.month_year = s.month_year
+           RETURNING n.analyze - o.analyze_calls AS "analyze!", n.auth - o.auth_calls AS "auth!",
+                     n.other - o.other_calls AS "other!""#,
         user.get(),
         month.to_string(),
         log_seq,
@@ -186,9 +196,9 @@ pub async fn reset_late(
         month.start(),
         month.end(),
     )
-    .execute(conn)
+    .fetch_optional(conn)
     .await?;
-    Ok(reset.rows_affected() == 1)
+    Ok(reset.map_or([0; 3], |added| [added.analyze, added.auth, added.other]))
 }
 
 /// Change by a completion of a call that was counted when it began.
@@ -204,13 +214,23 @@ pub struct Correction {
     pub delta: Delta,
 }
 
-/// Applies the corrections of calls that are counted in their month, which are those after its last reset.
-pub async fn correct(conn: &mut PgConnection, corrections: &[Correction]) -> Result<(), Error> {
+/// Units by category that were added to a user's month.
+pub type Added = ((UserId, Month), [i64; 3]);
+
+/// Applies the corrections of calls that are counted in their month, which are those after its last reset. Answers what
+/// it added to the months `told`, sorted by key.
+pub async fn correct(
+    conn: &mut PgConnection,
+    corrections: &[Correction],
+    told: &[Month],
+) -> Result<Vec<Added>, Error> {
     let keyed: Vec<_> = corrections.iter().map(|c| ((c.user, c.month), c.delta.clone())).collect();
     let columns = Columns::of(&keyed);
     let (log_seq, log_idx): (Vec<i64>, Vec<i32>) = corrections.iter().map(|c| c.position.columns()).unzip();
-    sqlx::query!(
-        r#"UPDATE monthly_usage_summary s
+    let told: Vec<String> = told.iter().map(Month::to_string).collect();
+    let rows = sqlx::query!(
+        r#"WITH corrected AS (
+           UPDATE monthly_usage_summary s
            SET total_calls = s.total_calls + n.analyze + n.auth + n.other,
                analyze_calls = s.analyze_calls + n.analyze, auth_calls = s.auth_calls + n.auth,
                other_calls = s.other_calls + n.other,
@@ -228,7 +248,10 @@ pub async fn correct(conn: &mut PgConnection, corrections: &[Correction]) -> Res
                  JOIN monthly_usage_summary t ON t.user_id = c.user_id AND t.month_year = c.month_year
                   AND (t.reset_seq, t.reset_idx) < (c.log_seq, c.log_idx)
                  GROUP BY t.user_id, t.month_year) n
-           WHERE s.user_id = n.user_id AND s.month_year = n.month_year"#,
+           WHERE s.user_id = n.user_id AND s.month_year = n.month_year
+           RETURNING s.user_id, s.month_year, n.analyze, n.auth, n.other)
+           SELECT user_id, month_year, "analyze" AS "analyze!", auth AS "auth!", other AS "other!" FROM corrected
+           WHERE month_year = ANY ($11) ORDER BY user_id, month_year"#,
         &columns.user_id,
         &columns.month_year,
         &columns.analyze,
@@ -239,48 +262,48 @@ pub async fn correct(conn: &mut PgConnection, corrections: &[Correction]) -> Res
         &columns.last_updated,
         &log_seq,
         &log_idx,
+        &told,
     )
-    .execute(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(())
+    rows.into_iter()
+        .map(|row| {
+            Ok(((UserId::new(row.user_id), month(row.month_year)?), [row.analyze, row.auth, row.other]))
+        })
+        .collect()
 }
 
-/// Sets the limits of the user's months that end after `since` to those of the plans in force.
+/// Sets the limits of the user's months that end after `since` to those of the plans in force. Returns those months,
+/// closed ones apart, that are at a threshold under them: another limit may be reached without another call.
 pub async fn refresh_limits(
     conn: &mut PgConnection,
     changes: &[(UserId, DateTime<Utc>)],
-) -> Result<(), Error> {
+) -> Result<Vec<Crossed>, Error> {
     let (user_id, since): (Vec<Uuid>, Vec<DateTime<Utc>>) =
         changes.iter().map(|(user, since)| (user.get(), *since)).unzip();
-    sqlx::query!(
-        "UPDATE monthly_usage_summary s
-         SET monthly_api_limit = n.monthly_api_limit, analyze_limit = n.analyze_limit
-         FROM (SELECT DISTINCT t.user_id, t.month_year, p.monthly_api_limit, p.analyze_limit
-               FROM UNNEST($1::uuid[], $2::timestamptz[]) AS c (user_id, since)
-               JOIN monthly_usage_summary t ON t.user_id = c.user_id AND month_end(t.month_year) > c.since
-               CROSS JOIN LATERAL plan_at(t.user_id, month_end(t.month_year) - interval '1 microsecond') p) n
-         WHERE s.user_id = n.user_id AND s.month_year = n.month_year",
+    let rows = sqlx::query!(
+        r#"WITH refreshed AS (
+               UPDATE monthly_usage_summary s
+               SET monthly_api_limit = n.monthly_api_limit, analyze_limit = n.analyze_limit
+               FROM (SELECT DISTINCT t.user_id, t.month_year, p.monthly_api_limit, p.analyze_limit
+                     FROM UNNEST($1::uuid[], $2::timestamptz[]) AS c (user_id, since)
+                     JOIN monthly_usage_summary t ON t.user_id = c.user_id AND month_end(t.month_year) > c.since
+                     CROSS JOIN LATERAL plan_at(t.user_id, month_end(t.month_year) - interval '1 microsecond') p) n
+               WHERE s.user_id = n.user_id AND s.month_year = n.month_year
+               RETURNING s.user_id, s.month_year, s.total_calls, s.analyze_calls, s.monthly_api_limit,
+                         s.analyze_limit)
+           SELECT user_id, month_year FROM refreshed r
+           WHERE (100 * total_calls::numeric >= 80 * monthly_api_limit::numeric
+                  OR 100 * analyze_calls::numeric >= 80 * analyze_limit::numeric)
+             AND NOT EXISTS (SELECT FROM closed_periods p WHERE p.month_year = r.month_year)"#,
         &user_id,
         &since,
     )
-    .execute(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(())
-}
-
-/// Marks everything counted so far in the months before and including `month` as listed in a statement.
-pub(crate) async fn mark_billed(conn: &mut PgConnection, month: Month) -> Result<(), Error> {
-    sqlx::query!(
-        "UPDATE monthly_usage_summary s
-         SET billed_analyze = analyze_calls, billed_auth = auth_calls, billed_other = other_calls
-         FROM closed_periods c
-         WHERE c.month_year = s.month_year AND s.month_year <= $1
-           AND (billed_analyze, billed_auth, billed_other) <> (analyze_calls, auth_calls, other_calls)",
-        month.to_string()
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
+    rows.into_iter()
+        .map(|row| Ok(Crossed { user: UserId::new(row.user_id), month: month(row.month_year)? }))
+        .collect()
 }
 
 fn month(text: String) -> Result<Month, Error> {

@@ -1,4 +1,7 @@
 //! Crossings of 80 % and 100 % of a limit: once per user, month, meter and threshold, anew after a reset.
+//!
+//! A month that reaches one is noted in the transaction that makes it reach it (`pending_thresholds`), and stays noted
+//! until an event tells of it. So nobody ever searches all months of all users.
 
 use chrono::{DateTime, Utc};
 use ledger::limit::{BLOCKED_PERCENT, WARNING_PERCENT};
@@ -6,6 +9,8 @@ use ledger::{Meter, Month, UserId};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::position::seq_to_column;
+use crate::projection::summaries::Crossed;
 use crate::{Error, Position};
 
 /// The thresholds, in percent of a limit.
@@ -73,11 +78,29 @@ pub async fn forget_before(
     Ok(())
 }
 
+/// Notes months that reached a threshold by what stands in the log up to `seq`.
+pub async fn note(conn: &mut PgConnection, crossed: &[Crossed], seq: u64) -> Result<(), Error> {
+    let mut keys: Vec<(Uuid, String)> =
+        crossed.iter().map(|crossed| (crossed.user.get(), crossed.month.to_string())).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let (users, months): (Vec<Uuid>, Vec<String>) = keys.into_iter().unzip();
+    sqlx::query!(
+        "INSERT INTO pending_thresholds AS p (user_id, month_year, log_seq)
+         SELECT user_id, month_year, $3 FROM UNNEST($1::uuid[], $2::text[]) AS c (user_id, month_year)
+         ON CONFLICT (user_id, month_year) DO UPDATE SET log_seq = GREATEST(p.log_seq + 1, excluded.log_seq)",
+        &users,
+        &months,
+        seq_to_column(seq),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// A threshold that is crossed and not recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unrecorded {
-    /// User of the limit.
-    pub user: UserId,
     /// The meter.
     pub meter: Meter,
     /// 80 or 100.
@@ -88,59 +111,124 @@ pub struct Unrecorded {
     pub limit: u64,
 }
 
-/// Months that somebody used and that are not closed, or were closed after `closed_since` only.
-pub async fn open_months(conn: &mut PgConnection, closed_since: DateTime<Utc>) -> Result<Vec<Month>, Error> {
-    let months: Vec<String> = sqlx::query_scalar(
-        "SELECT DISTINCT s.month_year FROM monthly_usage_summary s
-         WHERE NOT EXISTS (SELECT FROM closed_periods p WHERE p.month_year = s.month_year AND p.closed_at <= $1)",
-    )
-    .bind(closed_since)
-    .fetch_all(conn)
-    .await?;
-    Ok(months.iter().filter_map(|text| text.parse().ok()).collect())
+/// A month that reached a threshold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// User of the month.
+    pub user: UserId,
+    /// The month.
+    pub month: Month,
+    /// Tells this note of the month from a later one.
+    pub seq: i64,
+    /// What no event tells of; nothing is left to do if it is empty.
+    pub unrecorded: Vec<Unrecorded>,
 }
 
-/// The month's unrecorded crossings: of these users, or of all when `users` is `None`; at most `max` of them.
-pub async fn unrecorded(
+/// The noted months after `after`, in the order of their keys, at most `max`.
+pub async fn pending(
     conn: &mut PgConnection,
-    month: Month,
-    users: Option<&[UserId]>,
+    after: Option<(UserId, Month)>,
     max: i64,
-) -> Result<Vec<Unrecorded>, Error> {
-    let users: Option<Vec<Uuid>> = users.map(|users| users.iter().map(|user| user.get()).collect());
+) -> Result<Vec<Pending>, Error> {
+    // Before all of them, if there is none: a condition that is there or not would keep the index from skipping.
+    let user = after.map_or_else(Uuid::nil, |(user, _)| user.get());
+    let month = after.map_or_else(String::new, |(_, month)| month.to_string());
+    // LIMIT keeps the subquery apart from the join: a look by key for each month.
     let rows = sqlx::query!(
-        r#"SELECT s.user_id, m.meter AS "meter!", t.threshold_percent AS "threshold_percent!", m.used AS "used!",
-                  m.max_units AS "max_units!"
-           FROM monthly_usage_summary s
-           CROSS JOIN LATERAL (VALUES ('total', s.total_calls, s.monthly_api_limit),
-                                      ('analyze', s.analyze_calls, s.analyze_limit)) AS m (meter, used, max_units)
-           CROSS JOIN (VALUES (80::smallint), (100::smallint)) AS t (threshold_percent)
-           WHERE s.month_year = $1 AND ($2::uuid[] IS NULL OR s.user_id = ANY ($2))
-             AND m.used > 0 AND 100 * m.used::numeric >= t.threshold_percent * m.max_units::numeric
-             AND NOT EXISTS (SELECT FROM limit_thresholds r
-                             WHERE r.user_id = s.user_id AND r.month_year = s.month_year AND r.meter = m.meter
-                               AND r.threshold_percent = t.threshold_percent)
-           ORDER BY s.user_id, m.meter, t.threshold_percent
-           LIMIT $3"#,
-        month.to_string(),
-        users.as_deref(),
+        r#"SELECT p.user_id, p.month_year, p.log_seq, c.meter AS "meter?", c.threshold_percent AS "percent?",
+                  c.used AS "used?", c.max_units AS "max_units?"
+           FROM (SELECT user_id, month_year, log_seq FROM pending_thresholds
+                 WHERE (user_id, month_year) > ($1, $2)
+                 ORDER BY user_id, month_year LIMIT $3) p
+           LEFT JOIN LATERAL (
+               SELECT m.meter, t.threshold_percent, m.used, m.max_units
+               FROM monthly_usage_summary s
+               CROSS JOIN LATERAL (VALUES ('total', s.total_calls, s.monthly_api_limit),
+                                          ('analyze', s.analyze_calls, s.analyze_limit))
+                    AS m (meter, used, max_units)
+               CROSS JOIN (VALUES (80::smallint), (100::smallint)) AS t (threshold_percent)
+               WHERE s.user_id = p.user_id AND s.month_year = p.month_year
+                 AND m.used > 0 AND 100 * m.used::numeric >= t.threshold_percent * m.max_units::numeric
+                 AND NOT EXISTS (SELECT FROM limit_thresholds r
+                                 WHERE r.user_id = s.user_id AND r.month_year = s.month_year AND r.meter = m.meter
+                                   AND r.threshold_percent = t.threshold_percent)
+               LIMIT 4) c ON TRUE
+           ORDER BY p.user_id, p.month_year, c.meter, c.threshold_percent"#,
+        user,
+        month,
         max,
     )
     .fetch_all(conn)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(Unrecorded {
-                user: UserId::new(row.user_id),
-                meter: row.meter.parse().map_err(|_| Error::Inconsistent {
-                    table: "limit_thresholds",
-                    column: "meter",
-                    value: row.meter,
-                })?,
-                threshold_percent: row.threshold_percent,
-                used: u64::try_from(row.used).unwrap_or(0),
-                limit: u64::try_from(row.max_units).unwrap_or(0),
-            })
-        })
-        .collect()
+    let mut pending: Vec<Pending> = Vec::new();
+    for row in rows {
+        let user = UserId::new(row.user_id);
+        let month: Month = row.month_year.parse().map_err(|_| inconsistent("month_year", row.month_year))?;
+        if pending.last().is_none_or(|last| (last.user, last.month) != (user, month)) {
+            pending.push(Pending { user, month, seq: row.log_seq, unrecorded: Vec::new() });
+        }
+        let (Some(meter), Some(threshold_percent), Some(used), Some(limit), Some(last)) =
+            (row.meter, row.percent, row.used, row.max_units, pending.last_mut())
+        else {
+            continue;
+        };
+        last.unrecorded.push(Unrecorded {
+            meter: meter.parse().map_err(|_| inconsistent("meter", meter))?,
+            threshold_percent,
+            used: u64::try_from(used).unwrap_or(0),
+            limit: u64::try_from(limit).unwrap_or(0),
+        });
+    }
+    Ok(pending)
+}
+
+fn inconsistent(column: &'static str, value: String) -> Error {
+    Error::Inconsistent { table: "pending_thresholds", column, value }
+}
+
+/// Forgets noted months of which nothing is left to tell, unless they were noted again since they were looked at.
+pub async fn settle(conn: &mut PgConnection, settled: &[Pending]) -> Result<(), Error> {
+    let users: Vec<Uuid> = settled.iter().map(|pending| pending.user.get()).collect();
+    let months: Vec<String> = settled.iter().map(|pending| pending.month.to_string()).collect();
+    let seqs: Vec<i64> = settled.iter().map(|pending| pending.seq).collect();
+    // One that a batch has under its hands is passed over: neither waits for the other.
+    sqlx::query!(
+        "DELETE FROM pending_thresholds WHERE (user_id, month_year) IN (
+             SELECT p.user_id, p.month_year FROM pending_thresholds p
+             JOIN UNNEST($1::uuid[], $2::text[], $3::bigint[]) AS s (user_id, month_year, log_seq)
+                 USING (user_id, month_year, log_seq)
+             FOR UPDATE OF p SKIP LOCKED)",
+        &users,
+        &months,
+        &seqs,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Forgets those of these noted months of which, by the transaction's own sight, nothing is left to tell.
+pub async fn settle_told(conn: &mut PgConnection, told: &[Crossing]) -> Result<(), Error> {
+    let users: Vec<Uuid> = told.iter().map(|crossing| crossing.user.get()).collect();
+    let months: Vec<String> = told.iter().map(|crossing| crossing.month.to_string()).collect();
+    sqlx::query!(
+        "DELETE FROM pending_thresholds p USING UNNEST($1::uuid[], $2::text[]) AS t (user_id, month_year)
+         WHERE p.user_id = t.user_id AND p.month_year = t.month_year
+           AND NOT EXISTS (
+               SELECT FROM monthly_usage_summary s
+               CROSS JOIN LATERAL (VALUES ('total', s.total_calls, s.monthly_api_limit),
+                                          ('analyze', s.analyze_calls, s.analyze_limit))
+                    AS m (meter, used, max_units)
+               CROSS JOIN (VALUES (80::smallint), (100::smallint)) AS h (threshold_percent)
+               WHERE s.user_id = p.user_id AND s.month_year = p.month_year
+                 AND m.used > 0 AND 100 * m.used::numeric >= h.threshold_percent * m.max_units::numeric
+                 AND NOT EXISTS (SELECT FROM limit_thresholds r
+                                 WHERE r.user_id = s.user_id AND r.month_year = s.month_year AND r.meter = m.meter
+                                   AND r.threshold_percent = h.threshold_percent))",
+        &users,
+        &months,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }

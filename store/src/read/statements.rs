@@ -1,4 +1,7 @@
-//! Closed months as issued.
+//! Closed months as they were at their closing.
+//!
+//! A statement is derived (the view `statements`): the month's summary less the units that came later, which
+//! `statement_adjustments` lists.
 
 use chrono::{DateTime, Utc};
 use ledger::{Month, UserId};
@@ -58,9 +61,10 @@ pub async fn list(
 ) -> Result<Vec<Statement>, Error> {
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT month_year, plan_name, monthly_api_limit, analyze_limit,
-                  (price_monthly * 100)::bigint AS "price_cents!", currency, analyze_calls, auth_calls, other_calls,
-                  issued_at
+        r#"SELECT month_year AS "month_year!", plan_name AS "plan_name!", monthly_api_limit, analyze_limit,
+                  (price_monthly * 100)::bigint AS "price_cents!", currency AS "currency!",
+                  analyze_calls AS "analyze_calls!", auth_calls AS "auth_calls!", other_calls AS "other_calls!",
+                  issued_at AS "issued_at!"
            FROM statements WHERE user_id = $1 AND ($2::text IS NULL OR month_year < $2)
            ORDER BY month_year DESC LIMIT $3"#,
         owner.get(),
@@ -76,9 +80,10 @@ pub async fn list(
 pub async fn get(conn: &mut PgConnection, owner: UserId, month: Month) -> Result<Option<Statement>, Error> {
     let row = sqlx::query_as!(
         Row,
-        r#"SELECT month_year, plan_name, monthly_api_limit, analyze_limit,
-                  (price_monthly * 100)::bigint AS "price_cents!", currency, analyze_calls, auth_calls, other_calls,
-                  issued_at
+        r#"SELECT month_year AS "month_year!", plan_name AS "plan_name!", monthly_api_limit, analyze_limit,
+                  (price_monthly * 100)::bigint AS "price_cents!", currency AS "currency!",
+                  analyze_calls AS "analyze_calls!", auth_calls AS "auth_calls!", other_calls AS "other_calls!",
+                  issued_at AS "issued_at!"
            FROM statements WHERE user_id = $1 AND month_year = $2"#,
         owner.get(),
         month.to_string(),
@@ -95,9 +100,11 @@ pub async fn adjustments(
     months: &[String],
 ) -> Result<Vec<Adjustment>, Error> {
     let rows = sqlx::query!(
-        "SELECT listed_in, of_month, analyze_units, auth_units, other_units FROM statement_adjustments
-         WHERE user_id = $1 AND (listed_in = ANY($2) OR of_month = ANY($2))
-         ORDER BY listed_in, of_month",
+        r#"SELECT listed_in AS "listed_in!", of_month AS "of_month!", analyze_units AS "analyze_units!",
+                  auth_units AS "auth_units!", other_units AS "other_units!"
+           FROM statement_adjustments
+           WHERE user_id = $1 AND (listed_in = ANY($2) OR of_month = ANY($2))
+           ORDER BY listed_in, of_month"#,
         owner.get(),
         months,
     )

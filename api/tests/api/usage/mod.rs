@@ -4,6 +4,7 @@
 mod agreement;
 mod calls;
 mod history;
+mod migrated_statements;
 mod reset;
 mod seed;
 mod snapshot;
