@@ -12,6 +12,7 @@ use ledger::{Classified, Clock, Month, Rules, UserId, UserRef};
 use nats::{EncodedEvent, Position, Publisher};
 use sqlx::PgPool;
 use store::identity::users::{Account, AccountStatus};
+use store::projection::usage_rows::RowKey;
 use store::projection::{claims, usage_rows};
 use uuid::Uuid;
 
@@ -213,13 +214,13 @@ impl Parts {
             let mut known: HashSet<Uuid> = claims::find(&mut conn, &asked).await?.into_iter().collect();
             let may_be_forgotten =
                 accepted.iter().filter(|item| item.call.time < now - call::MAX_AGE + call::MAX_AHEAD);
-            let calls: Vec<_> = may_be_forgotten
+            let calls: Vec<RowKey> = may_be_forgotten
                 .filter(|item| !known.contains(&item.claim))
-                .map(|item| (item.claim, item.call.time))
+                .map(|item| RowKey { user: item.user, created_at: item.call.time, id: item.claim })
                 .collect();
             if !calls.is_empty() {
                 let stored = usage_rows::find(&mut conn, &calls).await?;
-                known.extend(stored.into_iter().map(|(id, _)| id));
+                known.extend(stored.into_iter().map(|call| call.id));
             }
             known
         };
