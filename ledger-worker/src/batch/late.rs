@@ -65,11 +65,11 @@ pub(super) async fn note(
             None => late.push(of(now, units, [0; 3])),
             // At its place the log had closed the month already: a recount expects it there.
             Some((position, before)) if closing.position < position => {
-                if before != now {
+                if before == now {
+                    late.push(of(now, units, [0; 3]));
+                } else {
                     late.push(of(before, [0; 3], units.map(|units| -units)));
                     late.push(of(now, units, units));
-                } else {
-                    late.push(of(now, units, [0; 3]));
                 }
             }
             Some(_) => late.push(of(now, units, units)),

@@ -288,6 +288,8 @@ async fn a_call_of_a_month_that_is_detached_meanwhile_is_a_dead_letter() -> Resu
     Ok(())
 }
 
+const READ: &str = "SELECT count(*) FROM ledger_old.api_usage_2024_01";
+
 /// Somebody reads for long what a swap put aside: who comes after does not wait for him, and neither for the rebuild.
 #[tokio::test]
 async fn a_long_reader_of_old_tables_keeps_nobody_waiting() -> Result<()> {
@@ -295,7 +297,6 @@ async fn a_long_reader_of_old_tables_keeps_nobody_waiting() -> Result<()> {
     ledger
         .execute("CREATE SCHEMA ledger_old; CREATE TABLE ledger_old.api_usage_2024_01 (user_id UUID)")
         .await;
-    const READ: &str = "SELECT count(*) FROM ledger_old.api_usage_2024_01";
     let mut long = ledger.env.pool().begin().await?;
     sqlx::query(READ).execute(&mut *long).await?;
     let rebuilding = async {

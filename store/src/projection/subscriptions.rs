@@ -33,9 +33,9 @@ pub struct PlanChange {
     pub source_event_id: Option<String>,
 }
 
-/// Stores the change; one that is there already stays as it is. `retried_closings` is for one that is applied later than
-/// its place in the log: the number of the last closing before that. The months that were closed by then stay as they
-/// were.
+/// Stores the change; one that is there already stays as it is. `retried_closings` is for one that is applied later
+/// than its place in the log: the number of the last closing before that. The months that were closed by then stay as
+/// they were.
 pub async fn insert(
     conn: &mut PgConnection,
     change: &PlanChange,

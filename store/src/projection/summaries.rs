@@ -1,6 +1,7 @@
 //! `monthly_usage_summary`: units per user and month since the month's last reset.
 
 use chrono::{DateTime, Utc};
+use ledger::limit::{BLOCKED_PERCENT, WARNING_PERCENT};
 use ledger::{Month, UserId};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -122,9 +123,7 @@ fn reaches(used: i64, added: i64, limit: Option<i64>, reset: Option<Position>) -
     let Some(limit) = limit else { return false };
     let before = if reset.is_some() { 0 } else { used - added };
     let is_at = |used: i64, percent: u8| i128::from(used) * 100 >= i128::from(limit) * i128::from(percent);
-    crate::projection::thresholds::THRESHOLDS_PERCENT
-        .iter()
-        .any(|&percent| is_at(used, percent) && !is_at(before, percent))
+    [WARNING_PERCENT, BLOCKED_PERCENT].iter().any(|&percent| is_at(used, percent) && !is_at(before, percent))
 }
 
 /// Adds the delta of one call that is applied late, out of the log's order: it is dropped if the month was reset

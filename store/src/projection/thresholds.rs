@@ -4,7 +4,6 @@
 //! until an event tells of it. So nobody ever searches all months of all users.
 
 use chrono::{DateTime, Utc};
-use ledger::limit::{BLOCKED_PERCENT, WARNING_PERCENT};
 use ledger::{Meter, Month, UserId};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -12,9 +11,6 @@ use uuid::Uuid;
 use crate::position::seq_to_column;
 use crate::projection::summaries::Crossed;
 use crate::{Error, Position};
-
-/// The thresholds, in percent of a limit.
-pub const THRESHOLDS_PERCENT: [u8; 2] = [WARNING_PERCENT, BLOCKED_PERCENT];
 
 /// A recorded crossing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,8 +127,8 @@ pub async fn pending(
     max: i64,
 ) -> Result<Vec<Pending>, Error> {
     // Before all of them, if there is none: a condition that is there or not would keep the index from skipping.
-    let user = after.map_or_else(Uuid::nil, |(user, _)| user.get());
-    let month = after.map_or_else(String::new, |(_, month)| month.to_string());
+    let after_user = after.map_or_else(Uuid::nil, |(user, _)| user.get());
+    let after_month = after.map_or_else(String::new, |(_, month)| month.to_string());
     // LIMIT keeps the subquery apart from the join: a look by key for each month.
     let rows = sqlx::query!(
         r#"SELECT p.user_id, p.month_year, p.log_seq, c.meter AS "meter?", c.threshold_percent AS "percent?",
@@ -154,8 +150,8 @@ pub async fn pending(
                                    AND r.threshold_percent = t.threshold_percent)
                LIMIT 4) c ON TRUE
            ORDER BY p.user_id, p.month_year, c.meter, c.threshold_percent"#,
-        user,
-        month,
+        after_user,
+        after_month,
         max,
     )
     .fetch_all(conn)
@@ -167,7 +163,7 @@ pub async fn pending(
         if pending.last().is_none_or(|last| (last.user, last.month) != (user, month)) {
             pending.push(Pending { user, month, seq: row.log_seq, unrecorded: Vec::new() });
         }
-        let (Some(meter), Some(threshold_percent), Some(used), Some(limit), Some(last)) =
+        let (Some(meter), Some(threshold_percent), Some(units), Some(limit), Some(last)) =
             (row.meter, row.percent, row.used, row.max_units, pending.last_mut())
         else {
             continue;
@@ -175,7 +171,7 @@ pub async fn pending(
         last.unrecorded.push(Unrecorded {
             meter: meter.parse().map_err(|_| inconsistent("meter", meter))?,
             threshold_percent,
-            used: u64::try_from(used).unwrap_or(0),
+            used: u64::try_from(units).unwrap_or(0),
             limit: u64::try_from(limit).unwrap_or(0),
         });
     }

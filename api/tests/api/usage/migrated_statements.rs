@@ -1,5 +1,7 @@
 //! Statements of a database that a build wrote which stored them: they come out as they were.
 
+use std::time::Duration;
+
 use events::{Body, Event, PeriodClosed, SOURCE_WORKER};
 use ledger::UserId;
 use nats::EncodedEvent;
@@ -107,6 +109,37 @@ async fn statements_that_were_stored_are_derived_as_they_were() {
     assert_eq!(statements(&world, b).await, answered[1].1);
     let of_c = statements(&world, c).await;
     assert_eq!((of_c.len(), &of_c[0]["total_calls"], &of_c[0]["adjustments"]), (1, &json!(2), &of(0, 2)));
+}
+
+/// Somebody reads for long: who comes after does not wait for him, and neither for the migration.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_keeps_no_reader_waiting() {
+    let env = Env::at_migration(STORED).await.unwrap();
+    let read = "SELECT count(*) FROM closed_periods";
+    let mut long = env.pool().begin().await.unwrap();
+    sqlx::query(read).execute(&mut *long).await.unwrap();
+    let reading = async {
+        for _ in 0..3 {
+            testkit::wait_until(testkit::PATIENCE, async || {
+                let waits: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'closed_periods'::regclass",
+            )
+            .fetch_one(env.pool())
+            .await
+            .unwrap();
+                waits > 0
+            })
+            .await;
+            let reading = sqlx::query(read).execute(env.pool());
+            tokio::time::timeout(Duration::from_secs(5), reading).await.unwrap().unwrap();
+        }
+        long.rollback().await.unwrap();
+    };
+    let (migrated, ()) = tokio::join!(store::migrate(env.database_url()), reading);
+    migrated.unwrap();
+    let late: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM late_units").fetch_one(env.pool()).await.unwrap();
+    assert_eq!(late, 0);
 }
 
 async fn statements(world: &World, user: UserId) -> Vec<Value> {
