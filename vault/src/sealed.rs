@@ -99,9 +99,9 @@ impl Sealed {
     /// The value as one JSON string, quotes included.
     pub fn to_compact_json(&self) -> String {
         let names = [self.kid.as_str(), self.dek.as_str()];
-        let named: usize = names.iter().map(|name| 1 + name.len()).sum();
+        let prefix: usize = names.iter().map(|name| 1 + name.len()).sum();
         let mut bytes =
-            Vec::with_capacity(1 + named + self.iv.len() + self.tag.len() + self.ciphertext.len());
+            Vec::with_capacity(1 + prefix + self.iv.len() + self.tag.len() + self.ciphertext.len());
         bytes.push(VERSION);
         for name in names {
             bytes.push(u8::try_from(name.len()).expect("a name has 32 bytes at most"));
@@ -117,8 +117,8 @@ impl Sealed {
         json
     }
 
-    /// Reads what stands between the quotes. One value has one form: padding, bits beyond the last byte, and every other
-    /// alphabet are refused.
+    /// Reads what stands between the quotes. One value has one form: padding, bits beyond the last byte, and every
+    /// other alphabet are refused.
     fn from_compact(text: &str) -> Result<Self, OpenError> {
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| OpenError)?;
         let rest = bytes.strip_prefix(&[VERSION]).ok_or(OpenError)?;
@@ -352,7 +352,7 @@ mod tests {
             "\"\"".to_owned(),
             "\"".to_owned(),
             inner.to_owned(),
-            text.replace("\"", "'"),
+            text.replace('"', "'"),
             format!(" {text}"),
             format!("\"{inner}=\""),
             format!("\"{inner}A\""),

@@ -192,8 +192,8 @@ impl Limits {
         self.0.counts.decide_plan(user, decision);
     }
 
-    /// Has the user's counts read before a call is refused, once the projections have come to `seq`: an event there gives
-    /// units back (a reset, an un-counted call).
+    /// Has the user's counts read before a call is refused, once the projections have come to `seq`: an event there
+    /// gives units back (a reset, an un-counted call).
     pub fn read_at(&self, user: UserId, seq: u64) {
         self.0.counts.read_at(user, seq);
     }

@@ -164,8 +164,8 @@ impl Metering {
     ) -> Result<Response, MeteringError> {
         // Seen before the log is asked: what is not in it after that time never will be.
         let is_settled = self.0.writer.now() >= attempt.earlier_until;
-        // Id and instant are the first try's: should its frame still be on the way, both give the same row. Its month and
-        // the plan in force then decide, however late this try is.
+        // Id and instant are the first try's: should its frame still be on the way, both give the same row. Its month
+        // and the plan in force then decide, however late this try is.
         let call = MeteredCall { at: attempt.at, ..call };
         if attempt.retried && self.is_recorded(call.user, attempt.event_id).await? {
             let response = self.answer_as_it_stands(&call, attempt.event_id).await?;

@@ -127,7 +127,7 @@ impl Place {
         self.by_id.remove(&call_id);
         match call.completion {
             Some(Completion::Recorded(completed)) => {
-                self.forgotten.seq = self.forgotten.seq.max(completed.seq)
+                self.forgotten.seq = self.forgotten.seq.max(completed.seq);
             }
             Some(Completion::Lost) => self.forgotten.is_lost = true,
             None => {}
@@ -148,10 +148,10 @@ mod tests {
         RecentCall { user, at, seq: 1, counted: true, is_named: false, completion: None }
     }
 
-    fn completed(seq: u64) -> Option<Completion> {
+    fn completed(seq: u64) -> Completion {
         let status_code = StatusCode::new(200).unwrap();
         let end = CallEnd { status_code, response_time_ms: None, response_size: None };
-        Some(Completion::Recorded(Completed { end, counted: true, seq }))
+        Completion::Recorded(Completed { end, counted: true, seq })
     }
 
     /// Ids of one place.
@@ -174,9 +174,9 @@ mod tests {
         for number in 0..CALLS_OF_PLACE {
             recent.put(id(number), call(now()), now());
         }
-        recent.put(id(0), RecentCall { completion: completed(7), ..call(now()) }, now());
+        recent.put(id(0), RecentCall { completion: Some(completed(7)), ..call(now()) }, now());
         recent.put(id(1), RecentCall { completion: Some(Completion::Lost), ..call(now()) }, now());
-        assert_eq!(recent.get(id(0)).and_then(|call| call.completion), completed(7));
+        assert_eq!(recent.get(id(0)).and_then(|call| call.completion), Some(completed(7)));
         assert_eq!(recent.forgotten(id(0)), Forgotten::default());
 
         recent.put(id(CALLS_OF_PLACE), call(now()), now());

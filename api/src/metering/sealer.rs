@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    /// An endpoint of 16 bytes, a user agent of 60, an IPv4 address: what a year of calls takes on disk follows from it.
+    /// An endpoint of 16 bytes, a user agent of 60, an IPv4 address: what a year of calls takes on disk follows.
     #[test]
     fn a_call_takes_so_many_bytes_of_the_log() {
         let ring = KeyRing::new("k1".parse().unwrap(), &RootKey::parse(&"a".repeat(64)).unwrap());
