@@ -1,4 +1,4 @@
--- Calls are found by their user and time, and in one index they are unique as well.
+-- Calls are found by their user and time, and in one index they are unique as well. Hours are a cache.
 SET search_path = ledger, public;
 -- Behind this everybody waits who asks for calls, so it does not wait long itself for one who is at it: it fails, changes
 -- nothing, and can be run again.
@@ -40,3 +40,38 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- Hours are a cache: made behind the checkpoint of days with many calls, complete or absent. Days are sums of hours.
+DROP TABLE usage_daily;
+
+-- Users' days with many calls. What changes a call of a complete hour, or of a day that is being read, changes the day's
+-- row first and then takes the hour out of usage_hourly, in one transaction and behind the checkpoint's lock.
+CREATE TABLE compacted_days (
+    user_id UUID NOT NULL,
+    -- Midnight in UTC.
+    day     TIMESTAMPTZ NOT NULL,
+    -- The hours that usage_hourly has, complete: bit 0 is the first.
+    hours   INTEGER NOT NULL DEFAULT 0 CHECK (hours BETWEEN 0 AND 16777215),
+    -- Of whoever reads the day's calls now. Gone when one of them changed meanwhile.
+    claim   UUID,
+    -- When there may be something to do, by the clock; null when nothing is left.
+    due_at  TIMESTAMPTZ,
+    PRIMARY KEY (user_id, day)
+);
+CREATE INDEX compacted_days_due_at ON compacted_days (due_at) WHERE due_at IS NOT NULL;
+
+-- What lets a batch see at a glance that it changes no compacted hour.
+CREATE TABLE hour_compaction (
+    partition SMALLINT PRIMARY KEY,
+    -- No hour from here on is compacted.
+    frontier  TIMESTAMPTZ NOT NULL,
+    -- A bit for the hash of each user with a compacted hour.
+    users     BYTEA NOT NULL
+);
+
+-- The hours of before are made anew, of the days that are worth it.
+INSERT INTO compacted_days (user_id, day, due_at)
+SELECT user_id, date_trunc('day', bucket, 'UTC'), now() FROM usage_hourly GROUP BY 1, 2 HAVING sum(calls) >= 1000;
+TRUNCATE usage_hourly;
+-- Its rows are never updated any more.
+ALTER TABLE usage_hourly RESET (fillfactor);

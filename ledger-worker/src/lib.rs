@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod claim_turns;
+pub mod compaction;
 mod config;
 pub mod dead_letters;
 mod erasures;

@@ -9,6 +9,7 @@ use nats::{Publisher, PublisherConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::claim_turns::{ClaimTurns, Turner};
+use crate::compaction::Compactor;
 use crate::config::WorkerConfig;
 use crate::dead_letters::Retrier;
 use crate::erasures::{self, Erasures};
@@ -19,8 +20,8 @@ use crate::status::Status;
 use crate::thresholds::{Reconciler, Signal};
 
 /// Connections beside the projector's own: one each for the status, the thresholds, the months' ends, generations of
-/// claims, erasures, dead letters, users' keys, and what is announced of them.
-const POOL_CONNECTIONS: u32 = 8;
+/// claims, erasures, dead letters, hours, users' keys, and what is announced of them.
+const POOL_CONNECTIONS: u32 = 9;
 
 /// Runs a worker until `shutdown`. The batch that is being applied then is finished.
 ///
@@ -73,6 +74,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     };
     let retrier =
         Retrier { pool: pool.clone(), log: log.clone(), keys: keys.clone(), status: status.clone() };
+    let compactor = Compactor { pool: pool.clone(), status: status.clone() };
     let projector = Projector {
         config,
         log,
@@ -88,6 +90,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         reconciler.run(&shutdown),
         erasures.run(&shutdown),
         retrier.run(&shutdown),
+        compactor.run(&shutdown),
         rollover.run(&shutdown),
         claim_turns.run(&shutdown),
         keys.follow(&pool, &shutdown),

@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Only {
-    /// Monthly summaries, hourly and daily sums
+    /// Monthly summaries
     Summaries,
 }
 

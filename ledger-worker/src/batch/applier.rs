@@ -8,12 +8,14 @@ use ledger::Month;
 use sqlx::{Connection, PgConnection};
 use store::Schema;
 use store::projection::checkpoint::{self, Checkpoint};
+use store::projection::hours;
 use store::projection::partitions::{self, Partition};
 use store::projection::{producers, requests};
 
 use crate::error::chain;
 
 use super::apply::{Applied, ApplyError, apply_all};
+use super::heavy::Heavy;
 use super::ready::Batch;
 
 /// Time of the log after which forgotten requests are deleted: not with every batch, since each time PostgreSQL walks
@@ -30,12 +32,14 @@ pub struct Applier {
     checkpoint: Checkpoint,
     /// The last two months, if they have a partition.
     attached: BTreeSet<Month>,
+    /// Calls by user and day, since this began.
+    heavy: Heavy,
 }
 
 impl Applier {
     /// Goes on after `checkpoint`, as it is stored in `schema`.
     pub fn new(schema: Schema, partition: i16, checkpoint: Checkpoint) -> Self {
-        Self { schema, partition, checkpoint, attached: BTreeSet::new() }
+        Self { schema, partition, checkpoint, attached: BTreeSet::new(), heavy: Heavy::default() }
     }
 
     /// The checkpoint after the last batch.
@@ -118,9 +122,16 @@ impl Applier {
         if let (Some(before), Some(now)) = (stored.frame_time, new.frame_time) {
             forget_requests(&mut tx, before, now).await?;
         }
+        // Behind the checkpoint's lock, which whoever compacts hours takes as well.
+        hours::forget(&mut tx, self.partition, &applied.hours).await?;
+        let risen = self.heavy.risen(&applied.hours);
+        if !risen.is_empty() {
+            hours::note(&mut tx, &risen).await?;
+        }
         checkpoint::advance(&mut tx, self.schema, self.partition, old_seq, &new).await?;
         tx.commit().await.map_err(store::Error::from)?;
         self.checkpoint = new;
+        self.heavy.add(&applied.hours);
         Ok(applied)
     }
 }

@@ -3,7 +3,7 @@
 //! Rows and claims are copied as if all were new, which they nearly always are; only on a conflict is it asked which
 //! ones are. What is added to sums follows from the rows that were really inserted.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use events::LastCall;
@@ -13,12 +13,11 @@ use store::projection::checkpoint::{self, PARTITION};
 use store::projection::claims::Generations;
 use store::projection::completions::{self, Completion, OpenCall};
 use store::projection::dead_letters;
+use store::projection::hours::{self, Touched, start_of_hour};
 use store::projection::savepoint::{self, Savepoint};
 use store::projection::summaries::{self, Correction, Crossed};
 use store::projection::usage_rows::RowKey;
-use store::projection::{
-    claims, gathered, periods, requests, rollups, subscriptions, thresholds, usage_rows,
-};
+use store::projection::{claims, gathered, periods, requests, subscriptions, thresholds, usage_rows};
 use store::{Constraint, Position, Schema};
 
 use super::audited;
@@ -27,7 +26,7 @@ use super::fault::EventFault;
 use super::item::Item;
 use super::late;
 use super::parse::Parsed;
-use super::prepare::{Exclude, Prepared, Segment, count, last_call, rollup_delta, start_of_hour};
+use super::prepare::{Exclude, Prepared, Segment, count, last_call};
 
 /// Result of applying.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -42,6 +41,8 @@ pub struct Applied {
     pub erased: Vec<UserId>,
     /// Months of the rows that were inserted.
     pub months: BTreeSet<Month>,
+    /// Hours in which it added or changed calls.
+    pub hours: Vec<Touched>,
 }
 
 /// Reason for which a batch was not applied.
@@ -68,6 +69,7 @@ impl Applied {
         self.crossed.extend(other.crossed);
         self.erased.extend(other.erased);
         self.months.extend(other.months);
+        self.hours.extend(other.hours);
     }
 }
 
@@ -103,13 +105,15 @@ pub(super) async fn apply_all(
 }
 
 /// Applies one event out of the log's order: a dead letter that is tried again. What later events did stays.
-/// No event of an audit chain is ever among them.
+/// No event of an audit chain is ever among them. The caller's transaction holds the checkpoint's lock.
 pub async fn apply_late(conn: &mut PgConnection, parsed: &Parsed) -> Result<Applied, store::Error> {
     let items = 0..parsed.items().len();
     let prepared = Prepared::of(parsed, items.clone(), &Exclude::default());
     let mut generations = checkpoint::read(conn, PARTITION).await?.claims;
     let step = Step { schema: Schema::Live, parsed, items, order: Order::Late };
-    step.apply(conn, &prepared, &mut generations).await
+    let applied = step.apply(conn, &prepared, &mut generations).await?;
+    hours::forget(conn, PARTITION, &applied.hours).await?;
+    Ok(applied)
 }
 
 /// Halves the items until those that the database refuses stand alone.
@@ -174,8 +178,8 @@ impl Step<'_> {
     ) -> Result<Applied, store::Error> {
         let fewer = self.insert(conn, all, generations).await?;
         let new = fewer.as_ref().unwrap_or(all);
-        let months = new.rows.keys().copied().collect();
-        let mut applied = Applied { rows: new.row_keys.len() as u64, months, ..Applied::default() };
+        let (rows, months) = (new.row_keys.len() as u64, new.rows.keys().copied().collect());
+        let mut applied = Applied { rows, months, hours: new.hours.clone(), ..Applied::default() };
         late::blank_calls_of_erased(conn, &self.parsed.items()[self.items.clone()]).await?;
         if !new.audited.is_empty() {
             applied.erased = audited::apply(conn, self.schema, &new.audited).await?;
@@ -193,10 +197,8 @@ impl Step<'_> {
         for (user, month, position) in &new.resets {
             thresholds::forget_before(conn, *user, *month, *position).await?;
         }
-        if new.completions.is_empty() {
-            add_rollups(conn, &new.hourly).await?;
-        } else {
-            applied.dead += self.complete(conn, new).await?;
+        if !new.completions.is_empty() {
+            applied.add(self.complete(conn, new).await?);
         }
         if !new.plans.is_empty() {
             let since: Vec<_> = new.plans.iter().map(|plan| (plan.user, plan.effective_at)).collect();
@@ -333,12 +335,12 @@ impl Step<'_> {
         Ok(new.summaries.iter().map(|((user, month), _)| Crossed { user: *user, month: *month }).collect())
     }
 
-    /// Completes calls and adds to the roll-ups what they change, together with the new calls.
-    async fn complete(&self, conn: &mut PgConnection, new: &Prepared) -> Result<u64, store::Error> {
+    /// Completes calls, and answers whose hours they change.
+    async fn complete(&self, conn: &mut PgConnection, new: &Prepared) -> Result<Applied, store::Error> {
         let found = completions::find(conn, &new.completions).await?;
         let mut ready = Vec::new();
         let mut seen = HashSet::new();
-        let mut dead = 0;
+        let mut applied = Applied::default();
         for (completion, call) in new.completions.iter().zip(found) {
             // A call that comes after its completion in the log was not there when it was completed.
             match call.filter(|call| call.position < completion.position) {
@@ -351,7 +353,7 @@ impl Step<'_> {
                 None => {
                     let letter = self.dead_letter_at(completion, &EventFault::NoCall);
                     dead_letters::record(conn, &letter).await?;
-                    dead += 1;
+                    applied.dead += 1;
                 }
             }
         }
@@ -364,13 +366,9 @@ impl Step<'_> {
                 self.correct(conn, &corrections).await?;
             }
         }
-        let mut hourly: BTreeMap<_, _> = new.hourly.iter().copied().collect();
-        for (completion, call) in &ready {
-            move_rollup(&mut hourly, completion, call);
-        }
-        let hourly: Vec<_> = hourly.into_iter().collect();
-        add_rollups(conn, &hourly).await?;
-        Ok(dead)
+        let touched = |c: &Completion| Touched { user: c.user, hour: start_of_hour(c.call_time), calls: 0 };
+        applied.hours = ready.iter().map(|(completion, _)| touched(completion)).collect();
+        Ok(applied)
     }
 
     async fn correct(&self, conn: &mut PgConnection, corrections: &[Correction]) -> Result<(), store::Error> {
@@ -427,17 +425,6 @@ async fn copy_rows(conn: &mut PgConnection, new: &Prepared) -> Result<bool, stor
     Ok(true)
 }
 
-async fn add_rollups(
-    conn: &mut PgConnection,
-    hourly: &[(rollups::Group, rollups::Delta)],
-) -> Result<(), store::Error> {
-    if hourly.is_empty() {
-        return Ok(());
-    }
-    rollups::add_hourly(conn, hourly).await?;
-    rollups::add_daily(conn, &Prepared::daily(hourly)).await
-}
-
 /// Change of a completion to its month's summary; none if the call did not count before.
 fn correction(completion: &Completion, call: &OpenCall) -> Option<Correction> {
     if !call.counted {
@@ -464,27 +451,4 @@ fn correction(completion: &Completion, call: &OpenCall) -> Option<Correction> {
             last_updated: completion.at,
         },
     })
-}
-
-/// Takes the call as it began out of the roll-ups and puts it in as it ended.
-fn move_rollup(
-    hourly: &mut BTreeMap<rollups::Group, rollups::Delta>,
-    completion: &Completion,
-    call: &OpenCall,
-) {
-    let key = |counted| rollups::Group {
-        user: completion.user,
-        bucket: start_of_hour(completion.call_time),
-        category: call.category,
-        counted,
-    };
-    let before = rollup_delta(call.units, call.response_time_ms);
-    *hourly.entry(key(call.counted)).or_default() += rollups::Delta {
-        units: -before.units,
-        calls: -before.calls,
-        total_response_time_ms: -before.total_response_time_ms,
-        timed_calls: -before.timed_calls,
-    };
-    let time = completion.response_time_ms.map(i64::from).or(call.response_time_ms);
-    *hourly.entry(key(call.counted && completion.counted)).or_default() += rollup_delta(call.units, time);
 }

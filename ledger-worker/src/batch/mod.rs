@@ -9,6 +9,7 @@ mod apply;
 mod audited;
 mod claim;
 mod fault;
+mod heavy;
 mod item;
 mod late;
 mod parse;

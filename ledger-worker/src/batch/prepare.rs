@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
-use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use events::LastCall;
 use ledger::{Category, Month, UserId};
 use store::Position;
@@ -11,11 +11,12 @@ use store::projection::claims::Claim;
 use store::projection::completions::Completion;
 use store::projection::dead_letters::DeadLetter;
 use store::projection::gathered::{OwnCallsRow, Rejection};
+use store::projection::hours::{Touched, start_of_hour};
 use store::projection::requests::RequestClaim;
 use store::projection::subscriptions::PlanChange;
+use store::projection::summaries;
 use store::projection::thresholds::Crossing;
 use store::projection::usage_rows::{CopyBuffer, RowKey};
-use store::projection::{rollups, summaries};
 use uuid::Uuid;
 
 use super::audited::Audited;
@@ -58,8 +59,8 @@ pub struct Prepared {
     pub row_keys: Vec<RowKey>,
     /// Amounts that are added to summaries, sorted by user and month.
     pub summaries: Vec<((UserId, Month), summaries::Delta)>,
-    /// Amounts that are added to hours, sorted by the row's key.
-    pub hourly: Vec<(rollups::Group, rollups::Delta)>,
+    /// Hours of the rows, sorted by user and time.
+    pub hours: Vec<Touched>,
     /// The last reset of each month.
     pub resets: Vec<(UserId, Month, Position)>,
     /// Plan changes in order.
@@ -109,15 +110,6 @@ impl Prepared {
         }
         builder.finish()
     }
-
-    /// Amounts that are added to days: the hours, summed.
-    pub fn daily(hourly: &[(rollups::Group, rollups::Delta)]) -> Vec<(rollups::Group, rollups::Delta)> {
-        let mut days: BTreeMap<rollups::Group, rollups::Delta> = BTreeMap::new();
-        for (key, delta) in hourly {
-            *days.entry(rollups::Group { bucket: start_of_day(key.bucket), ..*key }).or_default() += *delta;
-        }
-        days.into_iter().collect()
-    }
 }
 
 struct Builder<'a> {
@@ -127,7 +119,6 @@ struct Builder<'a> {
     requests: HashMap<Uuid, RequestClaim>,
     calls: Vec<&'a Call>,
     summaries: HashMap<(UserId, Month), summaries::Delta>,
-    hourly: HashMap<rollups::Group, rollups::Delta>,
     prepared: Prepared,
 }
 
@@ -140,7 +131,6 @@ impl<'a> Builder<'a> {
             requests: HashMap::new(),
             calls: Vec::with_capacity(items),
             summaries: HashMap::new(),
-            hourly: HashMap::new(),
             prepared: Prepared::default(),
         }
     }
@@ -168,14 +158,6 @@ impl<'a> Builder<'a> {
         }
         self.calls.push(call);
         self.prepared.row_keys.push(call.row_key());
-        let key = rollups::Group {
-            user: call.user,
-            bucket: start_of_hour(call.created_at),
-            category: call.category,
-            counted: call.counted,
-        };
-        *self.hourly.entry(key).or_default() +=
-            rollup_delta(i64::from(call.units), call.response_time_ms.map(i64::from));
         if call.counted {
             let delta = self.summaries.entry((call.user, call.month)).or_default();
             count(delta, call.category, i64::from(call.units), call.response_time_ms.map(i64::from));
@@ -240,6 +222,7 @@ impl<'a> Builder<'a> {
         // batch lie side by side.
         self.calls.sort_unstable_by_key(|call| call.row_key());
         for call in self.calls {
+            touch(&mut prepared.hours, call);
             prepared
                 .rows
                 .entry(call.month)
@@ -251,8 +234,6 @@ impl<'a> Builder<'a> {
         prepared.requests.sort_unstable_by_key(|claim| claim.request);
         prepared.summaries = self.summaries.into_iter().collect();
         prepared.summaries.sort_unstable_by_key(|(key, _)| *key);
-        prepared.hourly = self.hourly.into_iter().collect();
-        prepared.hourly.sort_unstable_by_key(|(key, _)| *key);
         prepared.resets = prepared
             .summaries
             .iter()
@@ -285,20 +266,11 @@ pub(super) fn count(
     }
 }
 
-/// One call in a roll-up.
-pub(super) fn rollup_delta(units: i64, response_time_ms: Option<i64>) -> rollups::Delta {
-    rollups::Delta {
-        units,
-        calls: 1,
-        total_response_time_ms: response_time_ms.unwrap_or(0),
-        timed_calls: i64::from(response_time_ms.is_some()),
+/// Adds the call to its hour, which is the last one if another call of it was before.
+fn touch(hours: &mut Vec<Touched>, call: &Call) {
+    let hour = start_of_hour(call.created_at);
+    match hours.last_mut() {
+        Some(last) if last.user == call.user && last.hour == hour => last.calls += 1,
+        _ => hours.push(Touched { user: call.user, hour, calls: 1 }),
     }
-}
-
-pub(super) fn start_of_hour(at: DateTime<Utc>) -> DateTime<Utc> {
-    at.duration_trunc(TimeDelta::hours(1)).unwrap_or(at)
-}
-
-fn start_of_day(at: DateTime<Utc>) -> DateTime<Utc> {
-    at.duration_trunc(TimeDelta::days(1)).unwrap_or(at)
 }

@@ -79,7 +79,7 @@ impl Rebuild<'_> {
         Ok(next_schema::drop_next(&mut live).await?)
     }
 
-    /// Counts summaries and roll-ups anew, and unless it is a dry run, puts them in the place of those that differ.
+    /// Counts summaries anew, and unless it is a dry run, puts them in the place of those that differ.
     pub async fn summaries(&self, dry_run: bool) -> Result<Compared, RebuildError> {
         let mut live = self.lock().await?;
         summaries::rebuild(self, &mut live, dry_run).await

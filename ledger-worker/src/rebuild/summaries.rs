@@ -37,8 +37,8 @@ pub(super) async fn rebuild(
     let counted = count(rebuild.log, counted, seq, &rebuild.progress_to(seq)).await?;
     refuse_late_completions(&mut tx, counted.tally.unmatched()).await?;
     (rebuild.progress)(Progress::Step("comparing"));
-    let (summaries, hours) = counted.tally.sums();
-    recount::stage(&mut tx, &summaries, &hours, &counted.tally.late()).await?;
+    let (summaries, calls) = counted.tally.sums();
+    recount::stage(&mut tx, &summaries, &calls, &counted.tally.late()).await?;
     let events = counted.tally.events();
     let compared = Compared::by(&mut tx, seq, events, recount::sums(None)).await?;
     if !dry_run && !compared.differences.is_empty() {

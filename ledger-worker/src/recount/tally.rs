@@ -1,9 +1,9 @@
 //! Counting the log in memory, as the projector counts it into the tables.
 //!
-//! Memory: an entry for every user's month and hour with calls; 17 to 40 bytes for every id that a client chose, for
-//! ever (`claims.rs`); as much for every call of our own of the last two days, and for every request of a proxy's of
-//! the last twenty minutes; some 100 bytes for a call whose end is not known yet, of the last four hours; an entry for
-//! every user's month that changed after its closing.
+//! Memory: an entry for every user's month with calls, and for each category in it; 17 to 40 bytes for every id that
+//! a client chose (`claims.rs`); as much for every call of our own of the last two days, and for every request of a
+//! proxy's of the last twenty minutes; some 100 bytes for a call whose end is not known yet, of the last four hours; an
+//! entry for every user's month that changed after its closing.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use events::{ApiCalled, Body, CallCompleted, Event, EventErrorKind, LastCall, RE
 use ledger::{Category, Month, UserId};
 use nats::RawFrame;
 use store::Position;
-use store::operations::recount::{Hour, Summary};
+use store::operations::recount::{Calls, Summary};
 use store::projection::periods::LateUnits;
 use uuid::Uuid;
 
@@ -37,7 +37,8 @@ pub(crate) struct Tally {
     dead: HashSet<Position>,
     users: IdMap<u128, u32>,
     owners: Vec<Owner>,
-    hours: IdMap<u64, Bucket>,
+    /// Sums of the calls themselves, whatever was reset since.
+    calls: IdMap<u64, Bucket>,
     claims: Claims,
     own_ids: Recent<()>,
     /// The last calls of proxies' requests.
@@ -87,7 +88,7 @@ struct Bucket {
     calls: i64,
     total_response_time_ms: i64,
     timed_calls: i64,
-    ids: u64,
+    marks: i64,
 }
 
 /// The part of a call that completing it needs.
@@ -111,7 +112,7 @@ impl Tally {
             dead,
             users: IdMap::default(),
             owners: Vec::new(),
-            hours: IdMap::default(),
+            calls: IdMap::default(),
             claims: Claims::default(),
             own_ids: Recent::new(OWN_IDS_PERIOD),
             requests: Recent::new(REQUESTS_KEPT),
@@ -196,7 +197,7 @@ impl Tally {
     }
 
     /// The sums, in no order.
-    pub(crate) fn sums(&self) -> (Vec<Summary>, Vec<Hour>) {
+    pub(crate) fn sums(&self) -> (Vec<Summary>, Vec<Calls>) {
         let summaries = self.owners.iter().flat_map(|owner| {
             owner.months.iter().map(|(month, sums)| Summary {
                 user: owner.user,
@@ -208,21 +209,21 @@ impl Tally {
                 reset: sums.reset,
             })
         });
-        let hours = self.hours.iter().map(|(key, bucket)| {
-            let (owner, hour, category, counted) = split_bucket_key(*key);
-            Hour {
+        let calls = self.calls.iter().map(|(key, bucket)| {
+            let (owner, month, category, counted) = split_bucket_key(*key);
+            Calls {
                 user: self.owners[owner].user,
-                bucket: DateTime::from_timestamp_micros(hour * HOUR_US).unwrap_or_default(),
+                month,
                 category: CATEGORIES[category],
                 counted,
                 units: bucket.units,
                 calls: bucket.calls,
                 total_response_time_ms: bucket.total_response_time_ms,
                 timed_calls: bucket.timed_calls,
-                ids: bucket.ids,
+                marks: bucket.marks,
             }
         });
-        (summaries.collect(), hours.collect())
+        (summaries.collect(), calls.collect())
     }
 
     /// What was added to months after their closings, in no order.
@@ -301,14 +302,14 @@ impl Tally {
             self.open_calls.insert(id, open);
         }
         let hour = time_us.div_euclid(HOUR_US);
-        let bucket = self.hours.entry(bucket_key(owner, hour, category, called.counted)).or_default();
-        bucket.add(1, called.units, called.response_time_ms, id);
+        if self.last_hour.0 != hour {
+            let month = Month::of(event.time);
+            self.last_hour = (hour, month, self.closed.contains(&month));
+        }
+        let (_, month, is_closed) = self.last_hour;
+        let bucket = self.calls.entry(bucket_key(owner, month, category, called.counted)).or_default();
+        bucket.add(1, called.units, called.response_time_ms, mark(id, time_us));
         if called.counted {
-            if self.last_hour.0 != hour {
-                let month = Month::of(event.time);
-                self.last_hour = (hour, month, self.closed.contains(&month));
-            }
-            let (_, month, is_closed) = self.last_hour;
             if is_closed {
                 self.add_late(owner, month, 1, category, called.units);
             }
@@ -344,17 +345,14 @@ impl Tally {
             (call.position, call.units, call.response_time_ms, call.counted);
         let category = usize::from(call.category);
         let after_ms = completed.response_time_ms.or(before_ms);
-        let hour = time_us.div_euclid(HOUR_US);
-        self.hours
-            .entry(bucket_key(owner, hour, category, counted))
-            .or_default()
-            .add(-1, units, before_ms, id);
+        let (month, mark) = (Month::of(completed.call_time), mark(id, time_us));
+        let key = |counted| bucket_key(owner, month, category, counted);
+        self.calls.entry(key(counted)).or_default().add(-1, units, before_ms, mark);
         let counts = counted && completed.counted;
-        self.hours.entry(bucket_key(owner, hour, category, counts)).or_default().add(1, units, after_ms, id);
+        self.calls.entry(key(counts)).or_default().add(1, units, after_ms, mark);
         if !counted {
             return;
         }
-        let month = Month::of(completed.call_time);
         let sums = self.month(owner, month);
         if sums.reset < call_position {
             sums.add(-1, category, units, before_ms);
@@ -410,14 +408,14 @@ impl Sums {
 }
 
 impl Bucket {
-    fn add(&mut self, sign: i64, units: u32, response_time_ms: Option<u32>, id: u128) {
+    fn add(&mut self, sign: i64, units: u32, response_time_ms: Option<u32>, mark: i64) {
         self.units += sign * i64::from(units);
         self.calls += sign;
         if let Some(ms) = response_time_ms {
             self.total_response_time_ms += sign * i64::from(ms);
             self.timed_calls += sign;
         }
-        self.ids ^= Uuid::from_u128(id).as_u64_pair().1 & ID_MASK;
+        self.marks ^= mark;
     }
 }
 
@@ -429,12 +427,19 @@ fn category_index(category: Category) -> usize {
     }
 }
 
-/// Owner, hour since 1970, category and whether it counts, in one word: 32, 29, 2 and 1 bits.
-fn bucket_key(owner: u32, hour: i64, category: usize, counted: bool) -> u64 {
-    u64::from(owner) << 32 | hour.cast_unsigned() << 3 | (category as u64) << 1 | u64::from(counted)
+/// What tells a call from others in a sum of calls: its id's last 48 bits and its time.
+fn mark(id: u128, time_us: i64) -> i64 {
+    (Uuid::from_u128(id).as_u64_pair().1 & ID_MASK).cast_signed() ^ time_us
 }
 
-fn split_bucket_key(key: u64) -> (usize, i64, usize, bool) {
-    let (owner, hour) = ((key >> 32) as usize, (key >> 3 & 0x1fff_ffff).cast_signed());
-    (owner, hour, (key >> 1 & 3) as usize, key & 1 == 1)
+/// Owner, year, month, category and whether it counts, in one word: 32, 25, 4, 2 and 1 bits.
+fn bucket_key(owner: u32, month: Month, category: usize, counted: bool) -> u64 {
+    let month = u64::from(month.year()) << 4 | u64::from(month.number());
+    u64::from(owner) << 32 | month << 3 | (category as u64) << 1 | u64::from(counted)
+}
+
+fn split_bucket_key(key: u64) -> (usize, Month, usize, bool) {
+    let (year, number) = ((key >> 7 & 0x01ff_ffff) as u32, (key >> 3 & 0xf) as u32);
+    let month = Month::new(year, number).unwrap_or(Month::FIRST);
+    ((key >> 32) as usize, month, (key >> 1 & 3) as usize, key & 1 == 1)
 }

@@ -7,6 +7,7 @@ mod counting;
 mod dead_letters;
 mod erasures;
 mod gaps;
+mod hours;
 mod lost_log;
 mod million;
 mod order;

@@ -55,7 +55,7 @@ async fn kills_at_any_moment_lose_and_double_nothing() -> Result<()> {
     ledger.projected().await;
     assert_eq!(ledger.number("SELECT total_calls FROM monthly_usage_summary").await, 160);
     assert_eq!(ledger.number("SELECT count(*) FROM api_usage").await, 160);
-    assert_eq!(ledger.number("SELECT sum(calls)::bigint FROM usage_daily").await, 160);
+    assert_eq!(ledger.number("SELECT sum(units)::bigint FROM api_usage").await, 160);
     worker.stop().await;
     Ok(())
 }

@@ -111,8 +111,8 @@ pub(crate) fn late_units(expected: &str, found: &str, closed: [&str; 2]) -> Comp
 }
 
 /// A comparison of every projected table of `ledger_next`, as it should be, with the live one. The checkpoint and the
-/// plans as sold today do not come from the log's events, claims of requests are forgotten at leisure, and what is to
-/// be done about thresholds and erasures is done beside the log.
+/// plans as sold today do not come from the log's events, claims of requests are forgotten at leisure, hours are a
+/// cache, and what is to be done about thresholds and erasures is done beside the log.
 ///
 /// To be called while the projector waits: from then on, until the connection's transaction ends, no table of claims is
 /// emptied, which its snapshot would not outlive.
@@ -131,7 +131,8 @@ pub async fn next_with_live(conn: &mut PgConnection) -> Result<Vec<Comparison>, 
           WHERE c.relnamespace = 'ledger'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
             AND c.relname !~ '^api_usage_\d{4}_\d{2}$'
             AND c.relname NOT IN ('projection_checkpoint', 'request_claims', 'subscription_limits', 'late_units',
-                                  'pending_thresholds', 'open_erasures')
+                                  'pending_thresholds', 'open_erasures', 'usage_hourly', 'compacted_days',
+                                  'hour_compaction')
             AND c.relname !~ '^event_claims_\d$'
           ORDER BY c.relname",
     )

@@ -245,17 +245,17 @@ pub async fn align_partitions(conn: &mut PgConnection) -> Result<(), Error> {
     let live = months(conn, "ledger").await?;
     let next = months(conn, "ledger_next").await?;
     for month in next.attached.iter().filter(|month| !live.attached.contains(month)) {
-        let is_detached = live.detached.contains(month);
-        // A month with calls whose partition is gone altogether was detached and dropped.
-        if is_detached || is_counted(conn, *month).await? {
-            let table = partitions::table(*month);
-            let keep = if is_detached {
-                format!("CREATE TABLE ledger_next.{table} (LIKE ledger_next.api_usage)")
-            } else {
-                String::new()
-            };
-            conn.execute(sqlx::raw_sql(&format!("DROP TABLE ledger_next.{table}; {keep}"))).await?;
-        }
+        let table = partitions::table(*month);
+        let keep = if live.detached.contains(month) {
+            format!("CREATE TABLE ledger_next.{table} (LIKE ledger_next.api_usage)")
+        } else if was_counted(conn, *month).await? {
+            // Detached and then dropped.
+            String::new()
+        } else {
+            // Of frames that the live projection has not seen.
+            continue;
+        };
+        conn.execute(sqlx::raw_sql(&format!("DROP TABLE ledger_next.{table}; {keep}"))).await?;
     }
     for month in live.attached.iter().filter(|month| !next.attached.contains(month)) {
         partitions::ensure(conn, *month).await?;
@@ -263,7 +263,8 @@ pub async fn align_partitions(conn: &mut PgConnection) -> Result<(), Error> {
     Ok(())
 }
 
-async fn is_counted(conn: &mut PgConnection, month: Month) -> Result<bool, Error> {
+/// Whether calls of the month were counted in the live projection, wherever they are now.
+async fn was_counted(conn: &mut PgConnection, month: Month) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM ledger.monthly_usage_summary WHERE month_year = $1)")
         .bind(month.to_string())
         .fetch_one(conn)

@@ -31,13 +31,13 @@ pub struct Summary {
     pub reset: Position,
 }
 
-/// A user's hour as the log has it.
+/// A user's calls of a month as the log has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hour {
+pub struct Calls {
     /// User who made the calls.
     pub user: UserId,
-    /// Start of the hour.
-    pub bucket: DateTime<Utc>,
+    /// Their month.
+    pub month: Month,
     /// Their category.
     pub category: Category,
     /// Whether they count.
@@ -50,8 +50,9 @@ pub struct Hour {
     pub total_response_time_ms: i64,
     /// Calls with a known response time.
     pub timed_calls: i64,
-    /// The last 48 bits of the calls' row ids, exclusive-or: tells whether they are the same calls.
-    pub ids: u64,
+    /// The last 48 bits of the calls' row ids and their times in microseconds, exclusive-or: tells whether they are the
+    /// same calls.
+    pub marks: i64,
 }
 
 /// A token that the log says a user has.
@@ -72,14 +73,12 @@ const SUMMARY_COLUMNS: &str = "total_calls, analyze_calls, auth_calls, other_cal
 const LATE_KEYS: &str = "user_id, of_month, closings";
 const LATE_COLUMNS: &str =
     "analyze_units, auth_units, other_units, retried_analyze, retried_auth, retried_other";
-const ROLLUP_COLUMNS: &str = "units, calls, total_response_time_ms, timed_calls";
-const ROLLUP_KEYS: &str = "user_id, bucket, category, counted";
 
 /// Puts the sums into temporary tables, which end with the transaction.
 pub async fn stage(
     conn: &mut PgConnection,
     summaries: &[Summary],
-    hours: &[Hour],
+    calls: &[Calls],
     late: &[LateUnits],
 ) -> Result<(), Error> {
     conn.execute(sqlx::raw_sql(
@@ -87,9 +86,9 @@ pub async fn stage(
              user_id UUID, month_year TEXT, analyze_calls BIGINT, auth_calls BIGINT, other_calls BIGINT,
              total_response_time_ms BIGINT, timed_calls BIGINT, last_updated TIMESTAMPTZ, reset_seq BIGINT,
              reset_idx INTEGER) ON COMMIT DROP;
-         CREATE TEMPORARY TABLE expected_hourly (
-             user_id UUID, bucket TIMESTAMPTZ, category TEXT, counted BOOLEAN, units BIGINT, calls BIGINT,
-             total_response_time_ms BIGINT, timed_calls BIGINT, ids BIGINT) ON COMMIT DROP;
+         CREATE TEMPORARY TABLE expected_calls (
+             user_id UUID, month_year TEXT, category TEXT, counted BOOLEAN, units BIGINT, calls BIGINT,
+             total_response_time_ms BIGINT, timed_calls BIGINT, marks BIGINT) ON COMMIT DROP;
          CREATE TEMPORARY TABLE counted_late (
              user_id UUID, of_month TEXT, closings INTEGER, analyze_units BIGINT, auth_units BIGINT,
              other_units BIGINT) ON COMMIT DROP",
@@ -103,11 +102,11 @@ pub async fn stage(
         writeln!(out, "{user}\t{month}\t{units}\t{ms}\t{timed}\t{at}\t{seq}\t{idx}")
     })
     .await?;
-    copy_text(conn, "expected_hourly", hours, |h, out| {
-        let (user, at, category, counted) = (h.user, h.bucket.to_rfc3339(), h.category.as_str(), h.counted);
-        let (units, calls, ms, timed, ids) =
-            (h.units, h.calls, h.total_response_time_ms, h.timed_calls, h.ids);
-        writeln!(out, "{user}\t{at}\t{category}\t{counted}\t{units}\t{calls}\t{ms}\t{timed}\t{ids}")
+    copy_text(conn, "expected_calls", calls, |c, out| {
+        let (user, month, category, counted) = (c.user, c.month, c.category.as_str(), c.counted);
+        let (units, calls, ms, timed, marks) =
+            (c.units, c.calls, c.total_response_time_ms, c.timed_calls, c.marks);
+        writeln!(out, "{user}\t{month}\t{category}\t{counted}\t{units}\t{calls}\t{ms}\t{timed}\t{marks}")
     })
     .await?;
     copy_text(conn, "counted_late", late, |l, out| {
@@ -115,17 +114,12 @@ pub async fn stage(
     })
     .await?;
     conn.execute(sqlx::raw_sql(
-        "ANALYZE expected_counts; ANALYZE expected_hourly;
+        "ANALYZE expected_counts; ANALYZE expected_calls;
          CREATE TEMPORARY TABLE expected_summary ON COMMIT DROP AS
          SELECT e.*, e.analyze_calls + e.auth_calls + e.other_calls AS total_calls, p.monthly_api_limit,
                 p.analyze_limit
          FROM expected_counts e
          CROSS JOIN LATERAL plan_at(e.user_id, month_end(e.month_year) - interval '1 microsecond') p;
-         CREATE TEMPORARY TABLE expected_daily ON COMMIT DROP AS
-         SELECT user_id, date_trunc('day', bucket, 'UTC') AS bucket, category, counted, sum(units)::bigint AS units,
-                sum(calls)::bigint AS calls, sum(total_response_time_ms)::bigint AS total_response_time_ms,
-                sum(timed_calls)::bigint AS timed_calls
-         FROM expected_hourly GROUP BY 1, 2, 3, 4;
          -- What was retried is taken over: it does not follow from the log.
          CREATE TEMPORARY TABLE expected_late ON COMMIT DROP AS
          SELECT user_id, of_month, closings, sum(analyze_units)::bigint AS analyze_units,
@@ -138,7 +132,7 @@ pub async fn stage(
                       retried_auth, retried_other FROM late_units
                WHERE (retried_analyze, retried_auth, retried_other) <> (0, 0, 0)) parts
          GROUP BY user_id, of_month, closings;
-         ANALYZE expected_summary; ANALYZE expected_daily",
+         ANALYZE expected_summary",
     ))
     .await?;
     Ok(())
@@ -244,29 +238,48 @@ pub fn sums(user: Option<UserId>) -> Vec<Comparison> {
             "user_id, month_year",
             SUMMARY_COLUMNS,
         ),
-        comparison("usage_hourly", of("expected_hourly"), of("usage_hourly"), ROLLUP_KEYS, ROLLUP_COLUMNS),
-        comparison("usage_daily", of("expected_daily"), of("usage_daily"), ROLLUP_KEYS, ROLLUP_COLUMNS),
         late_units(&of("expected_late"), &of("late_units"), ["closed_periods"; 2]),
     ]
 }
 
-/// The staged hours against the rows themselves, and the rows against the stored summaries. Detached months are not
-/// looked at: their rows are elsewhere.
-pub fn rows(user: Option<UserId>) -> Vec<Comparison> {
+/// The months whose calls are there. Of those that are detached nothing is looked at: their rows are elsewhere.
+const ATTACHED: &str = r"(SELECT replace(right(c.relname, 7), '_', '-')
+                          FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                          WHERE i.inhparent = 'api_usage'::regclass)";
+
+/// The rows of compacted hours against the hours.
+pub fn hours(user: Option<UserId>) -> Vec<Comparison> {
     let owner = user.map_or_else(|| "TRUE".to_owned(), |user| format!("user_id = '{user}'"));
-    let attached = r"(SELECT replace(right(c.relname, 7), '_', '-')
-                      FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-                      WHERE i.inhparent = 'api_usage'::regclass)";
+    // By the day as well as by the range: a hash of days serves as well as the index does.
     let expected = format!(
-        "(SELECT * FROM expected_hourly WHERE calls <> 0
-          AND to_char(bucket AT TIME ZONE 'UTC', 'YYYY-MM') IN {attached})"
+        "(SELECT u.user_id, date_trunc('hour', u.created_at, 'UTC') AS bucket, u.category, u.counted,
+                 sum(u.units)::bigint AS units, count(*) AS calls,
+                 COALESCE(sum(u.response_time_ms), 0)::bigint AS total_response_time_ms,
+                 count(u.response_time_ms) AS timed_calls
+          FROM (SELECT * FROM compacted_days WHERE hours <> 0 AND {owner}) d
+          JOIN api_usage u ON u.user_id = d.user_id AND date_trunc('day', u.created_at, 'UTC') = d.day
+           AND u.created_at >= d.day AND u.created_at < d.day + interval '24 hours'
+          WHERE d.hours >> extract(hour FROM u.created_at AT TIME ZONE 'UTC')::int & 1 = 1
+          GROUP BY 1, 2, 3, 4)"
     );
     let found = format!(
-        "(SELECT user_id, date_trunc('hour', created_at, 'UTC') AS bucket, category, counted,
-                 sum(units)::bigint AS units, count(*) AS calls,
+        "(SELECT * FROM usage_hourly
+          WHERE {owner} AND to_char(bucket AT TIME ZONE 'UTC', 'YYYY-MM') IN {ATTACHED})"
+    );
+    let columns = "units, calls, total_response_time_ms, timed_calls";
+    vec![comparison("usage_hourly", expected, found, "user_id, bucket, category, counted", columns)]
+}
+
+/// The staged sums of calls against the rows themselves, and the rows against the stored summaries.
+pub fn rows(user: Option<UserId>) -> Vec<Comparison> {
+    let owner = user.map_or_else(|| "TRUE".to_owned(), |user| format!("user_id = '{user}'"));
+    let expected = format!("(SELECT * FROM expected_calls WHERE calls <> 0 AND month_year IN {ATTACHED})");
+    let found = format!(
+        "(SELECT user_id, month_year, category, counted, sum(units)::bigint AS units, count(*) AS calls,
                  COALESCE(sum(response_time_ms), 0)::bigint AS total_response_time_ms,
                  count(response_time_ms) AS timed_calls,
-                 bit_xor(('x' || right(id::text, 12))::bit(48)::bigint) AS ids
+                 bit_xor(('x' || right(id::text, 12))::bit(48)::bigint
+                         # (extract(epoch FROM created_at) * 1000000)::bigint) AS marks
           FROM api_usage WHERE {owner} GROUP BY 1, 2, 3, 4)"
     );
     let from_rows = format!(
@@ -284,7 +297,7 @@ pub fn rows(user: Option<UserId>) -> Vec<Comparison> {
     )
     .replace("u.TRUE", "TRUE");
     let stored = format!(
-        "(SELECT * FROM monthly_usage_summary WHERE total_calls <> 0 AND {owner} AND month_year IN {attached})"
+        "(SELECT * FROM monthly_usage_summary WHERE total_calls <> 0 AND {owner} AND month_year IN {ATTACHED})"
     );
     let sums = "total_calls, analyze_calls, auth_calls, other_calls, total_response_time_ms, timed_calls";
     vec![
@@ -292,8 +305,8 @@ pub fn rows(user: Option<UserId>) -> Vec<Comparison> {
             "api_usage",
             expected,
             found,
-            ROLLUP_KEYS,
-            "units, calls, total_response_time_ms, timed_calls, ids",
+            "user_id, month_year, category, counted",
+            "units, calls, total_response_time_ms, timed_calls, marks",
         ),
         comparison("monthly_usage_summary by rows", from_rows, stored, "user_id, month_year", sums),
     ]
@@ -303,8 +316,6 @@ pub fn rows(user: Option<UserId>) -> Vec<Comparison> {
 pub async fn replace(conn: &mut PgConnection) -> Result<(), Error> {
     let tables = [
         ("monthly_usage_summary", "expected_summary", "user_id, month_year", SUMMARY_COLUMNS),
-        ("usage_hourly", "expected_hourly", ROLLUP_KEYS, ROLLUP_COLUMNS),
-        ("usage_daily", "expected_daily", ROLLUP_KEYS, ROLLUP_COLUMNS),
         ("late_units", "expected_late", LATE_KEYS, LATE_COLUMNS),
     ];
     for (table, expected, keys, columns) in tables {

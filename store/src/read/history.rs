@@ -131,62 +131,63 @@ pub async fn groups(
 }
 
 /// The sums of every period and group with calls. Endpoints that `largest` does not name are added up under
-/// [`OTHER_ENDPOINTS`]. Full hours and days by category, or ungrouped, come from the roll-ups, all else from the
-/// raw rows.
+/// [`OTHER_ENDPOINTS`]. By category, or ungrouped, hours come from the cache where it has them; all else comes from
+/// the rows.
 pub async fn buckets(
     conn: &mut PgConnection,
     owner: UserId,
     filter: &HistoryFilter,
     largest: &[String],
 ) -> Result<Vec<Bucket>, Error> {
-    match source(filter) {
-        Source::Daily => from_daily(conn, owner, filter).await,
-        Source::Hourly => from_hourly(conn, owner, filter).await,
-        Source::Raw => from_raw(conn, owner, filter, largest).await,
+    match filter.grouping {
+        Grouping::None | Grouping::Category => from_hours(conn, owner, filter).await,
+        Grouping::Endpoint | Grouping::Status | Grouping::Method => {
+            from_rows(conn, owner, filter, largest).await
+        }
     }
 }
 
-/// Table that the sums come from: a roll-up serves when it knows the grouping and none of its buckets crosses an end
-/// of the range or of a period.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Daily,
-    Hourly,
-    Raw,
-}
-
-fn source(filter: &HistoryFilter) -> Source {
-    const HOUR_US: i64 = 3_600_000_000;
-    const DAY_US: i64 = 24 * HOUR_US;
-    let aligned = |to_us: i64| {
-        filter.range.from.timestamp_micros().rem_euclid(to_us) == 0
-            && filter.range.to.timestamp_micros().rem_euclid(to_us) == 0
-    };
-    if !matches!(filter.grouping, Grouping::None | Grouping::Category) {
-        Source::Raw
-    } else if filter.granularity != Granularity::Hour && aligned(DAY_US) {
-        Source::Daily
-    } else if aligned(HOUR_US) {
-        Source::Hourly
-    } else {
-        Source::Raw
-    }
-}
-
-async fn from_daily(
+/// Compacted hours that lie in the range, and the rows of the time in between. In one statement, so of one snapshot.
+async fn from_hours(
     conn: &mut PgConnection,
     owner: UserId,
     filter: &HistoryFilter,
 ) -> Result<Vec<Bucket>, Error> {
+    // The range stands at the rows once more: the planner leaves out the months beyond it.
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT date_trunc($5, bucket, 'UTC') AS "period!",
-                  CASE $6 WHEN 'category' THEN category ELSE '' END AS "group!",
-                  SUM(units)::bigint AS "units!", SUM(calls)::bigint AS "calls!",
-                  SUM(total_response_time_ms)::bigint AS "total_response_time_ms!",
-                  SUM(timed_calls)::bigint AS "timed_calls!"
-           FROM usage_daily
-           WHERE user_id = $1 AND bucket >= $2 AND bucket < $3 AND ($4::boolean IS NULL OR counted = $4)
+        r#"WITH compacted AS (
+               SELECT d.day + n * interval '1 hour' AS hour
+               FROM compacted_days d CROSS JOIN generate_series(0, 23) n
+               WHERE d.user_id = $1 AND d.day > $2::timestamptz - interval '24 hours' AND d.day < $3::timestamptz
+                 AND d.hours >> n & 1 = 1
+                 AND d.day + n * interval '1 hour' >= $2
+                 AND d.day + n * interval '1 hour' <= $3 - interval '1 hour'),
+           gaps AS (
+               SELECT lag(until) OVER (ORDER BY since, until) AS since, since AS until
+               FROM (SELECT hour AS since, hour + interval '1 hour' AS until FROM compacted
+                     UNION ALL SELECT $2, $2
+                     UNION ALL SELECT $3, $3) hours)
+           SELECT date_trunc($5, s.at, 'UTC') AS "period!",
+                  CASE $6 WHEN 'category' THEN s.category ELSE '' END AS "group!",
+                  SUM(s.units)::bigint AS "units!", SUM(s.calls)::bigint AS "calls!",
+                  SUM(s.total_response_time_ms)::bigint AS "total_response_time_ms!",
+                  SUM(s.timed_calls)::bigint AS "timed_calls!"
+           FROM (
+               SELECT h.bucket AS at, h.category, h.units, h.calls, h.total_response_time_ms, h.timed_calls
+               FROM usage_hourly h
+               WHERE h.user_id = $1 AND h.bucket >= $2 AND h.bucket <= $3 - interval '1 hour'
+                 AND ($4::boolean IS NULL OR h.counted = $4)
+               UNION ALL
+               SELECT u.created_at, u.category, u.units, 1, COALESCE(u.response_time_ms, 0),
+                      (u.response_time_ms IS NOT NULL)::int
+               FROM gaps g CROSS JOIN LATERAL (
+                   SELECT c.created_at, c.category, c.units, c.response_time_ms FROM api_usage c
+                   WHERE c.user_id = $1 AND c.created_at >= g.since AND c.created_at < g.until
+                     AND c.created_at >= $2 AND c.created_at < $3
+                     AND ($4::boolean IS NULL OR c.counted = $4)
+                   OFFSET 0) u
+               WHERE g.since < g.until) s
            GROUP BY 1, 2"#,
         owner.get(),
         filter.range.from,
@@ -200,34 +201,7 @@ async fn from_daily(
     Ok(rows.into_iter().map(Row::into_bucket).collect())
 }
 
-async fn from_hourly(
-    conn: &mut PgConnection,
-    owner: UserId,
-    filter: &HistoryFilter,
-) -> Result<Vec<Bucket>, Error> {
-    let rows = sqlx::query_as!(
-        Row,
-        r#"SELECT date_trunc($5, bucket, 'UTC') AS "period!",
-                  CASE $6 WHEN 'category' THEN category ELSE '' END AS "group!",
-                  SUM(units)::bigint AS "units!", SUM(calls)::bigint AS "calls!",
-                  SUM(total_response_time_ms)::bigint AS "total_response_time_ms!",
-                  SUM(timed_calls)::bigint AS "timed_calls!"
-           FROM usage_hourly
-           WHERE user_id = $1 AND bucket >= $2 AND bucket < $3 AND ($4::boolean IS NULL OR counted = $4)
-           GROUP BY 1, 2"#,
-        owner.get(),
-        filter.range.from,
-        filter.range.to,
-        filter.counted.column(),
-        filter.granularity.as_str(),
-        filter.grouping.as_str(),
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(rows.into_iter().map(Row::into_bucket).collect())
-}
-
-async fn from_raw(
+async fn from_rows(
     conn: &mut PgConnection,
     owner: UserId,
     filter: &HistoryFilter,
@@ -237,11 +211,9 @@ async fn from_raw(
         Row,
         r#"SELECT date_trunc($5, created_at, 'UTC') AS "period!",
                   CASE $6
-                      WHEN 'category' THEN category
                       WHEN 'endpoint' THEN CASE WHEN endpoint = ANY($7) THEN endpoint ELSE '__other__' END
                       WHEN 'status' THEN COALESCE(status_code::text, 'unknown')
-                      WHEN 'method' THEN COALESCE(method, 'unknown')
-                      ELSE ''
+                      ELSE COALESCE(method, 'unknown')
                   END AS "group!",
                   SUM(units)::bigint AS "units!", COUNT(*) AS "calls!",
                   COALESCE(SUM(response_time_ms), 0)::bigint AS "total_response_time_ms!",

@@ -1,0 +1,100 @@
+//! Users' days with many calls, noticed as the calls come.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use ledger::UserId;
+use store::projection::hours::{Touched, start_of_day};
+
+/// Calls of a user's day from which on its hours are compacted. A month of days just below it is read from its 31,000
+/// rows in some 20 ms; above it a day's calls become a tenth as many rows of hours, or fewer.
+const HEAVY_CALLS: u32 = 1_000;
+/// Days that are counted at a time, some 60 bytes each. Of more than these those with the fewest calls are forgotten.
+const MAX_DAYS: usize = 65_536;
+
+/// A user's day.
+type Day = (UserId, DateTime<Utc>);
+
+/// Counts calls by user and day. A memory of the last ones, which starts empty: a day that is passed over is read from
+/// its rows, as all others are.
+#[derive(Debug, Default)]
+pub(super) struct Heavy {
+    calls: HashMap<Day, u32>,
+}
+
+impl Heavy {
+    /// The days that have many calls with these, and had not without.
+    pub(super) fn risen(&self, touched: &[Touched]) -> Vec<Day> {
+        let risen = by_day(touched).into_iter().filter(|(day, calls)| {
+            let before = self.calls.get(day).copied().unwrap_or_default();
+            before < HEAVY_CALLS && before.saturating_add(*calls) >= HEAVY_CALLS
+        });
+        risen.map(|(day, _)| day).collect()
+    }
+
+    /// Counts them.
+    pub(super) fn add(&mut self, touched: &[Touched]) {
+        for (day, calls) in by_day(touched) {
+            let sum = self.calls.entry(day).or_default();
+            *sum = sum.saturating_add(calls);
+        }
+        if self.calls.len() > MAX_DAYS {
+            let mut sums: Vec<u32> = self.calls.values().copied().collect();
+            let middle = sums.len() / 2;
+            let (_, median, _) = sums.select_nth_unstable(middle);
+            let median = *median;
+            self.calls.retain(|_, calls| *calls > median);
+        }
+    }
+}
+
+/// Calls by day. Hours are sorted by user and time, but for those of completions, which add none.
+fn by_day(touched: &[Touched]) -> Vec<(Day, u32)> {
+    let mut days: Vec<(Day, u32)> = Vec::new();
+    for touched in touched.iter().filter(|touched| touched.calls > 0) {
+        let day = (touched.user, start_of_day(touched.hour));
+        match days.last_mut() {
+            Some((last, calls)) if *last == day => *calls += touched.calls,
+            _ => days.push((day, touched.calls)),
+        }
+    }
+    days
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn touched(user: u128, hour: i64, calls: u32) -> Touched {
+        let user = UserId::new(Uuid::from_u128(user));
+        Touched { user, hour: DateTime::UNIX_EPOCH + TimeDelta::hours(hour), calls }
+    }
+
+    #[test]
+    fn a_day_rises_once() {
+        let mut heavy = Heavy::default();
+        let day = (UserId::new(Uuid::from_u128(7)), DateTime::UNIX_EPOCH + TimeDelta::days(1));
+        let hours = [touched(7, 24, 400), touched(7, 47, 400), touched(7, 48, 900), touched(8, 24, 900)];
+        assert_eq!(heavy.risen(&hours), []);
+        heavy.add(&hours);
+        assert_eq!(heavy.risen(&[touched(7, 30, 200)]), [day]);
+        heavy.add(&[touched(7, 30, 200)]);
+        assert_eq!(heavy.risen(&[touched(7, 30, 2_000)]), []);
+    }
+
+    #[test]
+    fn many_days_of_few_calls_do_not_hide_one_of_many() {
+        let mut heavy = Heavy::default();
+        for batch in 0..50_u128 {
+            let tail = (0..20_000_u128).map(|n| touched(1_000 + batch * 20_000 + n, 0, 1));
+            let hours: Vec<_> = [touched(7, 0, 30)].into_iter().chain(tail).collect();
+            let risen = heavy.risen(&hours);
+            assert_eq!(risen.len(), usize::from(batch == 33), "batch {batch}");
+            heavy.add(&hours);
+            assert!(heavy.calls.len() <= MAX_DAYS);
+        }
+    }
+}
