@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 
-use chrono::{DateTime, Utc};
 use data_keys::{Hasher, KeyConfig, KeysError};
 use ledger::UserRef;
 use sqlx::PgConnection;
 use store::identity::users::{self, Account, AccountStatus};
-use store::projection::{claims, usage_rows};
+use store::projection::claims;
+use store::projection::usage_rows::{self, RowKey};
 use uuid::Uuid;
 
 use super::read::Numbered;
@@ -55,11 +55,12 @@ impl Known {
 
     /// Counts a batch's calls. Calls that are in the log and not projected yet count as new.
     pub(crate) async fn count(&mut self, calls: &[&Numbered]) -> Result<(), store::Error> {
-        let mut unknown: HashMap<Uuid, DateTime<Utc>> = calls
+        let mut unknown: HashMap<Uuid, RowKey> = calls
             .iter()
             .filter_map(|read| {
                 let user = self.users.get(&read.call.user).copied().flatten()?.user_id;
-                Some((events::claim_id(user, &self.source, &read.id), read.call.time))
+                let id = events::claim_id(user, &self.source, &read.id);
+                Some((id, RowKey { user, created_at: read.call.time, id }))
             })
             .collect();
         let ids: Vec<Uuid> = unknown.keys().copied().collect();
@@ -68,7 +69,7 @@ impl Known {
             unknown.remove(id);
         }
         // A claim is forgotten one day, the call itself is not.
-        let unknown: Vec<_> = unknown.into_iter().collect();
+        let unknown: Vec<RowKey> = unknown.into_values().collect();
         let stored = usage_rows::find(&mut self.conn, &unknown).await?;
         let known = (claimed.len() + stored.len()) as u64;
         self.old_calls += known;
