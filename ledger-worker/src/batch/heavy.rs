@@ -6,8 +6,9 @@ use chrono::{DateTime, Utc};
 use ledger::UserId;
 use store::projection::hours::{Touched, start_of_day};
 
-/// Calls of a user's day from which on its hours are compacted. A month of days just below it is read from its 31,000
-/// rows in some 20 ms; above it a day's calls become a tenth as many rows of hours, or fewer.
+/// Calls of a user's day from which on its hours are compacted. The days of a month just below it are 30,000 rows,
+/// which history read in 155 ms on a busy machine of two cores, and in 11 ms from their hours, of three categories;
+/// with a tenth of the calls there would be as many hours as rows, and nothing would be won.
 const HEAVY_CALLS: u32 = 1_000;
 /// Days that are counted at a time, some 60 bytes each. Of more than these those with the fewest calls are forgotten.
 const MAX_DAYS: usize = 65_536;

@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use crate::Error;
 
-/// Time of the log for which an hour that has ended is left alone. A call can be completed for an hour, and those of now
-/// keep coming in for a while: what is compacted should stay so.
+/// Time of the log for which an hour that has ended is left alone. A call can be completed for an hour, and those of
+/// now keep coming in for a while: what is compacted should stay so.
 const GRACE: TimeDelta = TimeDelta::minutes(75);
 /// Bits of the filter of users. 16 KiB are read where a batch holds calls of long ago; of 10,000 users with compacted
 /// hours a thirteenth of all others share a bit, and are looked up in vain.
@@ -76,8 +76,8 @@ pub fn start_of_day(at: DateTime<Utc>) -> DateTime<Utc> {
 }
 
 /// Takes out of the cache those of these hours that are in it, and what is about to be put there of their days. The
-/// caller holds the checkpoint's lock. Calls of now cost one look at one row, and those of users without compacted hours
-/// one at the filter.
+/// caller holds the checkpoint's lock. Calls of now cost one look at one row, and those of users without compacted
+/// hours one at the filter.
 pub async fn forget(conn: &mut PgConnection, partition: i16, touched: &[Touched]) -> Result<(), Error> {
     let Some(first) = touched.iter().map(|touched| touched.hour).min() else { return Ok(()) };
     let state = sqlx::query!(
@@ -280,8 +280,8 @@ pub async fn read(conn: &mut PgConnection, day: &ClaimedDay) -> Result<Vec<HourS
         .collect()
 }
 
-/// Puts what was read of a claimed day into the cache, within the caller's transaction. `false`, and nothing is put, when
-/// one of its calls changed since it was claimed.
+/// Puts what was read of a claimed day into the cache, within the caller's transaction. `false`, and nothing is put,
+/// when one of its calls changed since it was claimed.
 pub async fn put(conn: &mut PgConnection, day: &ClaimedDay, hours: &[HourSums]) -> Result<bool, Error> {
     let is_claimed = sqlx::query_scalar!(
         r#"SELECT 1 AS "one!" FROM compacted_days WHERE user_id = $1 AND day = $2 AND claim = $3 FOR UPDATE"#,
