@@ -25,6 +25,9 @@ const LAG_OF_ALL: u32 = 4;
 const BYTES_OF_ALL: u64 = 512 * 1024 * 1024;
 /// Users with more calls than others wait to be admitted when so much is not projected. Nobody reports by then.
 const BYTES_OF_ADMISSION: u64 = 2 * 1024 * 1024 * 1024;
+/// Users with calls that are not projected, beyond whom no other user's calls are admitted: what is known of them must
+/// be kept in memory.
+const MAX_USERS: u64 = 250_000;
 /// Longest time for which a client is asked to wait.
 const MAX_RETRY_AFTER_S: u64 = 30;
 
@@ -86,6 +89,41 @@ impl Stage {
             2 => Self::Reporters,
             _ => Self::Admission,
         }
+    }
+}
+
+/// Admitted and reported calls of known users that are not projected.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unprojected {
+    /// Calls of all users.
+    pub(super) all_calls: u64,
+    /// Users who have any.
+    pub(super) users: u64,
+    /// The most that one user may have (`MAX_UNPROJECTED`).
+    pub(super) most_of_one: u64,
+}
+
+impl Unprojected {
+    /// Tells whether there is so little that it needs no look at the user who asks.
+    pub(super) fn is_little(self) -> bool {
+        self.all_calls < self.most_of_one && self.users < MAX_USERS
+    }
+
+    /// Whether a user with so many of these calls may ask for another one. A user's own backlog stands in its way,
+    /// hardly ever another's: who has no such calls waits only where there is no memory left for one more.
+    ///
+    /// # Errors
+    /// [`LimitsError::Behind`], or [`LimitsError::Crowded`].
+    pub(super) fn check(self, own_calls: u64, stage: Stage) -> Result<(), LimitsError> {
+        let Self { all_calls, users, most_of_one } = self;
+        if own_calls == 0 {
+            return if users < MAX_USERS { Ok(()) } else { Err(LimitsError::Crowded { users }) };
+        }
+        let is_large = own_calls.saturating_mul(users) >= all_calls;
+        if own_calls >= most_of_one || (is_large && stage == Stage::Admission) {
+            return Err(LimitsError::Behind { calls: own_calls });
+        }
+        Ok(())
     }
 }
 
@@ -218,6 +256,33 @@ mod tests {
             stage = after(stage, 0.0, bytes);
             assert_eq!(stage, expected, "at {bytes} bytes");
         }
+    }
+
+    #[test]
+    fn calls_of_others_keep_nobody_waiting() {
+        let unprojected = Unprojected { all_calls: 1_000_000, users: 1_000, most_of_one: 5_000 };
+        let check = |own_calls, stage| unprojected.check(own_calls, stage);
+        for stage in [Stage::Open, Stage::Largest, Stage::Reporters] {
+            assert_eq!(check(0, stage), Ok(()));
+            assert_eq!(check(4_999, stage), Ok(()));
+            assert_eq!(check(5_000, stage), Err(LimitsError::Behind { calls: 5_000 }));
+        }
+        // At last the largest users wait, and still not the others.
+        assert_eq!(check(0, Stage::Admission), Ok(()));
+        assert_eq!(check(999, Stage::Admission), Ok(()));
+        assert_eq!(check(1_000, Stage::Admission), Err(LimitsError::Behind { calls: 1_000 }));
+    }
+
+    #[test]
+    fn a_user_for_whom_there_is_no_memory_waits_and_those_in_memory_go_on() {
+        let crowded = Unprojected { all_calls: MAX_USERS, users: MAX_USERS, most_of_one: 5_000 };
+        assert!(!crowded.is_little());
+        assert_eq!(crowded.check(0, Stage::Open), Err(LimitsError::Crowded { users: MAX_USERS }));
+        assert_eq!(crowded.check(1, Stage::Open), Ok(()));
+        let roomy = Unprojected { users: MAX_USERS - 1, ..crowded };
+        assert_eq!(roomy.check(0, Stage::Open), Ok(()));
+        assert!(!Unprojected { all_calls: 5_000, users: 1, most_of_one: 5_000 }.is_little());
+        assert!(Unprojected { all_calls: 4_999, users: 1, most_of_one: 5_000 }.is_little());
     }
 
     #[test]

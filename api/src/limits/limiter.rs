@@ -15,7 +15,7 @@ use url::Url;
 
 use super::admission::{Admission, Hold};
 use super::ask::{Ask, Standing};
-use super::backlog::{Backlog, Stage};
+use super::backlog::{Backlog, Stage, Unprojected};
 use super::error::{LimitsError, Unready};
 use super::fates::Fates;
 use super::gate::{self, Gate};
@@ -26,10 +26,6 @@ use super::rejections::Rejections;
 use super::tally::PlanDecision;
 use crate::config::{Enforcement, LimitFailureMode};
 use crate::facts::Watermark;
-
-/// Users with calls that are not projected, beyond whom no other user's calls are admitted: what is known of them must
-/// be kept in memory.
-const MAX_USERS_UNPROJECTED: u64 = 250_000;
 
 /// Decides about calls. Cheap to clone.
 #[derive(Clone)]
@@ -254,22 +250,15 @@ impl Limits {
 }
 
 impl Limiter {
-    /// A user's own backlog stands in its way, hardly ever another's: who has no calls that wait for the projection
-    /// waits only where there is no memory left for one more.
     fn check_backlog(&self, user: UserId) -> Result<(), LimitsError> {
-        let calls = self.counts.outstanding_calls_of(user);
-        if calls >= self.max_unprojected {
-            return Err(LimitsError::Behind { calls });
-        }
         let (all_calls, users) = self.counts.outstanding();
-        if calls == 0 {
-            return if users < MAX_USERS_UNPROJECTED { Ok(()) } else { Err(LimitsError::Crowded { users }) };
+        let unprojected = Unprojected { all_calls, users, most_of_one: self.max_unprojected };
+        let stage = self.backlog.stage();
+        // As good as always there is so little that nobody can have too much.
+        if unprojected.is_little() && stage < Stage::Admission {
+            return Ok(());
         }
-        let is_large = calls.saturating_mul(users) >= all_calls;
-        if is_large && self.backlog.stage() == Stage::Admission {
-            return Err(LimitsError::Behind { calls });
-        }
-        Ok(())
+        unprojected.check(self.counts.outstanding_calls_of(user), stage)
     }
 
     fn counted(&self, user: UserId, ask: &Ask, standing: Option<Standing>) -> Admission {
