@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use ledger::{Clock, UserId};
@@ -24,6 +25,8 @@ pub type Found = HashMap<UserId, Result<Arc<DataKey>, DataKeyError>>;
 
 /// Opened data keys that are remembered, about 1.6 KiB each.
 const CACHED: usize = 20_000;
+/// Time that the database has at the start; afterwards it counts as one that does not answer yet.
+const PROVE_WITHIN: Duration = Duration::from_secs(10);
 
 /// The data keys of one process. Cheap to clone. Somebody must tell it of those that are destroyed: [`Keys::follow`],
 /// or whoever follows the channel of users anyway.
@@ -52,13 +55,16 @@ impl Keys {
     /// # Errors
     /// A root key is missing, malformed, not the one of its name, or none of those that the stored data keys need.
     pub async fn start(database_url: &str, config: &KeyConfig, clock: &Clock) -> Result<Self, KeysError> {
-        let (ring, proven) = match store::connect(database_url, store::Schema::Live).await {
-            Ok(mut conn) => {
-                let (ring, seen) = start::proven(&mut conn, config, clock.now()).await?;
-                (ring, OnceLock::from(seen))
+        let proven = store::within("holding the root keys against the database", PROVE_WITHIN, async {
+            let mut conn = store::connect(database_url, store::Schema::Live).await?;
+            start::proven(&mut conn, config, clock.now()).await
+        });
+        let (ring, proven) = match proven.await {
+            Ok((ring, seen)) => (ring, OnceLock::from(seen)),
+            Err(KeysError::Store(error)) if error.is_unavailable() => {
+                (start::unproven(config)?, OnceLock::new())
             }
-            Err(error) if error.is_unavailable() => (start::unproven(config)?, OnceLock::new()),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
         Ok(Self(Arc::new(Shared {
             ring,

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use tokio::time::timeout;
 
-use crate::Error;
+use crate::{Error, schema};
 
 /// The projection that a connection sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,22 @@ impl Schema {
 }
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time that a server has for a new session, login included: one that accepts and stays silent is not waited for.
+const CONNECT_WITHIN: Duration = Duration::from_secs(4);
+/// Time that an idle session has to show that it is alive, and so has one that somebody has let go of.
+const ALIVE_WITHIN: Duration = Duration::from_secs(1);
+/// A session that was used so short a time ago is not asked whether it is alive.
+const FRESH_FOR: Duration = Duration::from_secs(1);
+/// The server's end of every session: how soon it notices that ours is gone, and with the session lets go of its locks.
+/// A host that is gone without a word is noticed after some ten seconds, idle or not, and a session whose statement
+/// nobody waits for any more after two.
+const SERVER_END: [(&str, &str); 5] = [
+    ("tcp_keepalives_idle", "5"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "10000"),
+    ("client_connection_check_interval", "2000"),
+];
 
 /// Options of a connection to this database. `sslmode` (`require`, `verify-full`, …) and `sslrootcert` are parameters
 /// of the URL.
@@ -47,52 +64,94 @@ pub fn options(database_url: &str, schema: Schema) -> Result<PgConnectOptions, E
         .map_err(Error::Url)?
         .application_name("usage-ledger")
         .options([("search_path", schema.search_path()), ("TimeZone", "UTC")])
+        .options(SERVER_END)
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5)))
 }
 
 /// A pool of at most `max_connections` for the live projection. Connects when first used, so that a process starts
 /// while the database is away.
 pub fn pool(database_url: &str, max_connections: u32) -> Result<PgPool, Error> {
-    Ok(PgPoolOptions::new()
+    Ok(pool_of(options(database_url, Schema::Live)?, max_connections))
+}
+
+/// A pool that keeps no session which does not answer: our end of a connection has no time limits of its own, and a
+/// session that is silent would keep its place for ever.
+pub(crate) fn pool_of(options: PgConnectOptions, max_connections: u32) -> PgPool {
+    PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(options(database_url, Schema::Live)?))
+        // That test has no time limit.
+        .test_before_acquire(false)
+        .before_acquire(|conn, meta| {
+            Box::pin(async move { Ok(meta.idle_for < FRESH_FOR || is_alive(conn).await.is_ok()) })
+        })
+        .after_release(|conn, _| {
+            Box::pin(async move {
+                is_alive(conn).await?;
+                Ok(true)
+            })
+        })
+        .connect_lazy_with(options)
+}
+
+/// An error: the session is to be closed without a goodbye, for which it might wait for ever.
+async fn is_alive(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    timeout(ALIVE_WITHIN, conn.ping()).await.unwrap_or_else(|_| Err(late("an idle session", ALIVE_WITHIN)))
+}
+
+/// Bounds what the database may take for `operation`. A session on which something was given up is not to be used
+/// again; it is closed when it is dropped.
+///
+/// # Errors
+/// [`Error::Unavailable`] when the time is up, beside those of `work`.
+pub async fn within<T, E: From<Error>>(
+    operation: &'static str,
+    limit: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    timeout(limit, work).await.unwrap_or_else(|_| Err(Error::from(late(operation, limit)).into()))
+}
+
+fn late(operation: &str, limit: Duration) -> sqlx::Error {
+    let words = format!("{operation} took longer than {} s", limit.as_secs());
+    sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, words))
+}
+
+pub(crate) async fn open(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    // Boxed: a connection being made is larger than all the rest.
+    let connecting = Box::pin(PgConnection::connect_with(options));
+    timeout(CONNECT_WITHIN, connecting)
+        .await
+        .unwrap_or_else(|_| Err(late("connecting to the database", CONNECT_WITHIN)))
 }
 
 /// Looks once, at the start of a process, whether the database can be used. One that does not answer may answer later:
 /// that is no error here.
 ///
 /// # Errors
-/// [`Error::Rejected`] and [`Error::NoTables`], which only a person can mend; [`Error::Url`] when the URL can't be
-/// read.
+/// [`Error::Rejected`], and what [`schema::check`] finds, which only a person can mend; [`Error::Url`] when the URL
+/// can't be read.
 pub async fn check(database_url: &str) -> Result<(), Error> {
-    let mut conn = match PgConnection::connect_with(&options(database_url, Schema::Live)?).await {
+    let mut conn = match open(&options(database_url, Schema::Live)?).await {
         Ok(conn) => conn,
         Err(source) if is_rejection(&source) => return Err(Error::Rejected(source)),
         Err(_) => return Ok(()),
     };
-    // Not checked at compile time: there may be no table yet.
-    let found: Result<bool, _> = sqlx::query_scalar(
-        "SELECT to_regclass('projection_checkpoint') IS NOT NULL
-                    AND to_regclass('public.encryption_keys') IS NOT NULL",
-    )
-    .fetch_one(&mut conn)
-    .await;
-    match found {
-        Ok(false) => Err(Error::NoTables),
-        Ok(true) | Err(_) => Ok(()),
+    match within("reading the migrations", CONNECT_WITHIN, schema::check(&mut conn)).await {
+        Err(error @ (Error::NoTables | Error::Schema(_))) => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
 /// One connection outside of any pool, for a session that holds a lock or listens.
 pub async fn connect(database_url: &str, schema: Schema) -> Result<PgConnection, Error> {
-    Ok(PgConnection::connect_with(&options(database_url, schema)?).await?)
+    Ok(open(&options(database_url, schema)?).await?)
 }
 
 /// One connection on which nothing can be written.
 pub async fn connect_read_only(database_url: &str, schema: Schema) -> Result<PgConnection, Error> {
     let options = options(database_url, schema)?.options([("default_transaction_read_only", "on")]);
-    Ok(PgConnection::connect_with(&options).await?)
+    Ok(open(&options).await?)
 }
 
 /// One connection for applying batches. Its statements join small arrays with large tables by their keys: a hash join
@@ -100,7 +159,7 @@ pub async fn connect_read_only(database_url: &str, schema: Schema) -> Result<PgC
 pub async fn connect_projector(database_url: &str, schema: Schema) -> Result<PgConnection, Error> {
     let options =
         options(database_url, schema)?.options([("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
-    Ok(PgConnection::connect_with(&options).await?)
+    Ok(open(&options).await?)
 }
 
 /// SQLSTATE class 28: the login; 3D000: no such database. A failed TLS handshake is a matter of `sslmode`.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use sqlx::postgres::PgDatabaseError;
 
+use crate::versions::Difference;
+
 /// A failed database operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -69,9 +71,12 @@ pub enum Error {
     /// The server does not let us in: waiting does not help.
     #[error("the server refuses its login, its database's name or its sslmode")]
     Rejected(#[source] sqlx::Error),
-    /// The database is one without our tables, or with those of an earlier version.
-    #[error("the database lacks tables of this version; run `usage-ledger migrate`")]
+    /// The database is one without our tables.
+    #[error("the database has no tables of the ledger; run `usage-ledger migrate`")]
     NoTables,
+    /// The tables are those of another version.
+    #[error(transparent)]
+    Schema(#[from] Difference),
     /// The tables could not be brought up to date.
     #[error("the database could not be migrated")]
     Migrate(#[source] sqlx::migrate::MigrateError),

@@ -13,8 +13,10 @@ mod patience;
 pub mod position;
 pub mod projection;
 pub mod read;
+pub mod schema;
+pub mod versions;
 
-pub use connect::{Schema, check, connect, connect_read_only, options, pool};
+pub use connect::{Schema, check, connect, connect_read_only, options, pool, within};
 pub use error::{Constraint, Error};
 pub use migrate::migrate;
 pub use position::Position;

@@ -1,12 +1,12 @@
 //! Listening for announcements over a connection that may be lost without a word.
 
-use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgNotification};
-use tokio::time::Interval;
+use tokio::time::{Interval, MissedTickBehavior};
 
+use crate::connect::{pool_of, within};
 use crate::error::Error;
 
 /// The listening connection is asked this often whether it is alive: one that is dead without a word stays silent for
@@ -14,12 +14,15 @@ use crate::error::Error;
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// A connection that does not answer for so long is given up. What was announced meanwhile is unknown here for this
 /// time and `PING_INTERVAL` at most.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time that the database has for a new connection, and to note what is listened for.
+const LISTEN_WITHIN: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// A database that stays away is reported this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Announcements on some channels. Takes one of the pool's connections for itself, and another one when that is lost.
+/// Announcements on some channels, over a connection like the pool's but beside it, and another one when that is lost.
+/// A silent connection, which says goodbye for ever, keeps no place of the pool.
 #[derive(Debug)]
 pub struct Announcements {
     pool: PgPool,
@@ -86,9 +89,18 @@ impl Announcements {
     }
 
     async fn connect(&mut self) -> Result<Option<Heard>, Error> {
-        let mut listener = PgListener::connect_with(&self.pool).await?;
-        listener.listen_all(self.channels.iter().copied()).await?;
-        self.listening = Some(Listening { listener, pings: tokio::time::interval(PING_INTERVAL) });
+        let own = pool_of(self.pool.connect_options().as_ref().clone(), 1);
+        let listener = within("listening", LISTEN_WITHIN, async {
+            let mut listener = PgListener::connect_with(&own).await?;
+            // It would connect again by itself, however long that takes.
+            listener.eager_reconnect(false);
+            listener.listen_all(self.channels.iter().copied()).await?;
+            Ok::<_, Error>(listener)
+        })
+        .await?;
+        let mut pings = tokio::time::interval(PING_INTERVAL);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.listening = Some(Listening { listener, pings });
         Ok(Some(Heard::Connected))
     }
 }
@@ -99,16 +111,14 @@ impl Listening {
         tokio::select! {
             announcement = self.listener.try_recv() => Ok(announcement?.map(Heard::Announced)),
             _ = self.pings.tick() => {
-                let ping = sqlx::query("SELECT 1").execute(&mut self.listener);
-                tokio::time::timeout(PING_TIMEOUT, ping).await.map_err(|_| silent())??;
-                Ok(Some(Heard::Alive))
+                within("the listening connection", PING_TIMEOUT, async {
+                    Ok(sqlx::query("SELECT 1").execute(&mut self.listener).await?)
+                })
+                .await
+                .map(|_| Some(Heard::Alive))
             }
         }
     }
-}
-
-fn silent() -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, "the listening connection is silent"))
 }
 
 /// An error with its causes as one text: formats of logs that know no errors show the first one only.

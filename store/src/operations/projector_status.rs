@@ -42,7 +42,7 @@ pub struct Status {
     pub reason: Option<String>,
     /// The last sequence that it projected.
     pub seq: u64,
-    /// Milliseconds since it last said so; workers say so every five seconds.
+    /// Milliseconds since it last said so; workers say so every second.
     pub age_ms: u64,
 }
 
@@ -85,8 +85,8 @@ pub async fn forget(conn: &mut PgConnection, partition: i16, instance: Uuid) -> 
     Ok(())
 }
 
-/// A worker says something every five seconds; one that was silent for so long is gone.
-pub const SILENCE_MS: u64 = 15_000;
+/// A worker says something every second; one that was silent for so long is gone.
+pub const SILENCE_MS: u64 = 5_000;
 
 /// The worker that matters: the active one if there is any, else the one heard of last.
 pub async fn read(conn: &mut PgConnection, partition: i16) -> Result<Option<Status>, Error> {
@@ -95,7 +95,7 @@ pub async fn read(conn: &mut PgConnection, partition: i16) -> Result<Option<Stat
         r#"SELECT instance, state, reason, seq,
                   (1000 * EXTRACT(EPOCH FROM clock_timestamp() - heartbeat_at))::bigint AS "age_ms!"
            FROM projector_status WHERE partition = $1
-           ORDER BY (state <> 'standby' AND heartbeat_at > clock_timestamp() - interval '15 seconds') DESC,
+           ORDER BY (state <> 'standby' AND heartbeat_at > clock_timestamp() - interval '5 seconds') DESC,
                     heartbeat_at DESC
            LIMIT 1"#,
         partition

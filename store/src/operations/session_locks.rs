@@ -19,7 +19,8 @@ pub enum Lock {
 const NAMESPACE: i32 = 0x756c_6564;
 
 impl Lock {
-    const fn key(self) -> i32 {
+    /// The second key of the advisory lock.
+    pub(super) const fn key(self) -> i32 {
         match self {
             Self::Projector(partition) => 0x1_0000 + partition as i32,
             Self::Api => 0x2_0000,
