@@ -7,12 +7,14 @@ use nats::{Continuity, Log, Reader, ReaderConfig, Stop};
 use sqlx::{Connection, PgConnection, PgPool};
 use store::Schema;
 use store::operations::gaps;
+use store::operations::lock_holders::{self, Attempt, Vigil};
 use store::operations::projector_status::State;
-use store::operations::session_locks::{self, Lock};
+use store::operations::session_locks::Lock;
 use store::projection::checkpoint::{self, Checkpoint, PARTITION};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::batch::{Applied, Applier, ApplyError, Batch, BatchError};
 use crate::config::WorkerConfig;
@@ -26,20 +28,23 @@ use crate::thresholds::Signal;
 /// Time after which a stopped projector looks at the log again, and one that is not active tries to become it.
 const RECHECK: Duration = Duration::from_millis(500);
 /// The longest pause after an error.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// So many frames behind the last one read are a backlog; a few are on their way at any time.
 const BACKLOG_FRAMES: u64 = 100;
 /// The longest that frames gather before they are applied.
 const MAX_PACE: Duration = Duration::from_millis(100);
 
-/// Time that the database has for a session's start.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// Time that the database has for one step of a session beside its batches: to ask for the lock, to say that it is
+/// alive, to say goodbye.
+const STEP_WITHIN: Duration = Duration::from_secs(5);
 /// Time that it has for a batch, also one that waits for a rebuild's comparison. Beyond that the connection is given
 /// up: the next one finds in the checkpoint whether the batch was applied.
 const APPLY_WITHIN: Duration = Duration::from_mins(1);
 
 /// The worker's projector.
 pub(crate) struct Projector {
+    /// This process, among those that hold locks.
+    pub(crate) instance: Uuid,
     pub(crate) config: WorkerConfig,
     pub(crate) log: Log,
     pub(crate) keys: Keys,
@@ -101,19 +106,9 @@ impl Projector {
 
     /// One connection to the database, and as long as it holds, the right to project.
     async fn session(&self, shutdown: &CancellationToken) -> Result<(), SessionError> {
-        let mut conn = within(
-            "connecting to the database",
-            CONNECT_WITHIN,
-            store::connect::connect_projector(&self.config.database_url, Schema::Live),
-        )
-        .await??;
-        while !within(
-            "asking for the projector's lock",
-            CONNECT_WITHIN,
-            session_locks::try_lock(&mut conn, Lock::Projector(PARTITION)),
-        )
-        .await??
-        {
+        let mut conn = store::connect::connect_projector(&self.config.database_url, Schema::Live).await?;
+        let mut vigil = Vigil::default();
+        while !self.is_turn(&mut conn, &mut vigil).await? {
             self.status.set(State::Standby, None);
             wait(RECHECK, shutdown).await;
             if shutdown.is_cancelled() {
@@ -131,8 +126,17 @@ impl Projector {
             }
         }
         // The lock goes with the connection; whoever waits for it need not wait for a timeout.
-        conn.close().await.map_err(store::Error::from)?;
+        within("ending the session", STEP_WITHIN, conn.close()).await?.map_err(store::Error::from)?;
         Ok(())
+    }
+
+    /// Asks for the right to project. Before it was this worker's in an earlier session that has stalled, or while the
+    /// active worker is silent, that session is ended: what it still tries to commit fails.
+    async fn is_turn(&self, conn: &mut PgConnection, vigil: &mut Vigil) -> Result<bool, SessionError> {
+        let lock = Lock::Projector(PARTITION);
+        let asking = lock_holders::try_take(conn, lock, self.instance, vigil);
+        let attempt = within("asking for the projector's lock", STEP_WITHIN, asking).await??;
+        Ok(matches!(attempt, Attempt::Taken(_)))
     }
 
     /// Applies what the log holds after the checkpoint, as it comes.
@@ -141,8 +145,10 @@ impl Projector {
         conn: &mut PgConnection,
         shutdown: &CancellationToken,
     ) -> Result<End, SessionError> {
+        // The lock is held: whatever an earlier worker projected is in the checkpoint.
         let state = self.log.state().await?;
-        let mut checkpoint = match self.check_start(conn, &state).await? {
+        let starting = self.check_start(conn, &state);
+        let mut checkpoint = match within("reading the checkpoint", APPLY_WITHIN, starting).await?? {
             Ok(checkpoint) => checkpoint,
             Err(stop) => return Ok(End::Stopped(stop.into())),
         };
@@ -152,7 +158,8 @@ impl Projector {
         if self.status.state() != State::Stopped {
             self.status.set(State::Running, None);
         }
-        let continuity = continuity(conn, &self.log, seq).await?;
+        let continuity =
+            within("reading the producers", APPLY_WITHIN, continuity(conn, &self.log, seq)).await??;
         let (_reader, mut from) = self.read_ahead(seq + 1, continuity);
         let mut applier = Applier::new(Schema::Live, PARTITION, checkpoint);
         if seq >= state.last_seq {
@@ -188,7 +195,13 @@ impl Projector {
                         }
                     }
                 }
-                Some(Read::Idle) => self.status.set(State::Running, None),
+                Some(Read::Idle) => {
+                    // A standby may have ended this session while the process stood still.
+                    within("looking at the session", STEP_WITHIN, conn.ping())
+                        .await?
+                        .map_err(store::Error::from)?;
+                    self.status.set(State::Running, None);
+                }
                 Some(Read::Stopped(stop)) => return Ok(End::Stopped(stop.into())),
                 Some(Read::Halted(BatchError::Keys(KeysError::Store(error)))) => return Err(error.into()),
                 Some(Read::Halted(error)) => return Ok(End::Stopped(Halt::Batch(error))),

@@ -1,6 +1,7 @@
 //! The worker process.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use data_keys::Keys;
@@ -19,9 +20,13 @@ use crate::rollover::{Closer, LastRows, Rollover};
 use crate::status::Status;
 use crate::thresholds::{Reconciler, Signal};
 
-/// Connections beside the projector's own: one each for the status, the thresholds, the months' ends, generations of
-/// claims, erasures, dead letters, hours, users' keys, and what is announced of them.
+/// Connections beside the projector's own, and that of what is announced: one each for the status, the thresholds, the
+/// months' ends, generations of claims, erasures, dead letters, hours, users' keys, and one that is to spare while
+/// another is being given up.
 const POOL_CONNECTIONS: u32 = 9;
+
+/// Time that connections to PostgreSQL are given to end.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Runs a worker until `shutdown`. The batch that is being applied then is finished.
 ///
@@ -76,6 +81,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         Retrier { pool: pool.clone(), log: log.clone(), keys: keys.clone(), status: status.clone() };
     let compactor = Compactor { pool: pool.clone(), status: status.clone() };
     let projector = Projector {
+        instance,
         config,
         log,
         keys: keys.clone(),
@@ -97,6 +103,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         status.report(&pool, instance, &shutdown),
     );
     publisher.close().await;
-    pool.close().await;
+    // PostgreSQL needs no goodbye, and a session that is silent would not hear it.
+    let _ = tokio::time::timeout(GOODBYE, pool.close()).await;
     Ok(())
 }

@@ -5,14 +5,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::PgPool;
+use store::operations::lock_holders;
 use store::operations::projector_status::{self, State};
+use store::operations::session_locks::Lock;
 use store::projection::checkpoint::PARTITION;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Time between two heartbeats, by which the worker says that it is still there.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Time between two heartbeats, by which the worker says that it is still there. A standby ends the session of one that
+/// has said nothing for five seconds ([`lock_holders::SILENT_AFTER`]).
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// The pause after one that was not written: when the database is back a standby must not mistake this worker for one
+/// that is gone.
+const RETRY: Duration = Duration::from_millis(250);
+/// Time that the database has for a heartbeat.
+const WRITE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The worker's state, as it is now. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -70,24 +78,27 @@ impl Status {
         self.caught_up.subscribe()
     }
 
-    /// Writes the state down on every change and every few seconds. While the database is away nothing is written:
-    /// the old heartbeat says it.
+    /// Writes the state down on every change and every second. While the database is away nothing is written: the old
+    /// heartbeat says it.
     pub(crate) async fn report(&self, pool: &PgPool, instance: Uuid, shutdown: &CancellationToken) {
         let mut changes = self.state.subscribe();
         loop {
             let (state, reason) = changes.borrow_and_update().clone();
-            if let Err(error) = self.write(pool, instance, state, reason.as_deref()).await {
+            let writing = self.write(pool, instance, state, reason.as_deref());
+            let mut pause = HEARTBEAT;
+            if let Err(error) = store::within("a heartbeat", WRITE_WITHIN, writing).await {
                 tracing::debug!(error = crate::error::chain(&error), "the worker's status was not written");
+                pause = RETRY;
             }
             tokio::select! {
                 _ = changes.changed() => {}
-                () = tokio::time::sleep(HEARTBEAT) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => break,
             }
         }
-        if let Ok(mut conn) = pool.acquire().await
-            && let Err(error) = projector_status::forget(&mut conn, PARTITION, instance).await
-        {
+        let forgetting =
+            async { projector_status::forget(&mut *pool.acquire().await?, PARTITION, instance).await };
+        if let Err(error) = store::within("a last word", WRITE_WITHIN, forgetting).await {
             tracing::debug!(error = crate::error::chain(&error), "the worker's status was not removed");
         }
     }
@@ -100,6 +111,8 @@ impl Status {
         reason: Option<&str>,
     ) -> Result<(), store::Error> {
         let mut conn = pool.acquire().await?;
+        // First: this is what a standby goes by.
+        lock_holders::beat(&mut conn, Lock::Projector(PARTITION), instance).await?;
         projector_status::set(&mut conn, PARTITION, instance, state, reason, self.seq()).await?;
         let dead = store::projection::dead_letters::count(&mut conn).await?;
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; nobody has 2^53 dead letters")]

@@ -1,11 +1,16 @@
 //! Reading ahead: while one batch is applied, the next one is read, checked for continuity, parsed and prepared.
 
-use data_keys::Keys;
+use std::time::Duration;
+
+use data_keys::{Keys, KeysError};
 use nats::{Continuity, Log, RawFrame, ReadError, Reader, Stop, Verdict};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 
 use crate::batch::{Batch, BatchError};
+
+/// Time to make a batch of frames, the database's included.
+const READ_WITHIN: Duration = Duration::from_secs(30);
 
 /// One result of reading.
 #[derive(Debug)]
@@ -69,13 +74,22 @@ impl Reading {
         let backlog_frames = self.reader.pending();
         let (apply, last, stop) = self.judge(frames);
         match (last, stop) {
-            (Some(last), stop) => match Batch::read(apply, last, &self.keys, &self.pool).await {
+            (Some(last), stop) => match self.read(apply, last).await {
                 Ok(batch) => (Read::Batch(Box::new(Batch { backlog_frames, ..batch })), stop),
                 Err(error) => (Read::Halted(error), None),
             },
             (None, Some(stop)) => (Read::Stopped(stop), None),
             (None, None) => (Read::Idle, None),
         }
+    }
+
+    /// Makes a batch of the frames. The keys that it needs may have to be read from the database.
+    async fn read(&self, frames: Vec<RawFrame>, last: RawFrame) -> Result<Batch, BatchError> {
+        let reading = Batch::read(frames, last, &self.keys, &self.pool);
+        let timed = async { Ok(reading.await) };
+        store::within("reading data keys", READ_WITHIN, timed)
+            .await
+            .unwrap_or_else(|error: store::Error| Err(KeysError::from(error).into()))
     }
 
     /// Splits off the frames up to the first one that may not be passed; answers those to apply and the last passed.
