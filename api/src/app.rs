@@ -104,9 +104,11 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     );
     tasks.spawn(base.follow(accounts.clone(), shutdown.clone()));
     let limits = base.limits(&tasks, &shutdown).await.inspect_err(|_| shutdown.cancel())?;
+    // Under the lock: the api before this one may have written until it let go of it.
+    let last_seq = base.log.state().await.inspect_err(|_| shutdown.cancel())?.last_seq;
     let sealer = Sealer::new(base.data_keys.clone(), base.pool.clone());
     let own_calls = base.own_calls(&tasks, &shutdown);
-    let state = AppState::new(base.capabilities(&accounts, &limits, &sealer, &tasks)?);
+    let state = AppState::new(base.capabilities(&accounts, &limits, &sealer, last_seq, &tasks)?);
     tasks.spawn(state.health.clone().keep_looking(shutdown.clone()));
     tasks.spawn(state.idempotency.clone().clean(shutdown.clone()));
     let app = router(state.clone(), own_calls, base.ids.clone(), &base.config);
@@ -124,8 +126,6 @@ struct Base {
     clock: Clock,
     ids: IdSource,
     watermark: Watermark,
-    /// The log's last sequence at the start.
-    last_seq: u64,
     projections: Projections,
     writer: Writer,
     /// Paces what costs much to read, of all capabilities together.
@@ -158,7 +158,6 @@ impl Base {
             writer: Writer::new(publisher.clone(), watermark.clone(), positions, clock.clone(), ids.clone()),
             reads: Throttle::new(throttle::READS),
             own_changes: Throttle::new(throttle::OWN_CHANGES),
-            last_seq: stream.last_seq,
             config,
             pool,
             data_keys,
@@ -214,6 +213,7 @@ impl Base {
         accounts: &Accounts,
         limits: &Limits,
         sealer: &Sealer,
+        last_seq: u64,
         tasks: &TaskTracker,
     ) -> Result<Capabilities, ApiError> {
         Ok(Capabilities {
@@ -221,7 +221,7 @@ impl Base {
             idempotency: Idempotency::new(self.pool.clone(), self.clock.clone(), tasks.clone()),
             projections: self.projections.clone(),
             users: self.users(accounts, tasks),
-            plans: self.plans(limits),
+            plans: self.plans(limits, last_seq),
             usage: self.usage(limits),
             metering: self.metering(limits, sealer, tasks),
             ingest: self.ingest(accounts, limits, sealer),
@@ -253,12 +253,12 @@ impl Base {
         })
     }
 
-    fn plans(&self, limits: &Limits) -> Plans {
+    fn plans(&self, limits: &Limits, last_seq: u64) -> Plans {
         Plans::new(plans::Parts {
             projections: self.projections.clone(),
             writer: self.writer.clone(),
             limits: limits.clone(),
-            turns: Turns::new(LastChange::before(self.last_seq)),
+            turns: Turns::new(LastChange::before(last_seq)),
             own_changes: self.own_changes.clone(),
             on_sale: plans::OnSale::default(),
             self_upgrade: self.config.self_upgrade,

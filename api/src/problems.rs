@@ -25,6 +25,9 @@ impl From<LimitsError> for Problem {
                 Self::unavailable("database")
             }
             LimitsError::Unready(Unready::Stopping) => Self::busy("This process is ending; try again."),
+            LimitsError::Unready(Unready::Elsewhere) => {
+                Self::busy("Another instance decides about calls; try again.")
+            }
             LimitsError::Unready(Unready::CatchingUp) => {
                 Self::busy("Limits cannot be decided yet: counts are still being brought up to date.")
             }

@@ -15,9 +15,9 @@ use crate::error::{ConnectError, LogError};
 use crate::stream::StreamName;
 
 /// Longest time that one attempt to open a socket and log in may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A silent connection is noticed after two of these.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A silent connection is noticed after three of these.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// The longest pause between two attempts to connect again.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(250);
 

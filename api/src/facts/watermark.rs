@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::lag::Lag;
 
+/// Time that the database has for a look.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+
 /// Sequence of the last projected frame; 0 before the first, and before the first look at the database. It only rises,
 /// unless an operator rewound the projections. Cheap to clone.
 #[derive(Clone)]
@@ -176,8 +179,11 @@ async fn listen(pool: &PgPool, watermark: &Watermark, tell: &(impl Fn(AccountNew
 
 /// Looks the sequence up in the database.
 async fn read(pool: &PgPool, watermark: &Watermark) -> Result<(), store::Error> {
-    let mut conn = pool.acquire().await?;
-    watermark.read(checkpoint::read(&mut conn, checkpoint::PARTITION).await?.seq);
+    let looking = async {
+        let mut conn = pool.acquire().await?;
+        checkpoint::read(&mut conn, checkpoint::PARTITION).await
+    };
+    watermark.read(store::within("reading the checkpoint", READ_WITHIN, looking).await?.seq);
     Ok(())
 }
 

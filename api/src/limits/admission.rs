@@ -6,33 +6,40 @@ use std::task::{Context, Poll};
 
 use ledger::limit::Used;
 use ledger::{Meter, Month, UserId};
-use nats::{Acknowledgement, EncodedEvent, Position, PublishError, Publisher};
+use nats::{Acknowledgement, EncodedEvent, Lease, Position, PublishError, Publisher};
 
 use super::ask::Standing;
 use super::fates::Fates;
 
 /// A call that may happen. Its units are taken; dropped without being recorded, it gives them back.
 pub struct Admission {
-    publisher: Publisher,
+    way: Way,
     hold: Option<Hold>,
     standing: Option<Standing>,
     would_block: Option<Meter>,
 }
 
+/// Way of a call into the log.
+pub(super) struct Way {
+    pub(super) publisher: Publisher,
+    /// The lease under which the call was decided: once it is over, another process may decide about the same units.
+    pub(super) lease: Option<Lease>,
+}
+
 impl Admission {
     /// A call that counts, with what it holds.
-    pub(super) fn counted(publisher: Publisher, hold: Hold, standing: Option<Standing>) -> Self {
-        Self { publisher, hold: Some(hold), standing, would_block: None }
+    pub(super) fn counted(way: Way, hold: Hold, standing: Option<Standing>) -> Self {
+        Self { way, hold: Some(hold), standing, would_block: None }
     }
 
     /// A call that counts, though a limit would have refused it.
-    pub(super) fn shadow(publisher: Publisher, hold: Hold, standing: Standing, would_block: Meter) -> Self {
-        Self { publisher, hold: Some(hold), standing: Some(standing), would_block: Some(would_block) }
+    pub(super) fn shadow(way: Way, hold: Hold, standing: Standing, would_block: Meter) -> Self {
+        Self { way, hold: Some(hold), standing: Some(standing), would_block: Some(would_block) }
     }
 
     /// A call that does not count: nothing is held for it.
-    pub(super) fn uncounted(publisher: Publisher) -> Self {
-        Self { publisher, hold: None, standing: None, would_block: None }
+    pub(super) fn uncounted(way: Way) -> Self {
+        Self { way, hold: None, standing: None, would_block: None }
     }
 
     /// Standing of the user with this call; none when it is not known (failure mode open) or the call does not count.
@@ -51,7 +58,7 @@ impl Admission {
     /// The event is certainly not recorded, unless [`PublishError::may_be_recorded`].
     pub fn record(mut self, event: &EncodedEvent) -> Result<Recording, PublishError> {
         let hold = self.hold.take();
-        match self.publisher.submit(event) {
+        match self.way.publisher.submit(event, self.way.lease.as_ref()) {
             Ok(ack) => Ok(Recording(Some(InFlight { ack, hold }))),
             Err(error) => {
                 if let Some(hold) = hold {

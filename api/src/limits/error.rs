@@ -6,9 +6,12 @@ pub enum Unready {
     /// The projection has not reached what was in the log when this process took the lock.
     #[error("the projection is behind what was admitted before this process started")]
     CatchingUp,
-    /// The database is away, and with it the lock and the counts.
+    /// The database is away, or does not answer, and with it the lock and the counts.
     #[error("the database is away")]
     Database,
+    /// Another api process holds the lock, and decides.
+    #[error("another api process decides")]
+    Elsewhere,
     /// The process is ending.
     #[error("this process is ending")]
     Stopping,

@@ -1,15 +1,15 @@
-//! Gate before all decisions: open while this process holds the lock against a second one, and the projection has
-//! everything that another process, or this one before a restart, has admitted.
+//! Gate before all decisions: open while this process holds the lock against a second one, by the lock's lease, and the
+//! projection has everything that another process, or this one before a restart, has admitted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use nats::Log;
+use nats::{Lease, Log};
 use tokio_util::sync::CancellationToken;
 
 use super::error::Unready;
-use super::lock::ApiLock;
+use super::lock::{ApiLock, Takeover};
 use super::log_end;
 use super::projected::Projected;
 use crate::facts::Watermark;
@@ -17,24 +17,33 @@ use crate::facts::Watermark;
 /// Gate before all decisions, open or closed.
 pub(super) struct Gate {
     state: AtomicU8,
+    /// The lock's. A process that stood still finds it over before it has noticed anything.
+    lease: Lease,
 }
 
 const OPEN: u8 = 0;
 const CATCHING_UP: u8 = 1;
 const NO_DATABASE: u8 = 2;
+const ELSEWHERE: u8 = 3;
 /// Closed for good.
-const STOPPING: u8 = 3;
+const STOPPING: u8 = 4;
 
 impl Gate {
     /// Closed until the projection has caught up.
-    pub(super) fn new() -> Self {
-        Self { state: AtomicU8::new(CATCHING_UP) }
+    pub(super) fn new(lease: Lease) -> Self {
+        Self { state: AtomicU8::new(CATCHING_UP), lease }
+    }
+
+    /// The lease under which decisions hold: what is decided counts only if it is on its way while the lease holds.
+    pub(super) fn lease(&self) -> &Lease {
+        &self.lease
     }
 
     pub(super) fn check(&self) -> Result<(), Unready> {
         match self.state.load(Ordering::Acquire) {
-            OPEN => Ok(()),
+            OPEN if self.lease.holds() => Ok(()),
             CATCHING_UP => Err(Unready::CatchingUp),
+            ELSEWHERE => Err(Unready::Elsewhere),
             STOPPING => Err(Unready::Stopping),
             _ => Err(Unready::Database),
         }
@@ -61,8 +70,9 @@ pub(super) async fn keep(
     let mut rewinds = watermark.rewinds();
     let work = async {
         loop {
+            let takeover = lock.takeover();
             tokio::select! {
-                () = open(&gate, &counts, &log, &watermark) => {}
+                () = open(&gate, takeover, &counts, &log, &watermark) => {}
                 // The sender lives as long as `watermark`.
                 _ = rewinds.changed() => {
                     gate.set(CATCHING_UP);
@@ -70,10 +80,12 @@ pub(super) async fn keep(
                 }
                 () = lock.lost() => {
                     gate.set(NO_DATABASE);
-                    tracing::error!("the database is away: nothing is admitted until it is back");
-                    lock.regain().await;
+                    tracing::error!(
+                        "the lock's session is gone or silent: nothing is admitted until another one holds it"
+                    );
+                    lock.regain(|| gate.set(ELSEWHERE)).await;
                     gate.set(CATCHING_UP);
-                    tracing::info!("the database is back");
+                    tracing::info!("the lock is held again");
                 }
             }
         }
@@ -83,8 +95,12 @@ pub(super) async fn keep(
     lock
 }
 
-/// Opens when the projection has reached what the log holds now. Never ends.
-async fn open(gate: &Gate, counts: &Projected, log: &Log, watermark: &Watermark) {
+/// Opens when the projection has reached what the log holds once nobody else decides. Never ends.
+async fn open(gate: &Gate, takeover: Option<Takeover>, counts: &Projected, log: &Log, watermark: &Watermark) {
+    if let Some(takeover) = takeover {
+        log_end::last_seq(log).await;
+        takeover.over().await;
+    }
     let last_seq = log_end::last_seq(log).await;
     counts.set_floor(last_seq);
     while !watermark.wait_for(last_seq, Duration::from_secs(10)).await {
@@ -97,4 +113,24 @@ async fn open(gate: &Gate, counts: &Projected, log: &Log, watermark: &Watermark)
     gate.set(OPEN);
     tracing::info!(last_seq, "limits are decided from here on");
     std::future::pending::<()>().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_gate_that_stands_open_is_closed_when_the_lease_is_over() {
+        let lease = Lease::default();
+        let gate = Gate::new(lease.clone());
+        lease.renew(Instant::now() + Duration::from_mins(1));
+        assert_eq!(gate.check(), Err(Unready::CatchingUp));
+        gate.set(OPEN);
+        assert_eq!(gate.check(), Ok(()));
+        // Nobody was here to close it.
+        lease.renew(Instant::now());
+        assert_eq!(gate.check(), Err(Unready::Database));
+    }
 }

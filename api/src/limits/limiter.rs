@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use super::admission::{Admission, Hold};
+use super::admission::{Admission, Hold, Way};
 use super::ask::{Ask, Standing};
 use super::backlog::{Backlog, Stage, Unprojected};
 use super::error::{LimitsError, Unready};
@@ -101,9 +101,9 @@ impl Limits {
         shutdown: &CancellationToken,
     ) -> Result<Self, StartError> {
         let LimitsParts { database_url, pool, log, publisher, watermark, clock, ids, .. } = parts;
-        let lock = ApiLock::acquire(database_url).await?;
+        let lock = ApiLock::acquire(database_url, ids.random_id()).await?;
         let counts = Arc::new(Projected::new(pool, clock.clone(), watermark.clone()));
-        let gate = Arc::new(Gate::new());
+        let gate = Arc::new(Gate::new(lock.lease().clone()));
         let backlog = Arc::new(Backlog::new(parts.max_lag, publisher.clone(), watermark.clone()));
         let fates = Arc::new(Fates::new(Arc::clone(&counts)));
         let rejections = Rejections::default();
@@ -142,19 +142,15 @@ impl Limits {
     pub async fn admit(&self, user: UserId, ask: Ask) -> Result<Verdict, LimitsError> {
         let limiter = &self.0;
         limiter.check_backlog(user)?;
-        let decided = match limiter.gate.check() {
-            Ok(()) => limiter.counts.decide(user, &ask, limiter.intent).await,
-            Err(unready) => Err(unready.into()),
-        };
-        match decided {
+        match limiter.decide(user, &ask).await {
             Ok(Decided::Admitted(standing)) => {
                 Ok(Verdict::Admitted(limiter.counted(user, &ask, Some(standing))))
             }
             Ok(Decided::Forced(standing)) => {
                 let hold = limiter.hold(user, &ask);
                 let refusal = limiter.refuse(user, &ask, without(&standing, &ask), true);
-                let publisher = limiter.publisher.clone();
-                Ok(Verdict::Admitted(Admission::shadow(publisher, hold, standing, refusal.meter())))
+                let way = limiter.way();
+                Ok(Verdict::Admitted(Admission::shadow(way, hold, standing, refusal.meter())))
             }
             Ok(Decided::Refused(standing)) => {
                 Ok(Verdict::Refused(limiter.refuse(user, &ask, standing, false)))
@@ -169,7 +165,7 @@ impl Limits {
 
     /// Admits a call that does not count: nothing is held for it.
     pub fn uncounted(&self) -> Admission {
-        Admission::uncounted(self.0.publisher.clone())
+        Admission::uncounted(Way { publisher: self.0.publisher.clone(), lease: None })
     }
 
     /// Says what [`Limits::admit`] would, without taking anything.
@@ -234,7 +230,8 @@ impl Limits {
 
     /// Tells whether decisions can be made, and if not why: for readyz.
     pub fn readiness(&self) -> Result<(), Unready> {
-        self.0.gate.check()
+        self.0.gate.check()?;
+        if self.0.counts.can_read() { Ok(()) } else { Err(Unready::Database) }
     }
 
     /// Lets another api decide. To be called when the work of [`Limits::start`] has ended and the publisher is closed:
@@ -261,8 +258,28 @@ impl Limiter {
         unprojected.check(self.counts.outstanding_calls_of(user), stage)
     }
 
+    /// Decides and takes the units, while this process alone decides.
+    async fn decide(&self, user: UserId, ask: &Ask) -> Result<Decided, LimitsError> {
+        self.gate.check()?;
+        let decided = self.counts.decide(user, ask, self.intent).await?;
+        // The user may have had to be read, and another process may have taken over meanwhile.
+        if let Err(unready) = self.gate.check() {
+            if matches!(decided, Decided::Admitted(_) | Decided::Forced(_)) {
+                self.counts.release(user, ask.month, ask.cost());
+            }
+            return Err(unready.into());
+        }
+        Ok(decided)
+    }
+
+    /// The way of admitted calls into the log. Where calls pass without the database, they pass without the lock.
+    fn way(&self) -> Way {
+        let lease = (self.failure_mode == LimitFailureMode::Closed).then(|| self.gate.lease().clone());
+        Way { publisher: self.publisher.clone(), lease }
+    }
+
     fn counted(&self, user: UserId, ask: &Ask, standing: Option<Standing>) -> Admission {
-        Admission::counted(self.publisher.clone(), self.hold(user, ask), standing)
+        Admission::counted(self.way(), self.hold(user, ask), standing)
     }
 
     fn hold(&self, user: UserId, ask: &Ask) -> Hold {

@@ -154,6 +154,11 @@ impl Projected {
         (self.table.outstanding_calls(), self.table.users_outstanding())
     }
 
+    /// Whether users can be read, as far as is known.
+    pub(super) fn can_read(&self) -> bool {
+        self.reader.can_read()
+    }
+
     /// The plans as sold, the smallest first.
     pub(super) fn plans(&self) -> Arc<[SoldPlan]> {
         self.reader.plans()

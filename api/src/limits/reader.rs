@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -25,6 +26,8 @@ use crate::facts::Watermark;
 const MAX_BATCH: usize = 1_000;
 /// A statement that takes longer is given up.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause between two attempts to read while nobody is to be read.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// Users with units of ours are read again this often while the projection moves.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 /// Age at which the plans on offer are read again.
@@ -43,6 +46,8 @@ pub(super) struct Reader {
     /// None when nothing is read any more.
     waiting: Mutex<Option<Waiting>>,
     added: Notify,
+    /// The last statement failed: until one succeeds, who is not known yet is refused.
+    is_failing: AtomicBool,
     plans: RwLock<Arc<[SoldPlan]>>,
 }
 
@@ -61,6 +66,7 @@ impl Reader {
             clock,
             waiting: Mutex::new(Some(Waiting::new())),
             added: Notify::new(),
+            is_failing: AtomicBool::new(false),
             plans: RwLock::new(Arc::default()),
         }
     }
@@ -93,6 +99,11 @@ impl Reader {
             }
             Err(_) => Err(LimitsError::Unreadable),
         }
+    }
+
+    /// Whether users can be read, as far as is known.
+    pub(super) fn can_read(&self) -> bool {
+        !self.is_failing.load(Ordering::Acquire)
     }
 
     /// The plans as sold, the smallest first.
@@ -132,8 +143,12 @@ impl Reader {
             loop {
                 let batch = self.take();
                 if batch.is_empty() {
-                    self.added.notified().await;
-                    continue;
+                    if self.can_read() {
+                        self.added.notified().await;
+                        continue;
+                    }
+                    // Whether it works again is found out without anybody asking.
+                    let _ = timeout(PROBE_INTERVAL, self.added.notified()).await;
                 }
                 let users: Vec<UserId> = batch.keys().copied().collect();
                 let is_read = match timeout(READ_TIMEOUT, self.read_batch(&users, &mut memory)).await {
@@ -151,6 +166,7 @@ impl Reader {
                         false
                     }
                 };
+                self.is_failing.store(!is_read, Ordering::Release);
                 for (user, waiting) in batch {
                     if !is_read {
                         // Lists it again for the refresher, if it has anything to settle.

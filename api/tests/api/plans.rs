@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use testkit::{PATIENCE, Role, World, wait_until};
+use testkit::{Api, Client, PATIENCE, Role, World, wait_until};
 
 use crate::answers::assert_problem;
 use crate::customer::{Customer, at};
@@ -247,6 +247,36 @@ async fn without_a_worker_the_answer_is_202_and_holds_once_projected() {
     testkit::wait_until(std::time::Duration::from_secs(20), async || customer.plan().await.0 == json!("pro"))
         .await;
     assert_eq!(customer.upgrade("free").await.1["pending"]["plan"], json!("free"));
+}
+
+/// Two apis overlap while the second waits for the first one's lock: what the first writes until it ends, the second
+/// one has read before it decides about the same user.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_starting_api_decides_on_what_the_one_before_it_wrote_last() -> Result<()> {
+    let World { env, api, .. } = World::without_worker(&[]).await?;
+    let put = async |api: &Api, path: &str, body: Value| {
+        let client = Client::new(&api.url)?.with_token(env.token("payments", Role::Service));
+        client.put(path).json(&body).send().await
+    };
+    put(&api, "/api/users/heir", json!({})).await?.expect(201)?;
+    let starting = Api::start(&env, &[]);
+    let ending = async {
+        let asks = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                                   WHERE datname = current_database() AND query ~ '^SELECT (pg_try_adv|holder, )')";
+        wait_until(PATIENCE, || async {
+            sqlx::query_scalar(asks).fetch_one(env.pool()).await.is_ok_and(|asks: bool| asks)
+        })
+        .await;
+        put(&api, "/api/users/heir/plan", json!({"plan": "pro"})).await?.expect(202)?;
+        api.stop().await
+    };
+    let (second, ended) = tokio::join!(starting, ending);
+    ended?;
+    let second = second?;
+    // Nothing projects the first change, so nobody can know on what the next one has to be decided.
+    let answer = put(&second, "/api/users/heir/plan", json!({"plan": "enterprise"})).await?;
+    assert_problem(&answer, 503, "unavailable");
+    second.stop().await
 }
 
 /// The first try was decided and its answer lost; what was decided since stays.

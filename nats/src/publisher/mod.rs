@@ -8,6 +8,7 @@
 //! knows whether it is in the log: its callers get [`PublishError::Unknown`], the producer retires (a new id,
 //! counting from 1) and the connection is replaced, so that nothing of the old frame is left in a buffer.
 
+mod lease;
 mod queue;
 mod task;
 
@@ -23,6 +24,7 @@ use uuid::Uuid;
 use crate::error::ConnectError;
 use crate::frame::{EncodedEvent, MAX_FRAME_BYTES, MAX_FRAME_EVENTS, Position};
 use crate::log::Log;
+pub use lease::Lease;
 use queue::{Limits, OneTicket, Queue};
 use task::Task;
 
@@ -69,7 +71,8 @@ pub enum PublishError {
     /// The publisher is shutting down. Certainly not recorded.
     #[error("the publisher is closed")]
     Closed,
-    /// The log is away, and the event was never sent. Certainly not recorded.
+    /// The log is away, or a lease is over that an event of the frame needs; the event was never sent. Certainly not
+    /// recorded.
     #[error("the log is not reachable")]
     Unavailable,
     /// The log acknowledged a sequence that is not beyond an earlier one: it lost acknowledged frames. This
@@ -159,13 +162,18 @@ impl Publisher {
     ///
     /// Dropping the future does not take the event back once it was polled.
     pub async fn publish(&self, event: EncodedEvent) -> Result<Position, PublishError> {
-        self.0.queue.push(&event)?.await
+        self.0.queue.push(&event, None)?.await
     }
 
     /// [`Publisher::publish`] in two steps: the event is queued now, and the acknowledgement can be waited for by
-    /// somebody else, when the caller itself may be gone by then.
-    pub fn submit(&self, event: &EncodedEvent) -> Result<Acknowledgement, PublishError> {
-        self.0.queue.push(event).map(Acknowledgement)
+    /// somebody else, when the caller itself may be gone by then. Under a lease its frame is sent for the first time
+    /// while that holds, or never ([`PublishError::Unavailable`]).
+    pub fn submit(
+        &self,
+        event: &EncodedEvent,
+        lease: Option<&Lease>,
+    ) -> Result<Acknowledgement, PublishError> {
+        self.0.queue.push(event, lease).map(Acknowledgement)
     }
 
     /// Writes events that follow each other in the log, in as many frames as they need, and answers when all of

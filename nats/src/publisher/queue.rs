@@ -14,7 +14,7 @@ use events::MAX_EVENT_BYTES;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{PublishError, PublisherState};
+use super::{Lease, PublishError, PublisherState};
 use crate::frame::{EncodedEvent, Position};
 
 /// The room that a new frame's body starts with, in bytes.
@@ -58,6 +58,8 @@ struct Filling {
     body: BytesMut,
     count: u16,
     fate: Arc<SharedFate>,
+    /// The lease that one of its events needs.
+    lease: Option<Lease>,
 }
 
 /// A frame to send.
@@ -66,6 +68,8 @@ pub(super) struct Full {
     pub(super) body: Bytes,
     pub(super) count: u16,
     pub(super) fate: Arc<SharedFate>,
+    /// The lease under which alone it may be sent for the first time.
+    pub(super) lease: Option<Lease>,
 }
 
 /// Fate of a frame: its sequence, or why it has none.
@@ -113,10 +117,17 @@ impl Queue {
         }
     }
 
-    /// Adds one event.
-    pub(super) fn push(&self, event: &EncodedEvent) -> Result<OneTicket, PublishError> {
+    /// Adds one event, which may need a lease.
+    pub(super) fn push(
+        &self,
+        event: &EncodedEvent,
+        lease: Option<&Lease>,
+    ) -> Result<OneTicket, PublishError> {
         let mut waiting = self.admit(1, checked_len(event)?)?;
         let from = waiting.append(event, &self.limits);
+        if waiting.open.lease.is_none() {
+            waiting.open.lease = lease.cloned();
+        }
         let fate = Arc::clone(&waiting.open.fate);
         self.wake(waiting);
         Ok(OneTicket(Ticket { fate, from, count: 1, slot: None }))
@@ -299,7 +310,8 @@ impl Waiting {
 
 impl Filling {
     fn new(capacity: usize) -> Self {
-        Self { body: BytesMut::with_capacity(capacity.max(FIRST_CAPACITY)), count: 0, fate: Arc::default() }
+        let body = BytesMut::with_capacity(capacity.max(FIRST_CAPACITY));
+        Self { body, count: 0, fate: Arc::default(), lease: None }
     }
 
     fn append(&mut self, event: &EncodedEvent) -> u16 {
@@ -311,7 +323,7 @@ impl Filling {
 
     fn close(mut self) -> Full {
         self.body.put_u8(b']');
-        Full { body: self.body.freeze(), count: self.count, fate: self.fate }
+        Full { body: self.body.freeze(), count: self.count, fate: self.fate, lease: self.lease }
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use uuid::Uuid;
 
 use super::queue::{Full, Queue, SharedFate};
-use super::{PublishError, PublisherConfig};
+use super::{Lease, PublishError, PublisherConfig};
 use crate::connection::{Link, parse_reply};
 use crate::error::{ConnectError, LogError};
 use crate::frame::FrameHeader;
@@ -55,6 +55,9 @@ struct Sending {
     body: Bytes,
     /// Subject that its acknowledgement comes to, whichever attempt it is for.
     reply: String,
+    /// The lease that its first attempt needs; None once that was made. From then on it may be in the log, and its fate
+    /// is to be learnt.
+    lease: Option<Lease>,
     /// Instant at which callers behind it are refused; None once that has happened.
     stalls_at: Option<Instant>,
     /// Instant at which it is given up.
@@ -68,6 +71,8 @@ enum Attempt {
     Again {
         refused: bool,
     },
+    /// It was never sent, and may not be any more.
+    TooLate,
 }
 
 impl Task {
@@ -88,14 +93,19 @@ impl Task {
             self.in_flight = Some(Arc::clone(&full.fate));
             let (fate, bytes) = (Arc::clone(&full.fate), full.body.len());
             match self.deliver(full).await {
-                Some(ack) if self.is_beyond(&ack, bytes) => {
+                Ok(ack) if self.is_beyond(&ack, bytes) => {
                     self.queue.resume();
                     fate.decide(Ok(ack.sequence));
                 }
-                Some(ack) => self.poison(&fate, &ack),
-                None => {
-                    fate.decide(Err(PublishError::Unknown));
-                    self.retire().await;
+                Ok(ack) => self.poison(&fate, &ack),
+                Err(error) => {
+                    fate.decide(Err(error));
+                    if error.may_be_recorded() {
+                        self.retire().await;
+                    } else {
+                        // The log was reached, or nobody waited for long: what comes next is to be tried.
+                        self.queue.resume();
+                    }
                 }
             }
         }
@@ -117,8 +127,12 @@ impl Task {
         fate.decide(Err(PublishError::LogWentBackwards));
     }
 
-    /// Sends the frame until it is acknowledged. None: given up, its fate is unknown.
-    async fn deliver(&mut self, full: Full) -> Option<PublishAck> {
+    /// Sends the frame until it is acknowledged.
+    ///
+    /// # Errors
+    /// [`PublishError::Unknown`] when it was given up; [`PublishError::Unavailable`] when its lease was over before it
+    /// was sent.
+    async fn deliver(&mut self, full: Full) -> Result<PublishAck, PublishError> {
         self.n += 1;
         let started = Instant::now();
         let header = FrameHeader::of(self.producer, self.n, u32::from(full.count), &full.body);
@@ -127,6 +141,7 @@ impl Task {
             header,
             reply: format!("{}.{}", self.wire.inbox, self.n),
             body: full.body,
+            lease: full.lease,
             stalls_at: Some(started + self.config.stall_after),
             ends_at: started + self.config.retry_for,
         };
@@ -136,16 +151,22 @@ impl Task {
                 Some(Attempt::Acked(ack)) => {
                     metrics::counter!("ledger_frames_total").increment(1);
                     metrics::histogram!("ledger_ack_seconds").record(started.elapsed());
-                    return Some(ack);
+                    return Ok(ack);
                 }
                 Some(Attempt::Again { refused }) => {
                     metrics::counter!("ledger_frame_retries_total").increment(1);
                     if refused {
-                        self.until(&mut sending, sleep(pause)).await?;
+                        let waited = self.until(&mut sending, sleep(pause)).await;
+                        waited.ok_or(PublishError::Unknown)?;
                         pause = (pause * 2).min(MAX_PAUSE);
                     }
                 }
-                None => return None,
+                Some(Attempt::TooLate) => {
+                    // The counter is the next frame's.
+                    self.n -= 1;
+                    return Err(PublishError::Unavailable);
+                }
+                None => return Err(PublishError::Unknown),
             }
         }
     }
@@ -155,6 +176,9 @@ impl Task {
         let link = self.wire.link.clone();
         self.until(sending, link.connected()).await?;
         let epoch = link.epoch();
+        if sending.lease.take().is_some_and(|lease| !lease.holds()) {
+            return Some(Attempt::TooLate);
+        }
         let sent = link.client.publish_with_reply_and_headers(
             self.subject.clone(),
             sending.reply.clone(),

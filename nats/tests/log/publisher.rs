@@ -8,7 +8,7 @@ use std::time::Duration;
 use events::MAX_EVENT_BYTES;
 use futures_util::future::join_all;
 use nats::{
-    Checkpoint, EncodedEvent, Log, MAX_FRAME_BYTES, MAX_FRAME_EVENTS, Position, PublishError,
+    Checkpoint, EncodedEvent, Lease, Log, MAX_FRAME_BYTES, MAX_FRAME_EVENTS, Position, PublishError,
     PublisherConfig, PublisherState, Reader, ReaderConfig, Stop, Verdict, check_start,
 };
 use tokio::time::{Instant, timeout};
@@ -217,6 +217,34 @@ async fn a_short_stall_refuses_only_what_was_never_sent() {
     server.thaw();
     assert_eq!(sent.await.unwrap(), Ok(Position { seq: 2, idx: 0 }));
     publisher.publish(event("after")).await.expect("recorded");
+    assert_eq!(applied(&log, &read_all(&log).await), ["before", "sent", "after"]);
+}
+
+/// What waits behind a frame while the lease ends is never sent, as if its process had been frozen; what was sent is
+/// sent again until its fate is known.
+#[tokio::test]
+async fn under_a_lease_that_is_over_nothing_is_sent_for_the_first_time() {
+    let server = Server::start().await;
+    let log = server.log("LEASE").await;
+    let publisher = publisher(&log, PublisherConfig::default()).await;
+    let lease = Lease::default();
+    lease.renew(std::time::Instant::now() + Duration::from_mins(1));
+    publisher.submit(&event("before"), Some(&lease)).expect("room").await.expect("recorded");
+    server.freeze();
+    let sent = publisher.submit(&event("sent"), Some(&lease)).expect("room");
+    // Its frame is taken by the task of this same thread before that waits for anything.
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
+    let behind = publisher.submit(&event("behind"), Some(&lease)).expect("room");
+    lease.renew(std::time::Instant::now());
+    server.thaw();
+    assert_eq!(sent.await.map(|position| position.seq), Ok(2));
+    assert_eq!(behind.await, Err(PublishError::Unavailable));
+    // Nothing of it shows: neither in the producer's counter nor in what the publisher takes.
+    let late = publisher.submit(&event("late"), Some(&lease)).expect("room").await;
+    assert_eq!(late, Err(PublishError::Unavailable));
+    publisher.publish(event("after")).await.expect("recorded");
+    assert_eq!(publisher.state(), PublisherState::Ready);
     assert_eq!(applied(&log, &read_all(&log).await), ["before", "sent", "after"]);
 }
 
