@@ -36,7 +36,7 @@ struct Parts {
 /// What was seen.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Report {
-    /// `ready`, or `unavailable` when log or database is away.
+    /// `ready`, or `unavailable` when log or database is away or calls cannot be decided about.
     pub status: &'static str,
     /// PostgreSQL.
     pub database: Dependency,
@@ -61,8 +61,8 @@ pub struct TakingIn {
     pub unprojected_bytes: u64,
 }
 
-/// Whether calls can be decided about. While they cannot, those that ask are answered 503 (or admitted, under
-/// `LIMIT_FAILURE_MODE=open`); reads go on.
+/// Whether calls can be decided about. While they cannot, those that ask are answered 503 and this instance is not
+/// ready (under `LIMIT_FAILURE_MODE=open` they are admitted); reads go on.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Deciding {
     /// `ready`, or `unready`.
@@ -84,7 +84,7 @@ pub struct Dependency {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Projector {
     /// `running`, `standby`, `retrying`, `stopped` (an operator must act), `absent` (no worker has said anything for
-    /// 15 s), or `unknown` while the database is away.
+    /// 5 s), or `unknown` while the database is away.
     pub state: &'static str,
     /// Why it is not simply running, naming the range of the log where that matters.
     pub reason: Option<String>,
@@ -114,11 +114,13 @@ impl Health {
         Self(Arc::new(Parts { pool, log, publisher, watermark, limits, last }))
     }
 
-    /// The last look, if it is not too old, else a new one. Those who ask at the same time share it.
+    /// The last look, if it is not too old and limits are decided as they were then, else a new one. Those who ask at
+    /// the same time share it.
     pub async fn report(&self) -> Report {
         let mut last = self.0.last.lock().await;
         if let Some((at, report)) = &*last
             && at.elapsed() < INTERVAL
+            && self.0.limits.readiness().is_ok() == (report.limits.status == "ready")
         {
             return report.clone();
         }
@@ -137,7 +139,8 @@ impl Health {
             gauges(&report);
             if report.status != before {
                 let (log, database) = (report.log.status, report.database.status);
-                tracing::warn!(status = report.status, log, database, "readiness changed");
+                let limits = report.limits.status;
+                tracing::warn!(status = report.status, log, database, limits, "readiness changed");
                 before = report.status;
             }
         }
@@ -168,12 +171,13 @@ impl Health {
             Err(_) => None,
         };
         let log = self.log_dependency(log_state.is_some());
-        let ready = log.status == "ok" && database.is_some();
+        let decides = self.0.limits.readiness();
+        let ready = log.status == "ok" && database.is_some() && (decides.is_ok() || self.0.limits.is_open());
         Report {
             status: if ready { "ready" } else { "unavailable" },
             log,
             projector: self.projector(database.as_ref()),
-            limits: match self.0.limits.readiness() {
+            limits: match decides {
                 Ok(()) => Deciding { status: "ready", reason: None },
                 Err(reason) => Deciding { status: "unready", reason: Some(reason.to_string()) },
             },
@@ -226,7 +230,7 @@ impl Health {
             Some(Database { status: Some(status), .. }) if status.age_ms <= projector_status::SILENCE_MS => {
                 (status.state.as_str(), status.reason.clone())
             }
-            Some(_) => ("absent", Some("no worker has said anything for 15 s".to_owned())),
+            Some(_) => ("absent", Some("no worker has said anything for 5 s".to_owned())),
         };
         let events = database.map_or(0, |database| database.checkpoint.events);
         Projector {

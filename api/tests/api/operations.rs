@@ -39,6 +39,27 @@ async fn ready_says_how_everything_is() -> Result<()> {
     Ok(())
 }
 
+/// Everything answers, and users cannot be read: who is not known yet is refused, and so the instance is not ready. It
+/// finds out by itself when that is over.
+#[tokio::test]
+async fn not_ready_while_users_cannot_be_read() -> Result<()> {
+    let world = World::without_worker(&[]).await?;
+    let client = world.anonymous()?;
+    let mut held = world.env.pool().begin().await?;
+    sqlx::query("LOCK TABLE monthly_usage_summary IN ACCESS EXCLUSIVE MODE").execute(&mut *held).await?;
+    let call = world.user("unread")?.get("/api/forward-auth").header("x-forwarded-uri", "/api/x");
+    call.header("x-forwarded-method", "GET").send().await?.expect(503)?;
+    let report = client.get("/readyz").send().await?.expect(503)?.json()?;
+    assert_eq!((&report["database"]["status"], &report["log"]["status"]), (&json!("ok"), &json!("ok")));
+    assert_eq!((&report["status"], &report["limits"]["status"]), (&json!("unavailable"), &json!("unready")));
+    held.rollback().await?;
+    wait_until(Duration::from_secs(10), || async {
+        client.get("/readyz").send().await.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
+    Ok(())
+}
+
 #[tokio::test]
 async fn headers_of_every_answer() -> Result<()> {
     let world = World::without_worker(&[]).await?;
