@@ -18,8 +18,9 @@ build: setup ## target/release/usage-ledger
 test: setup ## All tests, on servers of their own (ARGS="-p nats" for some)
 	scripts/test $(ARGS)
 
-torture: setup ## Kills api, worker and servers under load, each ROUNDS=100 times; says whether all is still there
-	TORTURE_ROUNDS=$(ROUNDS) scripts/test --package usage-ledger --test torture kills -- --nocapture
+torture: setup ## Kills api, worker and servers under load, each ROUNDS=100 times, and freezes them; is all still there?
+	TORTURE_ROUNDS=$(ROUNDS) TORTURE_FREEZES=4,60 scripts/test --package usage-ledger --test torture -- \
+		kills stalls --nocapture
 
 bench: setup ## Measures against baselines on this machine; writes target/bench.json
 	cargo build --release --package usage-ledger --package bench

@@ -82,8 +82,13 @@ impl Program {
         Ok(Self { child, log, log_start })
     }
 
+    /// Its process id, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        let id = self.child.id().context("it has ended")?;
+        let id = self.pid().context("it has ended")?;
         Ok(kill(Pid::from_raw(id.cast_signed()), signal)?)
     }
 

@@ -73,6 +73,28 @@ impl Settings {
         pairs
     }
 
+    /// Changes a variable that is set.
+    pub(crate) fn change(&mut self, name: &str, by: impl FnOnce(&str) -> Result<String>) -> Result<()> {
+        let (_, value) = self.variables.iter_mut().find(|(known, _)| *known == name).context("not set")?;
+        *value = by(value)?;
+        Ok(())
+    }
+
+    /// The same for a second api, which listens at an address of its own.
+    pub(crate) fn elsewhere(&self) -> Result<Self> {
+        let mut settings = self.clone();
+        settings.address = format!("127.0.0.1:{}", infra::free_port()?);
+        let address = settings.address.clone();
+        settings.change("LISTEN_ADDR", |_| Ok(address))?;
+        Ok(settings)
+    }
+
+    /// The status that `/readyz` answers; none while nobody answers.
+    pub(crate) async fn ready(&self) -> Option<u16> {
+        let client = Client::new(format!("http://{}", self.address)).ok()?;
+        Some(client.get("/readyz").send().await.ok()?.status.as_u16())
+    }
+
     /// A client with an hour's token of this user.
     pub(crate) fn client(&self, subject: &str, role: Role) -> Result<Client> {
         let token = Token::new(&Clock::system(), subject, role).mint();
@@ -99,10 +121,19 @@ impl Cluster {
 
     /// Api and worker on these servers.
     pub(crate) async fn start_on(servers: PrivateServers) -> Result<Self> {
+        Self::start_by(servers, |_| Ok(())).await
+    }
+
+    /// Api and worker on these servers, with settings that are changed before.
+    pub(crate) async fn start_by(
+        servers: PrivateServers,
+        change: impl FnOnce(&mut Settings) -> Result<()>,
+    ) -> Result<Self> {
         let dir = DataDir::new()?;
         let ids = IdSource::new(Clock::system());
         let database = Database::create(&servers.postgres.url("postgres"), &ids).await?;
-        let settings = Settings::new(database.url(), &servers.nats.url(), &servers.nats.monitor_url())?;
+        let mut settings = Settings::new(database.url(), &servers.nats.url(), &servers.nats.monitor_url())?;
+        change(&mut settings)?;
         let mut cluster = Self { settings, dir, api: None, worker: None, database, servers };
         cluster.revive(Victim::Worker).await?;
         cluster.revive(Victim::Api).await?;
@@ -116,9 +147,27 @@ impl Cluster {
     }
 
     /// The status that `/readyz` answers; none while nobody answers.
-    async fn ready(&self) -> Option<u16> {
-        let client = Client::new(format!("http://{}", self.settings.address)).ok()?;
-        Some(client.get("/readyz").send().await.ok()?.status.as_u16())
+    pub(crate) async fn ready(&self) -> Option<u16> {
+        self.settings.ready().await
+    }
+
+    /// The id of its process; PostgreSQL's is that of the one that starts all the others.
+    pub(crate) fn pid(&self, victim: Victim) -> Result<u32> {
+        let pid = match victim {
+            Victim::Api => self.api.as_ref().and_then(Program::pid),
+            Victim::Worker => self.worker.as_ref().and_then(Program::pid),
+            Victim::Nats => self.servers.nats.pid(),
+            Victim::Postgres => self.servers.postgres.pid(),
+        };
+        pid.with_context(|| format!("{victim} does not run"))
+    }
+
+    /// Another process beside the cluster's own, with some variables of its own.
+    pub(crate) fn another(&self, command: &str, variables: &[(&str, &str)]) -> Result<Program> {
+        let mut all = self.settings.as_pairs();
+        all.retain(|(name, _)| variables.iter().all(|(own, _)| own != name));
+        all.extend_from_slice(variables);
+        Program::start(&self.dir, &[command], &all)
     }
 
     /// SIGKILL; it is gone when this answers.
@@ -187,6 +236,18 @@ impl Cluster {
     /// The log, for a test that writes into it.
     pub(crate) async fn log(&self) -> Result<nats::Log> {
         Ok(nats::connect(&nats::Connection::new(self.servers.nats.url(), STREAM.parse()?)).await?)
+    }
+
+    /// Waits until what is in the log now is projected, so long at most; more may come all the time.
+    pub(crate) async fn projects(&self, bound: Duration) -> Result<()> {
+        let last = i64::try_from(self.log().await?.state().await?.last_seq)?;
+        let pool = self.pool().await?;
+        wait_until(bound, || async {
+            let seq = sqlx::query_scalar("SELECT seq FROM projection_checkpoint").fetch_one(&pool).await;
+            seq.is_ok_and(|seq: i64| seq >= last)
+        })
+        .await;
+        Ok(())
     }
 
     /// Waits until every frame of the log is projected.

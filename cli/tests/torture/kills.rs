@@ -90,7 +90,7 @@ async fn forget(cluster: &mut Cluster, rng: &mut SmallRng) -> Result<()> {
 }
 
 /// Users of the free plan that were admitted more than it holds.
-async fn over_the_limit(pool: &PgPool) -> Result<Vec<String>> {
+pub(crate) async fn over_the_limit(pool: &PgPool) -> Result<Vec<String>> {
     let users = sqlx::query_scalar(
         "SELECT concat_ws(' ', external_id, total_calls, analyze_calls)
          FROM monthly_usage_summary JOIN public.users USING (user_id)

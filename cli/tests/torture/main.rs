@@ -14,5 +14,6 @@ mod month_end;
 mod outages;
 mod providers;
 mod refusals;
+mod stalls;
 mod tls;
 mod traces;

@@ -51,6 +51,44 @@ async fn a_database_without_tables_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// The tables are another version's, or half-made: each is told, with what to run.
+#[tokio::test]
+async fn tables_of_another_version_are_refused() -> Result<()> {
+    let (dir, env) = (DataDir::new()?, Env::start().await?);
+    let settings = settings_of(&env)?;
+    let execute = async |statement: &str| sqlx::raw_sql(statement).execute(env.pool()).await;
+    execute("CREATE TABLE public.kept AS SELECT * FROM public._sqlx_migrations").await?;
+    let last = "(SELECT max(version) FROM public.kept)";
+    let later = "INSERT INTO public._sqlx_migrations SELECT 9000 + version, 'later', now(), true, checksum, 1
+                 FROM public.kept WHERE version < 3";
+    let older = format!("DELETE FROM public._sqlx_migrations WHERE version = {last}");
+    for (change, says, can_migrate) in [
+        (older.as_str(), &["the database lacks migration 00", "run `usage-ledger migrate`"][..], true),
+        (later, &["migrations 9001, 9002, which this program does not know", "run the newer"], false),
+        (
+            "UPDATE public._sqlx_migrations SET success = false WHERE version = 2",
+            &["migration 0002 was begun in this database and did not end", "restore a backup"],
+            false,
+        ),
+        (
+            "UPDATE public._sqlx_migrations SET checksum = '\\x00' WHERE version = 2",
+            &["migration 0002 of this database is not the one of this program", "run that build"],
+            false,
+        ),
+    ] {
+        execute(change).await?;
+        for command in ["api", "worker", "migrate"] {
+            if command != "migrate" || !can_migrate {
+                let ended = output(&dir, &[command], &settings.as_pairs()).await?;
+                expect_refusal(&ended, says).with_context(|| format!("{command} after {change}"))?;
+            }
+        }
+        execute("TRUNCATE public._sqlx_migrations").await?;
+        execute("INSERT INTO public._sqlx_migrations SELECT * FROM public.kept").await?;
+    }
+    Ok(())
+}
+
 fn settings_of(env: &Env) -> Result<Settings> {
     Settings::new(env.database_url(), env.nats_url(), env.monitor_url())
 }
