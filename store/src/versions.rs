@@ -70,19 +70,22 @@ pub(crate) fn difference(applied: &[Applied], known: &[(i64, &[u8])]) -> Option<
         .map(Difference::Unfinished)
         .or(other.map(Difference::Other))
         .or(newer.map(Difference::Newer))
-        .or((!missing.is_empty()).then(|| Difference::Older(Versions(missing))))
+        .or((!missing.is_empty()).then_some(Difference::Older(Versions(missing))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A database's migrations, and what is said of them.
+    type Case<'a> = (&'a [(i64, &'a [u8], bool)], Option<&'a str>);
+
     /// This program's, in all cases.
     const KNOWN: [(i64, &[u8]); 3] = [(1, b"a"), (2, b"b"), (4, b"d")];
 
     #[test]
     fn every_difference_is_told_with_what_to_run() {
-        let cases: [(&[(i64, &[u8], bool)], Option<&str>); 9] = [
+        let cases: [Case<'_>; 9] = [
             (&[(1, b"a", true), (2, b"b", true), (4, b"d", true)], None),
             (
                 &[(1, b"a", true), (2, b"b", true)],

@@ -86,10 +86,11 @@ impl Reading {
     /// Makes a batch of the frames. The keys that it needs may have to be read from the database.
     async fn read(&self, frames: Vec<RawFrame>, last: RawFrame) -> Result<Batch, BatchError> {
         let reading = Batch::read(frames, last, &self.keys, &self.pool);
-        let timed = async { Ok(reading.await) };
-        store::within("reading data keys", READ_WITHIN, timed)
-            .await
-            .unwrap_or_else(|error: store::Error| Err(KeysError::from(error).into()))
+        let timed = async { Ok::<_, store::Error>(reading.await) };
+        match store::within("reading data keys", READ_WITHIN, timed).await {
+            Ok(read) => read,
+            Err(error) => Err(KeysError::from(error).into()),
+        }
     }
 
     /// Splits off the frames up to the first one that may not be passed; answers those to apply and the last passed.
