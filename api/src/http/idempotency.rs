@@ -124,11 +124,13 @@ impl Attempt {
 impl KeyedRequest {
     /// Reads `Idempotency-Key` of a request whose body was read already.
     pub fn of(parts: &axum::http::request::Parts, body: &[u8]) -> Result<Self, Problem> {
+        let key = idempotency_key(&parts.headers)?;
         Ok(Self {
-            key: idempotency_key(&parts.headers)?,
+            // Nothing is compared with a request without a key, and its body may be large.
+            request_hash: key.as_ref().map_or([0; 32], |_| request_hash(parts, body)),
+            key,
             method: parts.method.as_str().to_owned(),
             path: parts.uri.path().to_owned(),
-            request_hash: request_hash(parts, body),
         })
     }
 }
