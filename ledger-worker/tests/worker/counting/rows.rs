@@ -23,7 +23,7 @@ async fn a_stored_call_counts_once_though_its_claim_is_forgotten() -> Result<()>
     let event = |who, category| reported(who, "e1", now, call(category));
     ledger.publish(&[event(user, Analyze), event(other, Analyze)]).await;
     ledger.projected().await;
-    ledger.execute("TRUNCATE event_claims").await;
+    ledger.execute("TRUNCATE event_claims_0").await;
     // With other content, and beside one that is new.
     ledger
         .publish(&[event(user, Other), reported(user, "e2", now, call(Other)), event(other, Analyze)])
@@ -35,7 +35,7 @@ async fn a_stored_call_counts_once_though_its_claim_is_forgotten() -> Result<()>
     assert_eq!(ledger.text(sums).await, "1 1, 2 1");
     assert_eq!(ledger.verified().await?.differences, []);
     // At another time it is another row, which a claim alone can tell.
-    ledger.execute("TRUNCATE event_claims").await;
+    ledger.execute("TRUNCATE event_claims_0").await;
     ledger.publish(&[reported(user, "e1", now - minutes(1), call(Other))]).await;
     ledger.projected().await;
     assert_eq!(ledger.number("SELECT count(*) FROM api_usage").await, 4);
