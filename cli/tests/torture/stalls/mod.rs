@@ -135,8 +135,8 @@ async fn whatever_stands_still_everything_goes_on_by_itself() -> Result<()> {
     for lasts in freezes()? {
         for stall in Stall::ALL {
             if let Err(error) = survive(&mut stage, &mut load, stall, lasts).await {
-                let state = stage.cluster.state().await;
-                return Err(error.context(format!("{stall:?} for {lasts:?}: {state}")));
+                let seen = stage.cluster.state().await;
+                return Err(error.context(format!("{stall:?} for {lasts:?}: {seen}")));
             }
         }
     }
