@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use events::{ApiCalled, Body, Event};
 use ledger::{Category, UserId};
-use ledger_worker::rebuild::Rebuild;
+use ledger_worker::rebuild::{Rebuild, Room};
 use nats::{EncodedEvent, Publisher, PublisherConfig};
 use testkit::Env;
 use uuid::Uuid;
@@ -29,7 +29,8 @@ async fn main() -> Result<()> {
     sqlx::query("UPDATE projection_checkpoint SET seq = $1").bind(last).execute(env.pool()).await?;
     for _ in 0..3 {
         let start = Instant::now();
-        let rebuild = Rebuild { database_url: env.database_url(), log: &log, progress: &|_| {} };
+        let rebuild =
+            Rebuild { database_url: env.database_url(), log: &log, progress: &|_| {}, room: Room::default() };
         let outcome = rebuild.summaries(false).await?;
         let seconds = start.elapsed().as_secs_f64();
         println!("{} events in {seconds:.2} s: {:.0} a second", outcome.events, f64::from(EVENTS) / seconds);

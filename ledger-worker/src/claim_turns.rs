@@ -1,9 +1,9 @@
 //! Ending generations of claims.
 //!
 //! A reconciler: when the first claim of the current generation is older than the horizon, by the log's own time alone,
-//! it publishes `claims_turned`. The projector turns when it applies the event, and so does a rebuild, at the same place.
-//! The event names the generation that it ends, so it does no harm when two workers publish it. What was forgotten by
-//! a turn is then emptied, beside the projector.
+//! it publishes `claims_turned`. The projector turns when it applies the event, and so does a rebuild, at the same
+//! place. The event names the generation that it ends, so it does no harm when two workers publish it. What was
+//! forgotten by a turn is then emptied, beside the projector.
 
 use std::time::Duration;
 

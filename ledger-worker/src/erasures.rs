@@ -26,7 +26,7 @@ const PAGE: u32 = 100;
 const ALL_PAGE: u32 = 1_000;
 /// Time between two looks through all erased users.
 const ALL_INTERVAL: Duration = Duration::from_hours(24);
-/// Rows that one transaction blanks: some 50 ms, during which no call of the user can be completed.
+/// Rows that one transaction looks at and blanks: some 50 ms, during which no call of the user can be completed.
 const ROWS_AT_ONCE: u32 = 5_000;
 /// Time between two looks without a signal.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -130,13 +130,15 @@ impl Erasures {
         let data_keys = self.keys.bury(conn, erased.user, erased.erased_at).await?;
         let mut rows = 0;
         for table in personal_tables::all(conn).await? {
+            let mut after = None;
             loop {
                 if shutdown.is_cancelled() {
                     return Ok(());
                 }
-                let done = table.blank(conn, erased.user, ROWS_AT_ONCE).await?;
-                rows += done;
-                if done < u64::from(ROWS_AT_ONCE) {
+                let walked = table.blank(conn, erased.user, after, ROWS_AT_ONCE).await?;
+                rows += walked.rows;
+                after = walked.next;
+                if after.is_none() {
                     break;
                 }
             }

@@ -10,6 +10,7 @@ mod config;
 pub mod dead_letters;
 mod erasures;
 mod error;
+mod job;
 mod log;
 mod projector;
 pub mod rebuild;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use ledger::UserId;
-use ledger_worker::rebuild::Rebuild;
+use ledger_worker::rebuild::{Rebuild, Room};
 use ledger_worker::verify::verify;
 
 use crate::{Answer, Client, World};
@@ -39,7 +39,8 @@ impl World {
     pub async fn differences(&self) -> Result<Vec<String>> {
         self.wait_until_projected().await?;
         let (database_url, log) = (self.env.database_url(), &self.api.handle.log);
-        let found = verify(&Rebuild { database_url, log, progress: &|_| () }, None).await?;
+        let rebuild = Rebuild { database_url, log, progress: &|_| (), room: Room::default() };
+        let found = verify(&rebuild, None).await?;
         Ok(found.differences.iter().map(|difference| format!("{difference:?}")).collect())
     }
 

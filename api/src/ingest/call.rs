@@ -17,8 +17,8 @@ use crate::metering::sealer::{self, SealError};
 
 /// The most that a client's clock may be ahead of ours.
 pub(super) const MAX_AHEAD: TimeDelta = TimeDelta::minutes(5);
-/// The greatest age of a call when it is reported. Its claim is remembered for as long at least, so only an older one may
-/// have outlived it.
+/// The greatest age of a call when it is reported. Its claim is remembered for as long at least, so only an older one
+/// may have outlived it.
 pub(super) const MAX_AGE: TimeDelta = TimeDelta::days(35);
 /// The source of a call that names none.
 const DEFAULT_SOURCE: &str = "api";

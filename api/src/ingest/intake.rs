@@ -195,8 +195,8 @@ impl Parts {
         Ok(users)
     }
 
-    /// Drops what was acknowledged lately and, of old events, what is projected: ids that are claimed, and calls of this
-    /// id and time, which outlive their claims.
+    /// Drops what was acknowledged lately and, of old events, what is projected: ids that are claimed, and calls of
+    /// this id and time, which outlive their claims.
     async fn drop_known<'a>(
         &self,
         reporter: &Reporter,

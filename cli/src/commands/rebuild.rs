@@ -1,11 +1,12 @@
 //! `usage-ledger rebuild`: the projections, anew from the log.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use data_keys::Keys;
-use ledger_worker::rebuild::{Compared, Finish, Rebuild};
+use ledger_worker::rebuild::{Compared, Finish, Rebuild, Room};
 
 use crate::config::Settings;
 use crate::differences;
@@ -18,7 +19,7 @@ use crate::progress::Bar;
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Arguments {
-    /// Only these, counted in memory: quick, for figures that are wrong while the calls are right
+    /// Only these, counted by themselves: quick, for figures that are wrong while the calls are right
     #[arg(long, value_enum, conflicts_with_all = ["hold", "swap", "drop"])]
     only: Option<Only>,
     /// Tell what differs and change nothing
@@ -33,6 +34,10 @@ pub(crate) struct Arguments {
     /// Drop the tables of an earlier --hold
     #[arg(long)]
     drop: bool,
+    /// With --only: directory for what does not fit into memory, some 100 bytes an event while it runs [default: the
+    /// system's own for temporary files]
+    #[arg(long, value_name = "DIRECTORY", requires = "only")]
+    temp_dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -46,7 +51,8 @@ pub(crate) async fn run(arguments: &Arguments, settings: &Settings) -> Result<Ex
     let log = nats::connect(&settings.nats("usage-ledger rebuild")?).await?;
     let bar = Bar::new();
     let progress = |step| bar.show(step);
-    let rebuild = Rebuild { database_url, log: &log, progress: &progress };
+    let room = Room { dir: arguments.temp_dir.as_deref(), ..Room::default() };
+    let rebuild = Rebuild { database_url, log: &log, progress: &progress, room };
     if arguments.drop {
         let there = rebuild.drop_held().await?;
         eprintln!("{}", if there { "the rebuilt tables are dropped" } else { "there was nothing to drop" });
@@ -86,7 +92,7 @@ fn tell(arguments: &Arguments, compared: &Compared) -> Result<ExitCode> {
     let done = match (arguments.dry_run, arguments.hold, arguments.only) {
         (true, _, _) => "dry run, nothing was changed",
         (_, true, _) => "the rebuilt tables are kept: `usage-ledger rebuild --swap` or `--drop`",
-        (_, _, Some(_)) if differs => "the sums are replaced",
+        (_, _, Some(_)) if differs => "the sums are mended",
         (_, _, Some(_)) => "the sums are as they should be",
         (_, _, None) => "the rebuilt tables are live",
     };

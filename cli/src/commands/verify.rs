@@ -1,12 +1,13 @@
 //! `usage-ledger verify`: whether log and tables agree, and whether what is sealed for a user opens.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use data_keys::Keys;
 use ledger::{ExternalId, UserId, UserRef};
-use ledger_worker::rebuild::{Compared, Rebuild};
+use ledger_worker::rebuild::{Compared, Rebuild, Room};
 use ledger_worker::verify::{self, SealedReport};
 use store::Schema;
 use store::identity::{erasure, wrapped_keys};
@@ -30,6 +31,10 @@ pub(crate) struct Arguments {
     /// `ENCRYPTION_KEY` is set
     #[arg(long)]
     user: Option<UserRef>,
+    /// Directory for what does not fit into memory, some 100 bytes an event while it runs [default: the system's own
+    /// for temporary files]
+    #[arg(long, value_name = "DIRECTORY")]
+    temp_dir: Option<PathBuf>,
 }
 
 pub(crate) async fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode> {
@@ -44,7 +49,8 @@ pub(crate) async fn run(arguments: &Arguments, settings: &Settings) -> Result<Ex
     let log = nats::connect(&settings.nats("usage-ledger verify")?).await?;
     let bar = Bar::new();
     let progress = |step| bar.show(step);
-    let rebuild = Rebuild { database_url, log: &log, progress: &progress };
+    let room = Room { dir: arguments.temp_dir.as_deref(), ..Room::default() };
+    let rebuild = Rebuild { database_url, log: &log, progress: &progress, room };
     let compared = verify::verify(&rebuild, user.as_ref().map(|(user, _)| *user)).await?;
     let opened = match &user {
         None => None,

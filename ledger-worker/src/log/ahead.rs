@@ -1,5 +1,6 @@
 //! Frames up to a fixed sequence, each proven to follow the one before.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use nats::{Continuity, Log, LogError, RawFrame, ReadError, Reader, ReaderConfig, Stop, Verdict};
@@ -11,7 +12,7 @@ pub(crate) const READ_EVENTS: usize = 20_000;
 const MAX_FAILURES: u32 = 20;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Hand-overs to the thread that takes the frames that may wait.
-const WAITING_CHUNKS: usize = 4;
+const WAITING_CHUNKS: usize = 2;
 
 /// Failure to read the log up to a target.
 #[derive(Debug, thiserror::Error)]
@@ -35,23 +36,23 @@ pub(crate) struct Chunk {
     pub(crate) last_seq: u64,
 }
 
-/// Gives `take` every frame up to `target`, in order: this task reads and checks, a thread of its own takes. `tell`
-/// hears how far it is: the last sequence, and the number of events up to it. Answers what `state` became, and what is
-/// known of the log then.
+/// Gives `take` every frame up to `target`, in order, or until it takes no more: this task reads and checks, a thread
+/// of its own takes. `tell` hears how far it is: the last sequence, and the number of events up to it. Answers what
+/// `state` became, and what is known of the log then.
 pub(crate) async fn each_frame<T: Send + 'static>(
     log: &Log,
     continuity: Continuity,
     target: u64,
     mut state: T,
-    take: fn(&mut T, &RawFrame),
+    take: fn(&mut T, &RawFrame) -> ControlFlow<()>,
     tell: &(dyn Fn(u64, u64) + Send + Sync),
 ) -> Result<(T, Continuity), AheadError> {
     let mut ahead = Ahead::new(log, continuity, target);
     let (to, mut from) = mpsc::channel::<Vec<RawFrame>>(WAITING_CHUNKS);
     let taking = tokio::task::spawn_blocking(move || {
         while let Some(frames) = from.blocking_recv() {
-            for frame in &frames {
-                take(&mut state, frame);
+            if frames.iter().try_for_each(|frame| take(&mut state, frame)).is_break() {
+                break;
             }
         }
         state

@@ -7,7 +7,7 @@ use nats::{LogError, Stop};
 
 use crate::batch::{ApplyError, BatchError};
 use crate::log::AheadError;
-use crate::recount::CountError;
+use crate::recount::{CountError, ScratchError};
 
 /// Failure to bring a rebuild to its end. Nothing that is read was changed.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +45,8 @@ pub enum RebuildError {
     /// An event that is not to be passed over cannot be applied.
     #[error(transparent)]
     BrokenLink(ApplyError),
-    /// Completions name calls that are not remembered.
-    #[error("{calls} calls were completed long after they began; run a full `usage-ledger rebuild`")]
+    /// Completions name calls that are not in the log before them.
+    #[error("{calls} calls were completed before they began; run a full `usage-ledger rebuild`")]
     LateCompletions {
         /// Their number.
         calls: usize,
@@ -54,6 +54,9 @@ pub enum RebuildError {
     /// The dead letters changed under the count.
     #[error("dead letters were retried meanwhile; run it again")]
     DeadLettersMoved,
+    /// What is counted does not fit on the disk.
+    #[error(transparent)]
+    Scratch(ScratchError),
     /// The users' data keys cannot be had.
     #[error("the data keys cannot be read")]
     Keys(#[from] KeysError),
@@ -89,6 +92,8 @@ impl From<CountError> for RebuildError {
             CountError::Read(error) => error.into(),
             CountError::Batch(error) => Self::Batch(error),
             CountError::LateCompletions { calls } => Self::LateCompletions { calls },
+            CountError::DeadLettersMoved => Self::DeadLettersMoved,
+            CountError::Scratch(error) => Self::Scratch(error),
             CountError::Store(error) => Self::Store(error),
         }
     }

@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Applier, Batch};
+use crate::job::{Progress, Rebuild};
 use crate::log::{Ahead, Chunk, LogCheck, continuity};
 
 use super::error::RebuildError;
-use super::job::{Progress, Rebuild};
 
 /// One for the data keys that are not remembered, one to hear of those that are destroyed.
 const POOL_CONNECTIONS: u32 = 2;

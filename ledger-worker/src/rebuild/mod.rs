@@ -1,12 +1,11 @@
 //! Rebuilding the projections from the log, beside the projector that goes on.
 //!
 //! The whole of them goes into a schema of its own, filled by the very code that the projector runs, and is then
-//! exchanged with the live one in one transaction. The sums alone are counted in memory (`recount/`), which is faster,
-//! and put in the place of those that differ. May touch `ledger_next`, and the live tables in those two transactions.
+//! exchanged with the live one in one transaction. The sums alone are counted by `recount/`, which is faster, and those
+//! that differ are mended. May touch `ledger_next`, and the live tables in those two transactions.
 
 mod error;
 mod fill;
-mod job;
 mod summaries;
 
 use std::time::Duration;
@@ -21,8 +20,8 @@ use store::projection::checkpoint::{self, PARTITION};
 
 use crate::log::LogCheck;
 
+pub use crate::job::{Compared, Finish, Progress, Rebuild, Room};
 pub use error::RebuildError;
-pub use job::{Compared, Finish, Progress, Rebuild};
 
 use fill::Fill;
 
@@ -79,7 +78,7 @@ impl Rebuild<'_> {
         Ok(next_schema::drop_next(&mut live).await?)
     }
 
-    /// Counts summaries anew, and unless it is a dry run, puts them in the place of those that differ.
+    /// Counts the summaries anew, and unless it is a dry run, mends those that differ.
     pub async fn summaries(&self, dry_run: bool) -> Result<Compared, RebuildError> {
         let mut live = self.lock().await?;
         summaries::rebuild(self, &mut live, dry_run).await
@@ -124,23 +123,27 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    /// Compares both projections at the same position of the log. The projector waits only until they are level.
+    /// Compares both projections table by table, calls month by month, each at one position of the log: no snapshot is
+    /// older than that takes. The projector waits only until both are level.
     async fn compare(&self, live: &mut PgConnection, fill: &mut Fill<'_>) -> Result<Compared, RebuildError> {
         (self.progress)(Progress::Step("comparing"));
-        let mut hold = live.begin().await?;
-        next_schema::hold_projector(&mut hold).await?;
-        let seq = self.target(&mut hold).await?;
-        fill.up_to(seq).await?;
-        let seq = fill.seq();
-        fill.align().await?;
         let mut reader = store::connect(self.database_url, Schema::Live).await?;
-        let mut snapshot = reader.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let (_, next_seq) = next_schema::checkpoints(&mut snapshot, PARTITION).await?;
-        let comparisons = store::operations::compare::next_with_live(&mut snapshot).await?;
-        hold.rollback().await?;
-        debug_assert_eq!(next_seq, seq, "nobody else fills it");
-        let compared = Compared::by(&mut snapshot, seq, fill.events(), comparisons).await?;
-        snapshot.rollback().await?;
+        let mut compared = Compared::default();
+        for comparison in store::operations::compare::next_with_live(&mut reader).await? {
+            let mut hold = live.begin().await?;
+            next_schema::hold_projector(&mut hold).await?;
+            let seq = self.target(&mut hold).await?;
+            fill.up_to(seq).await?;
+            compared.seq = fill.seq();
+            fill.align().await?;
+            let mut snapshot = reader.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+            let (_, next_seq) = next_schema::checkpoints(&mut snapshot, PARTITION).await?;
+            store::operations::compare::keep_claims(&mut snapshot).await?;
+            hold.rollback().await?;
+            debug_assert_eq!(next_seq, compared.seq, "nobody else fills it");
+            compared.add(&mut snapshot, comparison).await?;
+            snapshot.rollback().await?;
+        }
         Ok(compared)
     }
 

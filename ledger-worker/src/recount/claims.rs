@@ -2,7 +2,7 @@
 //!
 //! Memory: 33 to 70 bytes for an id of the two generations, 17 to 40 for every call of an earlier one.
 
-use super::recent::{IdMap, IdSet, with_time};
+use super::ids::{IdMap, IdSet, with_time};
 
 /// Claimed ids.
 #[derive(Debug, Default)]

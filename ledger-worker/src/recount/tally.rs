@@ -1,94 +1,108 @@
-//! Counting the log in memory, as the projector counts it into the tables.
+//! Counting some users' records in memory, as the projector counts their events into the tables.
 //!
-//! Memory: an entry for every user's month with calls, and for each category in it; 17 to 40 bytes for every id that
-//! a client chose (`claims.rs`); as much for every call of our own of the last two days, and for every request of a
-//! proxy's of the last twenty minutes; some 100 bytes for a call whose end is not known yet, of the last four hours; an
-//! entry for every user's month that changed after its closing.
+//! Memory: 17 to 40 bytes for every id, as much again for a call that a proxy asked about, some 150 for one that can be
+//! completed, and 200 for every user's month. `parts.rs` sees to it that the records are few enough.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use events::{ApiCalled, Body, CallCompleted, Event, EventErrorKind, LastCall, REQUESTS_KEPT};
-use ledger::{Category, Month, UserId};
-use nats::RawFrame;
+use chrono::{DateTime, Utc};
+use events::LastCall;
+use ledger::{Month, UserId};
 use store::Position;
-use store::operations::recount::{Calls, Summary};
-use store::projection::periods::LateUnits;
+use store::operations::recount::{CallSums, StoredLink, Sums, checksum};
 use uuid::Uuid;
 
-use super::audit::Audit;
+use super::chains::Chains;
 use super::claims::Claims;
-use super::recent::{IdMap, Recent, with_time};
+use super::ids::{IdMap, IdSet, with_time};
+use super::record::{Call, Completed, Record, What};
+use super::totals::{Cut, Late, Totals};
 
-/// Time for which a request is remembered by its idempotency key, and its event can be published again.
-const OWN_IDS_PERIOD: TimeDelta = TimeDelta::hours(25);
-/// Time for which a call is remembered until it ends. It can be completed for an hour.
-const OPEN_CALLS_PERIOD: TimeDelta = TimeDelta::hours(2);
-const HOUR_US: i64 = 3_600_000_000;
-const CATEGORIES: [Category; 3] = [Category::Analyze, Category::Auth, Category::Other];
-/// The last 48 bits of an id.
-const ID_MASK: u64 = 0xffff_ffff_ffff;
+/// What concerns all users, in the log's order: the months' closings, each month's first, and the turns of claims, each
+/// generation's first.
+#[derive(Debug, Default)]
+pub(super) struct Wide {
+    closings: Vec<(Position, Month)>,
+    closed: BTreeSet<Month>,
+    turns: Vec<(Position, u64)>,
+}
+
+impl Wide {
+    /// The month whose statement lists what came to `of_month` after so many closings; none yet.
+    pub(super) fn listed_in(&self, of_month: Month, closings: i32) -> Option<Month> {
+        let behind = usize::try_from(closings).unwrap_or_default();
+        let later = self.closings.iter().skip(behind).find(|(_, month)| *month > of_month);
+        later.map(|(_, month)| *month)
+    }
+
+    /// The generation of this number ends; one that has ended already does not end again.
+    pub(super) fn turn(&mut self, position: Position, ended: u64) {
+        if self.turns.last().is_none_or(|(_, before)| *before < ended) {
+            self.turns.push((position, ended));
+        }
+    }
+
+    pub(super) fn close(&mut self, position: Position, month: Month) {
+        if self.closed.insert(month) {
+            self.closings.push((position, month));
+        }
+    }
+}
+
+/// What became of a record that the tally does not add up by itself.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// It is counted, or counts nothing.
+    Whole,
+    /// A link of an audit chain.
+    Link(Box<StoredLink>),
+    /// A completion whose call it does not know.
+    Unmatched,
+}
 
 /// Sums of a part of the log.
 #[derive(Debug)]
-pub(crate) struct Tally {
-    only: Option<UserId>,
-    /// Events that were not applied.
-    dead: HashSet<Position>,
+pub(super) struct Tally {
+    wide: Arc<Wide>,
+    /// Closings that are behind it.
+    behind: usize,
+    closed: BTreeSet<Month>,
+    /// Turns that are behind it.
+    turned: usize,
     users: IdMap<u128, u32>,
     owners: Vec<Owner>,
-    /// Sums of the calls themselves, whatever was reset since.
-    calls: IdMap<u64, Bucket>,
+    /// Ids that clients chose, and those of resets and links.
     claims: Claims,
-    own_ids: Recent<()>,
-    /// The last calls of proxies' requests.
-    requests: Recent<LastCall>,
-    open_calls: Recent<OpenCall>,
-    closed: BTreeSet<Month>,
-    /// Units by category that came after their month's closing, by owner, month and number of closings before them.
-    late: HashMap<(u32, Month, i32), [i64; 3]>,
-    unmatched: Vec<Unmatched>,
-    events: u64,
-    /// Time at which the log stored the last frame.
-    log_time: DateTime<Utc>,
-    earlier_build: Option<u64>,
-    /// The audit chains, if they are asked for.
-    audit: Option<Audit>,
-    /// The hour of the last call, its month, and whether that is closed: calls that follow each other mostly share
-    /// them.
-    last_hour: (i64, Month, bool),
+    /// Rows of our own api's calls.
+    own_rows: IdSet<u128>,
+    open_calls: IdMap<u128, OpenCall>,
+    requests: Requests,
+    chains: Chains,
+    late: Late,
 }
 
-/// A completion whose call is not remembered.
-#[derive(Debug, Clone)]
-pub(crate) struct Unmatched {
-    pub(crate) user: UserId,
-    pub(crate) completed: CallCompleted,
-    pub(crate) position: Position,
+/// Whether calls of one request are one call.
+#[derive(Debug)]
+pub(super) enum Requests {
+    /// The last calls of requests.
+    Here(IdMap<u128, LastCall>),
+    /// Decided elsewhere: these calls are the same as earlier ones.
+    Same(IdSet<u64>),
 }
 
 #[derive(Debug)]
 struct Owner {
     user: UserId,
-    months: Vec<(Month, Sums)>,
+    months: Vec<OfMonth>,
 }
 
-#[derive(Debug, Default, Clone)]
-struct Sums {
-    units: [i64; 3],
-    total_response_time_ms: i64,
-    timed_calls: i64,
-    last_updated: DateTime<Utc>,
-    reset: Position,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Bucket {
-    units: i64,
-    calls: i64,
-    total_response_time_ms: i64,
-    timed_calls: i64,
-    marks: i64,
+#[derive(Debug)]
+struct OfMonth {
+    month: Month,
+    /// None while nothing counted.
+    sums: Option<Sums>,
+    calls: CallSums,
 }
 
 /// The part of a call that completing it needs.
@@ -104,277 +118,204 @@ struct OpenCall {
     completed: bool,
 }
 
+/// Amounts of a call, put in or taken out.
+struct Amounts {
+    sign: i64,
+    category: usize,
+    units: u32,
+    response_time_ms: Option<u32>,
+}
+
+impl Requests {
+    /// Whether the call is another one than the last of its request; it is the last one then.
+    pub(super) fn is_another(&mut self, position: Position, call: &Call) -> bool {
+        let Some((request, stored_at)) = call.request else { return true };
+        match self {
+            Self::Here(requests) => {
+                let last_call = call.last_call(stored_at);
+                let is_another = requests.get(&request).is_none_or(|last| !last.is_same(&last_call));
+                if is_another {
+                    requests.insert(request, last_call);
+                }
+                is_another
+            }
+            Self::Same(same) => !same.contains(&word(position)),
+        }
+    }
+}
+
+/// A position as a number: the frames of 8,900 years at a thousand a second have one of their own.
+pub(super) fn word(position: Position) -> u64 {
+    (position.seq << 16) | u64::from(position.idx)
+}
+
 impl Tally {
-    /// Nothing counted yet; of one user if `only` is given, and without these dead letters.
-    pub(crate) fn new(only: Option<UserId>, dead: HashSet<Position>) -> Self {
+    /// Nothing counted yet.
+    pub(super) fn new(wide: Arc<Wide>, requests: Requests) -> Self {
         Self {
-            only,
-            dead,
+            wide,
+            behind: 0,
+            closed: BTreeSet::new(),
             users: IdMap::default(),
             owners: Vec::new(),
-            calls: IdMap::default(),
+            turned: 0,
             claims: Claims::default(),
-            own_ids: Recent::new(OWN_IDS_PERIOD),
-            requests: Recent::new(REQUESTS_KEPT),
-            open_calls: Recent::new(OPEN_CALLS_PERIOD),
-            closed: BTreeSet::new(),
-            late: HashMap::new(),
-            unmatched: Vec::new(),
-            events: 0,
-            log_time: DateTime::default(),
-            earlier_build: None,
-            audit: None,
-            last_hour: (i64::MIN, Month::FIRST, false),
+            own_rows: IdSet::default(),
+            open_calls: IdMap::default(),
+            requests,
+            chains: Chains::default(),
+            late: Late::default(),
         }
     }
 
-    /// The same, which follows the audit chains too.
-    pub(crate) fn with_audit(self) -> Self {
-        Self { audit: Some(Audit::default()), ..self }
-    }
-
-    /// The audit chains and the tokens, if they were asked for.
-    pub(crate) fn audit(&self) -> Option<&Audit> {
-        self.audit.as_ref()
-    }
-
-    /// Number of events that were read.
-    pub(crate) fn events(&self) -> u64 {
-        self.events
-    }
-
-    /// Further events that were not applied.
-    pub(crate) fn add_dead(&mut self, dead: impl IntoIterator<Item = Position>) {
-        self.dead.extend(dead);
-    }
-
-    /// The dead letters that it knows.
-    pub(crate) fn dead(&self) -> &HashSet<Position> {
-        &self.dead
-    }
-
-    /// The first frame of a build before the first release, whose log is not read.
-    pub(crate) fn earlier_build(&self) -> Option<u64> {
-        self.earlier_build
-    }
-
-    /// Completions whose calls it did not know.
-    pub(crate) fn unmatched(&self) -> &[Unmatched] {
-        &self.unmatched
-    }
-
-    /// Counts a frame. What can't be decoded is a dead letter and counts nothing.
-    pub(crate) fn frame(&mut self, frame: &RawFrame) {
-        self.log_time = frame.time;
-        self.own_ids.advance(frame.time);
-        self.requests.advance(frame.time);
-        self.open_calls.advance(frame.time);
-        let Ok(events) = events::decode_batch(&frame.body) else { return };
-        let mut raw = Vec::new();
-        for (idx, event) in (0_u16..).zip(events) {
-            self.events += 1;
-            let position = Position { seq: frame.seq, idx };
-            if !self.dead.is_empty() && self.dead.contains(&position) {
-                continue;
+    /// Counts the next record in the log's order.
+    pub(super) fn take(&mut self, record: &Record<'_>) -> Taken {
+        let Record { position, user, what } = record;
+        self.pass_wide(*position);
+        match what {
+            What::Call(call) => self.call(*position, *user, call),
+            What::Completed(completed) if self.complete(*user, completed) => {}
+            What::Completed(_) => return Taken::Unmatched,
+            What::Reset { claim, month, at } => self.reset(*position, *user, *claim, *month, *at),
+            What::Link(link) => {
+                if self.claims.event(link.event_id.as_u128()) {
+                    return Taken::Link(Box::new(self.chains.add(*position, *user, link)));
+                }
             }
-            match event {
-                Ok(event) if event.body.is_audited() => {
-                    if raw.is_empty() && self.audit.is_some() {
-                        raw = events::raw_events(&frame.body).unwrap_or_default();
-                    }
-                    if let Some(raw) = raw.get(usize::from(idx)) {
-                        self.link(position, &event, raw);
+        }
+        Taken::Whole
+    }
+
+    /// Adds what a table should hold, now that its cut is behind the last record and before the next.
+    pub(super) fn add_to(&self, totals: &mut Totals, cut: &Cut) {
+        match cut {
+            Cut::Summaries { .. } => {
+                for (user, of_month) in self.months() {
+                    if let Some(sums) = &of_month.sums {
+                        totals.add_sums(user, of_month.month, sums);
                     }
                 }
-                Ok(event) => self.event(position, &event),
-                Err(error) if error.kind == EventErrorKind::EarlierBuild => {
-                    self.earlier_build.get_or_insert(frame.seq);
+                totals.add_late(&self.late);
+            }
+            Cut::Calls { month, .. } => {
+                for (user, of_month) in self.months().filter(|(_, of_month)| of_month.month == *month) {
+                    if of_month.calls.calls != 0 {
+                        totals.add_calls(user, of_month.month, &of_month.calls);
+                    }
                 }
-                // Other errors are dead letters.
-                Err(_) => {}
             }
+            Cut::Vault { .. } => self.chains.tokens().for_each(|token| totals.add_token(token)),
         }
     }
 
-    /// The sums, in no order.
-    pub(crate) fn sums(&self) -> (Vec<Summary>, Vec<Calls>) {
-        let summaries = self.owners.iter().flat_map(|owner| {
-            owner.months.iter().map(|(month, sums)| Summary {
-                user: owner.user,
-                month: *month,
-                units: sums.units,
-                total_response_time_ms: sums.total_response_time_ms,
-                timed_calls: sums.timed_calls,
-                last_updated: sums.last_updated,
-                reset: sums.reset,
-            })
-        });
-        let calls = self.calls.iter().map(|(key, bucket)| {
-            let (owner, month, category, counted) = split_bucket_key(*key);
-            Calls {
-                user: self.owners[owner].user,
-                month,
-                category: CATEGORIES[category],
-                counted,
-                units: bucket.units,
-                calls: bucket.calls,
-                total_response_time_ms: bucket.total_response_time_ms,
-                timed_calls: bucket.timed_calls,
-                marks: bucket.marks,
-            }
-        });
-        (summaries.collect(), calls.collect())
+    fn months(&self) -> impl Iterator<Item = (UserId, &OfMonth)> {
+        self.owners.iter().flat_map(|owner| owner.months.iter().map(|of_month| (owner.user, of_month)))
     }
 
-    /// What was added to months after their closings, in no order.
-    pub(crate) fn late(&self) -> Vec<LateUnits> {
-        let late = self.late.iter().map(|((owner, month, closings), units)| LateUnits {
-            user: self.owners[*owner as usize].user,
-            of_month: *month,
-            closings: *closings,
-            units: *units,
-            retried: [0; 3],
-        });
-        late.collect()
-    }
-
-    fn event(&mut self, position: Position, event: &Event<'_>) {
-        match &event.body {
-            Body::PeriodClosed(closed) => return self.close(closed.month),
-            Body::ClaimsTurned(turned) => return self.claims.turn(turned.generation),
-            _ => {}
-        }
-        let Some(user) = event.subject else { return };
-        if self.only.is_some_and(|only| only != user) {
-            return;
-        }
-        match &event.body {
-            Body::ApiCalled(called) => self.call(position, user, event, called),
-            Body::CallCompleted(completed) => self.complete(position, user, event.time, completed),
-            Body::UsageReset(reset) if self.claim(event) && !self.closed.contains(&reset.month) => {
-                let owner = self.owner(user);
-                let sums = self.month(owner, reset.month);
-                let last_updated = sums.last_updated.max(event.time);
-                *sums = Sums { reset: position, last_updated, ..Sums::default() };
-            }
-            _ => {}
-        }
-    }
-
-    fn link(&mut self, position: Position, event: &Event<'_>, raw: &str) {
-        let Some(user) = event.subject else { return };
-        if self.only.is_none_or(|only| only == user)
-            && self.audit.is_some()
-            && self.claim(event)
-            && let Some(audit) = &mut self.audit
+    fn pass_wide(&mut self, position: Position) {
+        while let Some((turn, ended)) = self.wide.turns.get(self.turned)
+            && *turn < position
         {
-            audit.add(position, user, event, raw);
+            self.claims.turn(*ended);
+            self.turned += 1;
+        }
+        while let Some((closing, month)) = self.wide.closings.get(self.behind)
+            && *closing < position
+        {
+            self.closed.insert(*month);
+            self.behind += 1;
         }
     }
 
-    fn claim(&mut self, event: &Event<'_>) -> bool {
-        event.row_id().is_ok_and(|id| self.claims.event(id.as_u128()))
-    }
-
-    fn call(&mut self, position: Position, user: UserId, event: &Event<'_>, called: &ApiCalled<'_>) {
-        let Ok(id) = event.row_id() else { return };
-        let id = id.as_u128();
-        let time_us = event.time.timestamp_micros();
-        let own = !events::needs_claim(&event.source);
-        let new =
-            if own { self.own_ids.insert(with_time(id, time_us), ()) } else { self.claims.call(id, time_us) };
-        if !new || called.request.is_some_and(|request| !self.is_another_request(request, event.time)) {
+    fn reset(&mut self, position: Position, user: UserId, claim: Uuid, month: Month, at: DateTime<Utc>) {
+        if !self.claims.event(claim.as_u128()) || self.closed.contains(&month) {
             return;
         }
         let owner = self.owner(user);
-        let category = category_index(called.category);
-        if own && called.status_code.is_none() {
+        let sums = self.month(owner, month).sums.get_or_insert_default();
+        *sums = Sums { reset: position, last_updated: sums.last_updated.max(at), ..Sums::default() };
+    }
+
+    fn call(&mut self, position: Position, user: UserId, call: &Call) {
+        let new =
+            if call.own { self.own_rows.insert(call.row()) } else { self.claims.call(call.id, call.time_us) };
+        if !new || !self.requests.is_another(position, call) {
+            return;
+        }
+        let owner = self.owner(user);
+        let &Call { time_us, units, response_time_ms, category, counted, .. } = call;
+        if call.open {
             let open = OpenCall {
                 owner,
                 time_us,
                 position,
-                units: called.units,
-                response_time_ms: called.response_time_ms,
-                category: u8::try_from(category).unwrap_or_default(),
-                counted: called.counted,
+                units,
+                response_time_ms,
+                category,
+                counted,
                 completed: false,
             };
-            self.open_calls.insert(id, open);
+            self.open_calls.entry(call.id).or_insert(open);
         }
-        let hour = time_us.div_euclid(HOUR_US);
-        if self.last_hour.0 != hour {
-            let month = Month::of(event.time);
-            self.last_hour = (hour, month, self.closed.contains(&month));
-        }
-        let (_, month, is_closed) = self.last_hour;
-        let bucket = self.calls.entry(bucket_key(owner, month, category, called.counted)).or_default();
-        bucket.add(1, called.units, called.response_time_ms, mark(id, time_us));
-        if called.counted {
-            if is_closed {
-                self.add_late(owner, month, 1, category, called.units);
-            }
-            let sums = self.month(owner, month);
-            sums.add(1, category, called.units, called.response_time_ms);
-            sums.last_updated = sums.last_updated.max(event.time);
+        let time = DateTime::from_timestamp_micros(time_us).unwrap_or_default();
+        let amounts = Amounts { sign: 1, category: usize::from(category), units, response_time_ms };
+        let month = Month::of(time);
+        let of_month = self.month(owner, month);
+        add_call(&mut of_month.calls, &amounts, counted);
+        of_month.calls.checksum ^= checksum(Uuid::from_u128(call.id), time_us, position, counted);
+        if counted {
+            let sums = of_month.sums.get_or_insert_default();
+            add(sums, &amounts);
+            sums.last_updated = sums.last_updated.max(time);
+            self.add_late(user, month, &amounts);
         }
     }
 
-    /// Whether the last call of this request is another one; the call is the request's last one then.
-    fn is_another_request(&mut self, request: Uuid, created_at: DateTime<Utc>) -> bool {
-        let call = LastCall { created_at, stored_at: self.log_time };
-        let is_another = self.requests.get_mut(request.as_u128()).is_none_or(|last| !last.is_same(&call));
-        if is_another {
-            self.requests.put(request.as_u128(), call);
-        }
-        is_another
-    }
-
-    fn complete(&mut self, position: Position, user: UserId, at: DateTime<Utc>, completed: &CallCompleted) {
-        let id = completed.call_id.as_u128();
-        let time_us = completed.call_time.timestamp_micros();
-        let owner = self.owner(user);
-        let found = self.open_calls.get_mut(id).filter(|call| call.owner == owner && call.time_us == time_us);
-        let Some(call) = found else {
-            self.unmatched.push(Unmatched { user, completed: completed.clone(), position });
-            return;
-        };
+    /// Answers whether the call is known.
+    fn complete(&mut self, user: UserId, completed: &Completed) -> bool {
+        let Some(owner) = self.users.get(&user.get().as_u128()).copied() else { return false };
+        let &Completed { call_id, call_time_us: time_us, at, .. } = completed;
+        let found =
+            self.open_calls.get_mut(&call_id).filter(|call| call.owner == owner && call.time_us == time_us);
+        let Some(call) = found else { return false };
         if std::mem::replace(&mut call.completed, true) {
-            return;
+            return true;
         }
-        let (call_position, units, before_ms, counted) =
-            (call.position, call.units, call.response_time_ms, call.counted);
-        let category = usize::from(call.category);
-        let after_ms = completed.response_time_ms.or(before_ms);
-        let (month, mark) = (Month::of(completed.call_time), mark(id, time_us));
-        let key = |counted| bucket_key(owner, month, category, counted);
-        self.calls.entry(key(counted)).or_default().add(-1, units, before_ms, mark);
+        let &mut OpenCall { position, units, response_time_ms, category, counted, .. } = call;
+        let before = Amounts { sign: -1, category: usize::from(category), units, response_time_ms };
+        let response_time_ms = completed.response_time_ms.or(response_time_ms);
+        let after = Amounts { sign: 1, response_time_ms, ..before };
         let counts = counted && completed.counted;
-        self.calls.entry(key(counts)).or_default().add(1, units, after_ms, mark);
-        if !counted {
-            return;
-        }
-        let sums = self.month(owner, month);
-        if sums.reset < call_position {
-            sums.add(-1, category, units, before_ms);
+        let time = DateTime::from_timestamp_micros(time_us).unwrap_or_default();
+        let month = Month::of(time);
+        let of_month = self.month(owner, month);
+        add_call(&mut of_month.calls, &before, counted);
+        add_call(&mut of_month.calls, &after, counts);
+        let sum_of = |counted| checksum(Uuid::from_u128(call_id), time_us, position, counted);
+        of_month.calls.checksum ^= sum_of(counted) ^ sum_of(counts);
+        if counted
+            && let Some(sums) = &mut of_month.sums
+            && sums.reset < position
+        {
+            add(sums, &before);
             if counts {
-                sums.add(1, category, units, after_ms);
+                add(sums, &after);
             }
             sums.last_updated = sums.last_updated.max(at);
-            if !counts && self.closed.contains(&month) {
-                self.add_late(owner, month, -1, category, units);
+            if !counts {
+                self.add_late(user, month, &before);
             }
         }
-        tracing::trace!(%position, "a call was completed");
+        true
     }
 
-    fn close(&mut self, month: Month) {
-        self.closed.insert(month);
-        self.last_hour.0 = i64::MIN;
-    }
-
-    fn add_late(&mut self, owner: u32, month: Month, sign: i64, category: usize, units: u32) {
-        let closings = i32::try_from(self.closed.len()).unwrap_or(i32::MAX);
-        self.late.entry((owner, month, closings)).or_default()[category] += sign * i64::from(units);
+    /// Notes what a closed month's sums change by.
+    fn add_late(&mut self, user: UserId, month: Month, amounts: &Amounts) {
+        if self.closed.contains(&month) {
+            let closings = i32::try_from(self.behind).unwrap_or(i32::MAX);
+            self.late.entry((user, month, closings)).or_default()[amounts.category] +=
+                amounts.sign * i64::from(amounts.units);
+        }
     }
 
     fn owner(&mut self, user: UserId) -> u32 {
@@ -386,60 +327,41 @@ impl Tally {
         owner
     }
 
-    fn month(&mut self, owner: u32, month: Month) -> &mut Sums {
+    fn month(&mut self, owner: u32, month: Month) -> &mut OfMonth {
         let months = &mut self.owners[owner as usize].months;
         // The last one is nearly always the one.
-        let at = months.iter().rposition(|(of, _)| *of == month).unwrap_or_else(|| {
-            months.push((month, Sums::default()));
+        let at = months.iter().rposition(|of_month| of_month.month == month).unwrap_or_else(|| {
+            months.push(OfMonth { month, sums: None, calls: CallSums::default() });
             months.len() - 1
         });
-        &mut months[at].1
+        &mut months[at]
     }
 }
 
-impl Sums {
-    fn add(&mut self, sign: i64, category: usize, units: u32, response_time_ms: Option<u32>) {
-        self.units[category] += sign * i64::from(units);
-        if let Some(ms) = response_time_ms {
-            self.total_response_time_ms += sign * i64::from(ms);
-            self.timed_calls += sign;
-        }
+fn add(sums: &mut Sums, amounts: &Amounts) {
+    let &Amounts { sign, category, units, response_time_ms } = amounts;
+    sums.units[category] += sign * i64::from(units);
+    if let Some(ms) = response_time_ms {
+        sums.total_response_time_ms += sign * i64::from(ms);
+        sums.timed_calls += sign;
     }
 }
 
-impl Bucket {
-    fn add(&mut self, sign: i64, units: u32, response_time_ms: Option<u32>, mark: i64) {
-        self.units += sign * i64::from(units);
-        self.calls += sign;
-        if let Some(ms) = response_time_ms {
-            self.total_response_time_ms += sign * i64::from(ms);
-            self.timed_calls += sign;
-        }
-        self.marks ^= mark;
+fn add_call(sums: &mut CallSums, amounts: &Amounts, counted: bool) {
+    let &Amounts { sign, category, units, response_time_ms } = amounts;
+    sums.calls += sign;
+    sums.units[category] += sign * i64::from(units);
+    if counted {
+        sums.counted_calls += sign;
+        sums.counted_units += sign * i64::from(units);
+    }
+    if let Some(ms) = response_time_ms {
+        sums.total_response_time_ms += sign * i64::from(ms);
+        sums.timed_calls += sign;
     }
 }
 
-fn category_index(category: Category) -> usize {
-    match category {
-        Category::Analyze => 0,
-        Category::Auth => 1,
-        Category::Other => 2,
-    }
-}
-
-/// What tells a call from others in a sum of calls: its id's last 48 bits and its time.
-fn mark(id: u128, time_us: i64) -> i64 {
-    (Uuid::from_u128(id).as_u64_pair().1 & ID_MASK).cast_signed() ^ time_us
-}
-
-/// Owner, year, month, category and whether it counts, in one word: 32, 25, 4, 2 and 1 bits.
-fn bucket_key(owner: u32, month: Month, category: usize, counted: bool) -> u64 {
-    let month = u64::from(month.year()) << 4 | u64::from(month.number());
-    u64::from(owner) << 32 | month << 3 | (category as u64) << 1 | u64::from(counted)
-}
-
-fn split_bucket_key(key: u64) -> (usize, Month, usize, bool) {
-    let (year, number) = ((key >> 7 & 0x01ff_ffff) as u32, (key >> 3 & 0xf) as u32);
-    let month = Month::new(year, number).unwrap_or(Month::FIRST);
-    ((key >> 32) as usize, month, (key >> 1 & 3) as usize, key & 1 == 1)
+/// Of a call that is published twice.
+pub(super) fn is_new_call(ids: &mut IdSet<u128>, call: &Call) -> bool {
+    ids.insert(if call.own { with_time(call.id, call.time_us) } else { call.id })
 }

@@ -5,7 +5,7 @@ use nats::{LogError, Stop};
 
 use crate::batch::BatchError;
 use crate::log::AheadError;
-use crate::recount::CountError;
+use crate::recount::{CountError, ScratchError};
 
 /// Failure to find out whether log and tables agree.
 #[derive(Debug, thiserror::Error)]
@@ -16,12 +16,18 @@ pub enum VerifyError {
     /// The frames that are read make no batch.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// Completions name calls that are not remembered.
-    #[error("{calls} calls were completed long after they began; run a full `usage-ledger rebuild`")]
+    /// Completions name calls that are not in the log before them.
+    #[error("{calls} calls were completed before they began; run a full `usage-ledger rebuild`")]
     LateCompletions {
         /// Their number.
         calls: usize,
     },
+    /// The dead letters changed under the count.
+    #[error("dead letters were retried meanwhile; run it again")]
+    DeadLettersMoved,
+    /// What is counted does not fit on the disk.
+    #[error(transparent)]
+    Scratch(ScratchError),
     /// The user's data keys cannot be had.
     #[error("the data keys cannot be read")]
     Keys(#[from] KeysError),
@@ -48,6 +54,8 @@ impl From<CountError> for VerifyError {
             CountError::Read(error) => error.into(),
             CountError::Batch(error) => Self::Batch(error),
             CountError::LateCompletions { calls } => Self::LateCompletions { calls },
+            CountError::DeadLettersMoved => Self::DeadLettersMoved,
+            CountError::Scratch(error) => Self::Scratch(error),
             CountError::Store(error) => Self::Store(error),
         }
     }

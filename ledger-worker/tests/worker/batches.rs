@@ -174,7 +174,8 @@ fn stored_at(seq: u64) -> DateTime<Utc> {
     instant(3) + TimeDelta::minutes(4) * i32::try_from(seq).unwrap()
 }
 
-/// Frames of up to three events each, turns of claims in frames of their own, as the worker publishes them; those that `unknown` names are of a version that this program does not know.
+/// Frames of up to three events each, turns of claims in frames of their own, as the worker publishes them; those that
+/// `unknown` names are of a version that this program does not know.
 fn frames(ops: &[Op], unknown: impl Fn(usize) -> bool) -> Vec<RawFrame> {
     let producer = Uuid::from_u128(0xbeef);
     let mut index = 0..;

@@ -2,6 +2,7 @@
 
 mod claims;
 mod forgotten;
+mod parts;
 mod requests;
 pub(crate) mod rows;
 

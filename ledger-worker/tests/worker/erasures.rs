@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use events::{Actor, ActorKind, Body, Event, UserErased};
+use ledger::Category::Other;
 use ledger::UserId;
 use ledger_worker::batch::KnownDataKeys;
 use ledger_worker::rebuild::Finish;
@@ -9,9 +10,10 @@ use ledger_worker::{Applier, Batch};
 use sqlx::Connection;
 use store::identity::users::{AccountStatus, NewUser};
 use store::identity::wrapped_keys;
+use store::projection::personal_tables::{self, Holds};
 use vault::TokenKind;
 
-use crate::support::TestLedger;
+use crate::support::{TestLedger, call, minutes, reported};
 
 const CLEAR_ROWS: &str = "SELECT count(*) FROM (SELECT ip_address, user_agent FROM api_usage
          UNION ALL SELECT COALESCE(ip_address, token_name), user_agent FROM token_audit) r
@@ -195,17 +197,11 @@ async fn what_a_rebuild_left_loses_the_addresses_too() -> Result<()> {
         sqlx::query(statement).execute(pool).await?;
     }
     let mut conn = pool.acquire().await?;
-    let left = |rows: Vec<store::projection::personal_tables::PersonalRows>| {
-        rows.iter().map(|table| table.rows).sum::<u64>()
-    };
-    assert_eq!(
-        left(store::projection::personal_tables::rows_of(&mut conn, user).await?),
-        12,
-        "four in each of three"
-    );
+    let left = |rows: Vec<personal_tables::PersonalRows>| rows.iter().map(|table| table.rows).sum::<u64>();
+    assert_eq!(left(personal_tables::rows_of(&mut conn, user).await?), 12, "four in each of three");
     ledger.publish(&[ledger.erased(user)]).await;
     ledger.finished().await;
-    assert_eq!(store::projection::personal_tables::rows_of(&mut conn, user).await?, []);
+    assert_eq!(personal_tables::rows_of(&mut conn, user).await?, []);
     drop(conn);
     ledger.rebuild().swap(&ledger.keys).await?;
     assert_eq!(ledger.number(CLEAR_ROWS).await, 0);
@@ -345,6 +341,61 @@ async fn a_call_whose_fields_a_remembered_key_opened_is_blanked_however_many_era
         .await;
     let worker = ledger.spawn_worker();
     ledger.until("SELECT count(*)::text FROM open_erasures", "0").await;
+    worker.stop().await;
+    Ok(())
+}
+
+/// A step begins behind the last one: rows that it has passed are not looked at again, nor those of others.
+#[tokio::test]
+async fn rows_are_blanked_in_steps_along_the_index() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let user = ledger.user_with_everything("customer-1").await?;
+    let now = ledger.env.clock.now();
+    // Many at one time, and some that hold nothing.
+    let others = [ledger.user(), user].map(|user| {
+        (0..12).map(move |n| reported(user, &format!("n{n}"), now - minutes(n / 4), call(Other)))
+    });
+    ledger.publish(&others.into_iter().flatten().collect::<Vec<_>>()).await;
+    ledger.projected().await;
+    let mut conn = ledger.env.pool().acquire().await?;
+    sqlx::query("UPDATE api_usage SET user_agent = 'x' WHERE get_byte(uuid_send(id), 15) % 2 = 0")
+        .execute(&mut *conn)
+        .await?;
+    let tables = personal_tables::all(&mut conn).await?;
+    for table in tables.iter().filter(|table| table.holds != Holds::Tokens) {
+        let clear = personal_tables::rows_of(&mut conn, user).await?;
+        let clear = clear.iter().find(|rows| rows.table == table.name).map_or(0, |rows| rows.rows);
+        let (mut blanked, mut steps, mut after) = (0, 0, None);
+        loop {
+            let walked = table.blank(&mut conn, user, after, 3).await?;
+            assert!(walked.rows <= 3, "{walked:?}");
+            (blanked, steps, after) = (blanked + walked.rows, steps + 1, walked.next);
+            if steps == 1 && table.holds == Holds::Calls && after.is_some() {
+                sqlx::query(
+                    "UPDATE api_usage SET ip_address = 'y' WHERE (user_id, created_at, id) IN (
+                         SELECT user_id, created_at, id FROM api_usage WHERE user_id = $1
+                         ORDER BY created_at, id LIMIT 1)",
+                )
+                .bind(user.get())
+                .execute(&mut *conn)
+                .await?;
+            }
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(blanked, clear, "{}: no row twice, and none left out", table.name);
+    }
+    let left = personal_tables::rows_of(&mut conn, user).await?;
+    assert_eq!(
+        left.iter().map(|table| table.rows).collect::<Vec<_>>(),
+        [1, 1],
+        "the one behind it, and the token"
+    );
+    let others = "SELECT count(*) FROM api_usage WHERE user_agent = 'x'";
+    assert!(ledger.number(others).await > 0, "of others nothing is taken");
+    drop(conn);
     worker.stop().await;
     Ok(())
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use events::{Body, CallCompleted, Event, LimitRejected, PeriodClosed, SOURCE_WORKER};
 use ledger::Category::{Analyze, Auth, Other};
 use ledger::{Meter, Month, UserId};
-use ledger_worker::rebuild::{Compared, Finish, Progress, Rebuild, RebuildError};
+use ledger_worker::rebuild::{Compared, Finish, Progress, Rebuild, RebuildError, Room};
 use ledger_worker::verify::{VerifyError, verify};
 
 use crate::support::{TestLedger, call, minutes, of_a_later_version, plan, reported, reset};
@@ -13,7 +13,12 @@ const SILENT: &(dyn Fn(Progress) + Send + Sync) = &|_| {};
 
 impl TestLedger {
     pub(crate) fn rebuild(&self) -> Rebuild<'_> {
-        Rebuild { database_url: self.env.database_url(), log: &self.log, progress: SILENT }
+        Rebuild {
+            database_url: self.env.database_url(),
+            log: &self.log,
+            progress: SILENT,
+            room: Room::default(),
+        }
     }
 
     pub(crate) async fn verified(&self) -> Result<Compared, VerifyError> {
@@ -164,7 +169,7 @@ async fn rows_changed_by_hand_are_found_and_mended() -> Result<()> {
         compared.differences.iter().map(|difference| difference.name.clone()).collect()
     };
     let found = tables(&ledger.verified().await?);
-    assert_eq!(found, ["monthly_usage_summary", "api_usage", "monthly_usage_summary by rows"]);
+    assert_eq!(found, ["monthly_usage_summary", "api_usage"]);
     let rebuild = ledger.rebuild();
     for _ in 0..2 {
         let dry = rebuild.run(&ledger.keys, Finish::DryRun).await?;

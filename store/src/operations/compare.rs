@@ -1,9 +1,11 @@
 //! Comparison of two tables, row by row.
 
+use ledger::{Month, UserId};
 use serde_json::Value;
 use sqlx::{Executor, PgConnection};
 
 use crate::Error;
+use crate::operations::recount::attached_months;
 
 /// Two tables that should hold the same. Names and queries are this program's own, never input.
 #[derive(Debug, Clone)]
@@ -43,6 +45,24 @@ pub struct Difference {
 }
 
 impl Comparison {
+    /// The same by the months of `created_at`, of which all rows are in one.
+    fn by_months(self, months: &[Month]) -> Vec<Self> {
+        let from = |month: &Month| format!("created_at >= '{}'", month.start().to_rfc3339());
+        let starts: Vec<String> = months.iter().skip(1).map(from).collect();
+        // The first one has what is before it, too, and the last one what is behind it.
+        let mut bounds = vec!["TRUE".to_owned()];
+        bounds.extend(starts.iter().cloned());
+        let ends = starts.iter().map(|start| start.replace(">=", "<")).chain(["TRUE".to_owned()]);
+        let of =
+            |table: &str, bound: &str, end: &str| format!("(SELECT * FROM {table} WHERE {bound} AND {end})");
+        let parts = bounds.iter().zip(ends).map(|(bound, end)| Self {
+            expected: of(&self.expected, bound, &end),
+            found: of(&self.found, bound, &end),
+            ..self.clone()
+        });
+        parts.collect()
+    }
+
     /// At most `max_rows` rows that differ, the first ones by their keys; `None` when none does.
     pub async fn run(&self, conn: &mut PgConnection, max_rows: usize) -> Result<Option<Difference>, Error> {
         let list = |alias: &str, names: &[String]| {
@@ -110,14 +130,48 @@ pub(crate) fn late_units(expected: &str, found: &str, closed: [&str; 2]) -> Comp
     }
 }
 
-/// A comparison of every projected table of `ledger_next`, as it should be, with the live one. The checkpoint and the
-/// plans as sold today do not come from the log's events, claims of requests are forgotten at leisure, hours are a
-/// cache, and what is to be done about thresholds and erasures is done beside the log.
-///
-/// To be called while the projector waits: from then on, until the connection's transaction ends, no table of claims is
-/// emptied, which its snapshot would not outlive.
-pub async fn next_with_live(conn: &mut PgConnection) -> Result<Vec<Comparison>, Error> {
+/// The calls of a month that are in compacted hours against these hours; of one user or of all.
+pub fn hours(month: Month, user: Option<UserId>) -> Comparison {
+    let owner = user.map_or_else(|| "TRUE".to_owned(), |user| format!("user_id = '{user}'"));
+    let within = |column: &str| {
+        let (start, end) = (month.start().to_rfc3339(), month.end().to_rfc3339());
+        format!("{column} >= '{start}' AND {column} < '{end}'")
+    };
+    // By the day as well as by the range: a hash of days serves as well as the index does.
+    let expected = format!(
+        "(SELECT u.user_id, date_trunc('hour', u.created_at, 'UTC') AS bucket, u.category, u.counted,
+                 sum(u.units)::bigint AS units, count(*) AS calls,
+                 COALESCE(sum(u.response_time_ms), 0)::bigint AS total_response_time_ms,
+                 count(u.response_time_ms) AS timed_calls
+          FROM (SELECT * FROM compacted_days WHERE hours <> 0 AND {owner} AND {}) d
+          JOIN api_usage u ON u.user_id = d.user_id AND date_trunc('day', u.created_at, 'UTC') = d.day
+           AND u.created_at >= d.day AND u.created_at < d.day + interval '24 hours' AND {}
+          WHERE d.hours >> extract(hour FROM u.created_at AT TIME ZONE 'UTC')::int & 1 = 1
+          GROUP BY 1, 2, 3, 4)",
+        within("day"),
+        within("u.created_at")
+    );
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    Comparison {
+        name: "usage_hourly".to_owned(),
+        expected,
+        found: format!("(SELECT * FROM usage_hourly WHERE {owner} AND {})", within("bucket")),
+        keys: names(&["user_id", "bucket", "category", "counted"]),
+        columns: names(&["units", "calls", "total_response_time_ms", "timed_calls"]),
+    }
+}
+
+/// From here on, until the connection's transaction ends, no table of claims is emptied, which its snapshot would not
+/// outlive. To be called while the projector waits.
+pub async fn keep_claims(conn: &mut PgConnection) -> Result<(), Error> {
     conn.execute("SELECT FROM ledger.event_claims LIMIT 0").await?;
+    Ok(())
+}
+
+/// A comparison of every projected table of `ledger_next`, as it should be, with the live one; of calls, one a month.
+/// The checkpoint and the plans as sold today do not come from the log's events, claims of requests are forgotten at
+/// leisure, hours are a cache, and what is to be done about thresholds and erasures is done beside the log.
+pub async fn next_with_live(conn: &mut PgConnection) -> Result<Vec<Comparison>, Error> {
     let tables: Vec<(String, Vec<String>, Vec<String>)> = sqlx::query_as(
         r"SELECT c.relname::text,
                  (SELECT array_agg(quote_ident(a.attname) ORDER BY a.attnum) FROM pg_attribute a
@@ -136,8 +190,9 @@ pub async fn next_with_live(conn: &mut PgConnection) -> Result<Vec<Comparison>, 
             AND c.relname !~ '^event_claims_\d$'
           ORDER BY c.relname",
     )
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
+    let months = attached_months(conn).await?;
     // Their tables take turns; the view has what holds.
     let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
     let claims = ("event_claims".to_owned(), names(&["id"]), names(&["log_seq", "is_current"]));
@@ -150,6 +205,10 @@ pub async fn next_with_live(conn: &mut PgConnection) -> Result<Vec<Comparison>, 
             name,
             keys,
             columns,
+        })
+        .flat_map(|comparison| match comparison.name.as_str() {
+            "api_usage" => comparison.by_months(&months),
+            _ => vec![comparison],
         })
         .collect();
     let closed = ["ledger_next.closed_periods", "ledger.closed_periods"];

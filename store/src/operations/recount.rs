@@ -1,24 +1,24 @@
-//! Sums that were counted anew from the log, beside those that are stored: compared, and put in their place.
-
-use std::fmt::{Display, Formatter, Write as _};
+//! What is stored beside what was counted anew from the log: read from one end to the other, a row at a time, and
+//! mended.
+//!
+//! Each table is read once and in whatever order it lies in, so that reading costs the same a row however large it is;
+//! whoever compares sorts the rows by their users. Nothing here holds more than a row.
 
 use chrono::{DateTime, Utc};
-use ledger::{Category, Month, UserId};
-use sqlx::{Executor, PgConnection};
+use futures_util::TryStreamExt as _;
+use ledger::{Month, UserId};
+use sqlx::postgres::{PgRow, Postgres};
+use sqlx::{PgConnection, QueryBuilder, Row as _};
 use uuid::Uuid;
 
-use crate::operations::compare::{Comparison, late_units};
-use crate::projection::audit_chain::{Hash, Link};
+use crate::position::seq_to_column;
+use crate::projection::audit_chain::Hash;
 use crate::projection::periods::LateUnits;
 use crate::{Error, Position};
 
-/// A user's month as the log has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Summary {
-    /// User of the month.
-    pub user: UserId,
-    /// The month.
-    pub month: Month,
+/// Sums of a user's month.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Sums {
     /// Units by category (analyze, auth, other) since the last reset.
     pub units: [i64; 3],
     /// Sum of the known response times.
@@ -31,32 +31,78 @@ pub struct Summary {
     pub reset: Position,
 }
 
-/// A user's calls of a month as the log has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Calls {
-    /// User who made the calls.
+/// A stored summary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSummary {
+    /// User of the month.
     pub user: UserId,
-    /// Their month.
+    /// The month.
     pub month: Month,
-    /// Their category.
-    pub category: Category,
-    /// Whether they count.
-    pub counted: bool,
-    /// Units.
-    pub units: i64,
+    /// Its sums.
+    pub sums: Sums,
+    /// Its limits: of all units, and of analyze.
+    pub limits: [Option<i64>; 2],
+    /// The limits of the plan in force at the month's end.
+    pub plan_limits: [Option<i64>; 2],
+}
+
+/// Sums of the calls of a user in a month, counted and not.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct CallSums {
     /// Calls.
     pub calls: i64,
+    /// Those of them that count.
+    pub counted_calls: i64,
+    /// Units by category (analyze, auth, other).
+    pub units: [i64; 3],
+    /// Units of those that count.
+    pub counted_units: i64,
     /// Sum of the known response times.
     pub total_response_time_ms: i64,
     /// Calls with a known response time.
     pub timed_calls: i64,
-    /// The last 48 bits of the calls' row ids and their times in microseconds, exclusive-or: tells whether they are the
-    /// same calls.
-    pub marks: i64,
+    /// All [`checksum`]s, exclusive-or: tells whether they are the same calls.
+    pub checksum: i64,
 }
 
-/// A token that the log says a user has.
+/// The stored calls of a user in a month, summed.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredCalls {
+    /// Their user.
+    pub user: UserId,
+    /// Their sums.
+    pub sums: CallSums,
+}
+
+/// A stored link of an audit chain: what of it follows from the log alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredLink {
+    /// User of the chain.
+    pub user: UserId,
+    /// Its position.
+    pub position: Position,
+    /// Its columns, as [`LINK_COLUMNS`] names them.
+    pub columns: [Option<String>; LINK_COLUMNS.len()],
+}
+
+/// Columns of a link, in the order of [`StoredLink::columns`].
+pub const LINK_COLUMNS: [&str; 12] = [
+    "event_id",
+    "action",
+    "token_id",
+    "token_type",
+    "replaced_id",
+    "purpose",
+    "fingerprint",
+    "actor_kind",
+    "actor_id",
+    "created_at",
+    "event_hash",
+    "hash",
+];
+
+/// A token that a user has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeptToken {
     /// Its owner.
     pub user: UserId,
@@ -66,312 +112,296 @@ pub struct KeptToken {
     pub id: Uuid,
 }
 
-/// Sent to the database at a time.
-const CHUNK_BYTES: usize = 4 * 1024 * 1024;
-const SUMMARY_COLUMNS: &str = "total_calls, analyze_calls, auth_calls, other_calls, total_response_time_ms, \
-     timed_calls, monthly_api_limit, analyze_limit, last_updated, reset_seq, reset_idx";
-const LATE_KEYS: &str = "user_id, of_month, closings";
-const LATE_COLUMNS: &str =
-    "analyze_units, auth_units, other_units, retried_analyze, retried_auth, retried_other";
+const LOW_BITS: i64 = 0x7fff_ffff;
+const ID_BITS: i64 = 0xffff_ffff_ffff;
+const COUNTED_BIT: i64 = 1 << 30;
 
-/// Puts the sums into temporary tables, which end with the transaction.
-pub async fn stage(
+/// A number that depends on a call's id, time, position and whether it counts: [`calls`] computes it in SQL.
+pub fn checksum(id: Uuid, created_at_us: i64, position: Position, counted: bool) -> i64 {
+    let id = id.as_u64_pair().1.cast_signed() & ID_BITS;
+    let place = seq_to_column(position.seq) & LOW_BITS;
+    let counted = if counted { COUNTED_BIT } else { 0 };
+    id ^ ((id & LOW_BITS) * ((created_at_us ^ (place << 4) ^ i64::from(position.idx) ^ counted) & LOW_BITS))
+}
+
+/// Gives `take` every summary, of one user or of all.
+///
+/// # Errors
+/// The database's, or the first one of `take`.
+pub async fn summaries<E: From<Error>>(
     conn: &mut PgConnection,
-    summaries: &[Summary],
-    calls: &[Calls],
-    late: &[LateUnits],
-) -> Result<(), Error> {
-    conn.execute(sqlx::raw_sql(
-        "CREATE TEMPORARY TABLE expected_counts (
-             user_id UUID, month_year TEXT, analyze_calls BIGINT, auth_calls BIGINT, other_calls BIGINT,
-             total_response_time_ms BIGINT, timed_calls BIGINT, last_updated TIMESTAMPTZ, reset_seq BIGINT,
-             reset_idx INTEGER) ON COMMIT DROP;
-         CREATE TEMPORARY TABLE expected_calls (
-             user_id UUID, month_year TEXT, category TEXT, counted BOOLEAN, units BIGINT, calls BIGINT,
-             total_response_time_ms BIGINT, timed_calls BIGINT, marks BIGINT) ON COMMIT DROP;
-         CREATE TEMPORARY TABLE counted_late (
-             user_id UUID, of_month TEXT, closings INTEGER, analyze_units BIGINT, auth_units BIGINT,
-             other_units BIGINT) ON COMMIT DROP",
-    ))
-    .await?;
-    copy_text(conn, "expected_counts", summaries, |s, out| {
-        let units = tabs(s.units);
-        let (seq, idx) = s.reset.columns();
-        let (user, month, at) = (s.user, s.month, s.last_updated.to_rfc3339());
-        let (ms, timed) = (s.total_response_time_ms, s.timed_calls);
-        writeln!(out, "{user}\t{month}\t{units}\t{ms}\t{timed}\t{at}\t{seq}\t{idx}")
-    })
-    .await?;
-    copy_text(conn, "expected_calls", calls, |c, out| {
-        let (user, month, category, counted) = (c.user, c.month, c.category.as_str(), c.counted);
-        let (units, calls, ms, timed, marks) =
-            (c.units, c.calls, c.total_response_time_ms, c.timed_calls, c.marks);
-        writeln!(out, "{user}\t{month}\t{category}\t{counted}\t{units}\t{calls}\t{ms}\t{timed}\t{marks}")
-    })
-    .await?;
-    copy_text(conn, "counted_late", late, |l, out| {
-        writeln!(out, "{}\t{}\t{}\t{}", l.user, l.of_month, l.closings, tabs(l.units))
-    })
-    .await?;
-    conn.execute(sqlx::raw_sql(
-        "ANALYZE expected_counts; ANALYZE expected_calls;
-         CREATE TEMPORARY TABLE expected_summary ON COMMIT DROP AS
-         SELECT e.*, e.analyze_calls + e.auth_calls + e.other_calls AS total_calls, p.monthly_api_limit,
-                p.analyze_limit
-         FROM expected_counts e
-         CROSS JOIN LATERAL plan_at(e.user_id, month_end(e.month_year) - interval '1 microsecond') p;
-         -- What was retried is taken over: it does not follow from the log.
-         CREATE TEMPORARY TABLE expected_late ON COMMIT DROP AS
-         SELECT user_id, of_month, closings, sum(analyze_units)::bigint AS analyze_units,
-                sum(auth_units)::bigint AS auth_units, sum(other_units)::bigint AS other_units,
-                sum(retried_analyze)::bigint AS retried_analyze, sum(retried_auth)::bigint AS retried_auth,
-                sum(retried_other)::bigint AS retried_other
-         FROM (SELECT *, 0 AS retried_analyze, 0 AS retried_auth, 0 AS retried_other FROM counted_late
-               UNION ALL
-               SELECT user_id, of_month, closings, retried_analyze, retried_auth, retried_other, retried_analyze,
-                      retried_auth, retried_other FROM late_units
-               WHERE (retried_analyze, retried_auth, retried_other) <> (0, 0, 0)) parts
-         GROUP BY user_id, of_month, closings;
-         ANALYZE expected_summary",
-    ))
-    .await?;
-    Ok(())
-}
-
-fn tabs(units: [i64; 3]) -> String {
-    format!("{}\t{}\t{}", units[0], units[1], units[2])
-}
-
-/// Columns of an audit's row that follow from the log alone, in the order of [`links`].
-const LINK_COLUMNS: &str = "event_id, action, token_id, token_type, replaced_id, purpose, fingerprint, actor_kind, \
-     actor_id, created_at, event_hash, hash";
-
-/// Puts links and tokens into temporary tables, which end with the transaction.
-pub async fn stage_vault(conn: &mut PgConnection, links: &[Link], tokens: &[KeptToken]) -> Result<(), Error> {
-    conn.execute(sqlx::raw_sql(
-        "CREATE TEMPORARY TABLE expected_links (
-             user_id UUID, log_seq BIGINT, log_idx INTEGER, event_id UUID, action TEXT, token_id UUID, token_type TEXT,
-             replaced_id UUID, purpose TEXT, fingerprint TEXT, actor_kind TEXT, actor_id TEXT, created_at TIMESTAMPTZ,
-             event_hash TEXT, hash TEXT) ON COMMIT DROP;
-         CREATE TEMPORARY TABLE expected_tokens (user_id UUID, token_type TEXT, id UUID) ON COMMIT DROP",
-    ))
-    .await?;
-    copy_text(conn, "expected_links", links, |link, out| {
-        let ((seq, idx), user, action) = (link.position.columns(), link.user, link.action.as_str());
-        write!(out, "{user}\t{seq}\t{idx}\t{}\t{action}\t{}", link.event_id, Maybe(link.token_id))?;
-        write!(out, "\t{}\t{}", Maybe(link.token_type.as_deref().map(Escaped)), Maybe(link.replaced_id))?;
-        write!(out, "\t{}", Maybe(link.purpose.as_deref().map(Escaped)))?;
-        write!(out, "\t{}", Maybe(link.fingerprint.as_deref().map(Escaped)))?;
-        write!(out, "\t{}\t{}\t{}", link.actor_kind, Escaped(&link.actor_id), link.at.to_rfc3339())?;
-        writeln!(out, "\t{}\t{}", Hex(&link.event_hash), Hex(&link.hash))
-    })
-    .await?;
-    copy_text(conn, "expected_tokens", tokens, |token, out| {
-        writeln!(out, "{}\t{}\t{}", token.user, Escaped(&token.token_type), token.id)
-    })
-    .await?;
-    conn.execute(sqlx::raw_sql("ANALYZE expected_links; ANALYZE expected_tokens")).await?;
-    Ok(())
-}
-
-/// The staged links and tokens against the stored ones, of one user or of all.
-pub fn vault(user: Option<UserId>) -> Vec<Comparison> {
-    let owner = user.map_or_else(|| "TRUE".to_owned(), |user| format!("user_id = '{user}'"));
-    let found = format!(
-        "(SELECT user_id, log_seq, log_idx, event_id, action, token_id, token_type, replaced_id, purpose, fingerprint,
-                 actor_kind, actor_id, created_at, encode(event_hash, 'hex') AS event_hash, encode(hash, 'hex') AS hash
-          FROM token_audit WHERE {owner})"
+    user: Option<UserId>,
+    mut take: impl FnMut(StoredSummary) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut query = QueryBuilder::new(
+        "SELECT s.user_id, s.month_year, s.analyze_calls, s.auth_calls, s.other_calls, s.total_response_time_ms,
+                s.timed_calls, s.last_updated, s.reset_seq, s.reset_idx, s.monthly_api_limit, s.analyze_limit,
+                p.monthly_api_limit, p.analyze_limit
+         FROM monthly_usage_summary s
+         LEFT JOIN LATERAL plan_at(s.user_id, month_end(s.month_year) - interval '1 microsecond') p ON TRUE",
     );
-    let tokens = format!("(SELECT user_id, token_type, id FROM user_tokens WHERE {owner})");
-    vec![
-        comparison(
-            "token_audit",
-            "expected_links".to_owned(),
-            found,
-            "user_id, log_seq, log_idx",
-            LINK_COLUMNS,
-        ),
-        comparison("user_tokens", "expected_tokens".to_owned(), tokens, "user_id, token_type", "id"),
-    ]
+    of_user(&mut query, "s.user_id", user);
+    each(conn, query, |row| {
+        let text: String = row.try_get(1)?;
+        take_row(&mut take, summary(row, text))
+    })
+    .await
 }
 
-/// A value of COPY's text format, or its null.
-struct Maybe<T>(Option<T>);
+fn summary(row: &PgRow, month: String) -> Result<StoredSummary, Error> {
+    Ok(StoredSummary {
+        user: UserId::new(row.try_get(0)?),
+        month: month.parse().map_err(|_| Error::Inconsistent {
+            table: "monthly_usage_summary",
+            column: "month_year",
+            value: month,
+        })?,
+        sums: Sums {
+            units: [row.try_get(2)?, row.try_get(3)?, row.try_get(4)?],
+            total_response_time_ms: row.try_get(5)?,
+            timed_calls: row.try_get(6)?,
+            last_updated: row.try_get(7)?,
+            reset: Position::from_columns(row.try_get(8)?, row.try_get(9)?),
+        },
+        limits: [row.try_get(10)?, row.try_get(11)?],
+        plan_limits: [row.try_get(12)?, row.try_get(13)?],
+    })
+}
 
-impl<T: Display> Display for Maybe<T> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        match &self.0 {
-            Some(value) => value.fmt(f),
-            None => f.write_str("\\N"),
-        }
+/// Gives `take` all units that came after their months' closings, of one user or of all; without those that are late
+/// because a dead letter was applied later than its place in the log, which does not follow from it.
+///
+/// # Errors
+/// The database's, or the first one of `take`.
+pub async fn late_units<E: From<Error>>(
+    conn: &mut PgConnection,
+    user: Option<UserId>,
+    mut take: impl FnMut(LateUnits) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut query = QueryBuilder::new(
+        "SELECT user_id, of_month, closings, analyze_units - retried_analyze, auth_units - retried_auth,
+                other_units - retried_other
+         FROM late_units",
+    );
+    of_user(&mut query, "user_id", user);
+    each(conn, query, |row| take_row(&mut take, late(row))).await
+}
+
+fn late(row: &PgRow) -> Result<LateUnits, Error> {
+    let of_month: String = row.try_get(1)?;
+    Ok(LateUnits {
+        user: UserId::new(row.try_get(0)?),
+        of_month: of_month.parse().map_err(|_| Error::Inconsistent {
+            table: "late_units",
+            column: "of_month",
+            value: of_month,
+        })?,
+        closings: row.try_get(2)?,
+        units: [row.try_get(3)?, row.try_get(4)?, row.try_get(5)?],
+        retried: [0; 3],
+    })
+}
+
+/// The months whose calls are there; those of detached months are elsewhere.
+pub async fn attached_months(conn: &mut PgConnection) -> Result<Vec<Month>, Error> {
+    let texts: Vec<String> = sqlx::query_scalar(
+        "SELECT replace(right(c.relname, 7), '_', '-') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+         WHERE i.inhparent = 'api_usage'::regclass ORDER BY 1",
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
+}
+
+/// Gives `take` the calls of a month, summed by their users; of one user or of all.
+///
+/// # Errors
+/// The database's, or the first one of `take`.
+pub async fn calls<E: From<Error>>(
+    conn: &mut PgConnection,
+    month: Month,
+    user: Option<UserId>,
+    mut take: impl FnMut(StoredCalls) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut query = QueryBuilder::new(
+        "SELECT user_id, count(*), count(*) FILTER (WHERE counted),
+                COALESCE(sum(units) FILTER (WHERE category = 'analyze'), 0),
+                COALESCE(sum(units) FILTER (WHERE category = 'auth'), 0),
+                COALESCE(sum(units) FILTER (WHERE category = 'other'), 0),
+                COALESCE(sum(units) FILTER (WHERE counted), 0),
+                COALESCE(sum(response_time_ms), 0), count(response_time_ms),
+                bit_xor(low_id # ((low_id & 2147483647)
+                    * ((at_us # ((log_seq & 2147483647) << 4) # log_idx # CASE WHEN counted THEN 1073741824 ELSE 0 END)
+                       & 2147483647)))
+         FROM (SELECT *, ('x' || right(id::text, 12))::bit(48)::bigint AS low_id,
+                      (extract(epoch FROM created_at) * 1000000)::bigint AS at_us
+               FROM api_usage WHERE created_at >= ",
+    );
+    query.push_bind(month.start()).push(" AND created_at < ").push_bind(month.end());
+    if let Some(user) = user {
+        query.push(" AND user_id = ").push_bind(user.get());
     }
+    query.push(") u GROUP BY user_id");
+    each(conn, query, |row| take_row(&mut take, stored_calls(row))).await
 }
 
-/// Text in COPY's text format. The events' fields hold no control characters.
-struct Escaped<'a>(&'a str);
-
-impl Display for Escaped<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.replace('\\', "\\\\"))
-    }
+fn stored_calls(row: &PgRow) -> Result<StoredCalls, Error> {
+    Ok(StoredCalls {
+        user: UserId::new(row.try_get(0)?),
+        sums: CallSums {
+            calls: row.try_get(1)?,
+            counted_calls: row.try_get(2)?,
+            units: [row.try_get(3)?, row.try_get(4)?, row.try_get(5)?],
+            counted_units: row.try_get(6)?,
+            total_response_time_ms: row.try_get(7)?,
+            timed_calls: row.try_get(8)?,
+            checksum: row.try_get(9)?,
+        },
+    })
 }
 
-struct Hex<'a>(&'a Hash);
-
-impl Display for Hex<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
+/// Gives `take` every link of the audit chains in the log's order; of one user or of all.
+///
+/// # Errors
+/// The database's, or the first one of `take`.
+pub async fn links<E: From<Error>>(
+    conn: &mut PgConnection,
+    user: Option<UserId>,
+    mut take: impl FnMut(StoredLink) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut query = QueryBuilder::new(
+        "SELECT user_id, log_seq, log_idx, event_id::text, action, token_id::text, token_type, replaced_id::text,
+                purpose, fingerprint, actor_kind, actor_id, created_at, event_hash, hash
+         FROM token_audit",
+    );
+    of_user(&mut query, "user_id", user);
+    query.push(" ORDER BY log_seq, log_idx, user_id");
+    each(conn, query, |row| take_row(&mut take, link(row))).await
 }
 
-/// The staged sums against the stored ones, of one user or of all.
-pub fn sums(user: Option<UserId>) -> Vec<Comparison> {
-    let of = |table: &str| match user {
-        Some(user) => format!("(SELECT * FROM {table} WHERE user_id = '{user}')"),
-        None => table.to_owned(),
+fn link(row: &PgRow) -> Result<StoredLink, Error> {
+    let text = |index: usize| row.try_get::<Option<String>, _>(index);
+    let bytes = |index: usize| row.try_get::<Vec<u8>, _>(index).map(|bytes| Some(hex(&bytes)));
+    Ok(StoredLink {
+        user: UserId::new(row.try_get(0)?),
+        position: Position::from_columns(row.try_get(1)?, row.try_get(2)?),
+        columns: [
+            text(3)?,
+            text(4)?,
+            text(5)?,
+            text(6)?,
+            text(7)?,
+            text(8)?,
+            text(9)?,
+            text(10)?,
+            text(11)?,
+            Some(row.try_get::<DateTime<Utc>, _>(12)?.to_rfc3339()),
+            bytes(13)?,
+            bytes(14)?,
+        ],
+    })
+}
+
+/// A hash as its column is shown.
+pub fn hash_text(hash: &Hash) -> String {
+    hex(hash)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Gives `take` every stored token; of one user or of all.
+///
+/// # Errors
+/// The database's, or the first one of `take`.
+pub async fn tokens<E: From<Error>>(
+    conn: &mut PgConnection,
+    user: Option<UserId>,
+    mut take: impl FnMut(KeptToken) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut query = QueryBuilder::new("SELECT user_id, token_type, id FROM user_tokens");
+    of_user(&mut query, "user_id", user);
+    let token = |row: &PgRow| -> Result<KeptToken, Error> {
+        Ok(KeptToken { user: UserId::new(row.try_get(0)?), token_type: row.try_get(1)?, id: row.try_get(2)? })
     };
-    vec![
-        comparison(
-            "monthly_usage_summary",
-            of("expected_summary"),
-            of("monthly_usage_summary"),
-            "user_id, month_year",
-            SUMMARY_COLUMNS,
-        ),
-        late_units(&of("expected_late"), &of("late_units"), ["closed_periods"; 2]),
-    ]
+    each(conn, query, |row| take_row(&mut take, token(row))).await
 }
 
-/// The months whose calls are there. Of those that are detached nothing is looked at: their rows are elsewhere.
-const ATTACHED: &str = r"(SELECT replace(right(c.relname, 7), '_', '-')
-                          FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-                          WHERE i.inhparent = 'api_usage'::regclass)";
-
-/// The rows of compacted hours against the hours.
-pub fn hours(user: Option<UserId>) -> Vec<Comparison> {
-    let owner = user.map_or_else(|| "TRUE".to_owned(), |user| format!("user_id = '{user}'"));
-    // By the day as well as by the range: a hash of days serves as well as the index does.
-    let expected = format!(
-        "(SELECT u.user_id, date_trunc('hour', u.created_at, 'UTC') AS bucket, u.category, u.counted,
-                 sum(u.units)::bigint AS units, count(*) AS calls,
-                 COALESCE(sum(u.response_time_ms), 0)::bigint AS total_response_time_ms,
-                 count(u.response_time_ms) AS timed_calls
-          FROM (SELECT * FROM compacted_days WHERE hours <> 0 AND {owner}) d
-          JOIN api_usage u ON u.user_id = d.user_id AND date_trunc('day', u.created_at, 'UTC') = d.day
-           AND u.created_at >= d.day AND u.created_at < d.day + interval '24 hours'
-          WHERE d.hours >> extract(hour FROM u.created_at AT TIME ZONE 'UTC')::int & 1 = 1
-          GROUP BY 1, 2, 3, 4)"
-    );
-    let found = format!(
-        "(SELECT * FROM usage_hourly
-          WHERE {owner} AND to_char(bucket AT TIME ZONE 'UTC', 'YYYY-MM') IN {ATTACHED})"
-    );
-    let columns = "units, calls, total_response_time_ms, timed_calls";
-    vec![comparison("usage_hourly", expected, found, "user_id, bucket, category, counted", columns)]
-}
-
-/// The staged sums of calls against the rows themselves, and the rows against the stored summaries.
-pub fn rows(user: Option<UserId>) -> Vec<Comparison> {
-    let owner = user.map_or_else(|| "TRUE".to_owned(), |user| format!("user_id = '{user}'"));
-    let expected = format!("(SELECT * FROM expected_calls WHERE calls <> 0 AND month_year IN {ATTACHED})");
-    let found = format!(
-        "(SELECT user_id, month_year, category, counted, sum(units)::bigint AS units, count(*) AS calls,
-                 COALESCE(sum(response_time_ms), 0)::bigint AS total_response_time_ms,
-                 count(response_time_ms) AS timed_calls,
-                 bit_xor(('x' || right(id::text, 12))::bit(48)::bigint
-                         # (extract(epoch FROM created_at) * 1000000)::bigint) AS marks
-          FROM api_usage WHERE {owner} GROUP BY 1, 2, 3, 4)"
-    );
-    let from_rows = format!(
-        "(SELECT u.user_id, u.month_year, sum(u.units)::bigint AS total_calls,
-                 COALESCE(sum(u.units) FILTER (WHERE u.category = 'analyze'), 0)::bigint AS analyze_calls,
-                 COALESCE(sum(u.units) FILTER (WHERE u.category = 'auth'), 0)::bigint AS auth_calls,
-                 COALESCE(sum(u.units) FILTER (WHERE u.category = 'other'), 0)::bigint AS other_calls,
-                 COALESCE(sum(u.response_time_ms), 0)::bigint AS total_response_time_ms,
-                 count(u.response_time_ms) AS timed_calls
-          FROM api_usage u
-          LEFT JOIN monthly_usage_summary s ON s.user_id = u.user_id AND s.month_year = u.month_year
-          WHERE u.counted AND u.{owner}
-            AND (u.log_seq, u.log_idx) > (COALESCE(s.reset_seq, 0), COALESCE(s.reset_idx, 0))
-          GROUP BY u.user_id, u.month_year)"
-    )
-    .replace("u.TRUE", "TRUE");
-    let stored = format!(
-        "(SELECT * FROM monthly_usage_summary WHERE total_calls <> 0 AND {owner} AND month_year IN {ATTACHED})"
-    );
-    let sums = "total_calls, analyze_calls, auth_calls, other_calls, total_response_time_ms, timed_calls";
-    vec![
-        comparison(
-            "api_usage",
-            expected,
-            found,
-            "user_id, month_year, category, counted",
-            "units, calls, total_response_time_ms, timed_calls, marks",
-        ),
-        comparison("monthly_usage_summary by rows", from_rows, stored, "user_id, month_year", sums),
-    ]
-}
-
-/// Puts the staged sums in the place of the stored ones, within the caller's transaction.
-pub async fn replace(conn: &mut PgConnection) -> Result<(), Error> {
-    let tables = [
-        ("monthly_usage_summary", "expected_summary", "user_id, month_year", SUMMARY_COLUMNS),
-        ("late_units", "expected_late", LATE_KEYS, LATE_COLUMNS),
-    ];
-    for (table, expected, keys, columns) in tables {
-        let prefixed = |alias: &str, names: &str| {
-            names.split(", ").map(|name| format!("{alias}.{name}")).collect::<Vec<_>>().join(", ")
-        };
-        let set = columns
-            .split(", ")
-            .map(|name| format!("{name} = excluded.{name}"))
-            .collect::<Vec<_>>()
-            .join(", ");
-        let (t, e, excluded) = (prefixed("t", columns), prefixed("e", keys), prefixed("excluded", columns));
-        let t_keys = prefixed("t", keys);
-        conn.execute(sqlx::raw_sql(&format!(
-            "DELETE FROM {table} t WHERE NOT EXISTS (SELECT FROM {expected} e WHERE ({e}) = ({t_keys}));
-             INSERT INTO {table} AS t ({keys}, {columns}) SELECT {keys}, {columns} FROM {expected}
-             ON CONFLICT ({keys}) DO UPDATE SET {set} WHERE ({t}) IS DISTINCT FROM ({excluded})"
-        )))
-        .await?;
-    }
-    // Another figure may be at a threshold of which no event tells.
-    conn.execute(
-        "INSERT INTO pending_thresholds AS p (user_id, month_year, log_seq)
-         SELECT user_id, month_year, 0 FROM monthly_usage_summary s
-         WHERE (100 * total_calls::numeric >= 80 * monthly_api_limit::numeric
-                OR 100 * analyze_calls::numeric >= 80 * analyze_limit::numeric)
-           AND NOT EXISTS (SELECT FROM closed_periods c WHERE c.month_year = s.month_year)
-         ON CONFLICT (user_id, month_year) DO UPDATE SET log_seq = p.log_seq + 1",
-    )
-    .await?;
-    Ok(())
-}
-
-fn comparison(name: &str, expected: String, found: String, keys: &str, columns: &str) -> Comparison {
-    let names = |list: &str| list.split(", ").map(str::to_owned).collect();
-    Comparison { name: name.to_owned(), expected, found, keys: names(keys), columns: names(columns) }
-}
-
-/// Copies rows in COPY's text format; `line` writes one, with its end. No value holds a tab, a backslash or a line end.
-async fn copy_text<T>(
+/// Positions of dead letters after `after`, of frames up to `to_seq`, in the log's order; at most `max`.
+pub async fn dead_letters(
     conn: &mut PgConnection,
-    table: &str,
-    rows: &[T],
-    line: impl Fn(&T, &mut String) -> std::fmt::Result,
-) -> Result<(), Error> {
-    let mut copy = conn.copy_in_raw(&format!("COPY {table} FROM STDIN")).await?;
-    let mut text = String::with_capacity(CHUNK_BYTES + 1_024);
-    for row in rows {
-        // Writing to a String cannot fail.
-        let _ = line(row, &mut text);
-        if text.len() >= CHUNK_BYTES {
-            copy.send(text.as_bytes()).await?;
-            text.clear();
-        }
+    after: Position,
+    to_seq: u64,
+    max: i64,
+) -> Result<Vec<Position>, Error> {
+    let (log_seq, log_idx) = after.columns();
+    let rows: Vec<(i64, i32)> = sqlx::query_as(
+        "SELECT log_seq, log_idx FROM dead_letters WHERE (log_seq, log_idx) > ($1, $2) AND log_seq <= $3
+         ORDER BY log_seq, log_idx LIMIT $4",
+    )
+    .bind(log_seq)
+    .bind(log_idx)
+    .bind(seq_to_column(to_seq))
+    .bind(max)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|(seq, idx)| Position::from_columns(seq, idx)).collect())
+}
+
+/// Number of dead letters of frames up to `to_seq`, and all [`dead_letter_word`]s, exclusive-or.
+pub async fn dead_letters_digest(conn: &mut PgConnection, to_seq: u64) -> Result<(i64, i64), Error> {
+    let digest: (i64, i64) = sqlx::query_as(
+        "SELECT count(*), COALESCE(bit_xor(log_seq << 16 | log_idx), 0) FROM dead_letters WHERE log_seq <= $1",
+    )
+    .bind(seq_to_column(to_seq))
+    .fetch_one(conn)
+    .await?;
+    Ok(digest)
+}
+
+/// A dead letter's position as a number.
+pub fn dead_letter_word(position: Position) -> i64 {
+    (seq_to_column(position.seq) << 16) | i64::from(position.idx)
+}
+
+fn of_user(query: &mut QueryBuilder<'_, Postgres>, column: &str, user: Option<UserId>) {
+    if let Some(user) = user {
+        query.push(format!(" WHERE {column} = ")).push_bind(user.get());
     }
-    copy.send(text.as_bytes()).await?;
-    copy.finish().await?;
-    Ok(())
+}
+
+/// A failure of the database or of whoever takes the rows.
+enum Stopped<E> {
+    Store(Error),
+    Taken(E),
+}
+
+impl<E> From<sqlx::Error> for Stopped<E> {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+fn take_row<T, E>(
+    take: &mut impl FnMut(T) -> Result<(), E>,
+    row: Result<T, Error>,
+) -> Result<(), Stopped<E>> {
+    take(row.map_err(Stopped::Store)?).map_err(Stopped::Taken)
+}
+
+async fn each<E: From<Error>>(
+    conn: &mut PgConnection,
+    mut query: QueryBuilder<'_, Postgres>,
+    mut take: impl FnMut(&PgRow) -> Result<(), Stopped<E>>,
+) -> Result<(), E> {
+    let mut rows = query.build().persistent(false).fetch(conn);
+    loop {
+        let row = rows.try_next().await.map_err(Error::from)?;
+        let Some(row) = row else { return Ok(()) };
+        take(&row).map_err(|stopped| match stopped {
+            Stopped::Store(error) => error.into(),
+            Stopped::Taken(error) => error,
+        })?;
+    }
 }

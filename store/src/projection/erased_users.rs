@@ -11,6 +11,9 @@ use crate::projection::personal_tables::{self, Holds};
 use crate::projection::usage_rows::RowKey;
 use crate::{Error, Position};
 
+/// Rows that one statement blanks.
+const ROWS_AT_ONCE: u32 = 5_000;
+
 /// An erasure as the log has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Erasure {
@@ -109,7 +112,10 @@ pub async fn blank_all_calls(conn: &mut PgConnection, user: UserId) -> Result<()
     let schema: String = sqlx::query_scalar("SELECT current_schema()::text").fetch_one(&mut *conn).await?;
     for table in personal_tables::all(conn).await? {
         if table.holds == Holds::Calls && table.name.starts_with(&format!("{schema}.")) {
-            table.blank(conn, user, u32::MAX).await?;
+            let mut after = None;
+            while let next @ Some(_) = table.blank(conn, user, after, ROWS_AT_ONCE).await?.next {
+                after = next;
+            }
         }
     }
     Ok(())

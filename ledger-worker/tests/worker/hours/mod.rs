@@ -15,6 +15,7 @@ use ledger_worker::rebuild::Finish;
 use ledger_worker::{Applier, Batch};
 use nats::{FrameHeader, RawFrame};
 use sqlx::{Connection, Executor, PgConnection};
+use store::operations::compare::{self, Difference};
 use store::operations::recount;
 use store::projection::checkpoint::{self, Checkpoint};
 use store::read::filter::{Counted, TimeRange};
@@ -152,9 +153,7 @@ impl Book {
     /// What history says of the user's day by the hour, which must be what a plain sum over the rows says; and each
     /// compacted hour must be that of its rows.
     async fn checked(&mut self, user: UserId) -> Result<Vec<Bucket>> {
-        for comparison in recount::hours(None) {
-            assert_eq!(comparison.run(&mut self.compactor, 20).await?, None);
-        }
+        assert_eq!(wrong_hours(&mut self.compactor, None).await?, None);
         let filter = HistoryFilter {
             range: TimeRange { from: day(), to: day() + TimeDelta::days(1) },
             granularity: Granularity::Hour,
@@ -165,6 +164,16 @@ impl Book {
         assert_eq!(found, by_rows(&mut self.compactor, user, &filter).await?);
         Ok(found)
     }
+}
+
+/// Compacted hours that are not those of their rows, of the first month that has some.
+async fn wrong_hours(conn: &mut PgConnection, user: Option<UserId>) -> Result<Option<Difference>> {
+    for month in recount::attached_months(conn).await? {
+        if let Some(wrong) = compare::hours(month, user).run(conn, 20).await? {
+            return Ok(Some(wrong));
+        }
+    }
+    Ok(None)
 }
 
 fn sorted(mut buckets: Vec<Bucket>) -> Vec<Bucket> {
@@ -245,7 +254,7 @@ async fn past_hours_of_a_noted_day_are_compacted_and_read_instead_of_its_rows() 
         counted: Counted::All,
     };
     assert_eq!(sorted(buckets(&mut book.compactor, user(1), &filter, &[]).await?), before);
-    let wrong = recount::hours(Some(user(1))).remove(0).run(&mut book.compactor, 20).await?;
+    let wrong = wrong_hours(&mut book.compactor, Some(user(1))).await?;
     assert_eq!(wrong.map(|wrong| wrong.rows.len()), Some(4), "verify tells of them");
     Ok(())
 }
@@ -421,8 +430,6 @@ async fn the_hours_of_the_build_before_are_made_anew() -> Result<()> {
     let calls: i64 =
         sqlx::query_scalar("SELECT sum(calls)::bigint FROM usage_hourly").fetch_one(&mut conn).await?;
     assert_eq!(calls, 1_000);
-    for comparison in recount::hours(None) {
-        assert_eq!(comparison.run(&mut conn, 20).await?, None);
-    }
+    assert_eq!(wrong_hours(&mut conn, None).await?, None);
     Ok(())
 }

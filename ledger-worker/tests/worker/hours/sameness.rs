@@ -13,14 +13,13 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sqlx::Connection;
 use store::Schema;
-use store::operations::recount;
 use store::projection::checkpoint::{self, Checkpoint};
 use store::projection::hours::ClaimedDay;
 use store::read::filter::{Counted, TimeRange};
 use store::read::history::{Granularity, Grouping, HistoryFilter, buckets};
 use uuid::Uuid;
 
-use super::{Book, at, by_rows, completed, day, frame, open_call, sorted, user};
+use super::{Book, at, by_rows, completed, day, frame, open_call, sorted, user, wrong_hours};
 use crate::support::call;
 
 #[derive(Debug, Clone)]
@@ -183,7 +182,7 @@ fn history_does_not_tell_hours_from_rows() {
                         prop_assert_eq!(sorted(found), expected, "{:?} after {:?}", question, op);
                     }
                 }
-                let hours = recount::hours(None).remove(0).run(&mut book.compactor, 20).await.unwrap();
+                let hours = wrong_hours(&mut book.compactor, None).await.unwrap();
                 prop_assert_eq!(hours, None);
                 Ok(())
             })?;

@@ -1,11 +1,13 @@
 //! A job over the whole log: what it reads and compares, who is told how far it is, and what it found.
 
+use std::path::Path;
+
 use nats::Log;
 use sqlx::PgConnection;
 use store::operations::compare::{Comparison, Difference};
 
 /// Rows that are named of each table that differs.
-const MAX_NAMED_ROWS: usize = 20;
+pub(crate) const MAX_NAMED_ROWS: usize = 20;
 
 /// A job over the whole log: the projections, the log, and the listener to its progress.
 #[derive(Clone, Copy)]
@@ -16,6 +18,24 @@ pub struct Rebuild<'a> {
     pub log: &'a Log,
     /// Hears of every step, often; not to be slow.
     pub progress: &'a (dyn Fn(Progress) + Send + Sync),
+    /// Bounds of counting.
+    pub room: Room<'a>,
+}
+
+/// Room for what is counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Room<'a> {
+    /// The directory that takes what does not fit into memory, some 100 bytes an event; the system's own for temporary
+    /// files if there is none. What is there has no name and goes with the process.
+    pub dir: Option<&'a Path>,
+    /// What is counted in memory at a time, at most; the whole process needs some 100 MB more.
+    pub memory_bytes: u64,
+}
+
+impl Default for Room<'_> {
+    fn default() -> Self {
+        Self { dir: None, memory_bytes: 64 * 1024 * 1024 }
+    }
 }
 
 /// Progress of a rebuild or a count.
@@ -48,7 +68,7 @@ pub enum Finish {
 }
 
 /// Log and tables, compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Compared {
     /// The last sequence that was compared.
     pub seq: u64,
@@ -69,18 +89,25 @@ impl<'a> Rebuild<'a> {
 }
 
 impl Compared {
-    /// Runs the comparisons at `seq`, for which `events` were read.
-    pub(crate) async fn by(
+    /// Runs a comparison; further ones of the same name are of other rows of the same table.
+    pub(crate) async fn add(
+        &mut self,
         conn: &mut PgConnection,
-        seq: u64,
-        events: u64,
-        comparisons: Vec<Comparison>,
-    ) -> Result<Self, store::Error> {
-        let mut compared = Self { seq, events, tables: Vec::new(), differences: Vec::new() };
-        for comparison in comparisons {
-            compared.differences.extend(comparison.run(conn, MAX_NAMED_ROWS).await?);
-            compared.tables.push(comparison.name);
+        comparison: Comparison,
+    ) -> Result<(), store::Error> {
+        let found = comparison.run(conn, MAX_NAMED_ROWS).await?;
+        match (found, self.differences.last_mut().filter(|last| last.name == comparison.name)) {
+            (Some(found), Some(last)) => {
+                let room = MAX_NAMED_ROWS.saturating_sub(last.rows.len());
+                last.more |= found.more || found.rows.len() > room;
+                last.rows.extend(found.rows.into_iter().take(room));
+            }
+            (Some(found), None) => self.differences.push(found),
+            (None, _) => {}
         }
-        Ok(compared)
+        if self.tables.last() != Some(&comparison.name) {
+            self.tables.push(comparison.name);
+        }
+        Ok(())
     }
 }
