@@ -251,16 +251,25 @@ impl Step<'_> {
             requests::put(conn, &new.requests).await?;
         }
         if !new.rows.is_empty() && !copy_rows(conn, new).await? {
-            let mut there: HashSet<_> = new.row_keys.iter().copied().collect();
-            for (month, rows) in &new.rows {
-                for key in usage_rows::insert_new(conn, *month, rows).await? {
-                    there.remove(&key);
-                }
+            // Known before a row goes in: without a stored call another one of its request may be the one that counts.
+            exclude.rows.extend(self.stored_calls(conn).await?);
+            let rest = Prepared::of(self.parsed, self.items.clone(), &exclude);
+            if !rest.requests.is_empty() {
+                requests::put(conn, &rest.requests).await?;
             }
-            exclude.rows.extend(there);
-            fewer = Some(Prepared::of(self.parsed, self.items.clone(), &exclude));
+            for (month, rows) in &rest.rows {
+                usage_rows::insert_new(conn, *month, rows).await?;
+            }
+            fewer = Some(rest);
         }
         Ok(fewer)
+    }
+
+    /// Calls that are stored already.
+    async fn stored_calls(&self, conn: &mut PgConnection) -> Result<Vec<RowKey>, store::Error> {
+        let call = |item: &Item| if let Item::Call(call) = item { Some(call.row_key()) } else { None };
+        let calls: Vec<_> = self.parsed.items()[self.items.clone()].iter().filter_map(call).collect();
+        usage_rows::find(conn, &calls).await
     }
 
     /// Calls of these requests that are stored already: an event that is there again claims nothing anew.

@@ -306,6 +306,22 @@ fn sums_are_those_of_the_rows_however_the_log_is_cut() {
     runtime.block_on(async move { drop(env) });
 }
 
+/// An event of a request that is forgotten comes again, between two calls that are one without it.
+#[tokio::test]
+async fn a_call_that_is_stored_already_claims_no_request_again() {
+    let env = Env::start().await.unwrap();
+    let mut conn = connect::connect_projector(env.database_url(), Schema::Live).await.unwrap();
+    let asked = |id, at_s| Op::Asked { user: 1, id, request: 0, at_s };
+    let other = |id| Op::Call { user: 0, id, at: 0, units: 1, category: 0, counted: true, reported: true };
+    let mut ops = vec![asked(29, 59), other(1), other(2)];
+    ops.extend((3..15).map(other));
+    ops.extend([asked(10, 120), asked(29, 59), asked(38, 119)]);
+    let frames = frames(&ops, |_| false);
+    let one_by_one = project(&mut conn, &frames, &cuts(frames.len(), &[1])).await;
+    assert_eq!(differences(&mut conn).await, Vec::<String>::new());
+    assert_eq!(one_by_one, project(&mut conn, &frames, &cuts(frames.len(), &[frames.len()])).await);
+}
+
 /// Each event has its own id, and nothing depends on a row that is not there yet.
 fn independent(ops: Vec<Op>) -> Vec<Op> {
     let mut seen = HashSet::new();
