@@ -48,6 +48,7 @@ pub fn is_known(event_type: &str) -> bool {
         USAGE_RESET,
         PLAN_CHANGED,
         PERIOD_CLOSED,
+        CLAIMS_TURNED,
         GAP_ACCEPTED,
         TOKEN_STORED,
         TOKEN_DELETED,
