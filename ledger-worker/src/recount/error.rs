@@ -15,7 +15,7 @@ pub(crate) enum CountError {
     Read(#[from] AheadError),
     /// Its frames make no batch.
     #[error(transparent)]
-    Batch(#[from] BatchError),
+    Batch(Box<BatchError>),
     /// Completions name calls that are not in the log before them.
     #[error("{calls} calls were completed before they began")]
     LateCompletions {
@@ -31,6 +31,12 @@ pub(crate) enum CountError {
     /// The database is away or refuses.
     #[error("the projections cannot be read or written")]
     Store(#[from] store::Error),
+}
+
+impl From<BatchError> for CountError {
+    fn from(error: BatchError) -> Self {
+        Self::Batch(Box::new(error))
+    }
 }
 
 impl From<Stop> for CountError {

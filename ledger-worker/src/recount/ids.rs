@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
+use uuid::Uuid;
+
 /// A hash for keys that hold random bits: one multiplication a word.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct IdHasher(u64);
@@ -45,13 +47,14 @@ pub(super) type IdSet<K> = HashSet<K, BuildHasherDefault<IdHasher>>;
 
 /// Which of `ways` an id goes; another `level` divides those that went one way anew.
 pub(super) fn way(id: u128, level: u32, ways: usize) -> usize {
-    let halves = (id >> 64) as u64 ^ (id as u64).rotate_left(32);
+    let (high, low) = Uuid::from_u128(id).as_u64_pair();
+    let halves = high ^ low.rotate_left(32);
     // The finish of splitmix64.
     let mut word = halves ^ u64::from(level + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     word ^= word >> 31;
-    ((u128::from(word) * ways as u128) >> 64) as usize
+    usize::try_from((u128::from(word) * ways as u128) >> 64).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -62,11 +62,10 @@ impl Judge {
                     tally.add_to(&mut totals, cut);
                 }
                 match tally.take(&record) {
-                    Taken::Whole => {}
                     Taken::Link(link) if Some(record.position.seq) <= vault_seq => {
                         links.expect(&link, &mut self.differences)?;
                     }
-                    Taken::Link(_) => {}
+                    Taken::Link(_) | Taken::Whole => {}
                     Taken::Unmatched => unmatched.push(packed)?,
                 }
             }

@@ -118,6 +118,7 @@ impl<'a> Packed<'a> {
         Some(values)
     }
 
+    #[expect(clippy::option_option, reason = "the outer one says whether it is what was written")]
     pub(super) fn option_i64(&mut self) -> Option<Option<i64>> {
         let (is_some, value) = (self.u8()? == 1, self.i64()?);
         Some(is_some.then_some(value))
@@ -148,6 +149,7 @@ impl<'a> Packed<'a> {
         DateTime::from_timestamp_micros(self.i64()?)
     }
 
+    #[expect(clippy::option_option, reason = "the outer one says whether it is what was written")]
     pub(super) fn text(&mut self) -> Option<Option<&'a str>> {
         let length = self.u32()?;
         if length == u32::MAX {

@@ -57,7 +57,7 @@ pub(super) struct Share {
 /// All parts of one division.
 #[derive(Debug)]
 pub(super) struct Parts {
-    parts: Vec<Part>,
+    all: Vec<Part>,
     level: u32,
     packer: Packer,
 }
@@ -92,16 +92,16 @@ impl Parts {
             memory_bytes: 0,
             level,
         };
-        Self { parts: (0..ways).map(part).collect(), level, packer: Packer::default() }
+        Self { all: (0..ways).map(part).collect(), level, packer: Packer::default() }
     }
 
     pub(super) fn into_parts(self) -> Vec<Part> {
-        self.parts
+        self.all
     }
 
     fn of(&mut self, user: UserId) -> &mut Part {
-        let way = way(user.get().as_u128(), self.level, self.parts.len());
-        &mut self.parts[way]
+        let way = way(user.get().as_u128(), self.level, self.all.len());
+        &mut self.all[way]
     }
 
     pub(super) fn push(&mut self, record: &Record<'_>) -> Result<(), ScratchError> {

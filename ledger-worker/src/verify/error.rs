@@ -52,7 +52,7 @@ impl From<CountError> for VerifyError {
     fn from(error: CountError) -> Self {
         match error {
             CountError::Read(error) => error.into(),
-            CountError::Batch(error) => Self::Batch(error),
+            CountError::Batch(error) => Self::Batch(*error),
             CountError::LateCompletions { calls } => Self::LateCompletions { calls },
             CountError::DeadLettersMoved => Self::DeadLettersMoved,
             CountError::Scratch(error) => Self::Scratch(error),

@@ -369,7 +369,7 @@ async fn rows_are_blanked_in_steps_along_the_index() -> Result<()> {
         let (mut blanked, mut steps, mut after) = (0, 0, None);
         loop {
             let walked = table.blank(&mut conn, user, after, 3).await?;
-            assert!(walked.rows <= 3, "{walked:?}");
+            assert!(walked.rows <= 3 && steps < 20, "{walked:?}");
             (blanked, steps, after) = (blanked + walked.rows, steps + 1, walked.next);
             if steps == 1 && table.holds == Holds::Calls && after.is_some() {
                 sqlx::query(

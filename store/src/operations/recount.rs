@@ -4,6 +4,8 @@
 //! Each table is read once and in whatever order it lies in, so that reading costs the same a row however large it is;
 //! whoever compares sorts the rows by their users. Nothing here holds more than a row.
 
+use std::fmt::Write as _;
+
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt as _;
 use ledger::{Month, UserId};
@@ -308,7 +310,11 @@ pub fn hash_text(hash: &Hash) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Gives `take` every stored token; of one user or of all.
