@@ -16,6 +16,7 @@ use store::projection::checkpoint::{self, Checkpoint, PARTITION};
 use store::projection::claims;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::WorkerConfig;
 use crate::error::chain;
 use crate::status::Status;
 
@@ -49,6 +50,16 @@ pub struct Turner {
 }
 
 impl Turner {
+    /// As the worker is to end them.
+    pub(crate) fn new(config: &WorkerConfig, publisher: &Publisher, ids: &IdSource) -> Self {
+        Self {
+            publisher: publisher.clone(),
+            ids: ids.clone(),
+            clock: config.clock.clone(),
+            horizon: TimeDelta::from_std(config.dedupe_horizon).unwrap_or(TimeDelta::MAX),
+        }
+    }
+
     /// Publishes the end of the current generation, if it is due; answers the event's sequence.
     pub async fn turn_due(&self, conn: &mut PgConnection) -> Result<Option<u64>, TurnError> {
         let checkpoint = checkpoint::read(conn, PARTITION).await?;

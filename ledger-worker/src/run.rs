@@ -53,12 +53,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         clock: config.clock.clone(),
         close_grace: TimeDelta::from_std(config.close_grace).unwrap_or(TimeDelta::MAX),
     };
-    let turner = Turner {
-        publisher: publisher.clone(),
-        ids: ids.clone(),
-        clock: config.clock.clone(),
-        horizon: TimeDelta::from_std(config.dedupe_horizon).unwrap_or(TimeDelta::MAX),
-    };
+    let turner = Turner::new(&config, &publisher, &ids);
     let claim_turns = ClaimTurns { turner, pool: pool.clone(), status: status.clone() };
     let rollover =
         Rollover { closer, pool: pool.clone(), status: status.clone(), last_rows: last_rows.clone() };
