@@ -92,9 +92,7 @@ pub(crate) async fn write(
     Ok(())
 }
 
-async fn acknowledged(
-    frame: tokio::task::JoinHandle<Result<(), nats::PublishError>>,
-) -> anyhow::Result<()> {
+async fn acknowledged(frame: tokio::task::JoinHandle<Result<(), nats::PublishError>>) -> anyhow::Result<()> {
     Ok(frame.await??)
 }
 

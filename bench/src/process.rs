@@ -171,11 +171,7 @@ impl Machine {
     }
 
     /// The same with other variables.
-    pub(crate) fn run_with(
-        &self,
-        arguments: &[&str],
-        variables: &[(&str, &str)],
-    ) -> anyhow::Result<Process> {
+    pub(crate) fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<Process> {
         let log = self.directory.join(format!("{}.log", arguments.first().unwrap_or(&"usage-ledger")));
         let mut environment = self.environment.clone();
         environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));

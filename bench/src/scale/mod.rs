@@ -65,7 +65,11 @@ pub(crate) async fn measure(target: &Path, rows: usize, report: &mut Report) -> 
     report.add("projector_longtail_per_s", longtail_per_s);
     report.hold("projector_longtail_vs_1000", longtail_per_s / few_per_s, Target::AtLeast(0.6));
     report.hold("last_million_vs_second", last / second, Target::AtLeast(0.85));
-    report.hold("scale_pg_bytes_per_call", per_call(table_bytes(&machine).await?, rows), Target::AtMost(320.0));
+    report.hold(
+        "scale_pg_bytes_per_call",
+        per_call(table_bytes(&machine).await?, rows),
+        Target::AtMost(320.0),
+    );
 
     closing::measure(&machine, &log, report).await?;
     let reads = reads::measure(&machine, "at_end", report).await?;

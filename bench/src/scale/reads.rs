@@ -33,7 +33,11 @@ pub(super) async fn measure(
     let from = first_month(now).format("%Y-%m-%d");
     let to = ledger::Month::of(first_month(now)).end().format("%Y-%m-%d");
     let kinds = [
-        ("stats", format!("GET /api/usage/stats?month={}", ledger::Month::of(first_month(now))), String::new()),
+        (
+            "stats",
+            format!("GET /api/usage/stats?month={}", ledger::Month::of(first_month(now))),
+            String::new(),
+        ),
         ("history", format!("GET /api/usage/history?from={from}&to={to}&granularity=day"), String::new()),
         ("calls_page", format!("GET /api/usage/calls?from={from}&to={to}&limit=50"), String::new()),
         ("cold_check", "POST /api/usage/check".to_owned(), r#"{"endpoint":"/api/items/1"}"#.to_owned()),
