@@ -102,17 +102,27 @@ pub(crate) async fn migrated_before(number: &str) -> Result<(Database, PgConnect
     let servers = Servers::shared().await?;
     let database = Database::create_empty(&servers.admin_url, &IdSource::new(Clock::system())).await?;
     let mut conn = PgConnection::connect(database.url()).await?;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
-    let mut files: Vec<_> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    files.sort();
-    let is_before = |file: &Path| file.file_name().is_some_and(|name| &*name.to_string_lossy() < number);
-    for file in files.iter().filter(|file| is_before(file)) {
-        conn.execute(sqlx::raw_sql(&fs::read_to_string(file)?)).await?;
-    }
+    migrate(&mut conn, |name| name < number).await?;
     Ok((database, conn))
 }
 
-pub(crate) const MIGRATION: &str = include_str!("../../../../migrations/0011_calls_and_hours.sql");
+/// This migration and every one after it.
+pub(crate) async fn migrate_from(conn: &mut PgConnection, number: &str) -> Result<()> {
+    migrate(conn, |name| name >= number).await
+}
+
+async fn migrate(conn: &mut PgConnection, is_meant: impl Fn(&str) -> bool) -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
+    let mut files: Vec<_> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    files.sort();
+    let is_meant = |file: &Path| file.file_name().is_some_and(|name| is_meant(&name.to_string_lossy()));
+    for file in files.iter().filter(|file| is_meant(file)) {
+        conn.execute(sqlx::raw_sql(&fs::read_to_string(file)?)).await?;
+    }
+    Ok(())
+}
+
+const MIGRATION: &str = include_str!("../../../../migrations/0011_calls_and_hours.sql");
 
 /// Months with calls, one of them detached, as the build before this one made them.
 #[tokio::test]

@@ -24,7 +24,7 @@ use store::{Schema, connect};
 use testkit::Env;
 use uuid::Uuid;
 
-use crate::counting::rows::{MIGRATION, migrated_before};
+use crate::counting::rows::{migrate_from, migrated_before};
 use crate::support::{TestLedger, call, minutes, reported};
 
 /// The day before "now", by the log: all of its hours are past.
@@ -420,7 +420,7 @@ async fn the_hours_of_the_build_before_are_made_anew() -> Result<()> {
                      sum(units), sum(calls), 0, 0 FROM usage_hourly GROUP BY 1, 2, 3, 4;
                  UPDATE projection_checkpoint SET seq = 7, frame_time = '2026-11-12Z'";
     conn.execute(sqlx::raw_sql(&format!("{} {} {hours}", rows(1, 1_000), rows(2, 900)))).await?;
-    conn.execute(sqlx::raw_sql(MIGRATION)).await?;
+    migrate_from(&mut conn, "0011").await?;
     let mut conn = connect(database.url(), Schema::Live).await?;
     let count: i64 = sqlx::query_scalar("SELECT count(*) FROM usage_hourly").fetch_one(&mut conn).await?;
     assert_eq!(count, 0);
