@@ -367,9 +367,13 @@ fn bits(from: DateTime<Utc>, to: DateTime<Utc>) -> i32 {
 /// The user's byte in the filter, and its bit there.
 fn place(user: UserId) -> (usize, u8) {
     let (high, low) = user.get().as_u64_pair();
-    // Ids are random, or begin with a time: a product's upper bits depend on all of them.
-    let hash = (high ^ low.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 47;
-    let bit = usize::try_from(hash).unwrap_or_default() % FILTER_BITS;
+    // Ids are random, begin with a time, or are whatever a host has numbered: every bit has to depend on all of them
+    // (the finalizer of SplitMix64, Steele, Lea and Flood 2014).
+    let mut hash = high ^ low.rotate_left(32);
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^= hash >> 31;
+    let bit = usize::try_from(hash % FILTER_BITS as u64).unwrap_or_default();
     (bit / 8, 1 << (bit % 8))
 }
 
