@@ -322,7 +322,8 @@ impl Tally {
         let next = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
         let owner = *self.users.entry(user.get().as_u128()).or_insert(next);
         if owner == next {
-            self.owners.push(Owner { user, months: Vec::new() });
+            // Most users of a long tail have one month.
+            self.owners.push(Owner { user, months: Vec::with_capacity(1) });
         }
         owner
     }
