@@ -187,7 +187,7 @@ impl World {
                 let calls =
                     "SELECT FROM ledger.api_usage WHERE user_id = $1 AND ip_address IS NOT NULL FOR UPDATE";
                 let lock = self.lock(calls, person).await?;
-                self.worker_dies_at("UPDATE ledger.api_usage%", lock, person).await?;
+                self.worker_dies_at("WITH step AS%UPDATE ledger.api_usage%", lock, person).await?;
             }
             Cut::Renamed => {
                 let account = "SELECT FROM public.users WHERE user_id = $1 FOR UPDATE";
