@@ -1,7 +1,5 @@
 //! Reasons for which a worker does not start, or its projector has to begin anew.
 
-use std::time::Duration;
-
 /// Reason for which a worker does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -31,14 +29,6 @@ pub(crate) enum SessionError {
     /// The log is away.
     #[error("the log cannot be read")]
     Log(#[from] nats::LogError),
-    /// The database does not answer: its host may be gone without a word.
-    #[error("{operation} took longer than {} s", within.as_secs())]
-    Slow {
-        /// The operation.
-        operation: &'static str,
-        /// The time for which it was waited for.
-        within: Duration,
-    },
 }
 
 /// An error and its causes in one line without control characters, for a status, a dead letter or a log record.

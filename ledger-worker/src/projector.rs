@@ -126,8 +126,8 @@ impl Projector {
             }
         }
         // The lock goes with the connection; whoever waits for it need not wait for a timeout.
-        within("ending the session", STEP_WITHIN, conn.close()).await?.map_err(store::Error::from)?;
-        Ok(())
+        let closing = async { Ok(conn.close().await.map_err(store::Error::from)?) };
+        store::within("ending the session", STEP_WITHIN, closing).await
     }
 
     /// Asks for the right to project. Before it was this worker's in an earlier session that has stalled, or while the
@@ -135,7 +135,7 @@ impl Projector {
     async fn is_turn(&self, conn: &mut PgConnection, vigil: &mut Vigil) -> Result<bool, SessionError> {
         let lock = Lock::Projector(PARTITION);
         let asking = lock_holders::try_take(conn, lock, self.instance, vigil);
-        let attempt = within("asking for the projector's lock", STEP_WITHIN, asking).await??;
+        let attempt = store::within("asking for the projector's lock", STEP_WITHIN, asking).await?;
         Ok(matches!(attempt, Attempt::Taken(_)))
     }
 
@@ -148,7 +148,7 @@ impl Projector {
         // The lock is held: whatever an earlier worker projected is in the checkpoint.
         let state = self.log.state().await?;
         let starting = self.check_start(conn, &state);
-        let mut checkpoint = match within("reading the checkpoint", APPLY_WITHIN, starting).await?? {
+        let mut checkpoint = match store::within("reading the checkpoint", APPLY_WITHIN, starting).await? {
             Ok(checkpoint) => checkpoint,
             Err(stop) => return Ok(End::Stopped(stop.into())),
         };
@@ -158,8 +158,8 @@ impl Projector {
         if self.status.state() != State::Stopped {
             self.status.set(State::Running, None);
         }
-        let continuity =
-            within("reading the producers", APPLY_WITHIN, continuity(conn, &self.log, seq)).await??;
+        let reading = continuity(conn, &self.log, seq);
+        let continuity = store::within("reading the producers", APPLY_WITHIN, reading).await?;
         let (_reader, mut from) = self.read_ahead(seq + 1, continuity);
         let mut applier = Applier::new(Schema::Live, PARTITION, checkpoint);
         if seq >= state.last_seq {
@@ -176,7 +176,8 @@ impl Projector {
             match read {
                 Some(Read::Batch(mut batch)) => {
                     let began = tokio::time::Instant::now();
-                    match within("applying a batch", APPLY_WITHIN, applier.apply(conn, &mut batch)).await? {
+                    let applying = applier.apply(conn, &mut batch);
+                    match store::within("applying a batch", APPLY_WITHIN, applying).await {
                         Ok(done) => {
                             self.applied(applier.checkpoint(), &batch, done, state.last_seq);
                             pause = self.pace(began.elapsed(), &batch);
@@ -197,9 +198,8 @@ impl Projector {
                 }
                 Some(Read::Idle) => {
                     // A standby may have ended this session while the process stood still.
-                    within("looking at the session", STEP_WITHIN, conn.ping())
-                        .await?
-                        .map_err(store::Error::from)?;
+                    let pinging = async { conn.ping().await.map_err(store::Error::from) };
+                    store::within("looking at the session", STEP_WITHIN, pinging).await?;
                     self.status.set(State::Running, None);
                 }
                 Some(Read::Stopped(stop)) => return Ok(End::Stopped(stop.into())),
@@ -316,13 +316,4 @@ async fn wait(pause: Duration, shutdown: &CancellationToken) {
         () = tokio::time::sleep(pause) => {}
         () = shutdown.cancelled() => {}
     }
-}
-
-/// Bounds what the database may take. What is given up may be under way there: the connection is not used again.
-async fn within<F: Future>(
-    operation: &'static str,
-    within: Duration,
-    future: F,
-) -> Result<F::Output, SessionError> {
-    tokio::time::timeout(within, future).await.map_err(|_| SessionError::Slow { operation, within })
 }

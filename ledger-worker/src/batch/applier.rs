@@ -15,7 +15,7 @@ use store::projection::{producers, requests};
 use crate::error::chain;
 
 use super::apply::{Applied, ApplyError, apply_all};
-use super::heavy::Heavy;
+use super::heavy::{Heavy, by_day};
 use super::ready::Batch;
 
 /// Time of the log after which forgotten requests are deleted: not with every batch, since each time PostgreSQL walks
@@ -124,14 +124,15 @@ impl Applier {
         }
         // Behind the checkpoint's lock, which whoever compacts hours takes as well.
         hours::forget(&mut tx, self.partition, &applied.hours).await?;
-        let risen = self.heavy.risen(&applied.hours);
+        let days = by_day(&applied.hours);
+        let risen = self.heavy.risen(&days);
         if !risen.is_empty() {
             hours::note(&mut tx, &risen).await?;
         }
         checkpoint::advance(&mut tx, self.schema, self.partition, old_seq, &new).await?;
         tx.commit().await.map_err(store::Error::from)?;
         self.checkpoint = new;
-        self.heavy.add(&applied.hours);
+        self.heavy.add(&days);
         Ok(applied)
     }
 }

@@ -24,20 +24,20 @@ pub(super) struct Heavy {
 }
 
 impl Heavy {
-    /// The days that have many calls with these, and had not without.
-    pub(super) fn risen(&self, touched: &[Touched]) -> Vec<Day> {
-        let risen = by_day(touched).into_iter().filter(|(day, calls)| {
+    /// Those of a batch's days that have many calls with its calls, and had not without.
+    pub(super) fn risen(&self, days: &[(Day, u32)]) -> Vec<Day> {
+        let risen = days.iter().filter(|(day, calls)| {
             let before = self.calls.get(day).copied().unwrap_or_default();
             before < HEAVY_CALLS && before.saturating_add(*calls) >= HEAVY_CALLS
         });
-        risen.map(|(day, _)| day).collect()
+        risen.map(|(day, _)| *day).collect()
     }
 
-    /// Counts them.
-    pub(super) fn add(&mut self, touched: &[Touched]) {
-        for (day, calls) in by_day(touched) {
-            let sum = self.calls.entry(day).or_default();
-            *sum = sum.saturating_add(calls);
+    /// Counts a batch's calls.
+    pub(super) fn add(&mut self, days: &[(Day, u32)]) {
+        for (day, calls) in days {
+            let sum = self.calls.entry(*day).or_default();
+            *sum = sum.saturating_add(*calls);
         }
         if self.calls.len() > MAX_DAYS {
             let mut sums: Vec<u32> = self.calls.values().copied().collect();
@@ -50,7 +50,7 @@ impl Heavy {
 }
 
 /// Calls by day. Hours are sorted by user and time, but for those of completions, which add none.
-fn by_day(touched: &[Touched]) -> Vec<(Day, u32)> {
+pub(super) fn by_day(touched: &[Touched]) -> Vec<(Day, u32)> {
     let mut days: Vec<(Day, u32)> = Vec::new();
     for touched in touched.iter().filter(|touched| touched.calls > 0) {
         let day = (touched.user, start_of_day(touched.hour));
@@ -79,11 +79,11 @@ mod tests {
         let mut heavy = Heavy::default();
         let day = (UserId::new(Uuid::from_u128(7)), DateTime::UNIX_EPOCH + TimeDelta::days(1));
         let hours = [touched(7, 24, 400), touched(7, 47, 400), touched(7, 48, 900), touched(8, 24, 900)];
-        assert_eq!(heavy.risen(&hours), []);
-        heavy.add(&hours);
-        assert_eq!(heavy.risen(&[touched(7, 30, 200)]), [day]);
-        heavy.add(&[touched(7, 30, 200)]);
-        assert_eq!(heavy.risen(&[touched(7, 30, 2_000)]), []);
+        assert_eq!(heavy.risen(&by_day(&hours)), []);
+        heavy.add(&by_day(&hours));
+        assert_eq!(heavy.risen(&by_day(&[touched(7, 30, 200)])), [day]);
+        heavy.add(&by_day(&[touched(7, 30, 200)]));
+        assert_eq!(heavy.risen(&by_day(&[touched(7, 30, 2_000)])), []);
     }
 
     #[test]
@@ -92,9 +92,9 @@ mod tests {
         for batch in 0..50_u128 {
             let tail = (0..20_000_u128).map(|n| touched(1_000 + batch * 20_000 + n, 0, 1));
             let hours: Vec<_> = [touched(7, 0, 30)].into_iter().chain(tail).collect();
-            let risen = heavy.risen(&hours);
+            let risen = heavy.risen(&by_day(&hours));
             assert_eq!(risen.len(), usize::from(batch == 33), "batch {batch}");
-            heavy.add(&hours);
+            heavy.add(&by_day(&hours));
             assert!(heavy.calls.len() <= MAX_DAYS);
         }
     }
