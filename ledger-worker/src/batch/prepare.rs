@@ -150,11 +150,15 @@ impl<'a> Builder<'a> {
                 // Its row may outlive its claim, which it has again then.
                 return;
             }
-        } else if stored || !self.seen.insert(call.dedup_key()) {
+        } else if stored || self.seen.contains(&call.dedup_key()) {
             return;
         }
         if !self.claim_request(call) {
             return;
+        }
+        if !call.claimed {
+            // Only what leaves a row is known when it comes again, as it is in a later batch.
+            self.seen.insert(call.dedup_key());
         }
         self.calls.push(call);
         self.prepared.row_keys.push(call.row_key());
