@@ -42,8 +42,13 @@ async fn each_server_that_is_away_is_named_and_comes_back() -> Result<()> {
         let seen = (json!(seen.0), json!(seen.1));
         wait_until(BOUND, || async { ready(&user, 503).await.is_ok_and(|now| now == seen) }).await;
         user.get("/healthz").send().await?.expect(200)?;
-        // The write that is on its way waits for its 30 s: the log may be back by then. Those behind it do not.
-        let _first = tokio::time::timeout(PATIENCE, forward_auth(&user)).await;
+        // While the lock's lease lasts, calls are decided from memory. The write that is on its way waits for its 30 s:
+        // the log may be back by then. Those behind it do not.
+        wait_until(BOUND, || async {
+            let answer = tokio::time::timeout(PATIENCE, forward_auth(&user)).await;
+            answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status == 503))
+        })
+        .await;
         let id = format!("while-{victim}-was-away");
         let written = [forward_auth(&user).await?, report(&service, &id).await?, check(&user).await?];
         for answer in written {
