@@ -25,6 +25,9 @@ impl From<LimitsError> for Problem {
                 Self::unavailable("database")
             }
             LimitsError::Unready(Unready::Stopping) => Self::busy("This process is ending; try again."),
+            LimitsError::Unready(Unready::Crowded) => {
+                Self::busy("Too many calls are not counted yet; try again.")
+            }
             LimitsError::Unready(Unready::Elsewhere) => {
                 Self::busy("Another instance decides about calls; try again.")
             }
@@ -75,6 +78,7 @@ impl From<AuthError> for Problem {
             AuthError::TooManyFailures { retry_after_s } => {
                 Self::rate_limited("Too many failed credentials from this address.", retry_after_s)
             }
+            AuthError::IssuerAway => Self::busy("The identity provider's keys cannot be read; try again."),
             AuthError::Suspended => {
                 Self::new(StatusCode::FORBIDDEN, Code::AccountSuspended, "This account is suspended.")
             }
@@ -195,6 +199,9 @@ impl From<IngestError> for Problem {
             IngestError::Limits(error) => error.into(),
             IngestError::Accounts(error) => error.into(),
             IngestError::Seal(error) => error.into(),
+            IngestError::Publish(nats::PublishError::QueueFull) => {
+                LimitsError::Shed { retry_after_s: 1 }.into()
+            }
             IngestError::Publish(error) => error.into(),
             IngestError::Store(error) => error.into(),
         }

@@ -24,7 +24,7 @@ pub use frame::{
     Position, RawFrame,
 };
 pub use log::{Log, connect};
-pub use publisher::{Acknowledgement, Lease, PublishError, Publisher, PublisherConfig, PublisherState};
+pub use publisher::{Acknowledgement, Lease, PublishError, Publisher, PublisherConfig, PublisherState, Term};
 pub use reader::{ReadError, Reader, ReaderConfig};
 pub use stream::{BadStreamName, DUPLICATE_WINDOW, StreamName, StreamState};
 pub use verify::UnsafeLog;

@@ -73,6 +73,15 @@ impl Intake {
         Self(Arc::new(Parts { pool, sealer, accounts, publisher, clock, rules, limits, recent }))
     }
 
+    /// Tells whether calls of this reporter are taken in now.
+    ///
+    /// # Errors
+    /// [`LimitsError::Shed`](crate::limits::LimitsError::Shed) while the projection is behind and it has to wait.
+    pub(super) fn check_turn(&self, reporter: &Reporter) -> Result<(), IngestError> {
+        let checked = self.0.limits.as_ref().map(|limits| limits.check_reporter(reporter.user));
+        Ok(checked.unwrap_or(Ok(()))?)
+    }
+
     /// Takes in the items of one request. When this returns, what is accepted is on disk.
     ///
     /// # Errors
@@ -83,8 +92,8 @@ impl Intake {
         let parts = &self.0;
         if let Some(limits) = &parts.limits {
             limits.check_database()?;
-            limits.check_reporter(reporter.user)?;
         }
+        self.check_turn(reporter)?;
         let now = parts.clock.now();
         let mut receipt = Receipt::with_capacity(drafts.len());
         let mut calls = Vec::with_capacity(drafts.len());

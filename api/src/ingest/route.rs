@@ -84,6 +84,8 @@ pub(super) async fn take_in(
     let carrier = carrier(&parts.headers)?;
     let reporter = reporter(&ingest, caller, &parts.headers)?;
     let body = ingest.unpacker.read(&parts.headers, body).await?;
+    // Before anything is asked of a database that is behind already.
+    ingest.intake.check_turn(&reporter)?;
     let keyed = KeyedRequest::of(&parts, &body)?;
     let work = move |_| async move {
         let items = read(carrier, profile, &parts.headers, &body)?;

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use ledger::limit::Used;
 use ledger::{Meter, Month, UserId};
-use nats::{Acknowledgement, EncodedEvent, Lease, Position, PublishError, Publisher};
+use nats::{Acknowledgement, EncodedEvent, Position, PublishError, Publisher, Term};
 
 use super::ask::Standing;
 use super::fates::Fates;
@@ -22,8 +22,8 @@ pub struct Admission {
 /// Way of a call into the log.
 pub(super) struct Way {
     pub(super) publisher: Publisher,
-    /// The lease under which the call was decided: once it is over, another process may decide about the same units.
-    pub(super) lease: Option<Lease>,
+    /// The term in which the call was decided: once it is over, another process may decide about the same units.
+    pub(super) term: Option<Term>,
 }
 
 impl Admission {
@@ -58,7 +58,7 @@ impl Admission {
     /// The event is certainly not recorded, unless [`PublishError::may_be_recorded`].
     pub fn record(mut self, event: &EncodedEvent) -> Result<Recording, PublishError> {
         let hold = self.hold.take();
-        match self.way.publisher.submit(event, self.way.lease.as_ref()) {
+        match self.way.publisher.submit(event, self.way.term.as_ref()) {
             Ok(ack) => Ok(Recording(Some(InFlight { ack, hold }))),
             Err(error) => {
                 if let Some(hold) = hold {

@@ -92,6 +92,11 @@ impl Stage {
     }
 }
 
+/// Whether so many users have calls that are not projected that no other user's call is admitted.
+pub(super) fn is_crowded(users: u64) -> bool {
+    users >= MAX_USERS
+}
+
 /// Admitted and reported calls of known users that are not projected.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unprojected {
@@ -106,7 +111,7 @@ pub(super) struct Unprojected {
 impl Unprojected {
     /// Tells whether there is so little that it needs no look at the user who asks.
     pub(super) fn is_little(self) -> bool {
-        self.all_calls < self.most_of_one && self.users < MAX_USERS
+        self.all_calls < self.most_of_one && !is_crowded(self.users)
     }
 
     /// Whether a user with so many of these calls may ask for another one. A user's own backlog stands in its way,
@@ -117,7 +122,7 @@ impl Unprojected {
     pub(super) fn check(self, own_calls: u64, stage: Stage) -> Result<(), LimitsError> {
         let Self { all_calls, users, most_of_one } = self;
         if own_calls == 0 {
-            return if users < MAX_USERS { Ok(()) } else { Err(LimitsError::Crowded { users }) };
+            return if is_crowded(users) { Err(LimitsError::Crowded { users }) } else { Ok(()) };
         }
         let is_large = own_calls.saturating_mul(users) >= all_calls;
         if own_calls >= most_of_one || (is_large && stage == Stage::Admission) {

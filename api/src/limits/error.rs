@@ -9,6 +9,9 @@ pub enum Unready {
     /// The database is away, or does not answer, and with it the lock and the counts.
     #[error("the database is away")]
     Database,
+    /// So many users have calls that are not projected that no other one's call is admitted.
+    #[error("too many users have calls that are not projected yet; the worker is behind or stopped")]
+    Crowded,
     /// Another api process holds the lock, and decides.
     #[error("another api process decides")]
     Elsewhere,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use nats::{Lease, Log};
+use nats::{Lease, Log, Term};
 use tokio_util::sync::CancellationToken;
 
 use super::error::Unready;
@@ -34,19 +34,19 @@ impl Gate {
         Self { state: AtomicU8::new(CATCHING_UP), lease }
     }
 
-    /// The lease under which decisions hold: what is decided counts only if it is on its way while the lease holds.
-    pub(super) fn lease(&self) -> &Lease {
-        &self.lease
-    }
-
-    pub(super) fn check(&self) -> Result<(), Unready> {
+    /// The term in which decisions hold now: what is decided counts only if it is on its way while the term lasts.
+    pub(super) fn check(&self) -> Result<Term, Unready> {
         match self.state.load(Ordering::Acquire) {
-            OPEN if self.lease.holds() => Ok(()),
+            OPEN => self.lease.term().ok_or(Unready::Database),
             CATCHING_UP => Err(Unready::CatchingUp),
             ELSEWHERE => Err(Unready::Elsewhere),
             STOPPING => Err(Unready::Stopping),
             _ => Err(Unready::Database),
         }
+    }
+
+    fn is_open(&self) -> bool {
+        self.state.load(Ordering::Acquire) == OPEN
     }
 
     fn set(&self, state: u8) {
@@ -71,26 +71,33 @@ pub(super) async fn keep(
     let work = async {
         loop {
             let takeover = lock.takeover();
-            tokio::select! {
-                () = open(&gate, takeover, &counts, &log, &watermark) => {}
+            let is_lost = tokio::select! {
+                () = open(&gate, takeover, &counts, &log, &watermark) => false,
                 // The sender lives as long as `watermark`.
-                _ = rewinds.changed() => {
-                    gate.set(CATCHING_UP);
-                    counts.forget_readings();
-                }
-                () = lock.lost() => {
-                    gate.set(NO_DATABASE);
-                    tracing::error!(
-                        "the lock's session is gone or silent: nothing is admitted until another one holds it"
-                    );
-                    lock.regain(|| gate.set(ELSEWHERE)).await;
-                    gate.set(CATCHING_UP);
-                    tracing::info!("the lock is held again");
-                }
+                _ = rewinds.changed() => false,
+                () = lock.lost() => true,
+            };
+            if gate.is_open() {
+                lock.took_over();
+            }
+            if is_lost {
+                gate.set(NO_DATABASE);
+                tracing::error!(
+                    "the lock's session is gone or silent: nothing is admitted until another one holds it"
+                );
+                lock.regain(|| gate.set(ELSEWHERE)).await;
+                gate.set(CATCHING_UP);
+                tracing::info!("the lock is held again");
+            } else {
+                gate.set(CATCHING_UP);
+                counts.forget_readings();
             }
         }
     };
     shutdown.run_until_cancelled(work).await;
+    if gate.is_open() {
+        lock.took_over();
+    }
     gate.set(STOPPING);
     lock
 }
@@ -125,12 +132,12 @@ mod tests {
     fn a_gate_that_stands_open_is_closed_when_the_lease_is_over() {
         let lease = Lease::default();
         let gate = Gate::new(lease.clone());
-        lease.renew(Instant::now() + Duration::from_mins(1));
-        assert_eq!(gate.check(), Err(Unready::CatchingUp));
+        lease.begin(Instant::now() + Duration::from_mins(1));
+        assert_eq!(gate.check().err(), Some(Unready::CatchingUp));
         gate.set(OPEN);
-        assert_eq!(gate.check(), Ok(()));
+        assert!(gate.check().is_ok());
         // Nobody was here to close it.
         lease.renew(Instant::now());
-        assert_eq!(gate.check(), Err(Unready::Database));
+        assert_eq!(gate.check().err(), Some(Unready::Database));
     }
 }

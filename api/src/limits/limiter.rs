@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ledger::limit::Used;
 use ledger::{Clock, IdSource, Month, UserId};
-use nats::{Log, Publisher};
+use nats::{Log, Publisher, Term};
 use parking_lot::Mutex;
 use sqlx::PgPool;
 use tokio::task::JoinHandle;
@@ -15,7 +15,7 @@ use url::Url;
 
 use super::admission::{Admission, Hold, Way};
 use super::ask::{Ask, Standing};
-use super::backlog::{Backlog, Stage, Unprojected};
+use super::backlog::{self, Backlog, Stage, Unprojected};
 use super::error::{LimitsError, Unready};
 use super::fates::Fates;
 use super::gate::{self, Gate};
@@ -90,6 +90,8 @@ pub enum Preview {
     Allowed(Standing),
     /// The call would be refused.
     Refused(Refusal),
+    /// Nobody can say, and calls pass all the same (`LIMIT_FAILURE_MODE=open`).
+    Unknown,
 }
 
 impl Limits {
@@ -143,21 +145,21 @@ impl Limits {
         let limiter = &self.0;
         limiter.check_backlog(user)?;
         match limiter.decide(user, &ask).await {
-            Ok(Decided::Admitted(standing)) => {
-                Ok(Verdict::Admitted(limiter.counted(user, &ask, Some(standing))))
+            Ok((Decided::Admitted(standing), term)) => {
+                Ok(Verdict::Admitted(limiter.counted(user, &ask, Some(standing), Some(term))))
             }
-            Ok(Decided::Forced(standing)) => {
+            Ok((Decided::Forced(standing), term)) => {
                 let hold = limiter.hold(user, &ask);
                 let refusal = limiter.refuse(user, &ask, without(&standing, &ask), true);
-                let way = limiter.way();
+                let way = limiter.way(Some(term));
                 Ok(Verdict::Admitted(Admission::shadow(way, hold, standing, refusal.meter())))
             }
-            Ok(Decided::Refused(standing)) => {
+            Ok((Decided::Refused(standing), _)) => {
                 Ok(Verdict::Refused(limiter.refuse(user, &ask, standing, false)))
             }
-            Err(error) if self.is_open() && error != LimitsError::Unready(Unready::Stopping) => {
+            Err(error) if limiter.passes(error) => {
                 let standing = limiter.counts.force(user, &ask);
-                Ok(Verdict::Admitted(limiter.counted(user, &ask, standing)))
+                Ok(Verdict::Admitted(limiter.counted(user, &ask, standing, None)))
             }
             Err(error) => Err(error),
         }
@@ -165,17 +167,18 @@ impl Limits {
 
     /// Admits a call that does not count: nothing is held for it.
     pub fn uncounted(&self) -> Admission {
-        Admission::uncounted(Way { publisher: self.0.publisher.clone(), lease: None })
+        Admission::uncounted(self.0.way(None))
     }
 
     /// Says what [`Limits::admit`] would, without taking anything.
     pub async fn preview(&self, user: UserId, ask: Ask) -> Result<Preview, LimitsError> {
         let limiter = &self.0;
-        limiter.gate.check()?;
-        match limiter.counts.decide(user, &ask, Intent::Look).await? {
+        match limiter.look(user, &ask).await {
             // Nothing is forced where nothing is taken.
-            Decided::Admitted(standing) | Decided::Forced(standing) => Ok(Preview::Allowed(standing)),
-            Decided::Refused(standing) => Ok(Preview::Refused(limiter.refusal(&ask, standing))),
+            Ok(Decided::Admitted(standing) | Decided::Forced(standing)) => Ok(Preview::Allowed(standing)),
+            Ok(Decided::Refused(standing)) => Ok(Preview::Refused(limiter.refusal(&ask, standing))),
+            Err(error) if limiter.passes(error) => Ok(Preview::Unknown),
+            Err(error) => Err(error),
         }
     }
 
@@ -230,8 +233,12 @@ impl Limits {
 
     /// Tells whether decisions can be made, and if not why: for readyz.
     pub fn readiness(&self) -> Result<(), Unready> {
-        self.0.gate.check()?;
-        if self.0.counts.can_read() { Ok(()) } else { Err(Unready::Database) }
+        let _ = self.0.gate.check()?;
+        if !self.0.counts.can_read() {
+            return Err(Unready::Database);
+        }
+        let (_, users) = self.0.counts.outstanding();
+        if backlog::is_crowded(users) { Err(Unready::Crowded) } else { Ok(()) }
     }
 
     /// Lets another api decide. To be called when the work of [`Limits::start`] has ended and the publisher is closed:
@@ -255,31 +262,50 @@ impl Limiter {
         if unprojected.is_little() && stage < Stage::Admission {
             return Ok(());
         }
-        unprojected.check(self.counts.outstanding_calls_of(user), stage)
+        match unprojected.check(self.counts.outstanding_calls_of(user), stage) {
+            // The worker is away with the database, and calls are to pass.
+            Err(error @ LimitsError::Behind { .. }) if self.passes(error) => Ok(()),
+            checked => checked,
+        }
     }
 
-    /// Decides and takes the units, while this process alone decides.
-    async fn decide(&self, user: UserId, ask: &Ask) -> Result<Decided, LimitsError> {
+    /// Whether calls pass although this keeps them from being decided (`LIMIT_FAILURE_MODE=open`).
+    fn passes(&self, error: LimitsError) -> bool {
+        self.failure_mode == LimitFailureMode::Open && error != LimitsError::Unready(Unready::Stopping)
+    }
+
+    async fn look(&self, user: UserId, ask: &Ask) -> Result<Decided, LimitsError> {
         self.gate.check()?;
+        self.counts.decide(user, ask, Intent::Look).await
+    }
+
+    /// Decides and takes the units, in a term in which this process alone decides.
+    async fn decide(&self, user: UserId, ask: &Ask) -> Result<(Decided, Term), LimitsError> {
+        let term = self.gate.check()?;
         let decided = self.counts.decide(user, ask, self.intent).await?;
         // The user may have had to be read, and another process may have taken over meanwhile.
-        if let Err(unready) = self.gate.check() {
+        let unready = match self.gate.check() {
+            Ok(_) if term.holds() => None,
+            Ok(_) => Some(Unready::CatchingUp),
+            Err(unready) => Some(unready),
+        };
+        if let Some(unready) = unready {
             if matches!(decided, Decided::Admitted(_) | Decided::Forced(_)) {
                 self.counts.release(user, ask.month, ask.cost());
             }
             return Err(unready.into());
         }
-        Ok(decided)
+        Ok((decided, term))
     }
 
     /// The way of admitted calls into the log. Where calls pass without the database, they pass without the lock.
-    fn way(&self) -> Way {
-        let lease = (self.failure_mode == LimitFailureMode::Closed).then(|| self.gate.lease().clone());
-        Way { publisher: self.publisher.clone(), lease }
+    fn way(&self, term: Option<Term>) -> Way {
+        let term = term.filter(|_| self.failure_mode == LimitFailureMode::Closed);
+        Way { publisher: self.publisher.clone(), term }
     }
 
-    fn counted(&self, user: UserId, ask: &Ask, standing: Option<Standing>) -> Admission {
-        Admission::counted(self.way(), self.hold(user, ask), standing)
+    fn counted(&self, user: UserId, ask: &Ask, standing: Option<Standing>, term: Option<Term>) -> Admission {
+        Admission::counted(self.way(term), self.hold(user, ask), standing)
     }
 
     fn hold(&self, user: UserId, ask: &Ask) -> Hold {

@@ -59,7 +59,7 @@ pub(super) struct ApiLock {
 }
 
 /// The time after a holder that has not handed the lock back: what it decided may still come into the log.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Takeover {
     /// Instant at which its lease is certainly over.
     lease_over: Instant,
@@ -115,6 +115,12 @@ impl ApiLock {
         self.takeover
     }
 
+    /// That was waited for. Until it is, the wait is the same whoever holds the lock: also after this process has lost
+    /// it, and for the one after this.
+    pub(super) fn took_over(&mut self) {
+        self.takeover = None;
+    }
+
     /// Ends when the session is gone or silent. Renews the lease until then.
     pub(super) async fn lost(&mut self) {
         while self.confirm().await {
@@ -158,8 +164,8 @@ impl ApiLock {
         match attempt.await? {
             (conn, Attempt::Taken(predecessor)) => {
                 self.conn = Some(conn);
-                self.takeover = Takeover::after(predecessor);
-                self.lease.renew(asked + LEASE);
+                self.takeover = self.takeover.max(Takeover::after(predecessor));
+                self.lease.begin(asked + LEASE);
                 Ok(true)
             }
             (conn, Attempt::Held) => {
@@ -190,6 +196,10 @@ impl ApiLock {
     /// Lets another process have the lock: nothing that was decided here is under way any more.
     pub(super) async fn release(self) {
         let Some(mut conn) = self.conn else { return };
+        if self.takeover.is_some() {
+            // The next one is to wait in our place.
+            return goodbye(conn).await;
+        }
         let releasing = lock_holders::release(&mut conn, Lock::Api, self.holder);
         if store::within("handing the lock back", HEARTBEAT_TIMEOUT, releasing).await.is_ok() {
             goodbye(conn).await;

@@ -1,8 +1,7 @@
 //! Reads the projections about many users in one statement. Like the publisher's frames: while one statement runs, the
 //! next one's users gather.
 
-use std::collections::HashMap;
-use std::mem;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -35,8 +34,28 @@ const PLANS_MAX_AGE: Duration = Duration::from_mins(1);
 /// Different terms that are kept once for all users who have them.
 const MAX_SHARED_TERMS: usize = 64;
 
-/// Users to read, each with those who wait for it.
-type Waiting = HashMap<UserId, Vec<oneshot::Sender<bool>>>;
+/// Users that one statement reads, each with those who wait for it.
+type Batch = HashMap<UserId, Vec<oneshot::Sender<bool>>>;
+
+/// Users to read.
+#[derive(Default)]
+struct Waiting {
+    /// Those for whom somebody waits.
+    asked: Batch,
+    /// Those of whom there is more to read.
+    due: HashSet<UserId>,
+}
+
+impl Waiting {
+    /// At most [`MAX_BATCH`] users; those for whom somebody waits go first.
+    fn take(&mut self) -> Batch {
+        let mut batch: Batch = self.asked.extract_if(|_, _| true).take(MAX_BATCH).collect();
+        for user in self.due.extract_if(|_| true).take(MAX_BATCH - batch.len()) {
+            batch.entry(user).or_default();
+        }
+        batch
+    }
+}
 
 /// Gathers users to read, and reads them into the table.
 pub(super) struct Reader {
@@ -64,7 +83,7 @@ impl Reader {
             table,
             pool,
             clock,
-            waiting: Mutex::new(Some(Waiting::new())),
+            waiting: Mutex::new(Some(Waiting::default())),
             added: Notify::new(),
             is_failing: AtomicBool::new(false),
             plans: RwLock::new(Arc::default()),
@@ -76,7 +95,7 @@ impl Reader {
         let (tell, told) = oneshot::channel();
         // Where nothing is read any more `tell` is dropped, which `told` notices.
         if let Some(waiting) = &mut *self.waiting.lock() {
-            waiting.entry(user).or_default().push(tell);
+            waiting.asked.entry(user).or_default().push(tell);
         }
         self.added.notify_one();
         match told.await {
@@ -116,24 +135,13 @@ impl Reader {
             return;
         }
         if let Some(waiting) = &mut *self.waiting.lock() {
-            for user in users {
-                waiting.entry(user).or_default();
-            }
+            waiting.due.extend(users);
         }
         self.added.notify_one();
     }
 
-    fn take(&self) -> Waiting {
-        let mut waiting = self.waiting.lock();
-        let Some(waiting) = &mut *waiting else { return Waiting::new() };
-        if waiting.len() <= MAX_BATCH {
-            return mem::take(waiting);
-        }
-        // Those for whom somebody waits go first.
-        let mut users: Vec<UserId> = waiting.keys().copied().collect();
-        users.sort_by_key(|user| waiting[user].is_empty());
-        users.truncate(MAX_BATCH);
-        users.into_iter().filter_map(|user| waiting.remove_entry(&user)).collect()
+    fn take(&self) -> Batch {
+        self.waiting.lock().as_mut().map(Waiting::take).unwrap_or_default()
     }
 
     /// Reads until `shutdown`.

@@ -53,17 +53,18 @@ pub(super) struct CheckRequest {
 #[derive(Debug, Serialize, ToSchema)]
 struct CheckBody {
     allowed: bool,
-    /// The meter that refuses, else the one with the fewest units left among those that the call uses.
-    #[schema(value_type = String)]
-    meter: Meter,
+    /// The meter that refuses, else the one with the fewest units left among those that the call uses. Null, as all
+    /// figures are, where nobody can count just now and the call is allowed all the same.
+    #[schema(value_type = Option<String>)]
+    meter: Option<Meter>,
     /// Null is unlimited.
     limit: Option<u64>,
-    used: u64,
+    used: Option<u64>,
     remaining: Option<u64>,
     resets_at: DateTime<Utc>,
-    #[schema(value_type = String)]
-    status: Status,
-    meters: MetersBody,
+    #[schema(value_type = Option<String>)]
+    status: Option<Status>,
+    meters: Option<MetersBody>,
     /// The recorded call, for its outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     call_id: Option<Uuid>,
@@ -145,6 +146,7 @@ impl Metering {
         let (standing, refused) = match self.0.limits.preview(call.user, call.ask()).await? {
             Preview::Allowed(standing) => (standing, None),
             Preview::Refused(refusal) => (refusal.standing().clone(), Some(refusal.meter())),
+            Preview::Unknown => return Ok(uncounted_answer(call, None)),
         };
         let refused = refused.filter(|_| call.classified.counted);
         let shadow = self.0.enforcement == Enforcement::Shadow;
@@ -168,7 +170,7 @@ impl Metering {
         // and the plan in force then decide, however late this try is.
         let call = MeteredCall { at: attempt.at, ..call };
         if attempt.retried && self.is_recorded(call.user, attempt.event_id).await? {
-            let response = self.answer_as_it_stands(&call, attempt.event_id).await?;
+            let response = self.answer_as_it_stands(&call, attempt.event_id).await;
             return Ok((self.0.writer.at(self.0.projections.current()), response).into_response());
         }
         match self.record(&call, attempt.event_id, particulars).await? {
@@ -178,7 +180,7 @@ impl Metering {
             Metered::Recorded(recorded) => {
                 let mut response = match &recorded.standing {
                     Some(standing) => answer(&call, standing, None, Some(recorded.call_id)),
-                    None => self.answer_as_it_stands(&call, recorded.call_id).await?,
+                    None => self.answer_as_it_stands(&call, recorded.call_id).await,
                 };
                 recorded.append_headers(response.headers_mut());
                 Ok((self.0.writer.at(recorded.seq), response).into_response())
@@ -197,18 +199,31 @@ impl Metering {
         Ok(store::read::call_outcomes::find(&mut conn, Some(user), call_id).await?.is_some())
     }
 
-    /// The answer about a recorded call that changes nothing (any more).
-    async fn answer_as_it_stands(
-        &self,
-        call: &MeteredCall,
-        call_id: Uuid,
-    ) -> Result<Response, MeteringError> {
-        let standing = match self.0.limits.preview(call.user, call.ask()).await? {
-            Preview::Allowed(standing) => standing,
-            Preview::Refused(refusal) => refusal.standing().clone(),
-        };
-        Ok(answer(call, &standing, None, Some(call_id)))
+    /// The answer about a recorded call that changes nothing (any more). It is on disk, so it is never an error: a
+    /// client that tried again would be counted again.
+    async fn answer_as_it_stands(&self, call: &MeteredCall, call_id: Uuid) -> Response {
+        match self.0.limits.preview(call.user, call.ask()).await {
+            Ok(Preview::Allowed(standing)) => answer(call, &standing, None, Some(call_id)),
+            Ok(Preview::Refused(refusal)) => answer(call, refusal.standing(), None, Some(call_id)),
+            Ok(Preview::Unknown) | Err(_) => uncounted_answer(call, Some(call_id)),
+        }
     }
+}
+
+/// The answer that a call is allowed, without figures: nobody can count just now.
+fn uncounted_answer(call: &MeteredCall, call_id: Option<Uuid>) -> Response {
+    let answer = CheckBody {
+        allowed: true,
+        meter: None,
+        limit: None,
+        used: None,
+        remaining: None,
+        resets_at: call.ask().month.end(),
+        status: None,
+        meters: None,
+        call_id,
+    };
+    Json(answer).into_response()
 }
 
 fn answer(
@@ -229,13 +244,13 @@ fn answer(
     let shown = body(meter);
     let answer = CheckBody {
         allowed: refused.is_none(),
-        meter,
+        meter: Some(meter),
         limit: shown.limit,
-        used: shown.used,
+        used: Some(shown.used),
         remaining: shown.remaining,
         resets_at: standing.month.end(),
-        status: shown.status,
-        meters: MetersBody { total: body(Meter::Total), analyze: body(Meter::Analyze) },
+        status: Some(shown.status),
+        meters: Some(MetersBody { total: body(Meter::Total), analyze: body(Meter::Analyze) }),
         call_id,
     };
     let mut headers = HeaderMap::new();

@@ -164,13 +164,14 @@ impl Metering {
     /// The call as this process remembers it, else by its row.
     ///
     /// The row is also asked once it holds what this process has completed the call with, for another one may have been
-    /// before it; and once it must be there of a call that names its request, for it may be another call of the same.
+    /// before it. A call that names its request may be another call of the same: its row is waited for.
     async fn find(&self, call_id: Uuid) -> Result<RecentCall, MeteringError> {
         let parts = &*self.0;
         let projected = parts.projections.current();
         match parts.recent.get(call_id) {
             Some(call) => match call.completion {
-                None if !call.is_named || call.seq > projected => return Ok(call),
+                None if !call.is_named => return Ok(call),
+                None => self.wait_for_completions(call.seq).await?,
                 Some(Completion::Recorded(completed)) if completed.seq > projected => return Ok(call),
                 Some(Completion::Lost) => {
                     let seq = parts.projections.settled_seq().await?;
@@ -179,7 +180,7 @@ impl Metering {
                     parts.recent.put(call_id, call, parts.writer.now());
                     return Ok(call);
                 }
-                None | Some(Completion::Recorded(_)) => {}
+                Some(Completion::Recorded(_)) => {}
             },
             None => self.wait_for_forgotten(call_id).await?,
         }

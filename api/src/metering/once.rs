@@ -134,7 +134,7 @@ impl Metering {
             return Ok(None);
         }
         match self.0.limits.preview(call.user, call.ask()).await {
-            Ok(Preview::Allowed(_)) => Ok(None),
+            Ok(Preview::Allowed(_) | Preview::Unknown) => Ok(None),
             Ok(Preview::Refused(refusal)) => Ok(Some(refusal)),
             Err(_) if self.0.limits.is_open() => Ok(None),
             Err(error) => Err(error.into()),

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::error::ConnectError;
 use crate::frame::{EncodedEvent, MAX_FRAME_BYTES, MAX_FRAME_EVENTS, Position};
 use crate::log::Log;
-pub use lease::Lease;
+pub use lease::{Lease, Term};
 use queue::{Limits, OneTicket, Queue};
 use task::Task;
 
@@ -47,7 +47,7 @@ pub struct PublisherConfig {
 impl Default for PublisherConfig {
     fn default() -> Self {
         Self {
-            queue_events: 20_000,
+            queue_events: 40_000,
             queue_bytes: 32 * 1024 * 1024,
             retry_for: Duration::from_mins(1),
             attempt_timeout: Duration::from_secs(2),
@@ -71,7 +71,7 @@ pub enum PublishError {
     /// The publisher is shutting down. Certainly not recorded.
     #[error("the publisher is closed")]
     Closed,
-    /// The log is away, or a lease is over that an event of the frame needs; the event was never sent. Certainly not
+    /// The log is away, or a term is over that an event of the frame needs; the event was never sent. Certainly not
     /// recorded.
     #[error("the log is not reachable")]
     Unavailable,
@@ -166,14 +166,11 @@ impl Publisher {
     }
 
     /// [`Publisher::publish`] in two steps: the event is queued now, and the acknowledgement can be waited for by
-    /// somebody else, when the caller itself may be gone by then. Under a lease its frame is sent for the first time
-    /// while that holds, or never ([`PublishError::Unavailable`]).
-    pub fn submit(
-        &self,
-        event: &EncodedEvent,
-        lease: Option<&Lease>,
-    ) -> Result<Acknowledgement, PublishError> {
-        self.0.queue.push(event, lease).map(Acknowledgement)
+    /// somebody else, when the caller itself may be gone by then. In a term of a lease its frame is sent while that
+    /// holds, or never ([`PublishError::Unavailable`]); one whose fate is open when the term ends is not sent again
+    /// ([`PublishError::Unknown`]).
+    pub fn submit(&self, event: &EncodedEvent, term: Option<&Term>) -> Result<Acknowledgement, PublishError> {
+        self.0.queue.push(event, term).map(Acknowledgement)
     }
 
     /// Writes events that follow each other in the log, in as many frames as they need, and answers when all of

@@ -14,7 +14,7 @@ use events::MAX_EVENT_BYTES;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Lease, PublishError, PublisherState};
+use super::{PublishError, PublisherState, Term};
 use crate::frame::{EncodedEvent, Position};
 
 /// The room that a new frame's body starts with, in bytes.
@@ -58,8 +58,8 @@ struct Filling {
     body: BytesMut,
     count: u16,
     fate: Arc<SharedFate>,
-    /// The lease that one of its events needs.
-    lease: Option<Lease>,
+    /// The first term that one of its events needs; a later one is not before that is over.
+    term: Option<Term>,
 }
 
 /// A frame to send.
@@ -68,8 +68,8 @@ pub(super) struct Full {
     pub(super) body: Bytes,
     pub(super) count: u16,
     pub(super) fate: Arc<SharedFate>,
-    /// The lease under which alone it may be sent for the first time.
-    pub(super) lease: Option<Lease>,
+    /// The term in which alone it may be sent.
+    pub(super) term: Option<Term>,
 }
 
 /// Fate of a frame: its sequence, or why it has none.
@@ -117,16 +117,12 @@ impl Queue {
         }
     }
 
-    /// Adds one event, which may need a lease.
-    pub(super) fn push(
-        &self,
-        event: &EncodedEvent,
-        lease: Option<&Lease>,
-    ) -> Result<OneTicket, PublishError> {
-        let mut waiting = self.admit(1, checked_len(event)?)?;
+    /// Adds one event, which may need a term.
+    pub(super) fn push(&self, event: &EncodedEvent, term: Option<&Term>) -> Result<OneTicket, PublishError> {
+        let mut waiting = self.admit(1, checked_len(event)?, &self.limits)?;
         let from = waiting.append(event, &self.limits);
-        if waiting.open.lease.is_none() {
-            waiting.open.lease = lease.cloned();
+        if waiting.open.term.is_none() {
+            waiting.open.term = term.cloned();
         }
         let fate = Arc::clone(&waiting.open.fate);
         self.wake(waiting);
@@ -135,19 +131,22 @@ impl Queue {
 
     /// Adds one event for whose fate nobody waits.
     pub(super) fn offer(&self, event: &EncodedEvent) -> Result<(), PublishError> {
-        let mut waiting = self.admit(1, checked_len(event)?)?;
+        let mut waiting = self.admit(1, checked_len(event)?, &self.limits)?;
         waiting.append(event, &self.limits);
         self.wake(waiting);
         Ok(())
     }
 
-    /// Adds all events, one after the other, or none. One ticket for each frame that holds some of them.
+    /// Adds all events, one after the other, or none. One ticket for each frame that holds some of them. They find half
+    /// the room only: many at once are reported, and wait; what comes alone is somebody's call.
     pub(super) fn push_all(&self, events: &[EncodedEvent]) -> Result<Vec<Ticket>, PublishError> {
         let mut bytes = 0;
         for event in events {
             bytes += checked_len(event)?;
         }
-        let mut waiting = self.admit(events.len(), bytes)?;
+        let Limits { queue_events, queue_bytes, .. } = self.limits;
+        let half = Limits { queue_events: queue_events / 2, queue_bytes: queue_bytes / 2, ..self.limits };
+        let mut waiting = self.admit(events.len(), bytes, &half)?;
         let mut tickets: Vec<Ticket> = Vec::new();
         for event in events {
             let from = waiting.append(event, &self.limits);
@@ -234,6 +233,7 @@ impl Queue {
         &self,
         events: usize,
         bytes: usize,
+        limits: &Limits,
     ) -> Result<parking_lot::MutexGuard<'_, Waiting>, PublishError> {
         let waiting = self.waiting.lock();
         match waiting.state {
@@ -242,8 +242,8 @@ impl Queue {
             PublisherState::LogWentBackwards => return Err(PublishError::LogWentBackwards),
             PublisherState::Closed => return Err(PublishError::Closed),
         }
-        let fits = waiting.events + events <= self.limits.queue_events
-            && waiting.bytes + bytes <= self.limits.queue_bytes;
+        let fits =
+            waiting.events + events <= limits.queue_events && waiting.bytes + bytes <= limits.queue_bytes;
         if fits { Ok(waiting) } else { Err(PublishError::QueueFull) }
     }
 
@@ -311,7 +311,7 @@ impl Waiting {
 impl Filling {
     fn new(capacity: usize) -> Self {
         let body = BytesMut::with_capacity(capacity.max(FIRST_CAPACITY));
-        Self { body, count: 0, fate: Arc::default(), lease: None }
+        Self { body, count: 0, fate: Arc::default(), term: None }
     }
 
     fn append(&mut self, event: &EncodedEvent) -> u16 {
@@ -323,7 +323,7 @@ impl Filling {
 
     fn close(mut self) -> Full {
         self.body.put_u8(b']');
-        Full { body: self.body.freeze(), count: self.count, fate: self.fate, lease: self.lease }
+        Full { body: self.body.freeze(), count: self.count, fate: self.fate, term: self.term }
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use uuid::Uuid;
 
 use super::queue::{Full, Queue, SharedFate};
-use super::{Lease, PublishError, PublisherConfig};
+use super::{PublishError, PublisherConfig, Term};
 use crate::connection::{Link, parse_reply};
 use crate::error::{ConnectError, LogError};
 use crate::frame::FrameHeader;
@@ -57,7 +57,10 @@ struct Sending {
     reply: String,
     /// The lease that its first attempt needs; None once that was made. From then on it may be in the log, and its fate
     /// is to be learnt.
-    lease: Option<Lease>,
+    /// The term in which alone it may be sent.
+    term: Option<Term>,
+    /// It may have been sent, once at least.
+    is_tried: bool,
     /// Instant at which callers behind it are refused; None once that has happened.
     stalls_at: Option<Instant>,
     /// Instant at which it is given up.
@@ -130,7 +133,7 @@ impl Task {
     /// Sends the frame until it is acknowledged.
     ///
     /// # Errors
-    /// [`PublishError::Unknown`] when it was given up; [`PublishError::Unavailable`] when its lease was over before it
+    /// [`PublishError::Unknown`] when it was given up; [`PublishError::Unavailable`] when its term was over before it
     /// was sent.
     async fn deliver(&mut self, full: Full) -> Result<PublishAck, PublishError> {
         self.n += 1;
@@ -141,7 +144,8 @@ impl Task {
             header,
             reply: format!("{}.{}", self.wire.inbox, self.n),
             body: full.body,
-            lease: full.lease,
+            term: full.term,
+            is_tried: false,
             stalls_at: Some(started + self.config.stall_after),
             ends_at: started + self.config.retry_for,
         };
@@ -171,14 +175,16 @@ impl Task {
         }
     }
 
-    /// Sends the frame once and waits for its fate. None: the time is up.
+    /// Sends the frame once and waits for its fate. None: the time is up, or its term is over.
     async fn attempt(&mut self, sending: &mut Sending) -> Option<Attempt> {
         let link = self.wire.link.clone();
         self.until(sending, link.connected()).await?;
         let epoch = link.epoch();
-        if sending.lease.take().is_some_and(|lease| !lease.holds()) {
-            return Some(Attempt::TooLate);
+        // Each time: one who has waited for the log may have lost the right to write meanwhile.
+        if sending.term.as_ref().is_some_and(|term| !term.holds()) {
+            return (!sending.is_tried).then_some(Attempt::TooLate);
         }
+        sending.is_tried = true;
         let sent = link.client.publish_with_reply_and_headers(
             self.subject.clone(),
             sending.reply.clone(),

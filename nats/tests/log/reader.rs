@@ -147,7 +147,7 @@ async fn large_frames_do_not_stall_it() {
     let server = Server::start().await;
     let log = server.log("LARGE").await;
     let publisher =
-        publisher(&log, PublisherConfig { queue_events: 5_000, queue_bytes: 1 << 30, ..Default::default() })
+        publisher(&log, PublisherConfig { queue_events: 10_000, queue_bytes: 1 << 30, ..Default::default() })
             .await;
     // More than the 64 MiB at which the server drops a slow client.
     let large: Vec<EncodedEvent> = (0..4_800).map(|_| large_event(MAX_EVENT_BYTES)).collect();

@@ -4,3 +4,4 @@ mod backlog;
 mod exact;
 mod flood;
 mod reported;
+mod takeover;

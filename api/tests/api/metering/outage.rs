@@ -109,6 +109,8 @@ async fn in_failure_mode_open_calls_pass_without_the_database() -> Result<()> {
     let outage = Outage::start(&[("LIMIT_FAILURE_MODE", "open"), NAMED[0], NAMED[1]]).await?;
     let user = outage.world.user("trusted")?;
     call(&user, "/api/analyze").await?.expect(204)?;
+    let unread = outage.world.user("unread")?;
+    unread.get("/api/usage/stats").send().await?.expect(200)?;
     outage.servers.postgres.kill().await;
     wait_until(PATIENCE, || async { outage.world.api.handle.limits.readiness().is_err() }).await;
     for _ in 0..12 {
@@ -122,6 +124,16 @@ async fn in_failure_mode_open_calls_pass_without_the_database() -> Result<()> {
             named_call(&user, "/api/analyze", id).await?.expect(204)?;
         }
     }
+    // A check answers although nobody can count: a call on disk that were answered 503 would be made again.
+    let check = json!({"endpoint": "/api/analyze", "record": true});
+    let answer = unread.post("/api/usage/check").json(&check).send().await?.expect(200)?.json()?;
+    assert!(
+        answer["allowed"] == true && answer["call_id"].is_string() && answer["used"].is_null(),
+        "{answer}"
+    );
+    let check = json!({"endpoint": "/api/analyze"});
+    let answer = unread.post("/api/usage/check").json(&check).send().await?.expect(200)?.json()?;
+    assert!(answer["allowed"] == true && answer["call_id"].is_null(), "{answer}");
     // Nor does it need the key that seals what is known of the person: nothing is recorded of them then.
     outage.world.api.handle.keys.forget_all();
     let request = user.get("/api/forward-auth").header("x-forwarded-uri", "/api/analyze");
@@ -132,6 +144,7 @@ async fn in_failure_mode_open_calls_pass_without_the_database() -> Result<()> {
     wait_until(PATIENCE, || async { status(&user, "/api/analyze").await == 429 }).await;
     let counted = outage.analyses("trusted").await?;
     assert!((26..=27).contains(&counted), "{counted}");
+    assert_eq!(outage.analyses("unread").await?, 1);
     outage.stop().await
 }
 
