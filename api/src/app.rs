@@ -35,12 +35,14 @@ use crate::usage::Usage;
 use crate::users::{ExportTurns, Users};
 use crate::{metering, plans, tokens, usage, users};
 
+/// Connections beside `DATABASE_CONNECTIONS`: one reads counts, one what was in force earlier, one looks at the health.
+const VITAL_CONNECTIONS: u32 = 3;
 /// Time that connections to PostgreSQL are given to end.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// A built api: its resources, and its background work, which goes on until [`AppHandle::shutdown`].
 pub struct AppHandle {
-    pool: PgPool,
+    pools: [PgPool; 2],
     /// The log.
     pub log: Log,
     /// Writes events to the log.
@@ -70,7 +72,8 @@ impl AppHandle {
         self.publisher.close().await;
         self.limits.release_lock().await;
         // A connection that died without a word is not waited for. PostgreSQL needs no goodbye.
-        let _ = tokio::time::timeout(GOODBYE, self.pool.close()).await;
+        let goodbyes = futures_util::future::join_all(self.pools.iter().map(PgPool::close));
+        let _ = tokio::time::timeout(GOODBYE, goodbyes).await;
     }
 }
 
@@ -80,7 +83,7 @@ pub async fn run(config: ApiConfig, shutdown: CancellationToken) -> Result<(), A
     let (listen_addr, metrics_addr, drain) = (config.listen_addr, config.metrics_addr, config.drain_timeout);
     let bounds = config.bounds();
     let recorder = metrics::install();
-    let (app, handle) = build(config).await?;
+    let (app, handle) = Box::pin(build(config)).await?;
     let listener = listen(listen_addr).await?;
     if let (Some(address), Some(recorder)) = (metrics_addr, recorder) {
         let serving = metrics::serve(address, recorder, handle.shutdown.clone()).await?;
@@ -112,14 +115,17 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
     tasks.spawn(state.health.clone().keep_looking(shutdown.clone()));
     tasks.spawn(state.idempotency.clone().clean(shutdown.clone()));
     let app = router(state.clone(), own_calls, base.ids.clone(), &base.config);
-    let Base { pool, data_keys: keys, log, publisher, watermark, writer, .. } = base;
-    Ok((app, AppHandle { pool, log, publisher, watermark, limits, keys, writer, state, shutdown, tasks }))
+    let Base { pool, vital_pool, data_keys: keys, log, publisher, watermark, writer, .. } = base;
+    let pools = [pool, vital_pool];
+    Ok((app, AppHandle { pools, log, publisher, watermark, limits, keys, writer, state, shutdown, tasks }))
 }
 
 /// The resources that all else is made of.
 struct Base {
     config: ApiConfig,
     pool: PgPool,
+    /// For what decides about calls, and says whether it can: no request's reads stand in its way.
+    vital_pool: PgPool,
     data_keys: Keys,
     log: Log,
     publisher: Publisher,
@@ -140,6 +146,7 @@ impl Base {
         let clock = config.clock.clone();
         let ids = IdSource::new(clock.clone());
         let pool = store::pool(database_url, config.database_connections).map_err(ApiError::Database)?;
+        let vital_pool = store::pool(database_url, VITAL_CONNECTIONS).map_err(ApiError::Database)?;
         Box::pin(store::check(database_url)).await.map_err(ApiError::Database)?;
         let data_keys = Keys::start(database_url, &config.keys, &clock).await?;
         let log = open_log(&config.log).await?;
@@ -160,6 +167,7 @@ impl Base {
             own_changes: Throttle::new(throttle::OWN_CHANGES),
             config,
             pool,
+            vital_pool,
             data_keys,
             log,
             publisher,
@@ -188,7 +196,7 @@ impl Base {
     async fn limits(&self, tasks: &TaskTracker, shutdown: &CancellationToken) -> Result<Limits, ApiError> {
         let parts = LimitsParts {
             database_url: self.config.database_url.expose_secret().to_owned(),
-            pool: self.pool.clone(),
+            pool: self.vital_pool.clone(),
             log: self.log.clone(),
             publisher: self.publisher.clone(),
             watermark: self.watermark.clone(),
@@ -227,7 +235,7 @@ impl Base {
             ingest: self.ingest(accounts, limits, sealer),
             tokens: self.tokens(sealer)?,
             health: Health::new(
-                self.pool.clone(),
+                self.vital_pool.clone(),
                 self.log.clone(),
                 self.publisher.clone(),
                 self.watermark.clone(),

@@ -9,6 +9,7 @@ use data_keys::KeyConfig;
 use ipnet::IpNet;
 use ledger::{Clock, EncodedSlash, Rules, parse_duration};
 use nats::Connection;
+use outbound::documents::{DocumentUrl, DocumentUrlError};
 use outbound::providers::{ProviderUrls, UrlRefused};
 use secrecy::SecretString;
 use url::Url;
@@ -20,6 +21,7 @@ use crate::http::serve::Bounds;
 
 /// Fewer bytes of secret than HS256's hash has would make the secret the weakest part (RFC 7518 §3.2).
 const MIN_SECRET_BYTES: usize = 32;
+const JWKS_URL: &str = "JWT_JWKS_URL";
 
 /// Everything that [`crate::run`] needs. The variable behind a field is named in its documentation.
 #[derive(Clone)]
@@ -27,7 +29,7 @@ const MIN_SECRET_BYTES: usize = 32;
 pub struct ApiConfig {
     /// `DATABASE_URL`.
     pub database_url: SecretString,
-    /// `DATABASE_CONNECTIONS`: size of the pool.
+    /// `DATABASE_CONNECTIONS`: size of the pool for requests; a few more connections are the process's own.
     pub database_connections: u32,
     /// Settings of the log.
     pub log: LogSettings,
@@ -39,7 +41,7 @@ pub struct ApiConfig {
     pub public_url: Option<Url>,
     /// `ENCRYPTION_KEY`, `ENCRYPTION_KEY_ID`, `ENCRYPTION_KEY_PREVIOUS`.
     pub keys: KeyConfig,
-    /// `JWT_SECRET`, `JWT_SECRET_PREVIOUS`, `JWT_ISSUER`, `JWT_AUDIENCE`, `JWT_SUBJECT_CLAIM`.
+    /// `JWT_SECRET`, `JWT_SECRET_PREVIOUS`, `JWT_ISSUER`, `JWT_AUDIENCE`, `JWT_SUBJECT_CLAIM`, `JWT_JWKS_URL`.
     pub jwt: JwtSettings,
     /// `AUTO_PROVISION`: an unknown user in a valid credential or event gets an account.
     pub auto_provision: bool,
@@ -362,7 +364,7 @@ impl Vars<'_> {
     }
 
     fn jwt(&self) -> Result<JwtSettings, ConfigError> {
-        Ok(JwtSettings {
+        let settings = JwtSettings {
             secret: self
                 .secret("JWT_SECRET")?
                 .ok_or(ConfigError::Missing("JWT_SECRET", "make one with: openssl rand -hex 32"))?,
@@ -370,7 +372,22 @@ impl Vars<'_> {
             issuer: self.issuer()?,
             audience: self.text("JWT_AUDIENCE"),
             subject_claim: self.subject_claim()?,
-        })
+            issuer_keys: self.issuer_keys()?,
+        };
+        if settings.issuer_keys.is_some() && (settings.issuer.is_none() || settings.audience.is_none()) {
+            return Err(ConfigError::Invalid {
+                variable: JWKS_URL,
+                reason: "a provider signs for others too: set JWT_ISSUER and JWT_AUDIENCE as well".into(),
+            });
+        }
+        Ok(settings)
+    }
+
+    fn issuer_keys(&self) -> Result<Option<DocumentUrl>, ConfigError> {
+        let Some(url) = self.text(JWKS_URL) else { return Ok(None) };
+        let invalid =
+            |error: DocumentUrlError| ConfigError::Invalid { variable: JWKS_URL, reason: error.to_string() };
+        url.parse().map(Some).map_err(invalid)
     }
 
     /// The host's issuer, which cannot be ours: nobody could tell whose tokens are whose.

@@ -1,4 +1,4 @@
-//! The one place that sends to a provider: it bounds time and size, follows no redirect and asks no proxy.
+//! The one place that sends to others: it bounds time and size, follows no redirect and asks no proxy.
 //!
 //! Not by `reqwest`: its TLS wants aws-lc, or a crypto provider installed for the whole process, without which all its
 //! clients panic, those of other crates too; and the certificates of the platform, without which none can be made.
@@ -21,8 +21,6 @@ use tokio::time::timeout;
 
 /// GitHub refuses requests without one.
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("usage-ledger/", env!("CARGO_PKG_VERSION")));
-/// Bytes that are read of an answer that refuses. Providers explain themselves in far less.
-const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Size of an answer's status line and headers.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -34,12 +32,18 @@ pub(crate) struct Http {
     timeout: Duration,
 }
 
+/// Which answers' bodies are read, and how far.
+pub(crate) struct Reading {
+    pub(crate) statuses: &'static [u16],
+    pub(crate) bytes_max: usize,
+}
+
 /// An answer that came back.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// Of an answer that refuses, unless it is too long or broke off.
-    pub(crate) refusal: Option<Bytes>,
+    /// Of an answer whose body was to be read, unless it is too long or broke off.
+    pub(crate) body: Option<Bytes>,
 }
 
 /// Why nothing came back.
@@ -68,28 +72,32 @@ impl Http {
     }
 
     /// GET of this address.
-    pub(crate) async fn get(&self, address: Uri, headers: HeaderMap) -> Result<Answer, NoAnswer> {
+    pub(crate) async fn get(
+        &self,
+        address: Uri,
+        headers: HeaderMap,
+        reading: Reading,
+    ) -> Result<Answer, NoAnswer> {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = address;
         *request.headers_mut() = headers;
         request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
-        timeout(self.timeout, self.send(request)).await.unwrap_or(Err(NoAnswer::TimedOut))
+        timeout(self.timeout, self.send(request, reading)).await.unwrap_or(Err(NoAnswer::TimedOut))
     }
 
-    async fn send(&self, request: Request<Empty<Bytes>>) -> Result<Answer, NoAnswer> {
+    async fn send(&self, request: Request<Empty<Bytes>>, reading: Reading) -> Result<Answer, NoAnswer> {
         #[expect(
             clippy::disallowed_methods,
-            reason = "the one place that asks providers; its callers and limits bound time and size"
+            reason = "the one place that asks others; its callers and limits bound time and size"
         )]
         let answer = self.client.request(request).await.map_err(NoAnswer::of)?;
         let (head, body) = answer.into_parts();
-        let refuses = matches!(head.status.as_u16(), 400 | 401 | 403);
-        let refusal = if refuses {
-            Limited::new(body, BODY_BYTES_MAX).collect().await.ok().map(Collected::to_bytes)
+        let body = if reading.statuses.contains(&head.status.as_u16()) {
+            Limited::new(body, reading.bytes_max).collect().await.ok().map(Collected::to_bytes)
         } else {
             None
         };
-        Ok(Answer { status: head.status, headers: head.headers, refusal })
+        Ok(Answer { status: head.status, headers: head.headers, body })
     }
 }
 

@@ -14,6 +14,9 @@ pub enum AuthError {
         /// Seconds until the address may try again.
         retry_after_s: u64,
     },
+    /// The identity provider's keys cannot be read, and none is known that could have signed the token.
+    #[error("the identity provider does not answer, so its tokens cannot be verified")]
+    IssuerAway,
     /// The account is suspended.
     #[error("the account is suspended")]
     Suspended,

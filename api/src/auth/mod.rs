@@ -8,6 +8,8 @@ mod accounts;
 mod callers;
 mod error;
 mod failures;
+mod issuer_keys;
+mod key_set;
 mod principal;
 mod token;
 
@@ -62,7 +64,7 @@ impl Auth {
         clock: Clock,
     ) -> Result<Self, JwtKeyError> {
         Ok(Self(Arc::new(Parts {
-            verifier: Verifier::new(settings, keys)?,
+            verifier: Verifier::new(settings, keys, clock.clone())?,
             accounts,
             proxies,
             clock,
@@ -155,15 +157,18 @@ impl Auth {
         };
         let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let now = self.0.clock.now().timestamp();
-        let verified = if let Some(verified) = self.0.verified.get(&hash) {
+        let known = self.0.verified.get(&hash).filter(|verified| self.0.verifier.is_current(verified));
+        let verified = if let Some(verified) = known {
             verified
         } else {
-            let verify =
-                || self.0.verifier.verify(token).map_err(|reason| self.refuse(reason, Some(address)));
-            let mut verified = verify()?;
+            let verify = async || {
+                let verified = self.0.verifier.verify(token).await;
+                verified.map_err(|reason| self.refuse(reason, Some(address)))
+            };
+            let mut verified = verify().await?;
             if verified.is_unproven {
                 self.0.accounts.prove_root_keys().await?;
-                verified = verify()?;
+                verified = verify().await?;
             }
             let verified = Arc::new(verified);
             // A token that is not valid now is not worth a place in the cache.
@@ -186,6 +191,9 @@ impl Auth {
     /// Refuses a credential, otherwise when `address` has failed too often. A missing credential is no failed one.
     fn refuse(&self, reason: Reason, address: Option<IpAddr>) -> AuthError {
         metrics::counter!("auth_failures_total", "reason" => reason.as_str()).increment(1);
+        if reason == Reason::IssuerAway {
+            return AuthError::IssuerAway;
+        }
         match address.and_then(|address| self.0.failures.record(address, self.0.clock.now())) {
             Some(retry_after_s) => AuthError::TooManyFailures { retry_after_s },
             None => AuthError::Unauthorized,

@@ -1,8 +1,9 @@
 //! JSON Web Tokens: minting and verifying, without looking at who their user is.
 //!
-//! There are two kinds. The host signs its users' tokens with `JWT_SECRET`: whatever they claim, they are a user's.
-//! Tokens of roles are signed with a key that is derived from the vault's root, which their `kid` names: so whoever
-//! holds `JWT_SECRET` mints users only.
+//! There are three kinds. The host signs its users' tokens with `JWT_SECRET`, or an identity provider does by a key of
+//! `JWT_JWKS_URL`: whatever they claim, they are a user's. Tokens of roles are signed with a key that is derived from
+//! the vault's root, which their `kid` names: so whoever holds `JWT_SECRET` mints users only. The algorithm in a
+//! token's head says which kind it may be, and each kind has keys of its own.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,7 +19,10 @@ use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use ledger::UserRef;
+use ledger::{Clock, UserRef};
+use outbound::documents::{DocumentError, DocumentUrl};
+
+use super::issuer_keys::{Edition, Found, IssuerKeys};
 
 /// Issuer of the tokens that this service and its command line mint. No host may be called so.
 pub const ISSUER: &str = "usage-ledger";
@@ -28,6 +32,8 @@ const PREVIOUS_ROOT_S: i64 = 24 * 3600;
 const LEEWAY_S: i64 = 30;
 /// A longer token is not looked at.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
+/// Algorithms of an identity provider's signatures.
+const ISSUER_ALGORITHMS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 
 /// Role of a principal: what it may do. Tokens that the vault's root signed carry it; every other token is a user's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -68,6 +74,8 @@ pub struct JwtSettings {
     pub audience: Option<String>,
     /// The claim that names the user.
     pub subject_claim: String,
+    /// Keys of an identity provider; its tokens must have `issuer` and `audience`, which are there then.
+    pub issuer_keys: Option<DocumentUrl>,
 }
 
 /// A token whose signature, issuer and audience are right, whatever the time.
@@ -81,6 +89,8 @@ pub(crate) struct Verified {
     not_before_s: Option<i64>,
     /// A previous root key signed it, and nobody knows yet when the current one came.
     pub(super) is_unproven: bool,
+    /// The identity provider's document whose key verified it.
+    edition: Option<Edition>,
 }
 
 impl Verified {
@@ -109,6 +119,8 @@ pub(super) enum Reason {
     Expired,
     NotYetValid,
     UnknownUser,
+    /// No fault of the token's: nobody can say whether it is good.
+    IssuerAway,
 }
 
 impl Reason {
@@ -124,6 +136,7 @@ impl Reason {
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
             Self::UnknownUser => "unknown_user",
+            Self::IssuerAway => "issuer_away",
         }
     }
 }
@@ -135,42 +148,101 @@ pub(super) struct Verifier {
     role_validation: Validation,
     host_keys: Vec<DecodingKey>,
     host_validation: Validation,
+    issuer: Option<Issuer>,
     subject_claim: String,
 }
 
+/// An identity provider.
+struct Issuer {
+    keys: IssuerKeys,
+    validations: [Validation; ISSUER_ALGORITHMS.len()],
+}
+
 impl Verifier {
-    pub(super) fn new(settings: &JwtSettings, keys: Keys) -> Result<Self, JwtKeyError> {
-        let key = |secret: &[u8]| DecodingKey::from_secret(secret).map_err(JwtKeyError);
-        let role_keys =
-            keys.ring().role_keys().map(|(kid, secret)| Ok((kid.to_string(), key(secret.expose())?)));
-        let role_keys = role_keys.collect::<Result<_, _>>()?;
+    pub(super) fn new(settings: &JwtSettings, keys: Keys, clock: Clock) -> Result<Self, JwtKeyError> {
+        let key = |secret: &[u8]| DecodingKey::from_secret(secret).map_err(JwtKeyError::Secret);
+        let (issuer, audience) = (settings.issuer.as_deref(), settings.audience.as_deref());
+        let hmac = Algorithm::HS256;
+        let role_keys = keys.ring().role_keys();
+        let role_keys = role_keys
+            .map(|(kid, secret)| Ok::<_, JwtKeyError>((kid.to_string(), key(secret.expose())?)))
+            .collect::<Result<_, _>>()?;
         let secrets = std::iter::once(&settings.secret).chain(&settings.previous);
         let host_keys =
             secrets.map(|secret| key(secret.expose_secret().as_bytes())).collect::<Result<_, _>>()?;
         Ok(Self {
             keys,
             role_keys,
-            role_validation: validation(Some(ISSUER), settings.audience.as_deref()),
+            role_validation: validation(hmac, Some(ISSUER), audience),
             host_keys,
-            host_validation: validation(settings.issuer.as_deref(), settings.audience.as_deref()),
+            host_validation: validation(hmac, issuer, audience),
+            issuer: settings
+                .issuer_keys
+                .clone()
+                .map(|address| {
+                    let validations =
+                        ISSUER_ALGORITHMS.map(|algorithm| validation(algorithm, issuer, audience));
+                    Ok::<_, JwtKeyError>(Issuer { keys: IssuerKeys::new(address, clock)?, validations })
+                })
+                .transpose()?,
             subject_claim: settings.subject_claim.clone(),
         })
     }
 
-    pub(super) fn verify(&self, token: &str) -> Result<Verified, Reason> {
+    /// Verifies a token, whatever the time.
+    pub(super) async fn verify(&self, token: &str) -> Result<Verified, Reason> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Reason::Malformed);
         }
-        match self.verify_role(token) {
+        let header = decode_header(token).map_err(|error| refusal(error.kind()))?;
+        // Nothing that a token may call critical is known here.
+        if header.crit.is_some() {
+            return Err(Reason::Malformed);
+        }
+        if let Some(issuer) = &self.issuer
+            && let Some(validation) =
+                issuer.validations.iter().find(|its| its.algorithms.contains(&header.alg))
+        {
+            return self.verify_issued(issuer, token, &header, validation).await;
+        }
+        match self.verify_role(token, header.kid) {
             // Not ours: a host may have keys of the same name.
             None | Some(Err(Reason::Signature)) => self.verify_host(token),
             Some(verified) => verified,
         }
     }
 
+    /// Whether what was verified earlier still is, the time apart.
+    pub(super) fn is_current(&self, verified: &Verified) -> bool {
+        match (verified.edition, &self.issuer) {
+            (Some(edition), Some(issuer)) => issuer.keys.is_current(edition),
+            _ => true,
+        }
+    }
+
+    /// The token as one that the identity provider signed: a user's.
+    async fn verify_issued(
+        &self,
+        issuer: &Issuer,
+        token: &str,
+        header: &Header,
+        validation: &Validation,
+    ) -> Result<Verified, Reason> {
+        let kid = header.kid.as_deref();
+        let (keys, edition) = match issuer.keys.find(kid, header.alg).await {
+            Found::In(keys, edition) => (keys, edition),
+            Found::Nowhere => return Err(Reason::Signature),
+            Found::Away => return Err(Reason::IssuerAway),
+        };
+        let key = keys.find(kid, header.alg).ok_or(Reason::Signature)?;
+        let claims = jsonwebtoken::decode::<Claims>(token, key, validation);
+        let claims = claims.map_err(|error| refusal(error.kind()))?.claims;
+        Ok(Verified { edition: Some(edition), ..self.verified(claims, Role::User)? })
+    }
+
     /// The token as one of a role's; none if it names no root key of ours.
-    fn verify_role(&self, token: &str) -> Option<Result<Verified, Reason>> {
-        let kid = kid_of(token)?;
+    fn verify_role(&self, token: &str, kid: Option<String>) -> Option<Result<Verified, Reason>> {
+        let kid = kid?;
         let key = self.role_keys.get(&kid)?;
         let claims = match jsonwebtoken::decode::<Claims>(token, key, &self.role_validation) {
             Ok(data) => data.claims,
@@ -185,17 +257,17 @@ impl Verifier {
         }))
     }
 
-    fn is_current(&self, kid: &str) -> bool {
+    fn is_current_root(&self, kid: &str) -> bool {
         kid == self.keys.ring().current().as_str()
     }
 
     fn is_unproven(&self, kid: &str) -> bool {
-        !self.is_current(kid) && self.keys.current_since().is_none()
+        !self.is_current_root(kid) && self.keys.current_since().is_none()
     }
 
     /// The end of all tokens that the root key of this name signed, in seconds since 1970.
     fn ends_at_s(&self, kid: &str) -> i64 {
-        if self.is_current(kid) {
+        if self.is_current_root(kid) {
             return i64::MAX;
         }
         // Before the database has answered, a previous root's time counts as over.
@@ -218,6 +290,10 @@ impl Verifier {
     }
 
     fn verified(&self, mut claims: Claims, role: Role) -> Result<Verified, Reason> {
+        // The library takes a list that has the issuer in it, but a token has one issuer (RFC 7519 §4.1.1).
+        if claims.others.get("iss").is_some_and(|issuer| !issuer.is_string()) {
+            return Err(Reason::Issuer);
+        }
         let subject = claims.others.remove(&self.subject_claim);
         let subject = subject.as_ref().and_then(Value::as_str).ok_or(Reason::Claims)?;
         let subject: UserRef = subject.parse().map_err(|_| Reason::Claims)?;
@@ -228,19 +304,26 @@ impl Verifier {
             expires_at_s: claims.exp.0,
             not_before_s: claims.nbf.map(|at| at.0),
             is_unproven: false,
+            edition: None,
         })
     }
 }
 
-/// A secret cannot be used as a key.
+/// Bearer tokens cannot be verified.
 #[derive(Debug, thiserror::Error)]
-#[error("a secret of bearer tokens cannot be used")]
-pub struct JwtKeyError(#[source] jsonwebtoken::errors::Error);
+pub enum JwtKeyError {
+    /// A secret cannot be used as a key.
+    #[error("a secret of bearer tokens cannot be used")]
+    Secret(#[source] jsonwebtoken::errors::Error),
+    /// Nobody can be asked for the identity provider's keys.
+    #[error("the identity provider's keys cannot be asked for")]
+    Documents(#[from] DocumentError),
+}
 
 /// Times are checked by [`Verified::valid_at`] against the ledger's clock: the library would ask the system's, and a
 /// cached token has to be checked anew anyway. [`Claims`] makes `exp` a required number.
-fn validation(issuer: Option<&str>, audience: Option<&str>) -> Validation {
-    let mut validation = Validation::new(Algorithm::HS256);
+fn validation(algorithm: Algorithm, issuer: Option<&str>, audience: Option<&str>) -> Validation {
+    let mut validation = Validation::new(algorithm);
     validation.validate_exp = false;
     validation.validate_nbf = false;
     validation.required_spec_claims.clear();
@@ -256,11 +339,6 @@ fn validation(issuer: Option<&str>, audience: Option<&str>) -> Validation {
         None => validation.validate_aud = false,
     }
     validation
-}
-
-/// The name of the key that the token says it was signed with, before anything of it is proven.
-fn kid_of(token: &str) -> Option<String> {
-    decode_header(token).ok()?.kid
 }
 
 fn refusal(kind: &ErrorKind) -> Reason {

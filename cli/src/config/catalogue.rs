@@ -40,7 +40,11 @@ const fn secret(name: &'static str, meaning: &'static str) -> Variable {
 /// All variables, in the order in which `usage-ledger config` lists them.
 pub(crate) const VARIABLES: &[Variable] = &[
     url("DATABASE_URL", "PostgreSQL; sslmode=require|verify-full works"),
-    plain("DATABASE_CONNECTIONS", "16", "the most connections of one api"),
+    plain(
+        "DATABASE_CONNECTIONS",
+        "16",
+        "the most connections of one api for requests, beside six of its own",
+    ),
     url("NATS_URL", "servers of the log, comma-separated; tls:// works"),
     url("NATS_MONITOR_URL", "their monitoring endpoints, comma-separated"),
     plain("NATS_STREAM", "LEDGER", "the stream that holds the log"),
@@ -57,6 +61,7 @@ pub(crate) const VARIABLES: &[Variable] = &[
     plain("JWT_ISSUER", "", "the iss that tokens must have, beside our own"),
     plain("JWT_AUDIENCE", "", "the aud that tokens must have"),
     plain("JWT_SUBJECT_CLAIM", "sub", "the claim that names the user"),
+    plain("JWT_JWKS_URL", "", "keys of the identity provider that signs tokens of users (JWKS)"),
     plain("AUTO_PROVISION", "false", "unknown users get an account (dev: true)"),
     plain("SELF_UPGRADE", "false", "users may change their own plan (dev: true)"),
     plain("SELF_RESET", "false", "users may reset their own month (dev: true)"),

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::sync::Semaphore;
 use vault::{SecretText, TokenKind};
 
-use crate::client::{Http, NoAnswer};
+use crate::client::{Http, NoAnswer, Reading};
 
 pub use urls::{ProviderUrls, UrlRefused};
 
@@ -25,6 +25,8 @@ pub use urls::{ProviderUrls, UrlRefused};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Until the answer is read, connecting included.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// What a provider says of a token that it refuses. It explains itself in far less.
+const REFUSALS: Reading = Reading { statuses: &[400, 401, 403], bytes_max: 64 * 1024 };
 /// Requests to providers that run at once in this process.
 const REQUESTS_AT_ONCE: usize = 32;
 
@@ -124,7 +126,7 @@ impl Providers {
         if kind == TokenKind::Anthropic {
             headers.insert(VERSION, HeaderValue::from_static("2023-06-01"));
         }
-        match self.0.http.get(address, headers).await {
+        match self.0.http.get(address, headers, REFUSALS).await {
             Ok(answer) => {
                 let test = verdict::of(kind, &answer);
                 if matches!(test, TokenTest::Unknown(_)) {

@@ -1,10 +1,10 @@
 //! Addresses of the providers' APIs, as variables give them.
 
-use std::net::IpAddr;
-
 use http::Uri;
-use url::{Host, Url};
+use url::Url;
 use vault::TokenKind;
+
+use crate::near::is_near;
 
 /// Addresses of the providers' APIs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,20 +88,6 @@ fn base(
         ));
     }
     Ok(url)
-}
-
-/// Whether the host is this machine or in a network of one's own: a proxy at our side, by an address that is not routed
-/// (RFC 1918, RFC 4193) or by a name of one label, which only such a network resolves.
-fn is_near(host: &Host<&str>) -> bool {
-    let address = match host {
-        Host::Domain(name) => return !name.contains('.') || name.ends_with(".localhost"),
-        Host::Ipv4(address) => IpAddr::V4(*address),
-        Host::Ipv6(address) => address.to_canonical(),
-    };
-    match address {
-        IpAddr::V4(address) => address.is_loopback() || address.is_private(),
-        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local(),
-    }
 }
 
 fn is_base(url: &Url) -> bool {

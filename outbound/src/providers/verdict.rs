@@ -35,7 +35,7 @@ fn valid(kind: TokenKind, answer: &Answer) -> TokenTest {
 
 fn refusal(kind: TokenKind, status: u16, answer: &Answer) -> TokenTest {
     const UNEXPECTED: TokenTest = TokenTest::Unknown(UnknownReason::UnexpectedStatus);
-    let body = answer.refusal.as_deref().and_then(|body| serde_json::from_slice(body).ok());
+    let body = answer.body.as_deref().and_then(|body| serde_json::from_slice(body).ok());
     let body: Value = body.unwrap_or_default();
     match (kind, status) {
         (TokenKind::Github, 403) if github_is_rate_limited(answer, &body) => {

@@ -114,6 +114,7 @@ pub(super) fn invalid_tokens(world: &World) -> Result<Vec<(&'static str, Option<
         ("unknown role", Some(good().claim("role", json!("root")).mint())),
         ("a role of nobody's", Some(good().claim("iss", Value::Null).mint())),
         ("a role of somebody else's", Some(good().claim("iss", json!("https://host.example")).mint())),
+        ("a role of two issuers", Some(good().claim("iss", json!(["usage-ledger", "usage-ledger"])).mint())),
         ("a role under another root", Some(good().root("k1", OTHER_ROOT).mint())),
         ("a role under a root of another name", Some(good().root("k2", ENCRYPTION_KEY).mint())),
         ("a role under the root itself", Some(good().secret(ENCRYPTION_KEY).kid("k1").mint())),
