@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::WorkerConfig;
 use crate::error::chain;
 use crate::status::Status;
+use crate::step::step;
 
 /// Times between two looks: a hundredth of the horizon within these.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_mins(10));
@@ -108,7 +109,7 @@ impl ClaimTurns {
             let _ = caught_up.wait_for(|caught_up| *caught_up).await;
             // What was published shows in the tables once it is projected.
             if self.status.seq() >= published {
-                match self.reconcile().await {
+                match step("turning claims", self.reconcile()).await {
                     Ok(seq) => published = seq.unwrap_or(published),
                     Err(error) => {
                         tracing::warn!(error = chain(&error), "claims were not turned; trying again");

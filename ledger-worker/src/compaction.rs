@@ -8,11 +8,12 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, PgPool};
 use store::operations::projector_status::State;
 use store::projection::checkpoint::{self, PARTITION};
-use store::projection::hours::{self, ClaimedDay};
+use store::projection::hours::{self, Claimed, ClaimedDay};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 use crate::status::Status;
+use crate::step::step;
 
 /// Days that are claimed at a time, while the projector waits: a few milliseconds.
 const DAYS_AT_ONCE: i64 = 20;
@@ -46,14 +47,14 @@ impl Compactor {
     /// All days that are due, with pauses.
     async fn compact_due(&self, shutdown: &CancellationToken) -> Result<(), store::Error> {
         let mut conn = self.pool.acquire().await?;
-        while hours::is_due(&mut conn).await? {
-            let days = claim(&mut conn).await?;
-            if days.is_empty() {
+        while step("looking for hours", hours::is_due(&mut conn)).await? {
+            let claimed = step("claiming hours", claim(&mut conn)).await?;
+            if claimed.looked_at == 0 {
                 break;
             }
-            for day in days {
+            for day in claimed.days {
                 let began = tokio::time::Instant::now();
-                compact(&mut conn, &day).await?;
+                step("compacting hours", compact(&mut conn, &day)).await?;
                 tokio::select! {
                     () = tokio::time::sleep(began.elapsed() * PAUSE_FACTOR) => {}
                     () = shutdown.cancelled() => return Ok(()),
@@ -68,13 +69,13 @@ impl Compactor {
 ///
 /// # Errors
 /// When the database is away or refuses.
-pub async fn claim(conn: &mut PgConnection) -> Result<Vec<ClaimedDay>, store::Error> {
+pub async fn claim(conn: &mut PgConnection) -> Result<Claimed, store::Error> {
     let mut tx = conn.begin().await?;
     let checkpoint = checkpoint::lock(&mut tx, PARTITION).await?;
-    let Some(log_time) = checkpoint.frame_time else { return Ok(Vec::new()) };
-    let days = hours::claim(&mut tx, PARTITION, log_time, DAYS_AT_ONCE).await?;
+    let Some(log_time) = checkpoint.frame_time else { return Ok(Claimed::default()) };
+    let claimed = hours::claim(&mut tx, PARTITION, log_time, DAYS_AT_ONCE).await?;
     tx.commit().await?;
-    Ok(days)
+    Ok(claimed)
 }
 
 /// Reads a claimed day's calls and puts their sums into the cache; `false` when one of them changed meanwhile.

@@ -20,6 +20,7 @@ use crate::batch::{Item, KnownDataKeys, Parsed, apply_late};
 use crate::error::chain;
 use crate::log::sound_checkpoint;
 use crate::status::Status;
+use crate::step::step;
 
 /// Dead letters that are read at a time.
 const PAGE: i64 = 500;
@@ -124,10 +125,11 @@ impl Retrier {
         let is_known =
             |letter: &DeadLetter| letter.event_type.is_empty() || event_type::is_known(&letter.event_type);
         loop {
-            let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
-            let Some(last) = retrying.page(&mut conn, Some(Reason::Unknown), *after, is_known).await? else {
-                break;
+            let page = async {
+                let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
+                retrying.page(&mut conn, Some(Reason::Unknown), *after, is_known).await
             };
+            let Some(last) = step("retrying dead letters", page).await? else { break };
             *after = Some(last);
         }
         if retrying.report.applied > 0 {

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
+use crate::step::step;
 
 /// Users looked at in one go.
 const PAGE: u32 = 100;
@@ -79,7 +80,7 @@ impl Erasures {
         let mut conn = self.pool.acquire().await?;
         let (mut after, mut opened) = (None, 0);
         while !shutdown.is_cancelled() {
-            let page = erasure::reopen(&mut conn, after, ALL_PAGE).await?;
+            let page = step("opening erasures again", erasure::reopen(&mut conn, after, ALL_PAGE)).await?;
             opened += page.opened;
             if page.last.is_none() {
                 break;
@@ -88,9 +89,12 @@ impl Erasures {
         }
         if opened > 0 {
             // A batch that did not know it yet is waited for: whatever it puts into rows is there to be blanked.
-            let mut tx = conn.begin().await?;
-            checkpoint::lock(&mut tx, PARTITION).await?;
-            tx.rollback().await?;
+            step("waiting for a batch", async {
+                let mut tx = conn.begin().await?;
+                checkpoint::lock(&mut tx, PARTITION).await?;
+                Ok::<_, store::Error>(tx.rollback().await?)
+            })
+            .await?;
         }
         Ok(())
     }
@@ -100,14 +104,16 @@ impl Erasures {
         let mut conn = self.pool.acquire().await?;
         let mut after = None;
         while !shutdown.is_cancelled() {
-            let page = erasure::open(&mut conn, after, PAGE).await?;
-            let Some(last) = page.last() else { return erasure::close_finished(&mut conn).await };
+            let page = step("looking for erasures", erasure::open(&mut conn, after, PAGE)).await?;
+            let Some(last) = page.last() else {
+                return step("closing erasures", erasure::close_finished(&mut conn)).await;
+            };
             after = Some(last.user);
             let (finished, unfinished): (Vec<_>, Vec<_>) =
                 page.into_iter().partition(|erased| erased.is_finished);
             if !finished.is_empty() {
                 let finished: Vec<_> = finished.iter().map(|erased| erased.user).collect();
-                erasure::note_finished(&mut conn, &finished).await?;
+                step("noting erasures", erasure::note_finished(&mut conn, &finished)).await?;
             }
             for erased in unfinished {
                 if let Err(error) = self.finish(&mut conn, erased, shutdown).await {
@@ -127,15 +133,17 @@ impl Erasures {
         erased: OpenErasure,
         shutdown: &CancellationToken,
     ) -> Result<(), KeysError> {
-        let data_keys = self.keys.bury(conn, erased.user, erased.erased_at).await?;
+        let burying = self.keys.bury(conn, erased.user, erased.erased_at);
+        let data_keys = step("destroying data keys", burying).await?;
         let mut rows = 0;
-        for table in personal_tables::all(conn).await? {
+        for table in step("listing tables", personal_tables::all(conn)).await? {
             let mut after = None;
             loop {
                 if shutdown.is_cancelled() {
                     return Ok(());
                 }
-                let walked = table.blank(conn, erased.user, after, ROWS_AT_ONCE).await?;
+                let blanking = table.blank(conn, erased.user, after, ROWS_AT_ONCE);
+                let walked = step("blanking rows", blanking).await?;
                 rows += walked.rows;
                 after = walked.next;
                 if after.is_none() {
@@ -143,8 +151,11 @@ impl Erasures {
                 }
             }
         }
-        erasure::finish(conn, erased.user, self.clock.now()).await?;
-        erasure::note_finished(conn, &[erased.user]).await?;
+        step("finishing an erasure", async {
+            erasure::finish(conn, erased.user, self.clock.now()).await?;
+            erasure::note_finished(conn, &[erased.user]).await
+        })
+        .await?;
         tracing::info!(user_id = %erased.user, data_keys, rows, "a user was erased");
         Ok(())
     }

@@ -18,6 +18,7 @@ mod recount;
 pub mod rollover;
 mod run;
 mod status;
+mod step;
 mod thresholds;
 pub mod verify;
 

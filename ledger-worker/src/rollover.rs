@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 use crate::status::Status;
+use crate::step::step;
 
 /// Second 0 of minute 0 of every hour, the first one of a month among them.
 const HOURLY: &str = "0 0 * * * *";
@@ -210,7 +211,7 @@ impl Rollover {
                 tokio::time::sleep(TICK).await;
                 continue;
             }
-            match self.reconcile().await {
+            match step("closing months", self.reconcile()).await {
                 Ok(looked) => (done, last) = (Some(due), Looked { seq: looked.seq.max(last.seq), ..looked }),
                 Err(error) => {
                     tracing::warn!(error = chain(&error), "past months were not closed; trying again");

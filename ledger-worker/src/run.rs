@@ -40,7 +40,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     let log = nats::connect(&config.nats).await?;
     log.ensure_stream(config.log_replicas).await?;
     log.verify(config.allow_unsafe_log).await?;
-    let pool = store::pool(&config.database_url, POOL_CONNECTIONS)?;
+    let pool = store::reconciler_pool(&config.database_url, POOL_CONNECTIONS)?;
     let ids = IdSource::new(config.clock.clone());
     let instance = ids.random_id();
     let producer_ids = ids.clone();

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 use crate::status::Status;
+use crate::step::step;
 
 /// Noted months that are looked at in one go.
 const PAGE: i64 = 500;
@@ -30,6 +31,9 @@ const GATHER: Duration = Duration::from_millis(200);
 const INTERVAL: Duration = Duration::from_mins(1);
 /// The pause after a failure, or while published crossings wait for their projection.
 const PAUSE: Duration = Duration::from_secs(2);
+
+/// A user's month in which a threshold may have been crossed.
+type NotedMonth = (UserId, Month);
 
 /// Tells the reconciler that months were noted. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -108,19 +112,29 @@ impl Reconciler {
             if self.published.len() >= MAX_PUBLISHED {
                 return Ok(false);
             }
-            let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
-            let page = thresholds::pending(&mut conn, after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(true) };
-            after = Some((last.user, last.month));
-            let (settled, open): (Vec<_>, Vec<_>) =
-                page.into_iter().partition(|pending| pending.unrecorded.is_empty());
-            if !settled.is_empty() {
-                thresholds::settle(&mut conn, &settled).await?;
-            }
-            drop(conn);
+            let page = step("looking for thresholds", self.page(after)).await?;
+            let Some((last, open)) = page else { return Ok(true) };
+            after = Some(last);
             self.publish(&open).await?;
         }
         Ok(true)
+    }
+
+    /// The noted months behind this one, with the last of them: those that have crossings to be told. The others are
+    /// settled. `None` when there are no more.
+    async fn page(
+        &self,
+        after: Option<NotedMonth>,
+    ) -> Result<Option<(NotedMonth, Vec<Pending>)>, store::Error> {
+        let mut conn = self.pool.acquire().await?;
+        let page = thresholds::pending(&mut conn, after, PAGE).await?;
+        let Some(last) = page.last().map(|last| (last.user, last.month)) else { return Ok(None) };
+        let (settled, open): (Vec<_>, Vec<_>) =
+            page.into_iter().partition(|pending| pending.unrecorded.is_empty());
+        if !settled.is_empty() {
+            thresholds::settle(&mut conn, &settled).await?;
+        }
+        Ok(Some((last, open)))
     }
 
     async fn publish(&mut self, open: &[Pending]) -> Result<(), ReconcileError> {

@@ -45,14 +45,19 @@ const ALIVE_WITHIN: Duration = Duration::from_secs(1);
 const FRESH_FOR: Duration = Duration::from_secs(1);
 /// The server's end of every session: how soon it notices that ours is gone, and with the session lets go of its locks.
 /// A host that is gone without a word is noticed after some ten seconds, idle or not, and a session whose statement
-/// nobody waits for any more after two.
-const SERVER_END: [(&str, &str); 5] = [
+/// nobody waits for any more after two. A process that stands still answers for its host all the same: what it has locked
+/// in a transaction it holds for a minute at the most.
+const SERVER_END: [(&str, &str); 6] = [
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "2"),
     ("tcp_keepalives_count", "3"),
     ("tcp_user_timeout", "10000"),
     ("client_connection_check_interval", "2000"),
+    ("idle_in_transaction_session_timeout", "60000"),
 ];
+/// For how long a session that keeps the projector waiting may do nothing in a transaction: a worker that stands still
+/// is relieved sooner than in ten seconds.
+const SHORT_IDLE: [(&str, &str); 1] = [("idle_in_transaction_session_timeout", "5000")];
 
 /// Options of a connection to this database. `sslmode` (`require`, `verify-full`, …) and `sslrootcert` are parameters
 /// of the URL.
@@ -72,6 +77,15 @@ pub fn options(database_url: &str, schema: Schema) -> Result<PgConnectOptions, E
 /// while the database is away.
 pub fn pool(database_url: &str, max_connections: u32) -> Result<PgPool, Error> {
     Ok(pool_of(options(database_url, Schema::Live)?, max_connections))
+}
+
+/// A pool for work beside the projector, in transactions that are never left idle: a session that does nothing in one for
+/// five seconds is ended by the server, with all that it has locked.
+///
+/// # Errors
+/// [`Error::Url`] when the URL can't be read.
+pub fn reconciler_pool(database_url: &str, max_connections: u32) -> Result<PgPool, Error> {
+    Ok(pool_of(options(database_url, Schema::Live)?.options(SHORT_IDLE), max_connections))
 }
 
 /// A pool that keeps no session which does not answer: our end of a connection has no time limits of its own, and a

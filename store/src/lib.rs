@@ -16,7 +16,7 @@ pub mod read;
 pub mod schema;
 pub mod versions;
 
-pub use connect::{Schema, check, connect, connect_read_only, options, pool, within};
+pub use connect::{Schema, check, connect, connect_read_only, options, pool, reconciler_pool, within};
 pub use error::{Constraint, Error};
 pub use migrate::migrate;
 pub use position::Position;

@@ -48,6 +48,7 @@ impl Rebuild<'_> {
             refuse_dependants(&mut live).await?;
         }
         let mut fill = Fill::open(self, keys, &mut live).await?;
+        (self.progress)(Progress::Step("filling"));
         self.catch_up(&mut live, &mut fill).await?;
         let mut compared = self.compare(&mut live, &mut fill).await?;
         match finish {
@@ -68,6 +69,7 @@ impl Rebuild<'_> {
             return Err(RebuildError::NothingHeld);
         }
         let mut fill = Fill::open(self, keys, &mut live).await?;
+        (self.progress)(Progress::Step("filling"));
         self.catch_up(&mut live, &mut fill).await?;
         self.exchange(&mut live, &mut fill).await
     }
@@ -111,8 +113,8 @@ impl Rebuild<'_> {
         }
     }
 
+    /// Comes near to the live projection, which goes on.
     async fn catch_up(&self, live: &mut PgConnection, fill: &mut Fill<'_>) -> Result<(), RebuildError> {
-        (self.progress)(Progress::Step("filling"));
         for _ in 0..MAX_ROUNDS {
             let target = self.target(live).await?;
             if target <= fill.seq() + NEAR_FRAMES && fill.events() > 0 || target <= fill.seq() {
@@ -130,6 +132,8 @@ impl Rebuild<'_> {
         let mut reader = store::connect(self.database_url, Schema::Live).await?;
         let mut compared = Compared::default();
         for comparison in store::operations::compare::next_with_live(&mut reader).await? {
+            // The last comparison may have taken long, and the projector has gone on.
+            self.catch_up(live, fill).await?;
             let mut hold = live.begin().await?;
             next_schema::hold_projector(&mut hold).await?;
             let seq = self.target(&mut hold).await?;
@@ -151,8 +155,7 @@ impl Rebuild<'_> {
         (self.progress)(Progress::Step("swapping"));
         let until = tokio::time::Instant::now() + SWAP_WITHIN;
         loop {
-            let target = self.target(live).await?;
-            fill.up_to(target).await?;
+            self.catch_up(live, fill).await?;
             let mut tx = live.begin().await?;
             next_schema::hold_projector(&mut tx).await?;
             let target = self.target(&mut tx).await?;

@@ -14,6 +14,7 @@ use store::Schema;
 use store::operations::{compare, recount};
 use store::projection::checkpoint::{self, PARTITION};
 use store::projection::completions::{self, Completion};
+use store::projection::partitions;
 use uuid::Uuid;
 
 use crate::batch::BatchError;
@@ -128,10 +129,10 @@ impl<'a> Count<'a> {
     /// Month by month, so that no snapshot is older than it takes to read the calls of one.
     async fn read_calls(&mut self) -> Result<(), CountError> {
         let Self { rebuild, only, conn, reading, cuts, hours, .. } = self;
-        for month in recount::attached_months(conn).await? {
+        for month in partitions::attached(conn).await? {
             let mut snapshot = conn.begin_with(SNAPSHOT).await?;
             let seq = level(&mut snapshot, rebuild, reading).await?;
-            if recount::attached_months(&mut snapshot).await?.contains(&month) {
+            if partitions::attached(&mut snapshot).await?.contains(&month) {
                 let take = |row| -> Result<(), CountError> {
                     Ok(reading.parts.push_found(&Found::Calls(month, row))?)
                 };

@@ -17,7 +17,7 @@ const TAIL_STEP_BYTES: usize = 1_024;
 pub enum ScratchError {
     /// The disk is full, or the directory takes no files.
     #[error(
-        "what is counted does not fit under {}, some 100 bytes an event; nothing was changed, name another directory",
+        "what is counted does not fit under {}, some 100 bytes an event; what was mended is right, name another directory and run it again",
         dir.display()
     )]
     Disk {

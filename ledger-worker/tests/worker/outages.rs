@@ -6,9 +6,13 @@ use ledger::Category::Other;
 use ledger::UserId;
 use nats::{Publisher, PublisherConfig};
 use sqlx::PgPool;
+use store::projection::checkpoint;
 use testkit::{Env, PrivateServers, Worker, wait_until};
 
 use crate::support::{BOUND, call, encoded, reported};
+
+/// A frozen worker is relieved within this time.
+const RELIEF: std::time::Duration = std::time::Duration::from_secs(10);
 
 async fn total(pool: &PgPool) -> Option<i64> {
     let query = "SELECT COALESCE(sum(total_calls), 0)::bigint FROM monthly_usage_summary";
@@ -45,4 +49,18 @@ async fn the_worker_outlives_database_and_log() -> Result<()> {
     wait_until(BOUND, async || publish(2).await.is_ok()).await;
     wait_until(BOUND, async || total(&pool).await == Some(6)).await;
     worker.stop().await
+}
+
+/// A reconciler whose process stands still holds up the projector, here or in a standby, for seconds and no longer: the
+/// kernel would answer for it, and it would keep the checkpoint for ever.
+#[tokio::test]
+async fn who_stands_still_in_a_transaction_loses_the_checkpoint() -> Result<()> {
+    let env = Env::start().await?;
+    let reconcilers = store::reconciler_pool(env.database_url(), 1)?;
+    let mut still = reconcilers.begin().await?;
+    checkpoint::lock(&mut still, checkpoint::PARTITION).await?;
+    let mut projector = env.pool().begin().await?;
+    tokio::time::timeout(RELIEF, checkpoint::lock(&mut projector, checkpoint::PARTITION)).await??;
+    assert!(still.commit().await.is_err(), "what it had done is undone");
+    Ok(())
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use sqlx::{Executor, PgConnection};
 
 use crate::Error;
-use crate::operations::recount::attached_months;
+use crate::projection::partitions;
 
 /// Two tables that should hold the same. Names and queries are this program's own, never input.
 #[derive(Debug, Clone)]
@@ -192,7 +192,7 @@ pub async fn next_with_live(conn: &mut PgConnection) -> Result<Vec<Comparison>, 
     )
     .fetch_all(&mut *conn)
     .await?;
-    let months = attached_months(conn).await?;
+    let months = partitions::attached(conn).await?;
     // Their tables take turns; the view has what holds.
     let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
     let claims = ("event_claims".to_owned(), names(&["id"]), names(&["log_seq", "is_current"]));

@@ -204,17 +204,6 @@ fn late(row: &PgRow) -> Result<LateUnits, Error> {
     })
 }
 
-/// The months whose calls are there; those of detached months are elsewhere.
-pub async fn attached_months(conn: &mut PgConnection) -> Result<Vec<Month>, Error> {
-    let texts: Vec<String> = sqlx::query_scalar(
-        "SELECT replace(right(c.relname, 7), '_', '-') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-         WHERE i.inhparent = 'api_usage'::regclass ORDER BY 1",
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
-}
-
 /// Gives `take` the calls of a month, summed by their users; of one user or of all.
 ///
 /// # Errors

@@ -9,10 +9,11 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
-use ledger::{Category, UserId};
+use ledger::{Category, Month, UserId};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::partitions;
 use crate::Error;
 
 /// Time of the log for which an hour that has ended is left alone. A call can be completed for an hour, and those of
@@ -44,6 +45,15 @@ pub struct ClaimedDay {
     claim: Uuid,
     from: DateTime<Utc>,
     to: DateTime<Utc>,
+}
+
+/// Days that were claimed, of those that were looked at.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    /// Those of which there are hours to read.
+    pub days: Vec<ClaimedDay>,
+    /// Number of days that were due; the others are due later, or no more.
+    pub looked_at: usize,
 }
 
 /// Sums of a user's hour, of one category, of calls that count or of those that do not.
@@ -159,13 +169,14 @@ pub async fn is_due(conn: &mut PgConnection) -> Result<bool, Error> {
 /// Claims days that are due, of which hours lie far enough behind `log_time`, the log's time at the checkpoint. At most
 /// `limit` are looked at. The caller has locked the checkpoint, and commits before it reads.
 ///
-/// A claim that comes to nothing, for who made it died, is made anew ten minutes later.
+/// A claim that comes to nothing, for who made it died, is made anew ten minutes later. A day of a detached month has
+/// no calls here to be summed, and is due no more.
 pub async fn claim(
     conn: &mut PgConnection,
     partition: i16,
     log_time: DateTime<Utc>,
     limit: i64,
-) -> Result<Vec<ClaimedDay>, Error> {
+) -> Result<Claimed, Error> {
     let state = sqlx::query!(
         "SELECT frontier, users FROM hour_compaction WHERE partition = $1 FOR UPDATE",
         partition
@@ -184,10 +195,16 @@ pub async fn claim(
     )
     .fetch_all(&mut *conn)
     .await?;
-    let (mut ranges, mut later) = (Vec::new(), Vec::new());
+    let looked_at = due.len();
+    let attached = partitions::attached(conn).await?;
+    let (mut ranges, mut later, mut detached) = (Vec::new(), Vec::new(), Vec::new());
     let mut is_new = before != Some(frontier);
     for row in due {
         let user = UserId::new(row.user_id);
+        if !attached.contains(&Month::of(row.day)) {
+            detached.push((user, row.day));
+            continue;
+        }
         match missing(row.day, row.hours, frontier) {
             Some((from, to)) => {
                 ranges.push((user, row.day, from, to));
@@ -197,8 +214,9 @@ pub async fn claim(
         }
     }
     postpone(conn, &later).await?;
+    drop_due(conn, &detached).await?;
     if ranges.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Claimed { days: Vec::new(), looked_at });
     }
     if is_new {
         sqlx::query!(
@@ -211,7 +229,7 @@ pub async fn claim(
         .execute(&mut *conn)
         .await?;
     }
-    let mut claimed = Vec::new();
+    let mut days = Vec::new();
     for (user, day, from, to) in ranges {
         let claim = sqlx::query_scalar!(
             r#"UPDATE compacted_days SET claim = gen_random_uuid(), due_at = now() + interval '10 minutes'
@@ -221,9 +239,28 @@ pub async fn claim(
         )
         .fetch_one(&mut *conn)
         .await?;
-        claimed.push(ClaimedDay { user, day, claim, from, to });
+        days.push(ClaimedDay { user, day, claim, from, to });
     }
-    Ok(claimed)
+    Ok(Claimed { days, looked_at })
+}
+
+/// Days of which nothing is to be done until one of their calls changes.
+async fn drop_due(conn: &mut PgConnection, days: &[(UserId, DateTime<Utc>)]) -> Result<(), Error> {
+    if days.is_empty() {
+        return Ok(());
+    }
+    let (users, days): (Vec<Uuid>, Vec<DateTime<Utc>>) =
+        days.iter().map(|(user, day)| (user.get(), *day)).unzip();
+    sqlx::query!(
+        "UPDATE compacted_days d SET due_at = NULL
+         FROM UNNEST($1::uuid[], $2::timestamptz[]) AS gone (user_id, day)
+         WHERE d.user_id = gone.user_id AND d.day = gone.day",
+        &users,
+        &days
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Days of which there is nothing to do for now, or for ever.
@@ -281,7 +318,7 @@ pub async fn read(conn: &mut PgConnection, day: &ClaimedDay) -> Result<Vec<HourS
 }
 
 /// Puts what was read of a claimed day into the cache, within the caller's transaction. `false`, and nothing is put,
-/// when one of its calls changed since it was claimed.
+/// when one of its calls changed since it was claimed, or its month was detached.
 pub async fn put(conn: &mut PgConnection, day: &ClaimedDay, hours: &[HourSums]) -> Result<bool, Error> {
     let is_claimed = sqlx::query_scalar!(
         r#"SELECT 1 AS "one!" FROM compacted_days WHERE user_id = $1 AND day = $2 AND claim = $3 FOR UPDATE"#,
@@ -291,7 +328,7 @@ pub async fn put(conn: &mut PgConnection, day: &ClaimedDay, hours: &[HourSums]) 
     )
     .fetch_optional(&mut *conn)
     .await?;
-    if is_claimed.is_none() {
+    if is_claimed.is_none() || !partitions::attached(conn).await?.contains(&Month::of(day.day)) {
         return Ok(false);
     }
     // Hours in between that were complete were read as well.

@@ -64,6 +64,17 @@ async fn attach(conn: &mut PgConnection, table: &str, month: Month) -> Result<Pa
     Ok(Partition::Attached)
 }
 
+/// The months whose calls are there, in order; those of detached months are elsewhere.
+pub async fn attached(conn: &mut PgConnection) -> Result<Vec<Month>, Error> {
+    let texts: Vec<String> = sqlx::query_scalar(
+        "SELECT replace(right(c.relname, 7), '_', '-') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+         WHERE i.inhparent = 'api_usage'::regclass ORDER BY 1",
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
+}
+
 async fn find(conn: &mut PgConnection, table: &str) -> Result<Option<Partition>, sqlx::Error> {
     let attached = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) AS "attached!"

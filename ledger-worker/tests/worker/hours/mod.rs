@@ -16,7 +16,6 @@ use ledger_worker::{Applier, Batch};
 use nats::{FrameHeader, RawFrame};
 use sqlx::{Connection, Executor, PgConnection};
 use store::operations::compare::{self, Difference};
-use store::operations::recount;
 use store::projection::checkpoint::{self, Checkpoint};
 use store::read::filter::{Counted, TimeRange};
 use store::read::history::{Bucket, Granularity, Grouping, HistoryFilter, buckets};
@@ -129,7 +128,7 @@ impl Book {
     /// Compacts all that is due; answers how many days that was.
     async fn compact(&mut self) -> Result<usize> {
         self.make_due().await?;
-        let days = claim(&mut self.compactor).await?;
+        let days = claim(&mut self.compactor).await?.days;
         for day in &days {
             assert!(compact(&mut self.compactor, day).await?);
         }
@@ -168,7 +167,7 @@ impl Book {
 
 /// Compacted hours that are not those of their rows, of the first month that has some.
 async fn wrong_hours(conn: &mut PgConnection, user: Option<UserId>) -> Result<Option<Difference>> {
-    for month in recount::attached_months(conn).await? {
+    for month in store::projection::partitions::attached(conn).await? {
         if let Some(wrong) = compare::hours(month, user).run(conn, 20).await? {
             return Ok(Some(wrong));
         }
@@ -349,14 +348,33 @@ async fn a_batch_of_many_users_writes_no_hours() -> Result<()> {
     Ok(())
 }
 
+/// Of a detached month there are no calls to be summed: nothing is complete that was not read.
+#[tokio::test]
+async fn days_of_a_detached_month_are_left_to_their_rows() -> Result<()> {
+    let mut book = Book::start().await?;
+    book.apply(&[reported(user(1), "a", at(3, 0), call(Other))]).await?;
+    book.note(user(1), day()).await?;
+    let claimed = claim(&mut book.compactor).await?.days.remove(0);
+    let table = format!("api_usage_{}", Month::of(day()).to_string().replace('-', "_"));
+    let detach = format!("ALTER TABLE api_usage DETACH PARTITION {table}");
+    book.compactor.execute(detach.as_str()).await?;
+    assert!(!compact(&mut book.compactor, &claimed).await?, "its calls are elsewhere");
+    book.make_due().await?;
+    let looked = claim(&mut book.compactor).await?;
+    assert_eq!((looked.days.len(), looked.looked_at), (0, 1));
+    assert!(!store::projection::hours::is_due(&mut book.compactor).await?, "not for ever");
+    assert_eq!(book.hours().await?, "");
+    Ok(())
+}
+
 /// A compactor that died after its claim, or after it has read: the day is claimed anew, and the old claim is void.
 #[tokio::test]
 async fn a_claim_that_came_to_nothing_is_made_anew() -> Result<()> {
     let mut book = Book::start().await?;
     book.apply(&[reported(user(1), "a", at(3, 0), call(Other))]).await?;
     book.note(user(1), day()).await?;
-    let dead = claim(&mut book.compactor).await?.remove(0);
-    assert_eq!(claim(&mut book.compactor).await?, [], "it is left alone for a while");
+    let dead = claim(&mut book.compactor).await?.days.remove(0);
+    assert_eq!(claim(&mut book.compactor).await?.days, [], "it is left alone for a while");
     let read = store::projection::hours::read(&mut book.compactor, &dead).await?;
     let mut tx = book.compactor.begin().await?;
     assert!(store::projection::hours::put(&mut tx, &dead, &read).await?);
@@ -424,7 +442,7 @@ async fn the_hours_of_the_build_before_are_made_anew() -> Result<()> {
     let mut conn = connect(database.url(), Schema::Live).await?;
     let count: i64 = sqlx::query_scalar("SELECT count(*) FROM usage_hourly").fetch_one(&mut conn).await?;
     assert_eq!(count, 0);
-    let days = claim(&mut conn).await?;
+    let days = claim(&mut conn).await?.days;
     assert_eq!(days.len(), 1, "the other's day is not worth it");
     assert!(compact(&mut conn, &days[0]).await?);
     let calls: i64 =

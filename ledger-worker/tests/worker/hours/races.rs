@@ -58,7 +58,7 @@ async fn a_claim_waits_for_the_batch_that_is_being_applied() -> Result<()> {
     let (applied, days, released) = tokio::join!(batch, claiming, release);
     applied?;
     released?;
-    assert!(compact(&mut compactor, &days?[0]).await?);
+    assert!(compact(&mut compactor, &days?.days[0]).await?);
     assert_eq!(book.hours().await?, "3 other t 2 2, 4 other t 1 1");
     book.checked(user(1)).await?;
     Ok(())
@@ -68,7 +68,7 @@ async fn a_claim_waits_for_the_batch_that_is_being_applied() -> Result<()> {
 async fn a_batch_after_the_claim_takes_it_back() -> Result<()> {
     for is_read in [false, true] {
         let mut book = with_a_noted_day().await?;
-        let day = claim(&mut book.compactor).await?.remove(0);
+        let day = claim(&mut book.compactor).await?.days.remove(0);
         let mut sums = hours::read(&mut book.compactor, &day).await?;
         book.apply(&[late("late")]).await?;
         if !is_read {
@@ -92,7 +92,7 @@ async fn a_batch_beside_hours_that_are_being_put_takes_them_out() -> Result<()> 
     let mut book = with_a_noted_day().await?;
     let pool = book.env.pool().clone();
     let mut compactor = connect(book.env.database_url(), Schema::Live).await?;
-    let day = claim(&mut compactor).await?.remove(0);
+    let day = claim(&mut compactor).await?.days.remove(0);
     let sums = hours::read(&mut compactor, &day).await?;
     let mut tx = compactor.begin().await?;
     assert!(hours::put(&mut tx, &day, &sums).await?);
@@ -116,7 +116,7 @@ async fn hours_are_put_after_the_batch_beside_them_or_not_at_all() -> Result<()>
         let mut book = with_a_noted_day().await?;
         let pool = book.env.pool().clone();
         let mut compactor = connect(book.env.database_url(), Schema::Live).await?;
-        let day = claim(&mut compactor).await?.remove(0);
+        let day = claim(&mut compactor).await?.days.remove(0);
         let mut batch = book.conn.begin().await?;
         hours::forget(&mut batch, 0, &[Touched { user: user(1), hour: at(3, 0), calls: 1 }]).await?;
         let end = async {

@@ -133,7 +133,7 @@ impl Case {
             }
             Op::Claim => {
                 book.make_due().await?;
-                self.claimed.extend(claim(&mut book.compactor).await?);
+                self.claimed.extend(claim(&mut book.compactor).await?.days);
             }
             Op::Put => {
                 if let Some(day) = self.claimed.pop() {
