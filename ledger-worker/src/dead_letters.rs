@@ -11,7 +11,7 @@ use ledger::Month;
 use nats::{Log, LogError, RawFrame, Stop};
 use sqlx::{Connection, PgConnection, PgPool};
 use store::Position;
-use store::projection::checkpoint::{self, PARTITION};
+use store::projection::checkpoint;
 use store::projection::dead_letters::{self, DeadLetter, Reason};
 use store::projection::partitions::{self, Partition};
 use tokio_util::sync::CancellationToken;
@@ -201,7 +201,7 @@ async fn retry(
     }
     let mut tx = conn.begin().await.map_err(store::Error::from)?;
     // The projector locks it too: neither sees the other's work half done.
-    checkpoint::lock(&mut tx, PARTITION).await?;
+    checkpoint::lock_alone(&mut tx).await?;
     if !dead_letters::remove(&mut tx, letter.position).await? {
         return Ok(true);
     }

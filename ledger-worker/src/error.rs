@@ -29,6 +29,9 @@ pub(crate) enum SessionError {
     /// The log is away.
     #[error("the log cannot be read")]
     Log(#[from] nats::LogError),
+    /// The session that holds the projector's lock was given up.
+    #[error("the session with the database was given up")]
+    Lost,
 }
 
 /// An error and its causes in one line without control characters, for a status, a dead letter or a log record.

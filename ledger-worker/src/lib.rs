@@ -17,6 +17,7 @@ pub mod rebuild;
 mod recount;
 pub mod rollover;
 mod run;
+mod second;
 mod status;
 mod step;
 mod thresholds;

@@ -16,12 +16,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::batch::{Applied, Applier, ApplyError, Batch, BatchError};
+use crate::batch::{Applier, ApplyError, Batch, BatchError, Landed, Pipeline};
 use crate::config::WorkerConfig;
 use crate::erasures;
 use crate::error::{SessionError, chain};
 use crate::log::{LogCheck, Read, Reading, continuity};
 use crate::rollover::LastRows;
+use crate::second::Second;
 use crate::status::Status;
 use crate::thresholds::Signal;
 
@@ -116,7 +117,9 @@ impl Projector {
             }
         }
         while !shutdown.is_cancelled() {
-            match self.follow(&mut conn, shutdown).await? {
+            let (end, back) = self.follow(conn, shutdown).await?;
+            conn = back;
+            match end {
                 End::Shutdown => break,
                 End::Again => {}
                 End::Stopped(halt) => {
@@ -139,18 +142,18 @@ impl Projector {
         Ok(matches!(attempt, Attempt::Taken(_)))
     }
 
-    /// Applies what the log holds after the checkpoint, as it comes.
+    /// Applies what the log holds after the checkpoint, as it comes. Gives the connection back.
     async fn follow(
         &self,
-        conn: &mut PgConnection,
+        mut conn: PgConnection,
         shutdown: &CancellationToken,
-    ) -> Result<End, SessionError> {
+    ) -> Result<(End, PgConnection), SessionError> {
         // The lock is held: whatever an earlier worker projected is in the checkpoint.
         let state = self.log.state().await?;
-        let starting = self.check_start(conn, &state);
+        let starting = self.check_start(&mut conn, &state);
         let mut checkpoint = match store::within("reading the checkpoint", APPLY_WITHIN, starting).await? {
             Ok(checkpoint) => checkpoint,
-            Err(stop) => return Ok(End::Stopped(stop.into())),
+            Err(stop) => return Ok((End::Stopped(stop.into()), conn)),
         };
         checkpoint.stream_created = Some(state.created);
         let seq = checkpoint.seq;
@@ -158,49 +161,75 @@ impl Projector {
         if self.status.state() != State::Stopped {
             self.status.set(State::Running, None);
         }
-        let reading = continuity(conn, &self.log, seq);
+        let reading = continuity(&mut conn, &self.log, seq);
         let continuity = store::within("reading the producers", APPLY_WITHIN, reading).await?;
         let (_reader, mut from) = self.read_ahead(seq + 1, continuity);
-        let mut applier = Applier::new(Schema::Live, PARTITION, checkpoint);
         if seq >= state.last_seq {
             self.status.set_caught_up();
         }
-        let mut pause = Duration::ZERO;
+        let applier = Applier::new(Schema::Live, PARTITION, checkpoint);
+        let mut pipeline = Pipeline::new(conn, applier);
+        let end = self.project(&mut pipeline, &mut from, state.last_seq, shutdown).await?;
+        // Another one would have to ask for the lock.
+        pipeline.into_main().map(|conn| (end, conn)).ok_or(SessionError::Lost)
+    }
+
+    /// Applies batch after batch. While there is a backlog the next one is taken before one is done.
+    async fn project(
+        &self,
+        pipeline: &mut Pipeline,
+        from: &mut mpsc::Receiver<Read>,
+        caught_up_at: u64,
+        shutdown: &CancellationToken,
+    ) -> Result<End, SessionError> {
+        let mut second = Second::new(&self.config.database_url, self.instance);
+        let (mut held, mut is_behind, mut pause) = (None, false, Duration::ZERO);
         loop {
-            let read = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return Ok(End::Shutdown),
-                read = async { tokio::time::sleep(pause).await; from.recv().await } => read,
-            };
-            pause = Duration::ZERO;
-            match read {
-                Some(Read::Batch(mut batch)) => {
-                    let began = tokio::time::Instant::now();
-                    let applying = applier.apply(conn, &mut batch);
-                    match store::within("applying a batch", APPLY_WITHIN, applying).await {
-                        Ok(done) => {
-                            self.applied(applier.checkpoint(), &batch, done, state.last_seq);
-                            pause = self.pace(began.elapsed(), &batch);
+            let read = if pipeline.is_idle() {
+                if shutdown.is_cancelled() {
+                    return Ok(End::Shutdown);
+                }
+                match held.take() {
+                    Some(read) => read,
+                    None => tokio::select! {
+                        biased;
+                        () = shutdown.cancelled() => return Ok(End::Shutdown),
+                        read = async { tokio::time::sleep(pause).await; from.recv().await } => read,
+                    },
+                }
+            } else {
+                let looks =
+                    is_behind && held.is_none() && pipeline.takes_another() && !shutdown.is_cancelled();
+                let waiting = async { Ok::<_, store::Error>(pipeline.next().await) };
+                tokio::select! {
+                    biased;
+                    flown = store::within("applying a batch", APPLY_WITHIN, waiting) => {
+                        match pipeline.settle(flown?).await {
+                            Ok(landed) => pause = self.applied(landed, caught_up_at),
+                            Err(error) => return failed(error),
                         }
-                        // A rebuild exchanged the tables, or somebody else is at work: the tables say where to go on.
-                        Err(ApplyError::Store(error @ store::Error::CheckpointMoved { .. })) => {
-                            tracing::warn!(
-                                error = chain(&error),
-                                "reading goes on from the stored checkpoint"
-                            );
-                            return Ok(End::Again);
-                        }
-                        Err(ApplyError::Store(error)) => return Err(error.into()),
-                        Err(error @ ApplyError::BrokenLink { .. }) => {
-                            return Ok(End::Stopped(Halt::BrokenLink(error)));
+                        continue;
+                    }
+                    read = from.recv(), if looks => match read {
+                        Some(Read::Batch(batch)) if pipeline.fits(&batch) => Some(Read::Batch(batch)),
+                        other => {
+                            held = Some(other);
+                            continue;
                         }
                     }
                 }
+            };
+            match read {
+                Some(Read::Batch(batch)) => {
+                    is_behind = self.is_behind(&batch);
+                    if is_behind {
+                        second.open(pipeline);
+                    }
+                    pipeline.start(batch);
+                }
                 Some(Read::Idle) => {
-                    // A standby may have ended this session while the process stood still.
-                    let pinging = async { conn.ping().await.map_err(store::Error::from) };
-                    store::within("looking at the session", STEP_WITHIN, pinging).await?;
-                    self.status.set(State::Running, None);
+                    second.close(pipeline);
+                    self.look_at_session(pipeline).await?;
                 }
                 Some(Read::Stopped(stop)) => return Ok(End::Stopped(stop.into())),
                 Some(Read::Halted(BatchError::Keys(KeysError::Store(error)))) => return Err(error.into()),
@@ -211,19 +240,33 @@ impl Projector {
         }
     }
 
+    /// Nothing is to be done: a standby may have ended this session while the process stood still.
+    async fn look_at_session(&self, pipeline: &mut Pipeline) -> Result<(), SessionError> {
+        let pinging = async {
+            match pipeline.main() {
+                Some(conn) => conn.ping().await.map_err(|error| store::Error::from(error).into()),
+                None => Err(SessionError::Lost),
+            }
+        };
+        store::within("looking at the session", STEP_WITHIN, pinging).await?;
+        self.status.set(State::Running, None);
+        Ok(())
+    }
+
     /// Time to let frames gather after a batch. What a transaction costs is mostly one upsert a user and table, and
     /// its own round trips: at a few dozen events each, the projector takes a core from those who are answering calls.
     /// A pause in proportion to the work leaves that core to them and lets the next batch share its upserts. A lone
     /// event is still applied at once, a full batch or a backlog is followed without a pause, and nobody waits longer
     /// than [`MAX_PACE`].
     fn pace(&self, busy: Duration, batch: &Batch) -> Duration {
+        if self.is_behind(batch) { Duration::ZERO } else { (busy * 2).min(MAX_PACE) }
+    }
+
+    /// Whether what is behind the batch is not waited for.
+    fn is_behind(&self, batch: &Batch) -> bool {
         let is_full = usize::try_from(batch.parsed.events())
             .map_or(true, |events| events >= self.config.max_batch_events / 4);
-        if is_full || batch.backlog_frames > BACKLOG_FRAMES {
-            Duration::ZERO
-        } else {
-            (busy * 2).min(MAX_PACE)
-        }
+        is_full || batch.backlog_frames > BACKLOG_FRAMES
     }
 
     /// Starts reading; dropping the set ends it.
@@ -243,13 +286,18 @@ impl Projector {
         (reader, from)
     }
 
-    fn applied(&self, checkpoint: &Checkpoint, batch: &Batch, applied: Applied, caught_up_at: u64) {
+    /// Tells what a batch brought, and answers how long frames may gather now.
+    fn applied(&self, landed: Landed, caught_up_at: u64) -> Duration {
+        let Landed { batch, applied, checkpoint, busy } = landed;
         self.status.projected(checkpoint.seq);
         self.status.set(State::Running, None);
         if checkpoint.seq >= caught_up_at {
             self.status.set_caught_up();
         }
         metrics::counter!("ledger_projected_events_total").increment(batch.parsed.events());
+        if applied.is_ahead {
+            metrics::counter!("ledger_projected_ahead_events_total").increment(batch.parsed.events());
+        }
         if applied.dead > 0 {
             tracing::warn!(
                 dead_letters = applied.dead,
@@ -266,6 +314,7 @@ impl Projector {
         if !applied.erased.is_empty() {
             self.erasures.look();
         }
+        self.pace(busy, &batch)
     }
 
     /// Compares the stored checkpoint with the stream. An accepted truncation takes it back to where the log ended.
@@ -308,6 +357,19 @@ impl Projector {
              until `usage-ledger rebuild`"
         );
         Ok(to)
+    }
+}
+
+/// The end that a batch's failure is.
+fn failed(error: ApplyError) -> Result<End, SessionError> {
+    match error {
+        // A rebuild exchanged the tables, or somebody else is at work: the tables say where to go on.
+        ApplyError::Store(error @ store::Error::CheckpointMoved { .. }) => {
+            tracing::warn!(error = chain(&error), "reading goes on from the stored checkpoint");
+            Ok(End::Again)
+        }
+        ApplyError::Store(error) => Err(error.into()),
+        error @ ApplyError::BrokenLink { .. } => Ok(End::Stopped(Halt::BrokenLink(error))),
     }
 }
 

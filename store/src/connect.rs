@@ -7,6 +7,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::{Error, schema};
 
@@ -171,9 +172,22 @@ pub async fn connect_read_only(database_url: &str, schema: Schema) -> Result<PgC
 /// One connection for applying batches. Its statements join small arrays with large tables by their keys: a hash join
 /// would read whole partitions, so the planner is told to keep to nested loops.
 pub async fn connect_projector(database_url: &str, schema: Schema) -> Result<PgConnection, Error> {
-    let options =
-        options(database_url, schema)?.options([("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
-    Ok(open(&options).await?)
+    Ok(open(&projector_options(database_url, schema)?).await?)
+}
+
+/// A second connection for applying batches, of the process `holder`, whose first one holds the projector's lock. It is
+/// known by its name to whoever ends the first.
+pub async fn connect_second(database_url: &str, schema: Schema, holder: Uuid) -> Result<PgConnection, Error> {
+    Ok(open(&projector_options(database_url, schema)?.application_name(&second_of(holder))).await?)
+}
+
+fn projector_options(database_url: &str, schema: Schema) -> Result<PgConnectOptions, Error> {
+    Ok(options(database_url, schema)?.options([("enable_hashjoin", "off"), ("enable_mergejoin", "off")]))
+}
+
+/// The name of the process's second session; PostgreSQL cuts names after 63 bytes.
+pub(crate) fn second_of(holder: Uuid) -> String {
+    format!("usage-ledger second {holder}")
 }
 
 /// SQLSTATE class 28: the login; 3D000: no such database. A failed TLS handshake is a matter of `sslmode`.

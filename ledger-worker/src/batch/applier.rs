@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use events::REQUESTS_KEPT;
 use ledger::Month;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
 use store::Schema;
 use store::projection::checkpoint::{self, Checkpoint};
+use store::projection::claims::Generations;
 use store::projection::hours;
 use store::projection::partitions::{self, Partition};
 use store::projection::{producers, requests};
@@ -17,6 +18,7 @@ use crate::error::chain;
 use super::apply::{Applied, ApplyError, apply_all};
 use super::heavy::{Heavy, by_day};
 use super::ready::Batch;
+use super::stage::{Outlook, Staged};
 
 /// Time of the log after which forgotten requests are deleted: not with every batch, since each time PostgreSQL walks
 /// over those that it has deleted and not yet cleared away.
@@ -84,12 +86,16 @@ impl Applier {
                 }
             }
         }
-        // Old months get detached while we run: those are looked up for every batch.
+        self.forget_old_months();
+        Ok(())
+    }
+
+    /// Old months get detached while we run: those are looked up for every batch.
+    fn forget_old_months(&mut self) {
         if let Some(newest) = self.attached.last() {
             let recent = newest.prev();
             self.attached.retain(|month| *month >= recent);
         }
-        Ok(())
     }
 
     async fn transaction(
@@ -99,15 +105,58 @@ impl Applier {
         one_by_one: bool,
     ) -> Result<Applied, ApplyError> {
         let mut tx = conn.begin().await.map_err(store::Error::from)?;
-        let stored = checkpoint::lock(&mut tx, self.partition).await?;
-        let old_seq = self.checkpoint.seq;
-        if stored.seq != old_seq {
-            let moved = store::Error::CheckpointMoved { partition: self.partition, expected_seq: old_seq };
-            return Err(moved.into());
-        }
+        let stored = self.lock(&mut tx).await?;
         let mut claims = stored.claims;
         let applied =
             apply_all(&mut tx, self.schema, &batch.parsed, &batch.segments, &mut claims, one_by_one).await?;
+        self.commit(tx, batch, &stored, claims, &applied).await?;
+        Ok(applied)
+    }
+
+    /// What a batch may go by that is written ahead of its turn. It holds until a generation of claims ends.
+    pub(super) fn outlook(&self) -> Outlook {
+        Outlook { generations: self.checkpoint.claims, attached: self.attached.clone() }
+    }
+
+    /// Applies the rest of a batch whose rows were written ahead in this transaction, and moves the checkpoint with it,
+    /// all or nothing.
+    pub(super) async fn finish(
+        &mut self,
+        mut tx: Transaction<'_, Postgres>,
+        batch: &Batch,
+        staged: Staged,
+    ) -> Result<Applied, ApplyError> {
+        let stored = self.lock(&mut tx).await?;
+        let mut claims = stored.claims;
+        // The batch before may have claimed the generation's first.
+        claims.since = claims.since.or(staged.since);
+        let mut applied = staged.settle(&mut tx, self.schema, batch, &mut claims).await?;
+        applied.is_ahead = true;
+        self.commit(tx, batch, &stored, claims, &applied).await?;
+        self.attached.extend(&batch.months);
+        self.forget_old_months();
+        Ok(applied)
+    }
+
+    /// Locks the checkpoint, which nobody else has moved.
+    async fn lock(&self, conn: &mut PgConnection) -> Result<Checkpoint, store::Error> {
+        let stored = checkpoint::lock(conn, self.partition).await?;
+        let (partition, expected_seq) = (self.partition, self.checkpoint.seq);
+        if stored.seq == expected_seq {
+            Ok(stored)
+        } else {
+            Err(store::Error::CheckpointMoved { partition, expected_seq })
+        }
+    }
+
+    async fn commit(
+        &mut self,
+        mut tx: Transaction<'_, Postgres>,
+        batch: &Batch,
+        stored: &Checkpoint,
+        claims: Generations,
+        applied: &Applied,
+    ) -> Result<(), store::Error> {
         if !batch.producers.is_empty() {
             producers::set(&mut tx, &batch.producers).await?;
         }
@@ -129,11 +178,11 @@ impl Applier {
         if !risen.is_empty() {
             hours::note(&mut tx, &risen).await?;
         }
-        checkpoint::advance(&mut tx, self.schema, self.partition, old_seq, &new).await?;
-        tx.commit().await.map_err(store::Error::from)?;
+        checkpoint::advance(&mut tx, self.schema, self.partition, stored.seq, &new).await?;
+        tx.commit().await?;
         self.checkpoint = new;
         self.heavy.add(&days);
-        Ok(applied)
+        Ok(())
     }
 }
 

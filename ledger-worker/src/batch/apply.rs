@@ -43,6 +43,8 @@ pub struct Applied {
     pub months: BTreeSet<Month>,
     /// Hours in which it added or changed calls.
     pub hours: Vec<Touched>,
+    /// Whether its rows were written while the batch before it was applied.
+    pub is_ahead: bool,
 }
 
 /// Reason for which a batch was not applied.
@@ -70,6 +72,7 @@ impl Applied {
         self.erased.extend(other.erased);
         self.months.extend(other.months);
         self.hours.extend(other.hours);
+        self.is_ahead |= other.is_ahead;
     }
 }
 
@@ -97,15 +100,15 @@ pub(super) async fn apply_all(
         applied.add(if one_by_one {
             isolate(conn, schema, parsed, segment.items.clone(), generations).await?
         } else {
-            let step = Step { schema, parsed, items: segment.items.clone(), order: Order::InLog };
-            step.apply(conn, &segment.prepared, generations).await?
+            Step::of(schema, parsed, segment).apply(conn, &segment.prepared, generations).await?
         });
     }
     Ok(applied)
 }
 
 /// Applies one event out of the log's order: a dead letter that is tried again. What later events did stays.
-/// No event of an audit chain is ever among them. The caller's transaction holds the checkpoint's lock.
+/// No event of an audit chain is ever among them. The caller's transaction has the checkpoint for itself
+/// ([`checkpoint::lock_alone`]).
 pub async fn apply_late(conn: &mut PgConnection, parsed: &Parsed) -> Result<Applied, store::Error> {
     let items = 0..parsed.items().len();
     let prepared = Prepared::of(parsed, items.clone(), &Exclude::default());
@@ -161,7 +164,7 @@ async fn isolate(
 }
 
 /// Some items that are applied together.
-struct Step<'a> {
+pub(super) struct Step<'a> {
     /// The projection that the connection sees.
     schema: Schema,
     parsed: &'a Parsed,
@@ -169,7 +172,12 @@ struct Step<'a> {
     order: Order,
 }
 
-impl Step<'_> {
+impl<'a> Step<'a> {
+    /// The step of a whole segment, in its place in the log.
+    pub(super) fn of(schema: Schema, parsed: &'a Parsed, segment: &Segment) -> Self {
+        Self { schema, parsed, items: segment.items.clone(), order: Order::InLog }
+    }
+
     async fn apply(
         &self,
         conn: &mut PgConnection,
@@ -177,7 +185,17 @@ impl Step<'_> {
         generations: &mut Generations,
     ) -> Result<Applied, store::Error> {
         let fewer = self.insert(conn, all, generations).await?;
-        let new = fewer.as_ref().unwrap_or(all);
+        self.settle(conn, fewer.as_ref().unwrap_or(all), generations).await
+    }
+
+    /// Does all that is left when the claims are made and the rows are there. What it reads is as the batch before has
+    /// left it, and so it stays: the checkpoint is locked.
+    pub(super) async fn settle(
+        &self,
+        conn: &mut PgConnection,
+        new: &Prepared,
+        generations: &mut Generations,
+    ) -> Result<Applied, store::Error> {
         let (rows, months) = (new.row_keys.len() as u64, new.rows.keys().copied().collect());
         let mut applied = Applied { rows, months, hours: new.hours.clone(), ..Applied::default() };
         late::blank_calls_of_erased(conn, &self.parsed.items()[self.items.clone()]).await?;

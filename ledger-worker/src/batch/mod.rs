@@ -14,8 +14,10 @@ mod item;
 mod late;
 mod parse;
 mod personal;
+mod pipeline;
 mod prepare;
 mod ready;
+mod stage;
 
 pub use applier::Applier;
 pub use apply::{Applied, ApplyError, apply_late};
@@ -25,5 +27,6 @@ pub use fault::{BrokenLink, EventFault};
 pub use item::{Call, Command, Item};
 pub use parse::Parsed;
 pub use personal::KnownDataKeys;
+pub use pipeline::{Landed, Pipeline};
 pub use prepare::{Exclude, Prepared, Segment};
 pub use ready::{Batch, BatchError};

@@ -55,7 +55,7 @@ pub struct Prepared {
     pub requests: Vec<RequestClaim>,
     /// Rows by month.
     pub rows: BTreeMap<Month, CopyBuffer>,
-    /// Keys of the rows.
+    /// Keys of the rows, sorted.
     pub row_keys: Vec<RowKey>,
     /// Amounts that are added to summaries, sorted by user and month.
     pub summaries: Vec<((UserId, Month), summaries::Delta)>,
@@ -161,7 +161,6 @@ impl<'a> Builder<'a> {
             self.seen.insert(call.dedup_key());
         }
         self.calls.push(call);
-        self.prepared.row_keys.push(call.row_key());
         if call.counted {
             let delta = self.summaries.entry((call.user, call.month)).or_default();
             count(delta, call.category, i64::from(call.units), call.response_time_ms.map(i64::from));
@@ -226,6 +225,7 @@ impl<'a> Builder<'a> {
         // batch lie side by side.
         self.calls.sort_unstable_by_key(|call| call.row_key());
         for call in self.calls {
+            prepared.row_keys.push(call.row_key());
             touch(&mut prepared.hours, call);
             prepared
                 .rows

@@ -43,7 +43,7 @@ const PRODUCERS: usize = 3;
 const CHECKPOINT: usize = 12;
 
 #[derive(Debug, Clone)]
-enum Op {
+pub(crate) enum Op {
     /// A call: user, id (few, so that they repeat), minutes after the base, units, category, counted, reported.
     Call {
         user: u8,
@@ -88,7 +88,7 @@ enum Op {
     },
 }
 
-fn ops() -> impl Strategy<Value = Vec<Op>> {
+pub(crate) fn ops() -> impl Strategy<Value = Vec<Op>> {
     let at = 0_i64..4;
     let op = prop_oneof![
         8 => (0_u8..3, 0_u8..12, at.clone(), 1_u32..4, 0_u8..3, prop::bool::weighted(0.8), any::<bool>()).prop_map(
@@ -176,7 +176,7 @@ fn stored_at(seq: u64) -> DateTime<Utc> {
 
 /// Frames of up to three events each, turns of claims in frames of their own, as the worker publishes them; those that
 /// `unknown` names are of a version that this program does not know.
-fn frames(ops: &[Op], unknown: impl Fn(usize) -> bool) -> Vec<RawFrame> {
+pub(crate) fn frames(ops: &[Op], unknown: impl Fn(usize) -> bool) -> Vec<RawFrame> {
     let producer = Uuid::from_u128(0xbeef);
     let mut index = 0..;
     (1_u64..)
@@ -199,7 +199,27 @@ fn frames(ops: &[Op], unknown: impl Fn(usize) -> bool) -> Vec<RawFrame> {
         .collect()
 }
 
-async fn project(conn: &mut PgConnection, frames: &[RawFrame], cuts: &[Range<usize>]) -> Vec<String> {
+pub(crate) async fn project(
+    conn: &mut PgConnection,
+    frames: &[RawFrame],
+    cuts: &[Range<usize>],
+) -> Vec<String> {
+    empty(conn).await;
+    let mut applier = Applier::new(Schema::Live, 0, Checkpoint::default());
+    for cut in cuts {
+        let mut batch = batch(&frames[cut.clone()]);
+        applier.apply(conn, &mut batch).await.unwrap();
+    }
+    dump(conn).await
+}
+
+/// These frames, none of which holds anything sealed.
+pub(crate) fn batch(frames: &[RawFrame]) -> Batch {
+    Batch::of(frames, frames.last().unwrap(), &KnownDataKeys::default())
+}
+
+/// Takes the projection back to where nothing is in the log.
+pub(crate) async fn empty(conn: &mut PgConnection) {
     let written = TABLES.iter().filter(|table| **table != "projection_checkpoint" && !VIEWS.contains(table));
     let written = written.copied().collect::<Vec<_>>().join(", ");
     let written = written.replace("event_claims", "event_claims_0, event_claims_1, event_claims_2");
@@ -208,16 +228,9 @@ async fn project(conn: &mut PgConnection, frames: &[RawFrame], cuts: &[Range<usi
                  SET seq = 0, events = 0, claims_generation = 0, claims_table = 0, claims_since = NULL,
                      claims_turned_seq = 0, claims_turned_before_seq = 0";
     sqlx::query(reset).execute(&mut *conn).await.unwrap();
-    let mut applier = Applier::new(Schema::Live, 0, Checkpoint::default());
-    for cut in cuts {
-        let frames = &frames[cut.clone()];
-        let mut batch = Batch::of(frames, frames.last().unwrap(), &KnownDataKeys::default());
-        applier.apply(conn, &mut batch).await.unwrap();
-    }
-    dump(conn).await
 }
 
-async fn dump(conn: &mut PgConnection) -> Vec<String> {
+pub(crate) async fn dump(conn: &mut PgConnection) -> Vec<String> {
     let mut dump = Vec::new();
     for table in TABLES {
         // When requests are deleted that are forgotten depends on the batches, and changes nothing.
@@ -237,7 +250,7 @@ async fn dump(conn: &mut PgConnection) -> Vec<String> {
 }
 
 /// The differences between sums and rows: none.
-async fn differences(conn: &mut PgConnection) -> Vec<String> {
+pub(crate) async fn differences(conn: &mut PgConnection) -> Vec<String> {
     sqlx::query_scalar(
         "WITH rows AS (
              SELECT u.user_id, u.month_year, sum(u.units) AS total,
@@ -262,7 +275,7 @@ async fn differences(conn: &mut PgConnection) -> Vec<String> {
     .unwrap()
 }
 
-fn cuts(frames: usize, sizes: &[usize]) -> Vec<Range<usize>> {
+pub(crate) fn cuts(frames: usize, sizes: &[usize]) -> Vec<Range<usize>> {
     let mut cuts = Vec::new();
     let mut start = 0;
     for size in sizes.iter().cycle() {
@@ -276,7 +289,7 @@ fn cuts(frames: usize, sizes: &[usize]) -> Vec<Range<usize>> {
     cuts
 }
 
-fn runner(cases: u32) -> TestRunner {
+pub(crate) fn runner(cases: u32) -> TestRunner {
     TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
 }
 

@@ -14,6 +14,7 @@ mod order;
 mod outages;
 mod periods;
 mod personal;
+mod pipeline;
 mod rebuild;
 mod rollover;
 mod sealed;

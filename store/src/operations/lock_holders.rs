@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::session_locks::{self, Lock};
 use crate::Error;
+use crate::connect::second_of;
 
 /// A holder that has said nothing for so long is silent; it says something every second at least.
 pub const SILENT_AFTER: Duration = Duration::from_secs(5);
@@ -63,6 +64,7 @@ pub async fn try_take(
 ) -> Result<Attempt, Error> {
     if session_locks::try_lock(conn, lock).await? {
         *vigil = Vigil::default();
+        end_second(conn, lock).await?;
         return Ok(Attempt::Taken(note(conn, lock, holder).await?));
     }
     let found = sqlx::query!(
@@ -120,20 +122,37 @@ async fn note(conn: &mut PgConnection, lock: Lock, holder: Uuid) -> Result<Prede
     })
 }
 
-/// Ends the session that holds the lock for `holder`, if it is still there; `false` when it is not. A backend that is
-/// frozen itself ends when it goes on.
+/// Ends the session that holds the lock for `holder`, and its second one, if they are still there; `false` when they are
+/// not. A backend that is frozen itself ends when it goes on.
 async fn end_session(conn: &mut PgConnection, lock: Lock, holder: Uuid) -> Result<bool, Error> {
     let ended = sqlx::query_scalar!(
-        r#"SELECT pg_terminate_backend(activity.pid) AS "ended!"
+        r#"SELECT bool_or(pg_terminate_backend(activity.pid)) AS "ended"
            FROM pg_stat_activity AS activity
            JOIN lock_holders ON activity.pid = backend_pid AND activity.backend_start = lock_holders.backend_start
+                OR activity.application_name = $3
            WHERE lock = $1 AND holder = $2 AND activity.pid <> pg_backend_pid()"#,
         lock.key(),
         holder,
+        second_of(holder),
     )
-    .fetch_optional(conn)
+    .fetch_one(conn)
     .await?;
     Ok(ended.unwrap_or(false))
+}
+
+/// Ends the second session of whoever held the lock before: the first one may have ended by itself.
+async fn end_second(conn: &mut PgConnection, lock: Lock) -> Result<(), Error> {
+    let before = sqlx::query_scalar!("SELECT holder FROM lock_holders WHERE lock = $1", lock.key())
+        .fetch_optional(&mut *conn)
+        .await?;
+    let Some(before) = before else { return Ok(()) };
+    sqlx::query!(
+        r#"SELECT bool_or(pg_terminate_backend(pid)) AS "ended" FROM pg_stat_activity WHERE application_name = $1"#,
+        second_of(before)
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(())
 }
 
 /// The holder's word that it is there, over the session that holds the lock; `false` when the lock is not this

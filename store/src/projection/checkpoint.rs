@@ -1,7 +1,7 @@
 //! The projections' checkpoint: the only truth about their position in the log.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::{Executor, PgConnection};
 
 use crate::position::{seq_from_column, seq_to_column};
 use crate::projection::claims::Generations;
@@ -56,6 +56,21 @@ pub async fn lock(conn: &mut PgConnection, partition: i16) -> Result<Checkpoint,
     .fetch_one(conn)
     .await?;
     Ok(row.into())
+}
+
+/// Begins to write ahead of the checkpoint's lock: until the transaction ends nobody has the checkpoint
+/// [for himself](lock_alone). Nobody else is kept waiting.
+pub async fn share(conn: &mut PgConnection) -> Result<(), Error> {
+    conn.execute("LOCK TABLE projection_checkpoint IN ROW SHARE MODE").await?;
+    Ok(())
+}
+
+/// Waits for all batches that are being applied, also those that are written ahead of the checkpoint's lock, and keeps
+/// new ones away until the transaction ends. For whoever claims ids or adds rows out of the log's order: a batch that is
+/// written ahead takes it that between its claims and its turn only the batch before it changed anything.
+pub async fn lock_alone(conn: &mut PgConnection) -> Result<(), Error> {
+    conn.execute("LOCK TABLE projection_checkpoint IN EXCLUSIVE MODE").await?;
+    Ok(())
 }
 
 /// Moves the checkpoint from `old_seq` and, in the live schema, announces it when the transaction commits.
