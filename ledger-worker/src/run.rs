@@ -20,9 +20,9 @@ use crate::rollover::{Closer, LastRows, Rollover};
 use crate::status::Status;
 use crate::thresholds::{Reconciler, Signal};
 
-/// Connections beside the projector's own, and that of what is announced: one each for the status, the thresholds, the
-/// months' ends, generations of claims, erasures, dead letters, hours, users' keys, and one that is to spare while
-/// another is being given up.
+/// Connections beside the projector's own, of which it has a second while it catches up, and that of what is announced:
+/// one each for the status, the thresholds, the months' ends, generations of claims, erasures, dead letters, hours,
+/// users' keys, and one that is to spare while another is being given up.
 const POOL_CONNECTIONS: u32 = 9;
 
 /// Time that connections to PostgreSQL are given to end.

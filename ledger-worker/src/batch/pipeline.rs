@@ -1,8 +1,9 @@
 //! Two batches in flight: while one is applied the next one's rows are written, by a second backend of the database.
 //!
-//! Each is one transaction on a connection of its own, and they commit in the log's order: the [`Applier`] is the baton.
-//! Whoever has it has the checkpoint's place, and hands it on when its transaction is committed. A batch that cannot be
-//! written ahead waits for the baton and is then applied as if it were alone; if the one before it fails, it is undone.
+//! Each is one transaction on a connection of its own, and they commit in the log's order: the [`Applier`] is the
+//! baton. Whoever has it has the checkpoint's place, and hands it on when its transaction is committed. A batch that
+//! cannot be written ahead waits for the baton and is then applied as if it were alone; if the one before it fails, it
+//! is undone.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,8 +19,8 @@ use super::apply::{Applied, ApplyError};
 use super::ready::Batch;
 use super::stage::{Marks, Outlook, have_partitions, may_be_ahead, stage};
 
-/// The longest that a batch which was written ahead waits for its turn, holding locks. The one before may be waiting for
-/// somebody who waits for them, which the database cannot see; it is undone then, and applied in its turn.
+/// The longest that a batch which was written ahead waits for its turn, holding locks. The one before may be waiting
+/// for somebody who waits for them, which the database cannot see; it is undone then, and applied in its turn.
 const STAGED_FOR: Duration = Duration::from_secs(1);
 /// The longest that one is waited for which is to be undone.
 const UNDO_WITHIN: Duration = Duration::from_secs(5);
@@ -110,8 +111,8 @@ impl Pipeline {
         self.flights.len() == 1 && (self.main.is_some() || self.second.is_some())
     }
 
-    /// Whether the batch can be written while the one in flight is applied: the two have no id in common, and nothing in
-    /// it depends on what the other changes.
+    /// Whether the batch can be written while the one in flight is applied: the two have no id in common, and nothing
+    /// in it depends on what the other changes.
     pub fn fits(&self, batch: &Batch) -> bool {
         let before = self.flights.front().and_then(|flight| flight.marks.as_ref());
         self.takes_another()
@@ -143,8 +144,8 @@ impl Pipeline {
         flight.end().await
     }
 
-    /// Takes what [`Self::next`] has waited for, and gives the batch behind it its turn. If it failed that one is undone,
-    /// and nothing is in flight any more. Not to be dropped before its end.
+    /// Takes what [`Self::next`] has waited for, and gives the batch behind it its turn. If it failed that one is
+    /// undone, and nothing is in flight any more. Not to be dropped before its end.
     ///
     /// # Errors
     /// As [`Applier::apply`]. The pipeline is of no use then but for its connection.

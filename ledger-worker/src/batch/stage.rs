@@ -2,17 +2,18 @@
 //!
 //! What is written ahead needs nothing that the batch before may change:
 //!
-//! * *Claims and rows that are there already* are asked for by id. The two batches have no id in common ([`Marks`]), and
-//!   whoever adds some out of the log's order has the checkpoint for itself, which [`checkpoint::share`] keeps from it.
+//! * *Claims and rows that are there already* are asked for by id. The two batches have no id in common ([`Marks`]),
+//!   and whoever adds some out of the log's order has the checkpoint for itself, which [`checkpoint::share`] keeps from
+//!   it.
 //! * *The generations of claims* change with a turn alone, and none stands in either batch. That of the first claim is
 //!   taken from the checkpoint, once it is locked.
 //! * *Requests that are forgotten meanwhile* decide nothing. A request that is not new is left to the batch's turn.
 //! * *Partitions* are there, or made.
-//! * *Resets* ask which months are closed, and a segment's end is needed by what comes after it: batches with either are
-//!   not written ahead.
+//! * *Resets* ask which months are closed, and a segment's end is needed by what comes after it: batches with either
+//!   are not written ahead.
 //!
-//! All else of a batch (erased users, summaries, limits, closings, late units, completions, hours, dead letters) is done
-//! behind the checkpoint's lock, as if nothing had been ahead of it.
+//! All else of a batch (erased users, summaries, limits, closings, late units, completions, hours, dead letters) is
+//! done behind the checkpoint's lock, as if nothing had been ahead of it.
 //!
 //! Neither transaction waits for the other, for an id or a row: what both had is compared before. Only locks of a third
 //! party could make the first wait for one that waits for the second, which the pipeline bounds.
@@ -121,8 +122,8 @@ pub(super) async fn have_partitions(
     Ok(true)
 }
 
-/// Writes the claims and rows of a batch within the caller's transaction. `None` if it turns out that it has to wait for
-/// its turn: a request is not new, a row is there, or the database refuses a value. The transaction is lost then.
+/// Writes the claims and rows of a batch within the caller's transaction. `None` if it turns out that it has to wait
+/// for its turn: a request is not new, a row is there, or the database refuses a value. The transaction is lost then.
 pub(super) async fn stage(
     conn: &mut PgConnection,
     batch: &Batch,

@@ -13,7 +13,7 @@ use super::ids::{IdMap, IdSet, way};
 use super::packed::Packer;
 use super::record::{Record, What};
 use super::scratch::{Cursor, Run, Scratch, ScratchError};
-use super::tally::{Requests, is_new_call, word};
+use super::tally::{Met, Requests, meet, word};
 
 /// The most parts of one division: each has unfinished blocks in memory.
 const MAX_WAYS: u64 = 1_024;
@@ -200,13 +200,14 @@ fn shares_by_ids(records: &Run, ways: usize) -> Result<Vec<Share>, ScratchError>
 
 /// Notes the calls of these requests that are the same as earlier ones, each for those who count its id.
 fn mark_same(calls: &Run, same: &mut [Run], to: impl Fn(u128) -> usize) -> Result<(), ScratchError> {
-    let (mut ids, mut requests) = (IdSet::default(), Requests::Here(IdMap::default()));
+    let (mut own_rows, mut claims) = (IdSet::default(), IdSet::default());
+    let mut requests = Requests::Here(IdMap::default());
     let mut cursor = Cursor::default();
     while let Some(packed) = cursor.next(calls)? {
         let record = Record::unpack(packed).ok_or_else(|| calls.damaged())?;
         let What::Call(call) = &record.what else { continue };
-        // The same event once more has the same request, and is passed over by its id.
-        if is_new_call(&mut ids, call) && !requests.is_another(record.position, call) {
+        let claim = || claims.insert(call.id);
+        if meet(record.position, call, &mut own_rows, claim, &mut requests) == Met::SameRequest {
             same[to(call.id)].push(&word(record.position).to_le_bytes())?;
         }
     }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::chains::Chains;
 use super::claims::Claims;
-use super::ids::{IdMap, IdSet, with_time};
+use super::ids::{IdMap, IdSet};
 use super::record::{Call, Completed, Record, What};
 use super::totals::{Cut, Late, Totals};
 
@@ -237,9 +237,8 @@ impl Tally {
     }
 
     fn call(&mut self, position: Position, user: UserId, call: &Call) {
-        let new =
-            if call.own { self.own_rows.insert(call.row()) } else { self.claims.call(call.id, call.time_us) };
-        if !new || !self.requests.is_another(position, call) {
+        let claim = || self.claims.call(call.id, call.time_us);
+        if meet(position, call, &mut self.own_rows, claim, &mut self.requests) != Met::New {
             return;
         }
         let owner = self.owner(user);
@@ -362,7 +361,35 @@ fn add_call(sums: &mut CallSums, amounts: &Amounts, counted: bool) {
     }
 }
 
-/// Of a call that is published twice.
-pub(super) fn is_new_call(ids: &mut IdSet<u128>, call: &Call) -> bool {
-    ids.insert(if call.own { with_time(call.id, call.time_us) } else { call.id })
+/// What a call is to those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Met {
+    /// Another one, which leaves a row.
+    New,
+    /// The same event was before it.
+    Again,
+    /// Another call of its request was before it, and it leaves no row.
+    SameRequest,
+}
+
+/// Holds a call against those before it, as the projector does: an event of ours is known by the row that it left, so
+/// that one which left none is known no better when it comes again; one of a client once its id is claimed.
+pub(super) fn meet(
+    position: Position,
+    call: &Call,
+    own_rows: &mut IdSet<u128>,
+    claim: impl FnOnce() -> bool,
+    requests: &mut Requests,
+) -> Met {
+    let is_again = if call.own { own_rows.contains(&call.row()) } else { !claim() };
+    if is_again {
+        Met::Again
+    } else if !requests.is_another(position, call) {
+        Met::SameRequest
+    } else {
+        if call.own {
+            own_rows.insert(call.row());
+        }
+        Met::New
+    }
 }

@@ -172,6 +172,25 @@ proptest! {
     }
 }
 
+/// It left no row, and its request is forgotten by then. The projector counts it, too (`counting::forgotten`).
+#[test]
+fn a_call_of_another_s_request_counts_when_it_comes_again_much_later() {
+    let asked = |id| Op::Call { user: 1, id, at: 0, own: true, counted: true, request: Some(0) };
+    let units = |last: Op| {
+        let mut ops = vec![asked(0), asked(4)];
+        ops.resize(36, Op::Turn { generation: 0 });
+        ops.push(last);
+        ops.resize(75, Op::Turn { generation: 0 });
+        assert_eq!(counted(&ops, 1), counted(&ops, u64::MAX));
+        let sums =
+            counted(&ops, 1).0.into_iter().find(|difference| difference.name == "monthly_usage_summary");
+        format!("{:?}", sums.unwrap())
+    };
+    // 16 has the units and the category of 4.
+    assert_eq!(units(asked(4)), units(asked(16)));
+    assert_ne!(units(asked(4)), units(Op::Turn { generation: 0 }));
+}
+
 #[test]
 fn what_is_packed_is_unpacked() {
     let mut packer = Packer::default();

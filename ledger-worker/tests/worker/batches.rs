@@ -1,5 +1,7 @@
 //! Whatever is in the log, and however it is cut into batches: the sums are those of the rows, and the tables the same.
 
+mod pipeline;
+
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -43,7 +45,7 @@ const PRODUCERS: usize = 3;
 const CHECKPOINT: usize = 12;
 
 #[derive(Debug, Clone)]
-pub(crate) enum Op {
+enum Op {
     /// A call: user, id (few, so that they repeat), minutes after the base, units, category, counted, reported.
     Call {
         user: u8,
@@ -88,7 +90,7 @@ pub(crate) enum Op {
     },
 }
 
-pub(crate) fn ops() -> impl Strategy<Value = Vec<Op>> {
+fn ops() -> impl Strategy<Value = Vec<Op>> {
     let at = 0_i64..4;
     let op = prop_oneof![
         8 => (0_u8..3, 0_u8..12, at.clone(), 1_u32..4, 0_u8..3, prop::bool::weighted(0.8), any::<bool>()).prop_map(
@@ -176,7 +178,7 @@ fn stored_at(seq: u64) -> DateTime<Utc> {
 
 /// Frames of up to three events each, turns of claims in frames of their own, as the worker publishes them; those that
 /// `unknown` names are of a version that this program does not know.
-pub(crate) fn frames(ops: &[Op], unknown: impl Fn(usize) -> bool) -> Vec<RawFrame> {
+fn frames(ops: &[Op], unknown: impl Fn(usize) -> bool) -> Vec<RawFrame> {
     let producer = Uuid::from_u128(0xbeef);
     let mut index = 0..;
     (1_u64..)
@@ -199,11 +201,7 @@ pub(crate) fn frames(ops: &[Op], unknown: impl Fn(usize) -> bool) -> Vec<RawFram
         .collect()
 }
 
-pub(crate) async fn project(
-    conn: &mut PgConnection,
-    frames: &[RawFrame],
-    cuts: &[Range<usize>],
-) -> Vec<String> {
+async fn project(conn: &mut PgConnection, frames: &[RawFrame], cuts: &[Range<usize>]) -> Vec<String> {
     empty(conn).await;
     let mut applier = Applier::new(Schema::Live, 0, Checkpoint::default());
     for cut in cuts {
@@ -214,12 +212,12 @@ pub(crate) async fn project(
 }
 
 /// These frames, none of which holds anything sealed.
-pub(crate) fn batch(frames: &[RawFrame]) -> Batch {
+fn batch(frames: &[RawFrame]) -> Batch {
     Batch::of(frames, frames.last().unwrap(), &KnownDataKeys::default())
 }
 
 /// Takes the projection back to where nothing is in the log.
-pub(crate) async fn empty(conn: &mut PgConnection) {
+async fn empty(conn: &mut PgConnection) {
     let written = TABLES.iter().filter(|table| **table != "projection_checkpoint" && !VIEWS.contains(table));
     let written = written.copied().collect::<Vec<_>>().join(", ");
     let written = written.replace("event_claims", "event_claims_0, event_claims_1, event_claims_2");
@@ -230,7 +228,7 @@ pub(crate) async fn empty(conn: &mut PgConnection) {
     sqlx::query(reset).execute(&mut *conn).await.unwrap();
 }
 
-pub(crate) async fn dump(conn: &mut PgConnection) -> Vec<String> {
+async fn dump(conn: &mut PgConnection) -> Vec<String> {
     let mut dump = Vec::new();
     for table in TABLES {
         // When requests are deleted that are forgotten depends on the batches, and changes nothing.
@@ -250,7 +248,7 @@ pub(crate) async fn dump(conn: &mut PgConnection) -> Vec<String> {
 }
 
 /// The differences between sums and rows: none.
-pub(crate) async fn differences(conn: &mut PgConnection) -> Vec<String> {
+async fn differences(conn: &mut PgConnection) -> Vec<String> {
     sqlx::query_scalar(
         "WITH rows AS (
              SELECT u.user_id, u.month_year, sum(u.units) AS total,
@@ -275,7 +273,7 @@ pub(crate) async fn differences(conn: &mut PgConnection) -> Vec<String> {
     .unwrap()
 }
 
-pub(crate) fn cuts(frames: usize, sizes: &[usize]) -> Vec<Range<usize>> {
+fn cuts(frames: usize, sizes: &[usize]) -> Vec<Range<usize>> {
     let mut cuts = Vec::new();
     let mut start = 0;
     for size in sizes.iter().cycle() {
@@ -289,7 +287,7 @@ pub(crate) fn cuts(frames: usize, sizes: &[usize]) -> Vec<Range<usize>> {
     cuts
 }
 
-pub(crate) fn runner(cases: u32) -> TestRunner {
+fn runner(cases: u32) -> TestRunner {
     TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
 }
 

@@ -14,7 +14,6 @@ mod order;
 mod outages;
 mod periods;
 mod personal;
-mod pipeline;
 mod rebuild;
 mod rollover;
 mod sealed;

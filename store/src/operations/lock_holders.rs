@@ -122,8 +122,8 @@ async fn note(conn: &mut PgConnection, lock: Lock, holder: Uuid) -> Result<Prede
     })
 }
 
-/// Ends the session that holds the lock for `holder`, and its second one, if they are still there; `false` when they are
-/// not. A backend that is frozen itself ends when it goes on.
+/// Ends the session that holds the lock for `holder`, and its second one, if they are still there; `false` when they
+/// are not. A backend that is frozen itself ends when it goes on.
 async fn end_session(conn: &mut PgConnection, lock: Lock, holder: Uuid) -> Result<bool, Error> {
     let ended = sqlx::query_scalar!(
         r#"SELECT bool_or(pg_terminate_backend(activity.pid)) AS "ended"

@@ -66,8 +66,8 @@ pub async fn share(conn: &mut PgConnection) -> Result<(), Error> {
 }
 
 /// Waits for all batches that are being applied, also those that are written ahead of the checkpoint's lock, and keeps
-/// new ones away until the transaction ends. For whoever claims ids or adds rows out of the log's order: a batch that is
-/// written ahead takes it that between its claims and its turn only the batch before it changed anything.
+/// new ones away until the transaction ends. For whoever claims ids or adds rows out of the log's order: a batch that
+/// is written ahead takes it that between its claims and its turn only the batch before it changed anything.
 pub async fn lock_alone(conn: &mut PgConnection) -> Result<(), Error> {
     conn.execute("LOCK TABLE projection_checkpoint IN EXCLUSIVE MODE").await?;
     Ok(())

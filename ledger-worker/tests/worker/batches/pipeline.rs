@@ -17,7 +17,7 @@ use store::{Schema, connect};
 use testkit::{Env, wait_until};
 use uuid::Uuid;
 
-use crate::batches::{Op, batch, cuts, differences, dump, empty, frames, ops, project, runner};
+use super::{Op, batch, cuts, differences, dump, empty, frames, ops, project, runner};
 use crate::support::{BOUND, TestLedger, call, reported};
 
 const HOLDER: Uuid = Uuid::from_u128(0x5ec0);
@@ -224,7 +224,8 @@ async fn what_was_written_ahead_is_undone_when_the_batch_before_fails() {
     assert_eq!(count(&mut main, UNITS).await, 3);
 }
 
-/// Somebody has the checkpoint's row and waits for an id that a batch has claimed ahead; the batch before waits for him.
+/// Somebody has the checkpoint's row and waits for an id that a batch has claimed ahead; the batch before waits for
+/// him.
 #[tokio::test]
 async fn a_batch_that_was_written_ahead_gives_way() {
     let env = Env::start().await.unwrap();
