@@ -189,13 +189,14 @@ impl Projector {
                 if shutdown.is_cancelled() {
                     return Ok(End::Shutdown);
                 }
-                match held.take() {
-                    Some(read) => read,
-                    None => tokio::select! {
+                if let Some(read) = held.take() {
+                    read
+                } else {
+                    tokio::select! {
                         biased;
                         () = shutdown.cancelled() => return Ok(End::Shutdown),
                         read = async { tokio::time::sleep(pause).await; from.recv().await } => read,
-                    },
+                    }
                 }
             } else {
                 let looks =

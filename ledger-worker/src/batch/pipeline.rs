@@ -154,14 +154,14 @@ impl Pipeline {
         if let Some(flight) = self.flights.pop_front() {
             self.put_back(conn, flight.is_on_main);
         }
-        let (applier, result) = end.expect("the oldest batch has had its turn");
+        let (baton, result) = end.expect("the oldest batch has had its turn");
         match result {
             Ok(applied) => {
-                let checkpoint = applier.checkpoint().clone();
-                self.outlook = applier.outlook();
+                let checkpoint = baton.checkpoint().clone();
+                self.outlook = baton.outlook();
                 match self.flights.front_mut() {
-                    Some(next) => next.pass(applier),
-                    None => self.applier = Some(applier),
+                    Some(next) => next.pass(baton),
+                    None => self.applier = Some(baton),
                 }
                 Ok(Landed { batch, applied, checkpoint, busy })
             }

@@ -224,14 +224,20 @@ impl<'a> Builder<'a> {
         // Users are spread all over the index: in its order each of its pages is touched once, and a user's rows of a
         // batch lie side by side.
         self.calls.sort_unstable_by_key(|call| call.row_key());
+        prepared.row_keys.reserve_exact(self.calls.len());
+        // Three batches are in memory at a time: none takes more than it needs.
+        let mut bytes: BTreeMap<Month, usize> = BTreeMap::new();
+        for call in &self.calls {
+            *bytes.entry(call.month).or_default() += self.parsed.tuple(call).len();
+        }
+        let buffers = bytes.into_iter().map(|(month, bytes)| (month, CopyBuffer::with_capacity(bytes)));
+        prepared.rows = buffers.collect();
         for call in self.calls {
             prepared.row_keys.push(call.row_key());
             touch(&mut prepared.hours, call);
-            prepared
-                .rows
-                .entry(call.month)
-                .or_insert_with(|| CopyBuffer::with_capacity(64 * 1024))
-                .push(self.parsed.tuple(call));
+            if let Some(rows) = prepared.rows.get_mut(&call.month) {
+                rows.push(self.parsed.tuple(call));
+            }
         }
         prepared.claims.sort_unstable();
         prepared.requests = self.requests.into_values().collect();
