@@ -130,8 +130,9 @@ fn the_tables_are_the_same_with_two_in_flight_however_the_log_is_cut() {
 async fn what_two_neighbours_have_in_common_counts_once() {
     let env = Env::start().await.unwrap();
     let (a, b, c) = (reported_call(1), reported_call(2), reported_call(3));
-    // Frames of three: the second has an id of the first, the third one of the first only.
-    let ops = [a.clone(), b.clone(), b.clone(), b, c.clone(), c, a.clone(), reported_call(4), a];
+    // The second frame has an id of the first, at another time, and the third one of the first only.
+    let again = Op::Call { user: 0, id: 2, at: 1, units: 1, category: 0, counted: true, reported: true };
+    let ops = [a.clone(), b.clone(), b, again, c.clone(), c, a.clone(), reported_call(4), a];
     let mut pipeline = pipeline(&env).await;
     let ahead = land_all(&mut pipeline, each(&frames(&ops, |_| false))).await;
     assert_eq!(ahead, [false, false, true]);
