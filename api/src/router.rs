@@ -12,7 +12,7 @@ use utoipa::openapi::{OpenApi, Server};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::config::ApiConfig;
-use crate::http::envelope::{Envelope, envelope};
+use crate::http::envelope::Envelope;
 use crate::http::problem::{Code, Problem};
 use crate::http::{docs, openapi};
 use crate::metering::{OwnCalls, track};
@@ -72,7 +72,7 @@ pub(crate) fn router(state: AppState, own_calls: OwnCalls, ids: IdSource, config
     browsers
         .merge(Router::from(for_proxies()).method_not_allowed_fallback(async || method_not_allowed()))
         .fallback(async || Problem::not_found())
-        .layer(from_fn_with_state(Envelope::new(ids), envelope))
+        .layer(Envelope::new(ids))
         .with_state(state)
 }
 

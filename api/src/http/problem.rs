@@ -1,6 +1,6 @@
 //! RFC 9457 problem details: the one form in which this service says no.
 //!
-//! A handler returns a [`Problem`]; the outermost layer ([`crate::http::envelope::envelope`]) writes its body, because
+//! A handler returns a [`Problem`]; the outermost layer ([`crate::http::envelope::Envelope`]) writes its body, because
 //! only there are the request's id and path known. Errors know no HTTP: those of log, database and data keys are mapped
 //! here, those of capabilities in one place above them. Their chain is logged once, never sent.
 

@@ -8,12 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method as HttpMethod, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use events::Personal;
 use ledger::Method;
 use ledger::ids::event_id_at;
-use uuid::Uuid;
 
 use super::Metering;
 use super::call::{Metered, MeteredCall, Particulars, Recorded};
@@ -21,6 +20,7 @@ use super::original::{Original, original, request_id};
 use crate::auth::{Auth, Principal};
 use crate::config::Preflight;
 use crate::http::client::user_agent;
+use crate::http::envelope::uuid_value;
 use crate::http::problem::{Code, FieldError, Problem, ProblemBody};
 
 pub(super) const PATH: &str = "/api/forward-auth";
@@ -211,12 +211,6 @@ impl Question<'_> {
     }
 }
 
-fn uuid_value(id: Uuid) -> HeaderValue {
-    let mut buffer = Uuid::encode_buffer();
-    let text = id.hyphenated().encode_lower(&mut buffer);
-    HeaderValue::from_str(text).expect("a UUID is hex digits and hyphens")
-}
-
 /// The client's address, when a trusted proxy says it: the peer is only the proxy.
 fn client_address(parts: &Parts, principal: &Principal) -> Option<IpAddr> {
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip().to_canonical();
@@ -225,6 +219,8 @@ fn client_address(parts: &Parts, principal: &Principal) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]

@@ -7,13 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use api::auth::User;
 use api::facts::Writer;
-use api::http::envelope::{Envelope, envelope};
+use api::http::envelope::Envelope;
 use api::http::extract::Json;
 use api::http::idempotency::{Attempt, Idempotency, Keyed};
 use api::http::problem::Problem;
 use axum::Router;
 use axum::extract::State;
-use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use chrono::TimeDelta;
@@ -96,7 +95,7 @@ async fn start() -> Result<(World, Bench, Client)> {
         .route("/calls", post(call))
         .layer(axum::Extension(bench.clone()))
         .layer(axum::Extension(world.api.handle.writer.clone()))
-        .layer(from_fn_with_state(Envelope::new(world.env.ids.clone()), envelope))
+        .layer(Envelope::new(world.env.ids.clone()))
         .with_state(world.api.handle.state.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
