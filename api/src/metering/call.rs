@@ -96,8 +96,10 @@ impl MeteredCall {
             Verdict::Refused(refusal) => return Ok(Metered::Refused(refusal)),
         };
         let (standing, would_block) = (admission.standing().cloned(), admission.would_block());
-        let event = EncodedEvent::of(&self.event(call_id, key.as_deref(), particulars)?);
-        let position = admission.record(&event)?.await?;
+        // The event's own memory goes before the wait, where it was made: there may be many who wait.
+        let recording =
+            admission.record(&EncodedEvent::of(&self.event(call_id, key.as_deref(), particulars)?))?;
+        let position = recording.await?;
         let Self { at, classified: Classified { category, counted, .. }, .. } = *self;
         count(category, counted, 1);
         Ok(Metered::Recorded(Recorded { call_id, seq: position.seq, at, category, standing, would_block }))

@@ -68,7 +68,7 @@ pub(super) async fn forward_auth(
         Err(problem) => return problem.into_response(),
     };
     let (admit, auth, metering) = (StatusCode::NO_CONTENT, &auth, &metering);
-    Question { auth, metering, parts: &parts, admit, deny }.answer(original(&parts.headers)).await
+    Question { auth, metering, admit, deny }.answer(parts, |parts| original(&parts.headers)).await
 }
 
 /// Asks whether a request may pass, and records it (Envoy)
@@ -91,13 +91,17 @@ pub(super) async fn envoy(
     request: Request,
 ) -> Response {
     let (parts, _) = request.into_parts();
-    // The query is the request's, not ours: nothing in it is an instruction.
-    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
-    let uri = target.strip_prefix(ENVOY_PATH).filter(|uri| uri.starts_with('/')).unwrap_or("/");
     // Envoy takes 200 for a yes, and any other answer for its own to the client.
     let (admit, deny) = (StatusCode::OK, StatusCode::TOO_MANY_REQUESTS);
-    let original = Original { uri: uri.into(), method: parts.method.as_str() };
-    Question { auth: &auth, metering: &metering, parts: &parts, admit, deny }.answer(Ok(original)).await
+    Question { auth: &auth, metering: &metering, admit, deny }.answer(parts, |parts| Ok(behind(parts))).await
+}
+
+/// The request that Envoy asks about: all of it that stands behind our path. The query is the request's, not ours:
+/// nothing in it is an instruction.
+fn behind(parts: &Parts) -> Original<'_> {
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    let uri = target.strip_prefix(ENVOY_PATH).filter(|uri| uri.starts_with('/')).unwrap_or("/");
+    Original { uri: uri.into(), method: parts.method.as_str() }
 }
 
 /// The status of a refusal.
@@ -140,11 +144,13 @@ fn is_preflight(original: &Original<'_>, headers: &HeaderMap) -> bool {
         && !has_body
 }
 
+/// How the request that a proxy asks about is read from its question.
+type Reading = for<'a> fn(&'a Parts) -> Result<Original<'a>, Problem>;
+
 /// A proxy's question, and what answers it.
 struct Question<'a> {
     auth: &'a Auth,
     metering: &'a Metering,
-    parts: &'a Parts,
     /// Status of an admission.
     admit: StatusCode,
     /// Status of a refusal.
@@ -152,21 +158,21 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    async fn answer(self, original: Result<Original<'_>, Problem>) -> Response {
+    async fn answer(self, parts: Parts, original: Reading) -> Response {
         let passes = self.metering.0.forward_auth.preflight == Preflight::Pass;
-        if passes && original.as_ref().is_ok_and(|original| is_preflight(original, &self.parts.headers)) {
+        if passes && original(&parts).is_ok_and(|original| is_preflight(&original, &parts.headers)) {
             return self.admit.into_response();
         }
-        match self.decide(original).await {
+        match self.decide(parts, original).await {
             Ok(response) => response,
             Err(problem) => as_denied(problem, self.deny).into_response(),
         }
     }
 
-    async fn decide(&self, original: Result<Original<'_>, Problem>) -> Result<Response, Problem> {
-        let principal = self.auth.authenticate(self.parts).await?;
-        let original = original?;
-        let id = self.request_id()?;
+    async fn decide(&self, parts: Parts, original: Reading) -> Result<Response, Problem> {
+        let principal = self.auth.authenticate(&parts).await?;
+        let original = original(&parts)?;
+        let id = self.request_id(&parts)?;
         let metering = &*self.metering.0;
         let endpoint = metering
             .rules
@@ -176,12 +182,13 @@ impl Question<'_> {
             .map_err(|error| Problem::malformed(Code::MalformedHeader, error.to_string()))?;
         let now = metering.writer.now();
         let call = MeteredCall::new(&metering.rules, principal.user_id, &endpoint, Some(method), None, now);
-        let personal =
-            Personal::of_client(client_address(self.parts, &principal), user_agent(&self.parts.headers));
+        let personal = Personal::of_client(client_address(&parts, &principal), user_agent(&parts.headers));
         let metered = if let Some(id) = id {
             self.metering.record_once(call, &original, id, personal).await?
         } else {
-            let particulars = Particulars { personal, actor: None };
+            let particulars = Particulars { personal: personal.into_owned(), actor: None };
+            // The request goes before the wait, where it was read: there may be many who wait.
+            drop(parts);
             self.metering.record(&call, event_id_at(now), particulars).await?
         };
         match metered {
@@ -191,10 +198,10 @@ impl Question<'_> {
     }
 
     /// The id by which a trusted proxy knows the request. Anybody else could choose one to have calls for nothing.
-    fn request_id(&self) -> Result<Option<&[u8]>, Problem> {
+    fn request_id<'a>(&self, parts: &'a Parts) -> Result<Option<&'a [u8]>, Problem> {
         let metering = &self.metering.0;
         match &metering.forward_auth.id_header {
-            Some(name) if metering.proxies.contain_peer(self.parts) => request_id(&self.parts.headers, name),
+            Some(name) if metering.proxies.contain_peer(parts) => request_id(&parts.headers, name),
             _ => Ok(None),
         }
     }
