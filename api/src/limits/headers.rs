@@ -1,8 +1,6 @@
 //! Usage headers of a metered answer: `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11,
 //! structured fields), and the `X-Usage-*` headers for older clients.
 
-use std::fmt::{self, Write};
-
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::{BufMut, BytesMut};
 use chrono::{DateTime, Utc};
@@ -33,35 +31,40 @@ pub fn append_usage_headers(
     category: Category,
     now: DateTime<Utc>,
 ) {
-    headers.reserve(9);
+    headers.reserve(8);
     let mut values = Values(BytesMut::with_capacity(SCRATCH_BYTES));
     let (limits, used) = (standing.terms.limits, standing.used);
     let window_s = standing.month.seconds();
     let reset_at = standing.month.end();
     let meter = limit::tightest(limits, used, category);
-    if let Some(policies) = values.list(
-        Meter::ALL.into_iter().filter_map(|meter| Some((meter, limits.of(meter)?))),
-        |out, (meter, quota)| write!(out, "\"{meter}\";q={quota};w={window_s}"),
-    ) {
-        headers.insert(RATELIMIT_POLICY, policies);
+    for (meter, quota) in Meter::ALL.into_iter().filter_map(|meter| Some((meter, limits.of(meter)?))) {
+        values.item().quoted(meter).text(";q=").number(quota).text(";w=").number(window_s);
     }
+    values.insert_into(headers, RATELIMIT_POLICY);
     if let Some(quota) = limits.of(meter) {
         let left = quota.saturating_sub(used.of(meter));
         let reset_s = seconds_until(reset_at, now);
-        values.insert(headers, RATELIMIT, format_args!("\"{meter}\";r={left};t={reset_s}"));
-        values.insert(headers, X_USAGE_LIMIT, format_args!("{quota}"));
-        values.insert(headers, X_USAGE_REMAINING, format_args!("{left}"));
+        values.quoted(meter).text(";r=").number(left).text(";t=").number(reset_s);
+        values.insert_into(headers, RATELIMIT);
+        values.number(quota).insert_into(headers, X_USAGE_LIMIT);
+        values.number(left).insert_into(headers, X_USAGE_REMAINING);
     }
-    values.insert(headers, X_USAGE_PLAN, format_args!("{}", standing.terms.plan));
-    values.insert(headers, X_USAGE_USED, format_args!("{}", used.of(meter)));
-    values.insert(headers, X_USAGE_RESET, format_args!("{}", reset_at.timestamp()));
+    values.text(standing.terms.plan.as_str()).insert_into(headers, X_USAGE_PLAN);
+    values.number(used.of(meter)).insert_into(headers, X_USAGE_USED);
+    values.number(reset_at.timestamp()).insert_into(headers, X_USAGE_RESET);
     let warned = category.meters().iter().filter_map(|&meter| Some((meter, limits.of(meter)?)));
-    let warned = warned.filter(|&(meter, limit)| limit::status(used.of(meter), Some(limit)) != Status::Ok);
-    if let Some(warning) = values
-        .list(warned, |out, (meter, limit)| write!(out, "{meter};used={};limit={limit}", used.of(meter)))
+    for (meter, limit) in
+        warned.filter(|&(meter, limit)| limit::status(used.of(meter), Some(limit)) != Status::Ok)
     {
-        headers.insert(X_USAGE_WARNING, warning);
+        values
+            .item()
+            .text(meter.as_str())
+            .text(";used=")
+            .number(used.of(meter))
+            .text(";limit=")
+            .number(limit);
     }
+    values.insert_into(headers, X_USAGE_WARNING);
 }
 
 /// Whole seconds until the instant, rounded up, at least 0.
@@ -69,36 +72,37 @@ pub(super) fn seconds_until(instant: DateTime<Utc>, now: DateTime<Utc>) -> u64 {
     u64::try_from((instant - now).num_milliseconds()).unwrap_or(0).div_ceil(1_000)
 }
 
-/// Header values that share one allocation.
+/// Header values that share one allocation, written one after the other.
 struct Values(BytesMut);
 
 impl Values {
-    fn insert(&mut self, headers: &mut HeaderMap, name: HeaderName, value: fmt::Arguments<'_>) {
-        // Writing to a growing buffer cannot fail.
-        let _ = self.0.write_fmt(value);
-        if let Some(value) = self.finish() {
+    /// Begins an item of a list.
+    fn item(&mut self) -> &mut Self {
+        let separator = if self.0.is_empty() { "" } else { ", " };
+        self.text(separator)
+    }
+
+    fn text(&mut self, text: &str) -> &mut Self {
+        self.0.put_slice(text.as_bytes());
+        self
+    }
+
+    fn quoted(&mut self, meter: Meter) -> &mut Self {
+        self.text("\"").text(meter.as_str()).text("\"")
+    }
+
+    fn number(&mut self, number: impl itoa::Integer) -> &mut Self {
+        self.text(itoa::Buffer::new().format(number))
+    }
+
+    /// Adds what was written since the last value; nothing, when nothing was. No plan's name has what a header cannot
+    /// hold, control characters.
+    fn insert_into(&mut self, headers: &mut HeaderMap, name: HeaderName) {
+        if !self.0.is_empty()
+            && let Ok(value) = HeaderValue::from_maybe_shared(self.0.split().freeze())
+        {
             headers.insert(name, value);
         }
-    }
-
-    /// The items, separated by `, `; none when there are none.
-    fn list<T>(
-        &mut self,
-        items: impl Iterator<Item = T>,
-        mut write: impl FnMut(&mut BytesMut, T) -> fmt::Result,
-    ) -> Option<HeaderValue> {
-        for item in items {
-            if !self.0.is_empty() {
-                self.0.put_slice(b", ");
-            }
-            let _ = write(&mut self.0, item);
-        }
-        if self.0.is_empty() { None } else { self.finish() }
-    }
-
-    /// None for what no header can hold, which no plan's name is: it has no control characters.
-    fn finish(&mut self) -> Option<HeaderValue> {
-        HeaderValue::from_maybe_shared(self.0.split().freeze()).ok()
     }
 }
 
