@@ -79,10 +79,12 @@ impl Table {
     pub(super) fn with<R>(&self, user: UserId, work: impl FnOnce(&mut Entry) -> R) -> R {
         let mut shard = self.shard(user).lock();
         let shard = &mut *shard;
-        if !shard.entries.contains_key(&user) {
-            shard.make_room(self.max_users_per_shard);
-            shard.queue.push_back(user);
+        if let Some(entry) = shard.entries.get_mut(&user) {
+            entry.used_lately = true;
+            return self.work(entry, user, &mut shard.unsettled, work);
         }
+        shard.make_room(self.max_users_per_shard);
+        shard.queue.push_back(user);
         let entry = shard.entries.entry(user).or_insert_with(|| Entry {
             // Under the shard's lock, as all that writes it for this user.
             needed_seq: self.slot(user).load(Ordering::Relaxed),
