@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use api::auth::{Mint, Role, User, mint};
-use api::http::envelope::{Envelope, envelope};
+use api::http::envelope::Envelope;
 use api::{ApiConfig, AppState};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
-use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use secrecy::ExposeSecret;
 use tower::ServiceExt;
@@ -31,7 +30,7 @@ async fn main() -> Result<()> {
     let asked = Mint { subject: &subject, role: Role::User, ttl: Duration::from_hours(1), now };
     let token = mint(&jwt, &handle.keys, &asked)?;
     let state = handle.state.clone();
-    let layer = from_fn_with_state(Envelope::new(ids), envelope);
+    let layer = Envelope::new(ids);
     let bare = Router::new().route("/", get(async || StatusCode::NO_CONTENT));
     let enveloped = bare.clone().layer(layer.clone());
     let authenticated: Router = Router::<AppState>::new()

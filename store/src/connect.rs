@@ -46,8 +46,8 @@ const ALIVE_WITHIN: Duration = Duration::from_secs(1);
 const FRESH_FOR: Duration = Duration::from_secs(1);
 /// The server's end of every session: how soon it notices that ours is gone, and with the session lets go of its locks.
 /// A host that is gone without a word is noticed after some ten seconds, idle or not, and a session whose statement
-/// nobody waits for any more after two. A process that stands still answers for its host all the same: what it has locked
-/// in a transaction it holds for a minute at the most.
+/// nobody waits for any more after two. A process that stands still answers for its host all the same: what it has
+/// locked in a transaction it holds for a minute at the most.
 const SERVER_END: [(&str, &str); 6] = [
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "2"),
@@ -80,8 +80,8 @@ pub fn pool(database_url: &str, max_connections: u32) -> Result<PgPool, Error> {
     Ok(pool_of(options(database_url, Schema::Live)?, max_connections))
 }
 
-/// A pool for work beside the projector, in transactions that are never left idle: a session that does nothing in one for
-/// five seconds is ended by the server, with all that it has locked.
+/// A pool for work beside the projector, in transactions that are never left idle: a session that does nothing in one
+/// for five seconds is ended by the server, with all that it has locked.
 ///
 /// # Errors
 /// [`Error::Url`] when the URL can't be read.

@@ -72,9 +72,9 @@ async fn a_token_that_this_server_mints_is_one() -> Result<()> {
     let client = world.anonymous()?.with_token(secrecy::ExposeSecret::expose_secret(&token));
     client.put("/api/users/minted").json(&json!({})).send().await?.expect(200)?;
     // A cached token ends like any other: the ledger's clock decides.
-    world.env.clock.set(world.env.clock.now() + chrono::TimeDelta::seconds(89));
+    world.env.clock.set(world.env.clock.now() + chrono::TimeDelta::seconds(80));
     client.put("/api/users/minted").json(&json!({})).send().await?.expect(200)?;
-    world.env.clock.set(world.env.clock.now() + chrono::TimeDelta::seconds(2));
+    world.env.clock.set(world.env.clock.now() + chrono::TimeDelta::seconds(11));
     client.put("/api/users/minted").json(&json!({})).send().await?.expect(401)?;
     Ok(())
 }
