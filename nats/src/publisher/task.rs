@@ -55,11 +55,9 @@ struct Sending {
     body: Bytes,
     /// Subject that its acknowledgement comes to, whichever attempt it is for.
     reply: String,
-    /// The lease that its first attempt needs; None once that was made. From then on it may be in the log, and its fate
-    /// is to be learnt.
     /// The term in which alone it may be sent.
     term: Option<Term>,
-    /// It may have been sent, once at least.
+    /// It may be in the log: it was sent, once at least.
     is_tried: bool,
     /// Instant at which callers behind it are refused; None once that has happened.
     stalls_at: Option<Instant>,
@@ -180,21 +178,17 @@ impl Task {
         let link = self.wire.link.clone();
         self.until(sending, link.connected()).await?;
         let epoch = link.epoch();
-        // Each time: one who has waited for the log may have lost the right to write meanwhile.
-        if sending.term.as_ref().is_some_and(|term| !term.holds()) {
-            return (!sending.is_tried).then_some(Attempt::TooLate);
+        // Each time: one who has waited for the log may have lost the right to write meanwhile. What was sent before may
+        // still be acknowledged.
+        let may_send = sending.term.as_ref().is_none_or(Term::holds);
+        if !may_send && !sending.is_tried {
+            return Some(Attempt::TooLate);
         }
-        sending.is_tried = true;
-        let sent = link.client.publish_with_reply_and_headers(
-            self.subject.clone(),
-            sending.reply.clone(),
-            sending.headers.clone(),
-            sending.body.clone(),
-        );
-        if let Err(error) = self.until(sending, sent).await? {
+        if may_send && let Err(error) = self.send(&link, sending).await? {
             tracing::warn!(error = %error, n = sending.header.n, "the nats client refused a frame");
             return Some(Attempt::Again { refused: true });
         }
+        let again = || may_send.then_some(Attempt::Again { refused: false });
         let gives_up_at = Instant::now() + self.config.attempt_timeout;
         loop {
             let wake_at = sending.next_deadline().min(gives_up_at);
@@ -212,18 +206,29 @@ impl Task {
                     }
                 },
                 // What was in flight is lost with the connection.
-                () = link.left(epoch) => return Some(Attempt::Again { refused: false }),
+                () = link.left(epoch) => return again(),
                 () = sleep_until(wake_at) => {
                     let now = Instant::now();
                     if !self.is_still_good(sending, now) {
                         return None;
                     }
                     if now >= gives_up_at {
-                        return Some(Attempt::Again { refused: false });
+                        return again();
                     }
                 }
             }
         }
+    }
+
+    async fn send(&self, link: &Link, sending: &mut Sending) -> Option<Result<(), async_nats::PublishError>> {
+        sending.is_tried = true;
+        let sent = link.client.publish_with_reply_and_headers(
+            self.subject.clone(),
+            sending.reply.clone(),
+            sending.headers.clone(),
+            sending.body.clone(),
+        );
+        self.until(sending, sent).await
     }
 
     fn judge(&self, message: &Message) -> Attempt {

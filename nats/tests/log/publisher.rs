@@ -259,7 +259,11 @@ async fn a_frame_is_not_sent_again_when_its_term_is_over() {
     let mut server = Server::start().await;
     let log = server.log("TERM").await;
     // One attempt, which has long left this process when the server ends.
-    let config = PublisherConfig { attempt_timeout: Duration::from_mins(1), ..PublisherConfig::default() };
+    let config = PublisherConfig {
+        stall_after: Duration::from_millis(500),
+        attempt_timeout: Duration::from_secs(5),
+        ..PublisherConfig::default()
+    };
     let publisher = publisher(&log, config).await;
     let lease = Lease::default();
     lease.begin(std::time::Instant::now() + Duration::from_mins(1));
