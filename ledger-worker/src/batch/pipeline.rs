@@ -34,6 +34,7 @@ pub struct Pipeline {
     applier: Option<Applier>,
     /// As the applier left it.
     outlook: Outlook,
+    staged_for: Duration,
     /// The oldest first; it has the applier.
     flights: VecDeque<Flight>,
 }
@@ -76,7 +77,20 @@ impl Pipeline {
     /// Applies on `main`, one batch at a time for now.
     pub fn new(main: PgConnection, applier: Applier) -> Self {
         let outlook = applier.outlook();
-        Self { main: Some(main), second: None, applier: Some(applier), outlook, flights: VecDeque::new() }
+        Self {
+            main: Some(main),
+            second: None,
+            applier: Some(applier),
+            outlook,
+            staged_for: STAGED_FOR,
+            flights: VecDeque::new(),
+        }
+    }
+
+    /// Has what was written ahead wait so long for its turn, and not a second.
+    #[must_use]
+    pub fn staged_for(self, staged_for: Duration) -> Self {
+        Self { staged_for, ..self }
     }
 
     /// From now on two at a time, with a connection that sees the same projection.
@@ -132,8 +146,8 @@ impl Pipeline {
             flight.pass(applier);
             flight.task.spawn(async move { fly(conn, batch, None, &mut my_turn).await });
         } else {
-            let outlook = self.outlook.clone();
-            flight.task.spawn(async move { fly(conn, batch, Some(outlook), &mut my_turn).await });
+            let ahead = Some((self.outlook.clone(), self.staged_for));
+            flight.task.spawn(async move { fly(conn, batch, ahead, &mut my_turn).await });
         }
         self.flights.push_back(flight);
     }
@@ -213,14 +227,14 @@ impl Flight {
 async fn fly(
     mut conn: PgConnection,
     mut batch: Box<Batch>,
-    outlook: Option<Outlook>,
+    ahead: Option<(Outlook, Duration)>,
     turn: &mut mpsc::Receiver<Applier>,
 ) -> Flown {
-    let ahead = match outlook {
-        Some(outlook) => fly_ahead(&mut conn, &mut batch, &outlook, turn).await,
+    let flown = match ahead {
+        Some((outlook, staged_for)) => fly_ahead(&mut conn, &mut batch, &outlook, staged_for, turn).await,
         None => Ok(None),
     };
-    match ahead {
+    match flown {
         Ok(Some((applier, end, busy))) => Flown { conn: Some(conn), batch, end: Some((applier, end)), busy },
         Ok(None) => match turn.recv().await {
             Some(mut applier) => {
@@ -243,6 +257,7 @@ async fn fly_ahead(
     conn: &mut PgConnection,
     batch: &mut Batch,
     outlook: &Outlook,
+    staged_for: Duration,
     turn: &mut mpsc::Receiver<Applier>,
 ) -> Result<Option<(Applier, Result<Applied, ApplyError>, Duration)>, store::Error> {
     if !have_partitions(conn, batch, outlook).await? {
@@ -253,7 +268,7 @@ async fn fly_ahead(
         tx.rollback().await?;
         return Ok(None);
     };
-    let Ok(Some(mut applier)) = timeout(STAGED_FOR, turn.recv()).await else {
+    let Ok(Some(mut applier)) = timeout(staged_for, turn.recv()).await else {
         tx.rollback().await?;
         return Ok(None);
     };

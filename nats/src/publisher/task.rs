@@ -178,8 +178,8 @@ impl Task {
         let link = self.wire.link.clone();
         self.until(sending, link.connected()).await?;
         let epoch = link.epoch();
-        // Each time: one who has waited for the log may have lost the right to write meanwhile. What was sent before may
-        // still be acknowledged.
+        // Each time: one who has waited for the log may have lost the right to write meanwhile. What was sent before
+        // may still be acknowledged.
         let may_send = sending.term.as_ref().is_none_or(Term::holds);
         if !may_send && !sending.is_tried {
             return Some(Attempt::TooLate);

@@ -35,7 +35,8 @@ async fn pipeline(env: &Env) -> Pipeline {
     let mut pipeline =
         Pipeline::new(main_of(env).await, Applier::new(Schema::Live, 0, Checkpoint::default()));
     pipeline.add(second_of(env).await);
-    pipeline
+    // Longer than a busy machine takes for the batch before.
+    pipeline.staged_for(Duration::from_mins(1))
 }
 
 async fn land(pipeline: &mut Pipeline) -> Result<Landed, ApplyError> {
@@ -236,7 +237,7 @@ async fn a_batch_that_was_written_ahead_gives_way() {
     project(&mut other, &frames, &cuts(frames.len(), &[1])).await;
     let claim = then.segments[0].prepared.claims[0].0;
     empty(&mut other).await;
-    let mut pipeline = pipeline(&env).await;
+    let mut pipeline = pipeline(&env).await.staged_for(Duration::from_secs(1));
     let mut circle = other.begin().await.unwrap();
     checkpoint::lock(&mut circle, 0).await.unwrap();
     pipeline.start(Box::new(first));
