@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use api::auth::{Mint, Role, User, mint};
+use api::auth::{Mint, Role, User, mint, needs};
 use api::http::envelope::Envelope;
 use api::{ApiConfig, AppState};
 use axum::Router;
@@ -34,7 +34,7 @@ async fn main() -> Result<()> {
     let bare = Router::new().route("/", get(async || StatusCode::NO_CONTENT));
     let enveloped = bare.clone().layer(layer.clone());
     let authenticated: Router = Router::<AppState>::new()
-        .route("/", get(async |_: User| StatusCode::NO_CONTENT))
+        .route("/", get(async |_: User<needs::NoKey>| StatusCode::NO_CONTENT))
         .layer(layer)
         .with_state(state);
     for (name, app) in [("bare", bare), ("envelope", enveloped), ("envelope, authenticated", authenticated)] {

@@ -14,7 +14,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Accounts, Auth};
+use crate::accounts::{self, ApiKeys, Registry};
+use crate::auth::{Accounts, Auth, KnownKeys};
 use crate::config::{ApiConfig, LogSettings};
 use crate::error::ApiError;
 use crate::facts::watermark::{self, AccountNews};
@@ -105,15 +106,21 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         base.clock.clone(),
         base.config.auto_provision,
     );
-    tasks.spawn(base.follow(accounts.clone(), shutdown.clone()));
+    let known_keys = KnownKeys::new(base.pool.clone(), base.clock.clone(), base.config.environment.clone());
+    // What cannot be told now is told by the first of the looks that follow.
+    let _ = known_keys.look().await;
+    tasks.spawn(known_keys.clone().follow(shutdown.clone()));
+    tasks.spawn(base.follow(accounts.clone(), known_keys.clone(), shutdown.clone()));
     let limits = base.limits(&tasks, &shutdown).await.inspect_err(|_| shutdown.cancel())?;
     // Under the lock: the api before this one may have written until it let go of it.
     let last_seq = base.log.state().await.inspect_err(|_| shutdown.cancel())?.last_seq;
     let sealer = Sealer::new(base.data_keys.clone(), base.pool.clone());
     let own_calls = base.own_calls(&tasks, &shutdown);
-    let state = AppState::new(base.capabilities(&accounts, &limits, &sealer, last_seq, &tasks)?);
+    let state =
+        AppState::new(base.capabilities(&accounts, &known_keys, &limits, &sealer, last_seq, &tasks)?);
     tasks.spawn(state.health.clone().keep_looking(shutdown.clone()));
     tasks.spawn(state.idempotency.clone().clean(shutdown.clone()));
+    tasks.spawn(state.api_keys.registry().clone().log_revocations(shutdown.clone()));
     let app = router(state.clone(), own_calls, base.ids.clone(), &base.config);
     let Base { pool, vital_pool, data_keys: keys, log, publisher, watermark, writer, .. } = base;
     let pools = [pool, vital_pool];
@@ -177,15 +184,22 @@ impl Base {
         })
     }
 
-    /// Keeps the watermark up to date, and the caches of accounts and data keys.
-    fn follow(&self, accounts: Accounts, shutdown: CancellationToken) -> impl Future<Output = ()> + use<> {
+    /// Keeps the watermark up to date, and the caches of accounts, API keys and data keys.
+    fn follow(
+        &self,
+        accounts: Accounts,
+        known_keys: KnownKeys,
+        shutdown: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
         let data_keys = self.data_keys.clone();
         let tell = move |news: AccountNews<'_>| match news {
             AccountNews::Changed(account) => {
                 data_keys.heard(account);
                 accounts.heard(account);
             }
+            AccountNews::KeyChanged(change) => known_keys.heard(change),
             AccountNews::Missed => {
+                known_keys.forget_all();
                 accounts.forget_all();
                 data_keys.forget_all();
             }
@@ -219,13 +233,15 @@ impl Base {
     fn capabilities(
         &self,
         accounts: &Accounts,
+        known_keys: &KnownKeys,
         limits: &Limits,
         sealer: &Sealer,
         last_seq: u64,
         tasks: &TaskTracker,
     ) -> Result<Capabilities, ApiError> {
         Ok(Capabilities {
-            auth: self.auth(accounts)?,
+            auth: self.auth(accounts, known_keys)?,
+            api_keys: self.api_keys(known_keys, sealer),
             idempotency: Idempotency::new(self.pool.clone(), self.clock.clone(), tasks.clone()),
             projections: self.projections.clone(),
             users: self.users(accounts, tasks),
@@ -244,9 +260,21 @@ impl Base {
         })
     }
 
-    fn auth(&self, accounts: &Accounts) -> Result<Auth, ApiError> {
+    fn api_keys(&self, known_keys: &KnownKeys, sealer: &Sealer) -> ApiKeys {
+        let environment = self.config.environment.clone();
+        let registry = Registry::new(self.pool.clone(), self.writer.clone(), environment);
+        ApiKeys::new(accounts::Parts {
+            pool: self.pool.clone(),
+            registry: registry.serving(known_keys.clone(), sealer.clone()),
+            writer: self.writer.clone(),
+            changes: Throttle::new(throttle::KEY_CHANGES),
+        })
+    }
+
+    fn auth(&self, accounts: &Accounts, known_keys: &KnownKeys) -> Result<Auth, ApiError> {
         let (config, data_keys, clock) = (&self.config, self.data_keys.clone(), self.clock.clone());
-        Ok(Auth::new(&config.jwt, data_keys, accounts.clone(), config.trusted_proxies.clone(), clock)?)
+        let (accounts, known_keys) = (accounts.clone(), known_keys.clone());
+        Ok(Auth::new(&config.jwt, data_keys, accounts, known_keys, config.trusted_proxies.clone(), clock)?)
     }
 
     fn users(&self, accounts: &Accounts, tasks: &TaskTracker) -> Users {

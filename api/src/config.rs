@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use axum::http::HeaderName;
+use credentials::Environment;
 use data_keys::KeyConfig;
 use ipnet::IpNet;
 use ledger::{Clock, EncodedSlash, Rules, parse_duration};
@@ -41,6 +42,8 @@ pub struct ApiConfig {
     pub public_url: Option<Url>,
     /// `ENCRYPTION_KEY`, `ENCRYPTION_KEY_ID`, `ENCRYPTION_KEY_PREVIOUS`.
     pub keys: KeyConfig,
+    /// `LEDGER_ENV`: name of the surroundings that API keys are of.
+    pub environment: Environment,
     /// `JWT_SECRET`, `JWT_SECRET_PREVIOUS`, `JWT_ISSUER`, `JWT_AUDIENCE`, `JWT_SUBJECT_CLAIM`, `JWT_JWKS_URL`.
     pub jwt: JwtSettings,
     /// `AUTO_PROVISION`: an unknown user in a valid credential or event gets an account.
@@ -168,6 +171,7 @@ impl ApiConfig {
             metrics_addr: vars.parsed("METRICS_ADDR", "an address like 127.0.0.1:9090")?,
             public_url: vars.parsed("PUBLIC_URL", "an absolute URL")?,
             keys: KeyConfig::read(&get),
+            environment: vars.environment()?,
             jwt: vars.jwt()?,
             auto_provision: vars.flag("AUTO_PROVISION")?,
             self_upgrade: vars.flag("SELF_UPGRADE")?,
@@ -212,6 +216,12 @@ impl ApiConfig {
 pub fn encoded_slash(get: &dyn Fn(&str) -> Option<String>) -> Result<EncodedSlash, ConfigError> {
     let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
     Ok(Vars(&get).parsed("ENCODED_SLASH", "refuse or keep")?.unwrap_or_default())
+}
+
+/// Reads `LEDGER_ENV` alone: what `usage-ledger api-keys` needs.
+pub fn environment(get: &dyn Fn(&str) -> Option<String>) -> Result<Environment, ConfigError> {
+    let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
+    Vars(&get).environment()
 }
 
 /// Reads `MAX_LAG` alone: what an import keeps to.
@@ -267,6 +277,11 @@ impl Vars<'_> {
 
     fn flag(&self, variable: &'static str) -> Result<bool, ConfigError> {
         Ok(self.parsed(variable, "true or false")?.unwrap_or(false))
+    }
+
+    fn environment(&self) -> Result<Environment, ConfigError> {
+        let expected = "1 to 16 lower-case letters and digits, like prod";
+        Ok(self.parsed("LEDGER_ENV", expected)?.unwrap_or_default())
     }
 
     fn max_connections(&self) -> Result<usize, ConfigError> {

@@ -4,7 +4,7 @@
 //!
 //! ```ignore
 //! async fn stats(
-//!     caller: User,
+//!     caller: User<needs::Read>,
 //!     State(auth): State<Auth>,
 //!     Query(query): Query<StatsQuery>,
 //! ) -> Result<Json<Stats>, Problem> {
@@ -13,6 +13,7 @@
 //! }
 //! ```
 
+pub mod accounts;
 pub mod app;
 pub mod auth;
 pub mod config;

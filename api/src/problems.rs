@@ -7,6 +7,7 @@
 use axum::http::StatusCode;
 use vault::TokenRefused;
 
+use crate::accounts::ApiKeysError;
 use crate::auth::{AccountsError, AuthError};
 use crate::http::problem::{Code, FieldError, Problem};
 use crate::ingest::IngestError;
@@ -83,6 +84,11 @@ impl From<AuthError> for Problem {
                 Self::new(StatusCode::FORBIDDEN, Code::AccountSuspended, "This account is suspended.")
             }
             AuthError::Role(roles) => Self::forbidden(format!("This needs the role {roles}.")),
+            AuthError::Scope(scope) => {
+                Self::forbidden(format!("This needs an API key with the scope {}.", scope.as_str()))
+            }
+            AuthError::NotByKey => Self::forbidden("No API key may do this."),
+            AuthError::KeysUnknown => Self::busy("API keys cannot be looked at; try again."),
             AuthError::NoSuchUser => Self::not_found(),
             AuthError::Erased => Self::subject_erased(),
             AuthError::Accounts(error) => error.into(),
@@ -107,6 +113,9 @@ impl From<UsersError> for Problem {
                 Code::StaleCredential,
                 "This needs a credential that was issued (iat) in the last 15 minutes.",
             ),
+            UsersError::AdminErasedByService => {
+                Self::forbidden("A service erases no account that an admin uses.")
+            }
             UsersError::ErasureNotProjected => {
                 Self::busy("The erasure is on disk and not projected yet; try again.")
             }
@@ -120,6 +129,26 @@ impl From<UsersError> for Problem {
             UsersError::Keys(error) => error.into(),
             UsersError::Publish(error) => error.into(),
             UsersError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ApiKeysError> for Problem {
+    fn from(error: ApiKeysError) -> Self {
+        match error {
+            ApiKeysError::NoSuchKey => Self::not_found(),
+            ApiKeysError::Revoked => Self::conflict("The API key was revoked, for ever."),
+            ApiKeysError::TooMany => Self::conflict("There are 50 API keys already; revoke one."),
+            ApiKeysError::Erased => Self::subject_erased(),
+            ApiKeysError::Scopes { .. } => FieldError::at("/scopes", "invalid", error.to_string()).into(),
+            ApiKeysError::ServiceBudget => FieldError::at("/budget", "invalid", error.to_string()).into(),
+            ApiKeysError::Past => FieldError::at("/expires_at", "in_the_past", error.to_string()).into(),
+            ApiKeysError::NotByUser => Self::forbidden("API keys of role service are an admin's alone."),
+            ApiKeysError::Turn(_) => Self::busy("Earlier changes are still being recorded; try again."),
+            ApiKeysError::Entropy(error) => Self::internal(&error),
+            ApiKeysError::Seal(error) => error.into(),
+            ApiKeysError::Publish(error) => error.into(),
+            ApiKeysError::Store(error) => error.into(),
         }
     }
 }

@@ -17,12 +17,13 @@ use crate::http::problem::{Code, Problem};
 use crate::http::{docs, openapi};
 use crate::metering::{OwnCalls, track};
 use crate::state::AppState;
-use crate::{ingest, metering, operations, plans, tokens, usage, users};
+use crate::{accounts, auth, ingest, metering, operations, plans, tokens, usage, users};
 
 /// Our own endpoints: their authenticated calls are recorded, uncounted.
 fn recorded() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .merge(users::router())
+        .merge(accounts::router())
         .merge(plans::router())
         .merge(usage::router())
         .merge(metering::router())
@@ -47,7 +48,7 @@ fn for_proxies() -> OpenApiRouter<AppState> {
 pub fn document() -> OpenApi {
     let all = OpenApiRouter::with_openapi(openapi::base());
     let mut document = all.merge(recorded()).merge(unrecorded()).merge(for_proxies()).into_openapi();
-    openapi::complete(&mut document);
+    openapi::complete(&mut document, auth::sentence);
     document
 }
 
@@ -117,7 +118,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     Some(
         CorsLayer::new()
             .allow_origin(AllowOrigin::list(origins))
-            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
             .allow_headers(allowed_headers)
             .expose_headers(EXPOSED.map(header::HeaderName::from_static))
             .max_age(Duration::from_hours(1)),

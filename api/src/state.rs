@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRef;
 
+use crate::accounts::ApiKeys;
 use crate::auth::Auth;
 use crate::facts::Projections;
 use crate::http::idempotency::Idempotency;
@@ -55,6 +56,8 @@ macro_rules! capabilities {
 capabilities! {
     /// Callers.
     auth: Auth,
+    /// API keys.
+    api_keys: ApiKeys,
     /// Requests that count once.
     idempotency: Idempotency,
     /// The projections, at a known position.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::actor::{Actor, owned};
+use crate::api_key::{ApiKeyRevoked, ApiKeyRotated, ApiKeyTerms};
 use crate::event_type;
 use crate::sealed::SealedJson;
 use crate::token::{TokenDeleted, TokenStored, TokenUsed, UserErased};
@@ -46,6 +47,14 @@ pub enum Body<'a> {
     TokenUsed(TokenUsed<'a>),
     /// [`event_type::USER_ERASED`]
     UserErased(UserErased<'a>),
+    /// [`event_type::API_KEY_CREATED`]
+    ApiKeyCreated(ApiKeyTerms<'a>),
+    /// [`event_type::API_KEY_CHANGED`]
+    ApiKeyChanged(ApiKeyTerms<'a>),
+    /// [`event_type::API_KEY_ROTATED`]
+    ApiKeyRotated(ApiKeyRotated<'a>),
+    /// [`event_type::API_KEY_REVOKED`]
+    ApiKeyRevoked(ApiKeyRevoked<'a>),
     /// A type or version that this build does not know: kept for a later one, never an error.
     Unknown {
         /// The type without its version.
@@ -158,6 +167,9 @@ pub struct LimitRejected {
     pub window_start: DateTime<Utc>,
     /// Whether they were admitted all the same.
     pub shadow: bool,
+    /// The API key whose budget it was, and no limit of the plan; the meter is `total` then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<Uuid>,
 }
 
 /// Calls of our own endpoints by one user within ten seconds. No plan limits them, so they are counted and not listed.
@@ -360,6 +372,10 @@ impl Body<'_> {
             Self::TokenDeleted(_) => event_type::TOKEN_DELETED,
             Self::TokenUsed(_) => event_type::TOKEN_USED,
             Self::UserErased(_) => event_type::USER_ERASED,
+            Self::ApiKeyCreated(_) => event_type::API_KEY_CREATED,
+            Self::ApiKeyChanged(_) => event_type::API_KEY_CHANGED,
+            Self::ApiKeyRotated(_) => event_type::API_KEY_ROTATED,
+            Self::ApiKeyRevoked(_) => event_type::API_KEY_REVOKED,
             Self::Unknown { event_type, version: 0 } => return Cow::Owned(event_type.to_string()),
             Self::Unknown { event_type, version } => return Cow::Owned(format!("{event_type}.v{version}")),
         })
@@ -374,7 +390,14 @@ impl Body<'_> {
     /// never passed over.
     pub fn is_audited(&self) -> bool {
         match self {
-            Self::TokenStored(_) | Self::TokenDeleted(_) | Self::TokenUsed(_) | Self::UserErased(_) => true,
+            Self::TokenStored(_)
+            | Self::TokenDeleted(_)
+            | Self::TokenUsed(_)
+            | Self::UserErased(_)
+            | Self::ApiKeyCreated(_)
+            | Self::ApiKeyChanged(_)
+            | Self::ApiKeyRotated(_)
+            | Self::ApiKeyRevoked(_) => true,
             Self::Unknown { event_type, .. } => is_audited(event_type),
             _ => false,
         }
@@ -416,6 +439,10 @@ impl Body<'_> {
             Self::TokenDeleted(body) => Body::TokenDeleted(body.into_owned()),
             Self::TokenUsed(body) => Body::TokenUsed(body.into_owned()),
             Self::UserErased(body) => Body::UserErased(UserErased { actor: body.actor.into_owned() }),
+            Self::ApiKeyCreated(body) => Body::ApiKeyCreated(body.into_owned()),
+            Self::ApiKeyChanged(body) => Body::ApiKeyChanged(body.into_owned()),
+            Self::ApiKeyRotated(body) => Body::ApiKeyRotated(body.into_owned()),
+            Self::ApiKeyRevoked(body) => Body::ApiKeyRevoked(body.into_owned()),
             Self::Unknown { event_type, version } => Body::Unknown { event_type: owned(event_type), version },
         }
     }

@@ -40,6 +40,9 @@ pub fn encode(event: &Event<'_>, out: &mut Vec<u8>) {
         Body::TokenDeleted(body) => json(body, out),
         Body::TokenUsed(body) => json(body, out),
         Body::UserErased(body) => json(body, out),
+        Body::ApiKeyCreated(body) | Body::ApiKeyChanged(body) => json(body, out),
+        Body::ApiKeyRotated(body) => json(body, out),
+        Body::ApiKeyRevoked(body) => json(body, out),
         Body::Unknown { .. } => out.extend_from_slice(b"{}"),
     }
     out.push(b'}');

@@ -36,6 +36,14 @@ pub const TOKEN_DELETED: &str = "token.token_deleted.v1";
 pub const TOKEN_USED: &str = "token.token_used.v1";
 /// Type of [`UserErased`](crate::UserErased).
 pub const USER_ERASED: &str = "user.user_erased.v1";
+/// Type of [`ApiKeyTerms`](crate::ApiKeyTerms) of a new key.
+pub const API_KEY_CREATED: &str = "user.api_key_created.v1";
+/// Type of [`ApiKeyTerms`](crate::ApiKeyTerms) of a key that was there.
+pub const API_KEY_CHANGED: &str = "user.api_key_changed.v1";
+/// Type of [`ApiKeyRotated`](crate::ApiKeyRotated).
+pub const API_KEY_ROTATED: &str = "user.api_key_rotated.v1";
+/// Type of [`ApiKeyRevoked`](crate::ApiKeyRevoked).
+pub const API_KEY_REVOKED: &str = "user.api_key_revoked.v1";
 
 /// Whether this build reads events of the type.
 pub fn is_known(event_type: &str) -> bool {
@@ -54,6 +62,10 @@ pub fn is_known(event_type: &str) -> bool {
         TOKEN_DELETED,
         TOKEN_USED,
         USER_ERASED,
+        API_KEY_CREATED,
+        API_KEY_CHANGED,
+        API_KEY_ROTATED,
+        API_KEY_REVOKED,
     ];
     known.contains(&event_type)
 }

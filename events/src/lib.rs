@@ -4,6 +4,7 @@
 //! a new version. `golden/` holds one file per type and version, read in a test for ever.
 
 mod actor;
+mod api_key;
 mod body;
 mod decode;
 mod encode;
@@ -17,6 +18,7 @@ mod token;
 mod wire;
 
 pub use actor::{Actor, ActorKind};
+pub use api_key::{ApiKeyRevoked, ApiKeyRotated, ApiKeyTerms};
 pub use body::{
     ApiCalled, Body, CallCompleted, ClaimsTurned, GapAccepted, GapKind, LimitRejected, LimitThresholdCrossed,
     OwnCallCount, OwnCalls, PeriodClosed, PlanChanged, StatusClass, UsageReset,

@@ -12,6 +12,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::actor::Actor;
+use crate::api_key::ApiKeyTerms;
 use crate::body::{ApiCalled, Body, OwnCalls};
 use crate::error::{EventError, EventErrorKind};
 use crate::event::{Event, MAX_EVENT_BYTES, parse_hyphenated};
@@ -109,6 +110,10 @@ fn read_body<'a>(event_type: Cow<'a, str>, data: Option<&'a RawValue>) -> Result
         event_type::TOKEN_DELETED => Body::TokenDeleted(typed(&event_type, data)?),
         event_type::TOKEN_USED => Body::TokenUsed(typed(&event_type, data)?),
         event_type::USER_ERASED => Body::UserErased(typed(&event_type, data)?),
+        event_type::API_KEY_CREATED => Body::ApiKeyCreated(typed(&event_type, data)?),
+        event_type::API_KEY_CHANGED => Body::ApiKeyChanged(typed(&event_type, data)?),
+        event_type::API_KEY_ROTATED => Body::ApiKeyRotated(typed(&event_type, data)?),
+        event_type::API_KEY_REVOKED => Body::ApiKeyRevoked(typed(&event_type, data)?),
         _ => unknown(event_type),
     })
 }
@@ -192,15 +197,14 @@ pub(crate) fn check(event: &Event<'_>) -> Result<(), EventError> {
             check_reason(&body.reason).map_err(fails("data.reason"))?;
             check_actor(&body.actor).map_err(fails("data.actor"))
         }
-        Body::TokenStored(body) => check_stored(body).map_err(|(field, error)| fails(field)(error)),
-        Body::TokenDeleted(body) => {
-            check_token(&body.token_type, &body.actor).map_err(|(field, error)| fails(field)(error))
-        }
-        Body::TokenUsed(body) => {
-            check_name("a purpose", &body.purpose).map_err(fails("data.purpose"))?;
-            check_token(&body.token_type, &body.actor).map_err(|(field, error)| fails(field)(error))
-        }
-        Body::UserErased(body) => check_actor(&body.actor).map_err(fails("data.actor")),
+        Body::TokenStored(_)
+        | Body::TokenDeleted(_)
+        | Body::TokenUsed(_)
+        | Body::UserErased(_)
+        | Body::ApiKeyCreated(_)
+        | Body::ApiKeyChanged(_)
+        | Body::ApiKeyRotated(_)
+        | Body::ApiKeyRevoked(_) => check_audited(&event.body).map_err(|(field, error)| fails(field)(error)),
         Body::PeriodClosed(_) | Body::Unknown { .. } => Ok(()),
     }
 }
@@ -245,6 +249,41 @@ fn check_stored(body: &TokenStored<'_>) -> Result<(), (&'static str, Invalid)> {
     check_name("a mask", &body.masked).map_err(at("data.masked"))?;
     check_name("a fingerprint", &body.fingerprint).map_err(at("data.fingerprint"))?;
     check_token(&body.token_type, &body.actor)
+}
+
+/// The links of a user's audit chain.
+fn check_audited(body: &Body<'_>) -> Result<(), (&'static str, Invalid)> {
+    let actor = match body {
+        Body::TokenStored(body) => return check_stored(body),
+        Body::TokenDeleted(body) => return check_token(&body.token_type, &body.actor),
+        Body::TokenUsed(body) => {
+            check_name("a purpose", &body.purpose).map_err(|error| ("data.purpose", error))?;
+            return check_token(&body.token_type, &body.actor);
+        }
+        Body::ApiKeyCreated(body) | Body::ApiKeyChanged(body) => return check_terms(body),
+        Body::ApiKeyRotated(body) => {
+            check_time(body.earlier_end_at).map_err(|error| ("data.earlier_end_at", error))?;
+            &body.actor
+        }
+        Body::ApiKeyRevoked(body) => &body.actor,
+        Body::UserErased(body) => &body.actor,
+        _ => return Ok(()),
+    };
+    check_actor(actor).map_err(|error| ("data.actor", error))
+}
+
+fn check_terms(body: &ApiKeyTerms<'_>) -> Result<(), (&'static str, Invalid)> {
+    let at = |field: &'static str| move |error: Invalid| (field, error);
+    check_name("a role", &body.role).map_err(at("data.role"))?;
+    if body.scopes.len() > ApiKeyTerms::MAX_SCOPES {
+        return Err(("data.scopes", Invalid::new("too_many", "a key has at most 32 scopes")));
+    }
+    for scope in &body.scopes {
+        check_name("a scope", scope).map_err(at("data.scopes"))?;
+    }
+    check_count(body.budget).map_err(at("data.budget"))?;
+    body.expires_at.map_or(Ok(()), check_time).map_err(at("data.expires_at"))?;
+    check_actor(&body.actor).map_err(at("data.actor"))
 }
 
 fn check_token(token_type: &str, actor: &Actor<'_>) -> Result<(), (&'static str, Invalid)> {

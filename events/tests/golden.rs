@@ -8,16 +8,18 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use events::{
-    Actor, ActorKind, ApiCalled, Body, CallCompleted, ClaimsTurned, Event, GapAccepted, GapKind,
-    LimitRejected, LimitThresholdCrossed, OwnCallCount, OwnCalls, PeriodClosed, PlanChanged, SOURCE_API,
-    SOURCE_CLI, SOURCE_WORKER, SealedJson, StatusClass, TokenDeleted, TokenStored, TokenUsed, UsageReset,
-    UserErased, decode, decode_batch, encode, encode_batch, event_type, raw_events, request_hash,
+    Actor, ActorKind, ApiCalled, ApiKeyRevoked, ApiKeyRotated, ApiKeyTerms, Body, CallCompleted,
+    ClaimsTurned, Event, GapAccepted, GapKind, LimitRejected, LimitThresholdCrossed, OwnCallCount, OwnCalls,
+    PeriodClosed, PlanChanged, SOURCE_API, SOURCE_CLI, SOURCE_WORKER, SealedJson, StatusClass, TokenDeleted,
+    TokenStored, TokenUsed, UsageReset, UserErased, decode, decode_batch, encode, encode_batch, event_type,
+    raw_events, request_hash,
 };
 use ledger::{Category, Currency, Meter, Money, Month, PlanName};
 use uuid::{Uuid, uuid};
 
 const USER: Uuid = uuid!("5b0a4d3e-5c8f-4a56-9d0f-6d2d4f3f1a77");
 const ADMIN: &str = "9f1c2b7a-0d3e-4f5a-8b6c-7d8e9f0a1b2c";
+const KEY: Uuid = uuid!("0193612a-0000-7000-8000-000000000001");
 const ID: Uuid = uuid!("019360f5-3c5b-7a10-8a2e-4b1f0c9d8e7f");
 
 /// `{"ip_address":"2001:db8::17","user_agent":"curl/8"}`, sealed under a key that is gone. Its members are sorted.
@@ -58,7 +60,7 @@ fn full_call() -> Event<'static> {
         units: 3,
         category: Category::Analyze,
         counted: true,
-        key_id: Some(uuid!("0193612a-0000-7000-8000-000000000001")),
+        key_id: Some(KEY),
         reservation_id: Some(uuid!("0193612a-0000-7000-8000-000000000002")),
         lease: Some(uuid!("0193612a-0000-7000-8000-000000000003")),
         actor: Some(Actor::new(ActorKind::Service, "billing")),
@@ -88,6 +90,7 @@ fn golden_events() -> Vec<(&'static str, Event<'static>)> {
         ("usage.api_called.v1.request", api(Body::ApiCalled(asked_about_by_a_proxy()))),
         ("usage.call_completed.v1", api(Body::CallCompleted(call_completed()))),
         ("usage.limit_rejected.v1", api(Body::LimitRejected(limit_rejected()))),
+        ("usage.limit_rejected.v1.key", api(Body::LimitRejected(rejected_by_a_key()))),
         ("usage.own_calls.v1", api(Body::OwnCalls(own_calls()))),
         ("usage.limit_threshold_crossed.v1", worker(Body::LimitThresholdCrossed(threshold_crossed()))),
         ("usage.usage_reset.v1", api(Body::UsageReset(usage_reset()))),
@@ -100,6 +103,10 @@ fn golden_events() -> Vec<(&'static str, Event<'static>)> {
         ("token.token_deleted.v1", api(Body::TokenDeleted(token_deleted()))),
         ("token.token_used.v1", api(Body::TokenUsed(token_used()))),
         ("user.user_erased.v1", api(Body::UserErased(user_erased()))),
+        ("user.api_key_created.v1", api(Body::ApiKeyCreated(api_key_terms()))),
+        ("user.api_key_changed.v1", event(SOURCE_CLI, Body::ApiKeyChanged(bare_api_key()))),
+        ("user.api_key_rotated.v1", api(Body::ApiKeyRotated(api_key_rotated()))),
+        ("user.api_key_revoked.v1", api(Body::ApiKeyRevoked(api_key_revoked()))),
     ]
 }
 
@@ -127,7 +134,12 @@ fn limit_rejected() -> LimitRejected {
         count: 17,
         window_start: at("2026-11-24T03:50:30Z"),
         shadow: false,
+        key_id: None,
     }
+}
+
+fn rejected_by_a_key() -> LimitRejected {
+    LimitRejected { meter: Meter::Total, key_id: Some(KEY), ..limit_rejected() }
 }
 
 fn own_calls() -> OwnCalls<'static> {
@@ -233,6 +245,45 @@ fn token_used() -> TokenUsed<'static> {
 
 fn user_erased() -> UserErased<'static> {
     UserErased { actor: Actor::new(ActorKind::Admin, ADMIN) }
+}
+
+fn api_key_terms() -> ApiKeyTerms<'static> {
+    ApiKeyTerms {
+        key_id: KEY,
+        role: "user".into(),
+        scopes: vec!["check".into(), "read".into()],
+        networks: 2,
+        budget: Some(50),
+        expires_at: Some(at("2027-11-24T00:00:00Z")),
+        actor: Actor::new(ActorKind::User, USER.to_string()),
+        personal: Some(sealed()),
+    }
+}
+
+fn bare_api_key() -> ApiKeyTerms<'static> {
+    ApiKeyTerms {
+        key_id: KEY,
+        role: "service".into(),
+        scopes: Vec::new(),
+        networks: 0,
+        budget: None,
+        expires_at: None,
+        actor: Actor::new(ActorKind::Operator, "root@ledger-1"),
+        personal: None,
+    }
+}
+
+fn api_key_rotated() -> ApiKeyRotated<'static> {
+    ApiKeyRotated {
+        key_id: KEY,
+        earlier_end_at: at("2026-11-25T03:50:37.123456Z"),
+        actor: Actor::new(ActorKind::User, USER.to_string()),
+        personal: Some(sealed()),
+    }
+}
+
+fn api_key_revoked() -> ApiKeyRevoked<'static> {
+    ApiKeyRevoked { key_id: KEY, actor: Actor::new(ActorKind::Admin, ADMIN), personal: None }
 }
 
 fn folder() -> PathBuf {

@@ -65,6 +65,29 @@ impl FromStr for UserId {
     }
 }
 
+/// An API key's id: a `UUIDv7` of our own, which stays when its secret is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyId(Uuid);
+
+impl KeyId {
+    /// The key of this UUID.
+    pub const fn new(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// The UUID.
+    pub const fn get(self) -> Uuid {
+        self.0
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// The host's own id of a user: 1..=255 bytes of printable text, case-sensitive, neither `me` nor a UUID. An IPv4
 /// address mapped into IPv6 is the IPv4 address: both are one client.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -24,7 +24,7 @@ pub use clock::Clock;
 pub use duration::{DurationError, parse_duration};
 pub use endpoint::{Endpoint, Method};
 pub use forecast::{Forecast, forecast};
-pub use ids::{ExternalId, IdSource, UserId, UserRef, derived_id};
+pub use ids::{ExternalId, IdSource, KeyId, UserId, UserRef, derived_id};
 pub use limit::{Decision, Limits, Percentage, Status, Used};
 pub use month::Month;
 pub use number::WholeNumber;

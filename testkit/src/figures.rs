@@ -44,6 +44,14 @@ impl World {
         Ok(found.differences.iter().map(|difference| format!("{difference:?}")).collect())
     }
 
+    /// Has the sums mended by what the log says, as `rebuild --only summaries` does.
+    pub async fn mend_summaries(&self) -> Result<()> {
+        let (database_url, log) = (self.env.database_url(), &self.api.handle.log);
+        let rebuild = Rebuild { database_url, log, progress: &|_| (), room: Room::default() };
+        rebuild.summaries(false).await?;
+        Ok(())
+    }
+
     /// The user of this name at the host.
     pub async fn user_id(&self, subject: &str) -> Result<UserId> {
         let id = sqlx::query_scalar("SELECT user_id FROM public.users WHERE external_id = $1");

@@ -50,6 +50,16 @@ impl Client {
         self.request(Method::PUT, path)
     }
 
+    /// A PATCH.
+    pub fn patch(&self, path: &str) -> Request {
+        self.request(Method::PATCH, path)
+    }
+
+    /// A DELETE.
+    pub fn delete(&self, path: &str) -> Request {
+        self.request(Method::DELETE, path)
+    }
+
     /// Any method.
     pub fn request(&self, method: Method, path: &str) -> Request {
         let request = self.inner.request(method, format!("{}{path}", self.base_url));

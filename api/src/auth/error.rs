@@ -1,5 +1,7 @@
 //! Refusals of a caller.
 
+use credentials::Scope;
+
 use super::accounts::AccountsError;
 
 /// Reason why a request is not served for who sent it.
@@ -23,6 +25,15 @@ pub enum AuthError {
     /// The role may not do this.
     #[error("this needs the role {0}")]
     Role(&'static str),
+    /// The API key lacks a scope.
+    #[error("this needs an API key with the scope {}", .0.as_str())]
+    Scope(Scope),
+    /// No API key may do this.
+    #[error("no API key may do this")]
+    NotByKey,
+    /// Nobody knows whether API keys have changed.
+    #[error("API keys cannot be looked at")]
+    KeysUnknown,
     /// There is no such user for this caller.
     #[error("there is no such user for this caller")]
     NoSuchUser,

@@ -33,6 +33,14 @@ impl Default for Failures {
 }
 
 impl Failures {
+    /// `Some(seconds)` until the next minute while the address has had all of this minute's.
+    pub(super) fn exhausted(&self, address: IpAddr, now: DateTime<Utc>) -> Option<u64> {
+        let counted = self.0.get(&party(address))?;
+        let counted = counted.lock();
+        let is_now = counted.minute == now.timestamp().div_euclid(60);
+        (is_now && counted.failures >= PER_MINUTE).then(|| until_next_minute(now))
+    }
+
     /// Counts one. `Some(seconds)` until the next minute once the address has had all of this minute's.
     pub(super) fn record(&self, address: IpAddr, now: DateTime<Utc>) -> Option<u64> {
         let address = party(address);
@@ -44,8 +52,12 @@ impl Failures {
             *counted = Counted { minute, failures: 0 };
         }
         counted.failures = counted.failures.saturating_add(1);
-        (counted.failures > PER_MINUTE).then(|| 60 - now.timestamp().rem_euclid(60).unsigned_abs())
+        (counted.failures > PER_MINUTE).then(|| until_next_minute(now))
     }
+}
+
+fn until_next_minute(now: DateTime<Utc>) -> u64 {
+    60 - now.timestamp().rem_euclid(60).unsigned_abs()
 }
 
 #[cfg(test)]
@@ -61,8 +73,11 @@ mod tests {
         let failures = Failures::default();
         let address: IpAddr = "203.0.113.7".parse().unwrap();
         for _ in 0..30 {
+            assert_eq!(failures.exhausted(address, at(10)), None);
             assert_eq!(failures.record(address, at(10)), None);
         }
+        assert_eq!(failures.exhausted(address, at(10)), Some(50), "before it fails again");
+        assert_eq!(failures.exhausted(address, at(60)), None);
         assert_eq!(failures.record(address, at(10)), Some(50));
         assert_eq!(failures.record("203.0.113.8".parse().unwrap(), at(10)), None);
         assert_eq!(failures.record(address, at(60)), None, "a new minute starts anew");

@@ -1,50 +1,62 @@
-//! Callers: bearer tokens, the principals they name, and what a handler's signature says about who may call it.
+//! Callers: bearer tokens and API keys, the principals they name, and what a handler's signature says about who may
+//! call it.
 //!
-//! A handler takes [`User`], [`UserOrAdmin`], [`UserOnly`] or [`ServiceOrAdmin`]; a request that does not qualify never
-//! reaches it. What only an admin may do, a user may do for itself where a setting says so: such a handler takes
-//! [`User`] and asks for the role. Every way in which a credential can be wrong gives the same 401.
+//! A handler takes [`User`], [`UserOrAdmin`], [`UserOnly`], [`ServiceOrAdmin`] or [`Eraser`], each with the scope that
+//! an API key [`needs`]; a request that does not qualify never reaches it. What only an admin may do, a user may do for
+//! itself where a setting says so: such a handler takes [`User`] and asks for the role. Every way in which a credential
+//! can be wrong gives the same 401.
 
+mod access;
 mod accounts;
+mod api_keys;
 mod callers;
 mod error;
 mod failures;
 mod issuer_keys;
 mod key_set;
+mod presented;
 mod principal;
 mod token;
 
+pub(crate) use access::sentence;
+pub use access::{Access, ROUTES, RouteAccess, markdown};
 pub use accounts::{Accounts, AccountsError};
-pub use callers::{ServiceOrAdmin, User, UserOnly, UserOrAdmin};
+pub use api_keys::KnownKeys;
+pub use callers::{Eraser, Needs, ServiceOrAdmin, User, UserOnly, UserOrAdmin, needs};
 pub use error::AuthError;
-pub use principal::Principal;
+pub(crate) use presented::X_API_KEY;
 pub(crate) use principal::Seen;
+pub use principal::{Principal, UsedKey};
 pub use token::{ISSUER, JwtKeyError, JwtSettings, Mint, MintError, Role, mint};
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::http::HeaderMap;
 use axum::http::request::Parts as RequestParts;
+use credentials::KeyRole;
 use data_keys::Keys;
 use ledger::{Clock, UserId, UserRef};
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
-use store::identity::users::AccountStatus;
+use store::identity::users::{Account, AccountStatus};
 
 use crate::http::client::{TrustedProxies, client_address};
+use api_keys::Known;
 use failures::Failures;
+use presented::{Presented, presented};
 use token::{Reason, Verified, Verifier};
 
 /// Tokens whose signature need not be checked again. An entry takes about 200 bytes.
 const VERIFIED_TOKENS: usize = 50_000;
 
-/// Verifies bearer tokens. Cheap to clone.
+/// Verifies bearer tokens and API keys. Cheap to clone.
 #[derive(Clone)]
 pub struct Auth(Arc<Parts>);
 
 struct Parts {
     verifier: Verifier,
     accounts: Accounts,
+    keys: KnownKeys,
     proxies: TrustedProxies,
     clock: Clock,
     /// Verified tokens by their SHA-256, so that no token lies in memory longer than its request. Times are checked on
@@ -55,17 +67,19 @@ struct Parts {
 
 impl Auth {
     /// Accepts tokens as `settings` says, and those of roles that a root key of `keys` signed, at the time of `clock`,
-    /// of users who have an account. `proxies` are believed when they name a client's address.
+    /// and API keys, of users who have an account. `proxies` are believed when they name a client's address.
     pub fn new(
         settings: &JwtSettings,
         keys: Keys,
         accounts: Accounts,
+        api_keys: KnownKeys,
         proxies: TrustedProxies,
         clock: Clock,
     ) -> Result<Self, JwtKeyError> {
         Ok(Self(Arc::new(Parts {
             verifier: Verifier::new(settings, keys, clock.clone())?,
             accounts,
+            keys: api_keys,
             proxies,
             clock,
             verified: Cache::new(VERIFIED_TOKENS),
@@ -77,34 +91,85 @@ impl Auth {
     /// account is looked up on every request (in a cache that a change empties), so that a suspension holds at once.
     pub async fn authenticate(&self, parts: &RequestParts) -> Result<Principal, AuthError> {
         let address = client_address(parts, &self.0.proxies);
-        let verified = self.verify(&parts.headers, address).await?;
-        let account = match self.0.accounts.cached(&verified.subject) {
-            Some(account) => account,
-            None => match self.0.accounts.find_or_provision(&verified.subject).await? {
-                Some(account) => account,
-                None => return Err(self.refuse_unknown_user(address)),
-            },
+        let principal = match presented(&parts.headers) {
+            None => return Err(self.refuse(Reason::Missing, None)),
+            Some(Presented::Token(token)) => self.by_token(token, address).await?,
+            Some(Presented::Key(key)) => self.by_key(key, address).await?,
         };
-        if account.status == AccountStatus::Erased {
-            return Err(self.refuse_unknown_user(address));
-        }
-        let principal = Principal {
-            user_id: account.user_id,
-            role: verified.role,
-            address,
-            issued_at_s: verified.issued_at_s,
-        };
-        if account.status == AccountStatus::Suspended {
-            return Err(AuthError::Suspended);
-        }
-        if principal.role == Role::Admin && !account.used_by_admin {
-            self.0.accounts.mark_admin(account.user_id).await?;
-        }
         if let Some(seen) = parts.extensions.get::<Seen>() {
             // A handler authenticates once; should it do so twice, the first result stands.
             let _ = seen.0.set(principal);
         }
         Ok(principal)
+    }
+
+    async fn by_token(&self, token: &str, address: IpAddr) -> Result<Principal, AuthError> {
+        let verified = self.verify(token, address).await?;
+        let account = match self.0.accounts.cached(&verified.subject) {
+            Some(account) => Some(account),
+            None => self.0.accounts.find_or_provision(&verified.subject).await?,
+        };
+        let account = self.usable(account, address)?;
+        if verified.role == Role::Admin && !account.used_by_admin {
+            self.0.accounts.mark_admin(account.user_id).await?;
+        }
+        Ok(Principal {
+            user_id: account.user_id,
+            role: verified.role,
+            address,
+            issued_at_s: verified.issued_at_s,
+            key: None,
+        })
+    }
+
+    async fn by_key(&self, text: &str, address: IpAddr) -> Result<Principal, AuthError> {
+        let keys = &self.0.keys;
+        // What has not the form of a key of ours is refused by that alone.
+        let hash = keys.hash(text).map_err(|reason| self.refuse(reason, Some(address)))?;
+        keys.check_fresh().map_err(|api_keys::Stale| AuthError::KeysUnknown)?;
+        let known = match keys.cached(&hash) {
+            Some(known) => known,
+            None => self.look_up(&hash, address).await?,
+        };
+        let now = keys.now();
+        known.valid_at(now, address).map_err(|reason| self.refuse(reason, Some(address)))?;
+        let user = UserRef::Id(known.found.user);
+        let account = match self.0.accounts.cached(&user) {
+            Some(account) => Some(account),
+            None => self.0.accounts.find(&user).await?,
+        };
+        let account = self.usable(account, address)?;
+        keys.note_use(&known, now);
+        let terms = &known.found.terms;
+        Ok(Principal {
+            user_id: account.user_id,
+            role: match known.found.role {
+                KeyRole::User => Role::User,
+                KeyRole::Service => Role::Service,
+            },
+            address,
+            issued_at_s: None,
+            key: Some(UsedKey { id: known.found.id, scopes: terms.scopes, budget: terms.budget }),
+        })
+    }
+
+    /// Looks a key up, unless its address has failed too often: making keys up costs the database no more than that.
+    async fn look_up(&self, hash: &credentials::Hash, address: IpAddr) -> Result<Arc<Known>, AuthError> {
+        if let Some(retry_after_s) = self.0.failures.exhausted(address, self.0.clock.now()) {
+            return Err(AuthError::TooManyFailures { retry_after_s });
+        }
+        let found = self.0.keys.find(hash).await?;
+        found.ok_or_else(|| self.refuse(Reason::UnknownKey, Some(address)))
+    }
+
+    /// The account, if there is one that may be used.
+    fn usable(&self, account: Option<Account>, address: IpAddr) -> Result<Account, AuthError> {
+        let account = account.filter(|account| account.status != AccountStatus::Erased);
+        let account = account.ok_or_else(|| self.refuse_unknown_user(address))?;
+        if account.status == AccountStatus::Suspended {
+            return Err(AuthError::Suspended);
+        }
+        Ok(account)
     }
 
     /// The user whose things a request is about: the caller, or the one that it names (`?user_id=`, path, body). A name
@@ -151,10 +216,7 @@ impl Auth {
     }
 
     /// Checks the bearer token of a request that came from `address`.
-    async fn verify(&self, headers: &HeaderMap, address: IpAddr) -> Result<Arc<Verified>, AuthError> {
-        let Some(token) = bearer(headers) else {
-            return Err(self.refuse(Reason::Missing, None));
-        };
+    async fn verify(&self, token: &str, address: IpAddr) -> Result<Arc<Verified>, AuthError> {
         let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let now = self.0.clock.now().timestamp();
         let known = self.0.verified.get(&hash).filter(|verified| self.0.verifier.is_current(verified));
@@ -199,17 +261,4 @@ impl Auth {
             None => AuthError::Unauthorized,
         }
     }
-}
-
-/// The token of `Authorization: Bearer …`; the scheme's case does not matter (RFC 9110 §11.1).
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(axum::http::header::AUTHORIZATION).iter();
-    let value = values.next()?.to_str().ok()?;
-    // Two credentials are none: whichever one is chosen, somebody in front may have chosen the other.
-    if values.next().is_some() {
-        return None;
-    }
-    let (scheme, token) = value.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use credentials::Malformed;
 use data_keys::Keys;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode_header};
@@ -121,6 +122,10 @@ pub(super) enum Reason {
     UnknownUser,
     /// No fault of the token's: nobody can say whether it is good.
     IssuerAway,
+    Checksum,
+    Environment,
+    UnknownKey,
+    Network,
 }
 
 impl Reason {
@@ -137,6 +142,20 @@ impl Reason {
             Self::NotYetValid => "not_yet_valid",
             Self::UnknownUser => "unknown_user",
             Self::IssuerAway => "issuer_away",
+            Self::Checksum => "checksum",
+            Self::Environment => "environment",
+            Self::UnknownKey => "unknown_key",
+            Self::Network => "network",
+        }
+    }
+}
+
+impl From<Malformed> for Reason {
+    fn from(fault: Malformed) -> Self {
+        match fault {
+            Malformed::Form => Self::Malformed,
+            Malformed::Checksum => Self::Checksum,
+            Malformed::Environment => Self::Environment,
         }
     }
 }

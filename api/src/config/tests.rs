@@ -44,6 +44,16 @@ fn what_proxies_may_say_is_read_or_refused_with_what_would_be_right() {
 }
 
 #[test]
+fn surroundings_have_a_short_plain_name() {
+    assert_eq!(read_api("OTHER", "").unwrap().environment.as_str(), "dev");
+    assert_eq!(read_api("LEDGER_ENV", "prod2").unwrap().environment.as_str(), "prod2");
+    for bad in ["Prod", "pro-d", "pro_d", "abcdefghijklmnopq"] {
+        let error = read_api("LEDGER_ENV", bad).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.starts_with("LEDGER_ENV cannot be used: it must be 1 to 16"), "{bad}: {error}");
+    }
+}
+
+#[test]
 fn an_escaped_slash_is_refused_or_kept() {
     let read = |value: &'static str| encoded_slash(&move |_| Some(value.to_owned()));
     for (value, expected) in

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use sqlx::PgPool;
 use sqlx::postgres::PgNotification;
-use store::identity::users;
+use store::identity::{api_keys, users};
 use store::listen::{Announcements, Heard};
 use store::projection::checkpoint;
 use tokio::sync::watch;
@@ -139,10 +139,12 @@ impl Watermark {
     }
 }
 
-/// News of accounts, for whoever remembers them or their data keys.
+/// News of accounts and API keys, for whoever remembers them or data keys.
 pub(crate) enum AccountNews<'a> {
     /// Something changed; the notification's payload names whose account it was.
     Changed(&'a str),
+    /// An API key changed; the notification's payload says which one, and how many changes there were.
+    KeyChanged(&'a str),
     /// News may have been missed: nothing that is remembered holds any more.
     Missed,
 }
@@ -160,8 +162,7 @@ pub(crate) async fn follow(
 
 /// Listens for ever.
 async fn listen(pool: &PgPool, watermark: &Watermark, tell: &(impl Fn(AccountNews<'_>) + Send)) {
-    let mut announcements =
-        Announcements::on(&[checkpoint::CHANNEL, users::CHANNEL], pool, "cannot follow the projections");
+    let mut announcements = Announcements::on(&CHANNELS, pool, "cannot follow the projections");
     loop {
         match announcements.next().await {
             // Accounts may have changed unheard, and data keys been destroyed.
@@ -176,6 +177,9 @@ async fn listen(pool: &PgPool, watermark: &Watermark, tell: &(impl Fn(AccountNew
         }
     }
 }
+
+/// Channels of what is remembered here.
+const CHANNELS: [&str; 3] = [checkpoint::CHANNEL, users::CHANNEL, api_keys::CHANNEL];
 
 /// Looks the sequence up in the database.
 async fn read(pool: &PgPool, watermark: &Watermark) -> Result<(), store::Error> {
@@ -196,7 +200,11 @@ fn heard(notification: &PgNotification, watermark: &Watermark, tell: &impl Fn(Ac
         }
         return;
     }
-    tell(AccountNews::Changed(payload));
+    tell(if notification.channel() == api_keys::CHANNEL {
+        AccountNews::KeyChanged(payload)
+    } else {
+        AccountNews::Changed(payload)
+    });
 }
 
 #[cfg(test)]

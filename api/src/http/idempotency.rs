@@ -114,6 +114,10 @@ pub struct Attempt {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Provisional;
 
+/// Body that is kept of a response, in its extensions: what is shown once is not kept, and not repeated.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept(pub(crate) Vec<u8>);
+
 impl Attempt {
     /// The id is of the event's very instant: a recorded call is found again by the millisecond in its id.
     fn first_at(now: DateTime<Utc>) -> Self {

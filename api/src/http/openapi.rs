@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use utoipa::OpenApi as _;
 use utoipa::openapi::header::Header;
 use utoipa::openapi::path::{Operation, ParameterIn};
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{Components, Content, OpenApi, Ref, RefOr, Response, Schema};
 
 use crate::http::problem::{PROBLEM_JSON, ProblemBody};
@@ -21,7 +23,7 @@ const PROBLEM: &str = "Problem";
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     components(schemas(ProblemBody)),
-    security(("bearer" = []))
+    security(("bearer" = []), ("api_key" = []))
 )]
 struct Base;
 
@@ -29,13 +31,18 @@ struct Base;
 pub(crate) fn base() -> OpenApi {
     let mut document = Base::openapi();
     let components = document.components.get_or_insert_default();
-    components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    let mut bearer = Http::new(HttpAuthScheme::Bearer);
+    bearer.description = Some("A JWT, or an API key (`ul_…`)".to_owned());
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    let header = ApiKeyValue::with_description("X-Api-Key", "An API key, in a header of its own; never both");
+    components.add_security_scheme("api_key", SecurityScheme::ApiKey(ApiKey::Header(header)));
     document
 }
 
 /// Says of every operation what holds for all of its kind: the refusals that come from the layers and extractors before
-/// its handler, and the media type of every problem. What a handler says itself of a status stays.
-pub(crate) fn complete(document: &mut OpenApi) {
+/// its handler, the media type of every problem, and what `credentials` says of a method and path. What a handler says
+/// itself of a status stays.
+pub(crate) fn complete(document: &mut OpenApi, credentials: impl Fn(&str, &str) -> Option<String>) {
     let components = document.components.get_or_insert_default();
     for common in &COMMON {
         components.responses.insert(common.name.to_owned(), common.response().into());
@@ -43,9 +50,20 @@ pub(crate) fn complete(document: &mut OpenApi) {
     let name_users = bodies_that_name_users(components);
     for (path, item) in &mut document.paths.paths {
         // The first one reads, the others change something.
-        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
-        for (index, operation) in operations.into_iter().enumerate() {
+        let operations = [
+            ("GET", &mut item.get),
+            ("PUT", &mut item.put),
+            ("POST", &mut item.post),
+            ("PATCH", &mut item.patch),
+            ("DELETE", &mut item.delete),
+        ];
+        for (index, (method, operation)) in operations.into_iter().enumerate() {
             let Some(operation) = operation else { continue };
+            if let Some(sentence) = credentials(method, path) {
+                let said = operation.description.get_or_insert_default();
+                let gap = if said.is_empty() { "" } else { "\n\n" };
+                said.extend([gap, &sentence]);
+            }
             let traits = Traits::of(path, operation, index > 0, &name_users);
             let responses = &mut operation.responses.responses;
             for response in responses.values_mut() {

@@ -10,8 +10,9 @@ pub(crate) const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-orig
 
 /// Headers that say something else than a proxy's id of a request: what it passes on from the client, and which request
 /// it asks about.
-const NO_IDS: [HeaderName; 11] = [
+const NO_IDS: [HeaderName; 12] = [
     header::AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
     header::COOKIE,
     header::HOST,
     header::USER_AGENT,

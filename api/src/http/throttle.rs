@@ -16,6 +16,8 @@ pub const READS: Pace = Pace { requests: 10, period: Duration::from_secs(1), nam
 pub const TOKEN_TESTS: Pace = Pace { requests: 10, period: Duration::from_mins(1), name: "a minute" };
 /// Tokens stored and deleted in a minute: each is a row of the log and of the audit for ever.
 pub const TOKEN_CHANGES: Pace = Pace { requests: 10, period: Duration::from_mins(1), name: "a minute" };
+/// API keys made and changed in a minute: each is an event of the log for ever.
+pub const KEY_CHANGES: Pace = Pace { requests: 10, period: Duration::from_mins(1), name: "a minute" };
 /// Changes of plan and resets that a user asks for itself in a minute: each is an event of the log for ever.
 pub const OWN_CHANGES: Pace = Pace { requests: 10, period: Duration::from_mins(1), name: "a minute" };
 /// Principals remembered at once. A forgotten one starts with a full allowance.

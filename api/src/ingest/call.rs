@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use chrono::{DateTime, TimeDelta, Utc};
 use data_keys::KeysError;
 use events::{Actor, ActorKind, ApiCalled, Body, Event, Personal, is_reserved_source};
-use ledger::{Classified, Endpoint, Invalid, Method, Month, Rules, StatusCode, Units, UserId, text};
+use ledger::{Classified, Endpoint, Invalid, KeyId, Method, Month, Rules, StatusCode, Units, UserId, text};
 use store::identity::users::{Account, AccountStatus};
 use uuid::Uuid;
 use vault::DataKey;
@@ -34,9 +34,16 @@ pub struct Reporter {
     pub may_name_others: bool,
     /// Times that are taken.
     pub window: TimeWindow,
+    /// The API key with which it reports, if it does.
+    pub key: Option<KeyId>,
 }
 
 impl Reporter {
+    /// The API key of a call of this user: what a service reports of others came with no key of theirs.
+    pub(super) fn key_of(&self, user: UserId) -> Option<KeyId> {
+        self.key.filter(|_| self.user == user)
+    }
+
     /// The caller's own account, which it may use.
     pub(super) fn account(&self) -> Account {
         Account { user_id: self.user, status: AccountStatus::Active, used_by_admin: false }
@@ -209,6 +216,7 @@ impl Call<'_> {
         call.response_size = self.response_size;
         call.units = classified.units.get();
         call.counted = classified.counted;
+        call.key_id = reporter.key_of(user).map(KeyId::get);
         if matches!(reporter.kind, ActorKind::Service | ActorKind::Admin) {
             call.actor = Some(Actor::new(reporter.kind, reporter.user.to_string()));
         }

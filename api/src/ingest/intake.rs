@@ -24,7 +24,7 @@ use super::receipt::Receipt;
 use super::recent::Recent;
 use crate::auth::Accounts;
 use crate::http::problem::{Chain, FieldError};
-use crate::limits::Limits;
+use crate::limits::{Cost, Limits};
 use crate::metering;
 use crate::metering::sealer::Sealer;
 
@@ -281,7 +281,7 @@ impl Parts {
             metering::count(classified.category, classified.counted, 1);
         }
         self.recent.insert(fresh.iter().map(|item| item.claim));
-        self.report(&fresh, &classes, &positions);
+        self.report(reporter, &fresh, &classes, &positions);
         if let Some(limits) = &self.limits {
             limits.reported_by(reporter.user, u64::try_from(bytes).unwrap_or(u64::MAX), last_seq);
         }
@@ -310,7 +310,13 @@ impl Parts {
     }
 
     /// Makes the calls count against what is admitted from now on.
-    fn report(&self, fresh: &[Accepted<'_>], classes: &[Classified], positions: &[Position]) {
+    fn report(
+        &self,
+        reporter: &Reporter,
+        fresh: &[Accepted<'_>],
+        classes: &[Classified],
+        positions: &[Position],
+    ) {
         let Some(limits) = &self.limits else { return };
         // A retried check is decided at the first try's instant, which may be in the month before.
         let first_month = Month::of(self.clock.now()).prev();
@@ -326,7 +332,8 @@ impl Parts {
             *sum = sum.plus(classified.category, u64::from(classified.units.get()));
             *seq = position.seq.max(*seq);
         }
-        for ((user, month), (cost, calls, seq)) in sums {
+        for ((user, month), (used, calls, seq)) in sums {
+            let cost = Cost { used, key: reporter.key_of(user) };
             limits.report(user, month, cost, calls, seq);
         }
     }

@@ -9,7 +9,7 @@ use super::parts::Ingest;
 use super::receipt::{ItemStatus, Receipt};
 use super::route::{placed, take_in};
 use super::schema::AnyEvent;
-use crate::auth::User;
+use crate::auth::{User, needs};
 use crate::facts::Writer;
 use crate::http::idempotency::{Idempotency, KeyHeader};
 use crate::http::problem::{Problem, ProblemBody};
@@ -38,7 +38,7 @@ const MAX_ERRORS: usize = 100;
     )
 )]
 pub(super) async fn openmeter_events(
-    caller: User,
+    caller: User<needs::Ingest>,
     State(ingest): State<Ingest>,
     State(idempotency): State<Idempotency>,
     request: Request,

@@ -14,7 +14,7 @@ use super::parse::{Item, MAX_ITEMS, ParseError, Profile, binary, parse};
 use super::parts::Ingest;
 use super::receipt::{ItemStatus, Receipt, ReceiptItem};
 use super::schema::{CloudEvent, PlainEvents};
-use crate::auth::{Principal, Role, User};
+use crate::auth::{Principal, Role, User, needs};
 use crate::facts::Writer;
 use crate::http::extract::{Json, X_BACKFILL};
 use crate::http::idempotency::{Idempotency, KeyHeader, KeyedRequest};
@@ -63,7 +63,7 @@ struct EventsBody {
     )
 )]
 pub(super) async fn events(
-    caller: User,
+    caller: User<needs::Ingest>,
     State(ingest): State<Ingest>,
     State(idempotency): State<Idempotency>,
     request: Request,
@@ -180,5 +180,6 @@ fn reporter(ingest: &Ingest, caller: &Principal, headers: &HeaderMap) -> Result<
     if window == TimeWindow::Backfill && caller.role == Role::User {
         return Err(Problem::forbidden("X-Backfill needs the role service or admin."));
     }
-    Ok(Reporter { user: caller.user_id, kind, may_name_others: caller.role != Role::User, window })
+    let key = caller.key.map(|key| key.id);
+    Ok(Reporter { user: caller.user_id, kind, may_name_others: caller.role != Role::User, window, key })
 }

@@ -4,11 +4,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use ledger::limit::Used;
-use ledger::{Meter, Month, UserId};
+use ledger::{Month, UserId};
 use nats::{Acknowledgement, EncodedEvent, Position, PublishError, Publisher, Term};
 
-use super::ask::Standing;
+use super::ask::{Cost, Policy, Standing};
 use super::fates::Fates;
 
 /// A call that may happen. Its units are taken; dropped without being recorded, it gives them back.
@@ -16,7 +15,7 @@ pub struct Admission {
     way: Way,
     hold: Option<Hold>,
     standing: Option<Standing>,
-    would_block: Option<Meter>,
+    would_block: Option<Policy>,
 }
 
 /// Way of a call into the log.
@@ -33,7 +32,7 @@ impl Admission {
     }
 
     /// A call that counts, though a limit would have refused it.
-    pub(super) fn shadow(way: Way, hold: Hold, standing: Standing, would_block: Meter) -> Self {
+    pub(super) fn shadow(way: Way, hold: Hold, standing: Standing, would_block: Policy) -> Self {
         Self { way, hold: Some(hold), standing: Some(standing), would_block: Some(would_block) }
     }
 
@@ -47,8 +46,8 @@ impl Admission {
         self.standing.as_ref()
     }
 
-    /// The meter that would have refused the call, in shadow mode.
-    pub fn would_block(&self) -> Option<Meter> {
+    /// What would have refused the call, in shadow mode.
+    pub fn would_block(&self) -> Option<Policy> {
         self.would_block
     }
 
@@ -129,12 +128,12 @@ pub(super) struct Hold {
     fates: Arc<Fates>,
     user: UserId,
     month: Month,
-    cost: Used,
+    cost: Cost,
     is_open: bool,
 }
 
 impl Hold {
-    pub(super) fn new(fates: Arc<Fates>, user: UserId, month: Month, cost: Used) -> Self {
+    pub(super) fn new(fates: Arc<Fates>, user: UserId, month: Month, cost: Cost) -> Self {
         Self { fates, user, month, cost, is_open: true }
     }
 

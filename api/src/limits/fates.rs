@@ -3,13 +3,13 @@
 use std::mem;
 use std::sync::Arc;
 
-use ledger::limit::Used;
 use ledger::{Month, UserId};
 use nats::Log;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::ask::Cost;
 use super::log_end;
 use super::projected::Projected;
 
@@ -18,7 +18,7 @@ pub(super) struct Fates {
     counts: Arc<Projected>,
     /// Units of calls of which nobody knows whether they are in the log. They count until the projection has passed
     /// everything that the log can have taken.
-    unknown: Mutex<Vec<(UserId, Month, Used)>>,
+    unknown: Mutex<Vec<(UserId, Month, Cost)>>,
     added: Notify,
 }
 
@@ -28,17 +28,17 @@ impl Fates {
     }
 
     /// Settles a call that is in the log at this sequence.
-    pub(super) fn settle(&self, user: UserId, month: Month, cost: Used, seq: u64) {
+    pub(super) fn settle(&self, user: UserId, month: Month, cost: Cost, seq: u64) {
         self.counts.settle(user, month, cost, seq);
     }
 
     /// Gives back the units of a call that is certainly not in the log.
-    pub(super) fn release(&self, user: UserId, month: Month, cost: Used) {
+    pub(super) fn release(&self, user: UserId, month: Month, cost: Cost) {
         self.counts.release(user, month, cost);
     }
 
     /// Keeps the units of a call of which nobody knows whether it is in the log, until that no longer matters.
-    pub(super) fn lose(&self, user: UserId, month: Month, cost: Used) {
+    pub(super) fn lose(&self, user: UserId, month: Month, cost: Cost) {
         self.unknown.lock().push((user, month, cost));
         self.added.notify_one();
     }

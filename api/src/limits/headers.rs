@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use ledger::limit::{self, Status};
 use ledger::{Category, Meter};
 
-use super::ask::Standing;
+use super::ask::{Policy, Standing};
 
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -23,46 +23,43 @@ const SCRATCH_BYTES: usize = 320;
 
 /// Adds how the user stands to an answer about a call of this category at `now`.
 ///
-/// `RateLimit-Policy` names every limited meter; `RateLimit` and `X-Usage-*` the one with the fewest units left among
-/// those that the call uses. A meter without a limit has no `RateLimit`, `X-Usage-Limit` or `X-Usage-Remaining`.
+/// `RateLimit-Policy` names every limited meter, and the budget of the call's API key; `RateLimit` and `X-Usage-*` the
+/// one with the fewest units left among those that the call uses. A meter without a limit has no `RateLimit`,
+/// `X-Usage-Limit` or `X-Usage-Remaining`.
 pub fn append_usage_headers(
     headers: &mut HeaderMap,
     standing: &Standing,
     category: Category,
     now: DateTime<Utc>,
 ) {
-    headers.reserve(8);
+    headers.reserve(9);
     let mut values = Values(BytesMut::with_capacity(SCRATCH_BYTES));
-    let (limits, used) = (standing.terms.limits, standing.used);
     let window_s = standing.month.seconds();
     let reset_at = standing.month.end();
-    let meter = limit::tightest(limits, used, category);
-    for (meter, quota) in Meter::ALL.into_iter().filter_map(|meter| Some((meter, limits.of(meter)?))) {
-        values.item().quoted(meter).text(";q=").number(quota).text(";w=").number(window_s);
+    let tightest = standing.tightest(category);
+    let all = Meter::ALL.into_iter().map(Policy::Meter).chain([Policy::Key]);
+    for (policy, quota) in all.filter_map(|policy| Some((policy, standing.of(policy).0?))) {
+        values.item().quoted(policy).text(";q=").number(quota).text(";w=").number(window_s);
     }
     values.insert_into(headers, RATELIMIT_POLICY);
-    if let Some(quota) = limits.of(meter) {
-        let left = quota.saturating_sub(used.of(meter));
+    let (quota, used) = standing.of(tightest);
+    if let Some(quota) = quota {
+        let left = quota.saturating_sub(used);
         let reset_s = seconds_until(reset_at, now);
-        values.quoted(meter).text(";r=").number(left).text(";t=").number(reset_s);
+        values.quoted(tightest).text(";r=").number(left).text(";t=").number(reset_s);
         values.insert_into(headers, RATELIMIT);
         values.number(quota).insert_into(headers, X_USAGE_LIMIT);
         values.number(left).insert_into(headers, X_USAGE_REMAINING);
     }
     values.text(standing.terms.plan.as_str()).insert_into(headers, X_USAGE_PLAN);
-    values.number(used.of(meter)).insert_into(headers, X_USAGE_USED);
+    values.number(used).insert_into(headers, X_USAGE_USED);
     values.number(reset_at.timestamp()).insert_into(headers, X_USAGE_RESET);
-    let warned = category.meters().iter().filter_map(|&meter| Some((meter, limits.of(meter)?)));
-    for (meter, limit) in
-        warned.filter(|&(meter, limit)| limit::status(used.of(meter), Some(limit)) != Status::Ok)
-    {
-        values
-            .item()
-            .text(meter.as_str())
-            .text(";used=")
-            .number(used.of(meter))
-            .text(";limit=")
-            .number(limit);
+    let concerned = category.meters().iter().copied().map(Policy::Meter).chain([Policy::Key]);
+    for policy in concerned {
+        let (limit, used) = standing.of(policy);
+        if let Some(limit) = limit.filter(|limit| limit::status(used, Some(*limit)) != Status::Ok) {
+            values.item().text(policy.as_str()).text(";used=").number(used).text(";limit=").number(limit);
+        }
     }
     values.insert_into(headers, X_USAGE_WARNING);
 }
@@ -87,8 +84,8 @@ impl Values {
         self
     }
 
-    fn quoted(&mut self, meter: Meter) -> &mut Self {
-        self.text("\"").text(meter.as_str()).text("\"")
+    fn quoted(&mut self, policy: Policy) -> &mut Self {
+        self.text("\"").text(policy.as_str()).text("\"")
     }
 
     fn number(&mut self, number: impl itoa::Integer) -> &mut Self {
@@ -119,7 +116,7 @@ mod tests {
         let month = "2026-11".parse().expect("a month");
         let now = "2026-11-30T23:58:59.5Z".parse().expect("a time");
         let mut headers = HeaderMap::new();
-        append_usage_headers(&mut headers, &Standing { terms, month, used }, category, now);
+        append_usage_headers(&mut headers, &Standing { terms, month, used, key: None }, category, now);
         headers
     }
 

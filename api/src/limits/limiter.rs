@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ledger::limit::Used;
 use ledger::{Clock, IdSource, Month, UserId};
 use nats::{Log, Publisher, Term};
 use parking_lot::Mutex;
@@ -14,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use super::admission::{Admission, Hold, Way};
-use super::ask::{Ask, Standing};
+use super::ask::{Ask, Cost, Policy, Standing};
 use super::backlog::{self, Backlog, Stage, Unprojected};
 use super::error::{LimitsError, Unready};
 use super::fates::Fates;
@@ -150,9 +149,9 @@ impl Limits {
             }
             Ok((Decided::Forced(standing), term)) => {
                 let hold = limiter.hold(user, &ask);
-                let refusal = limiter.refuse(user, &ask, without(&standing, &ask), true);
+                let refusal = limiter.refuse(user, &ask, standing.without(&ask), true);
                 let way = limiter.way(Some(term));
-                Ok(Verdict::Admitted(Admission::shadow(way, hold, standing, refusal.meter())))
+                Ok(Verdict::Admitted(Admission::shadow(way, hold, standing, refusal.policy())))
             }
             Ok((Decided::Refused(standing), _)) => {
                 Ok(Verdict::Refused(limiter.refuse(user, &ask, standing, false)))
@@ -194,7 +193,7 @@ impl Limits {
     }
 
     /// Counts so many calls that happened and are in the log at `seq`, before the projection has them.
-    pub fn report(&self, user: UserId, month: Month, cost: Used, calls: u64, seq: u64) {
+    pub fn report(&self, user: UserId, month: Month, cost: Cost, calls: u64, seq: u64) {
         self.0.counts.report(user, month, cost, calls, seq);
     }
 
@@ -314,21 +313,12 @@ impl Limiter {
 
     fn refuse(&self, user: UserId, ask: &Ask, standing: Standing, shadow: bool) -> Refusal {
         let refusal = self.refusal(ask, standing);
-        self.rejections.count(user, refusal.meter(), shadow, ask.at);
+        let key = ask.key.map(|key| key.id).filter(|_| refusal.policy() == Policy::Key);
+        self.rejections.count(user, refusal.policy(), key, shadow, ask.at);
         refusal
     }
 
     fn refusal(&self, ask: &Ask, standing: Standing) -> Refusal {
         Refusal::new(standing, ask, self.counts.plans(), self.upgrade_url.as_ref())
     }
-}
-
-/// Standing of the user before a call was admitted.
-fn without(standing: &Standing, ask: &Ask) -> Standing {
-    let cost = ask.cost();
-    let used = Used {
-        total: standing.used.total.saturating_sub(cost.total),
-        analyze: standing.used.analyze.saturating_sub(cost.analyze),
-    };
-    Standing { used, ..standing.clone() }
 }

@@ -31,7 +31,7 @@ mod table;
 mod tally;
 
 pub use admission::{Admission, Recording};
-pub use ask::{Ask, Standing};
+pub use ask::{Ask, AskKey, Cost, KeyStanding, Policy, Standing};
 pub use backlog::Stage;
 pub use error::{LimitsError, Unready};
 pub use headers::append_usage_headers;

@@ -6,14 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ledger::limit::Used;
 use ledger::{Clock, Month, UserId};
 use sqlx::PgPool;
 use store::read::plans::SoldPlan;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::ask::{Ask, Standing};
+use super::ask::{Ask, Cost, Standing};
 use super::counts::{Answer, Counts};
 use super::error::LimitsError;
 use super::reader::{self, Reader};
@@ -109,17 +108,17 @@ impl Projected {
     }
 
     /// Gives back units taken earlier that are certainly not in the log.
-    pub(super) fn release(&self, user: UserId, month: Month, cost: Used) {
+    pub(super) fn release(&self, user: UserId, month: Month, cost: Cost) {
         self.table.with(user, |entry| entry.tally.release(month, cost));
     }
 
     /// Settles units taken earlier that are in the log at this sequence.
-    pub(super) fn settle(&self, user: UserId, month: Month, cost: Used, seq: u64) {
+    pub(super) fn settle(&self, user: UserId, month: Month, cost: Cost, seq: u64) {
         self.table.with(user, |entry| entry.tally.settle(month, cost, seq));
     }
 
     /// Counts so many calls that happened and are in the log at this sequence.
-    pub(super) fn report(&self, user: UserId, month: Month, cost: Used, calls: u64, seq: u64) {
+    pub(super) fn report(&self, user: UserId, month: Month, cost: Cost, calls: u64, seq: u64) {
         self.table.report(user, seq, |entry| entry.tally.report(month, cost, calls, seq));
     }
 
@@ -166,6 +165,9 @@ impl Projected {
 
     /// None when the user has to be read first.
     fn try_decide(&self, entry: &mut Entry, ask: &Ask, intent: Intent, is_fresh: bool) -> Option<Decided> {
+        if let Some((key, _)) = ask.budget() {
+            entry.tally.want(key);
+        }
         let lowest = self.table.floor().max(entry.needed_seq);
         let watermark = entry.tally.watermark().filter(|&seq| seq >= lowest)?;
         let age = entry.read_at.map_or(Duration::MAX, |at| at.elapsed());

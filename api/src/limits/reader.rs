@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use ledger::{Clock, Month, UserId};
+use ledger::{Clock, KeyId, Month, UserId};
 use parking_lot::{Mutex, RwLock};
 use sqlx::PgPool;
 use store::read::limit_inputs::{Terms, UserReading};
@@ -202,11 +202,19 @@ impl Reader {
             *self.plans.write() = plans::sold(&mut conn).await?.into();
             memory.plans_read_at = Some(started);
         }
-        let reading = store::read::limit_inputs::read(&mut conn, users, first_month, now).await?;
+        let wanted: HashMap<UserId, Vec<KeyId>> = users
+            .iter()
+            .map(|user| (*user, self.table.with_known(*user, |entry| entry.tally.wanted(), Vec::new)))
+            .filter(|(_, keys)| !keys.is_empty())
+            .collect();
+        let users: Vec<(UserId, bool)> =
+            users.iter().map(|user| (*user, wanted.contains_key(user))).collect();
+        let reading = store::read::limit_inputs::read(&mut conn, &users, first_month, now).await?;
         drop(conn);
         for user in reading.users {
             let id = user.user;
-            let snapshot = memory.snapshot(user, reading.watermark, first_month);
+            let keys = wanted.get(&id).map_or(&[] as &[KeyId], Vec::as_slice);
+            let snapshot = memory.snapshot(user, keys, reading.watermark, first_month);
             self.table.with_known(
                 id,
                 |entry| {
@@ -224,8 +232,19 @@ impl Reader {
 }
 
 impl Memory {
-    fn snapshot(&mut self, user: UserReading, watermark: u64, first_month: Month) -> Snapshot {
+    /// A key that was asked for and has no count has used nothing.
+    fn snapshot(
+        &mut self,
+        user: UserReading,
+        keys: &[KeyId],
+        watermark: u64,
+        first_month: Month,
+    ) -> Snapshot {
+        let counted =
+            |key: &KeyId| user.keys.iter().find(|(known, _)| known == key).map(|(_, counted)| *counted);
+        let keys = keys.iter().map(|key| (*key, counted(key).unwrap_or_default())).collect();
         Snapshot {
+            keys,
             watermark,
             first_month,
             counted: user.counted,

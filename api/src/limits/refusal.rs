@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use ledger::Meter;
-use ledger::limit;
 use serde_json::{Value, json};
 use store::read::plans::SoldPlan;
 use url::Url;
 
-use super::ask::{Ask, Standing};
+use super::ask::{Ask, Policy, Standing};
 use super::headers::{append_usage_headers, seconds_until};
 use crate::http::problem::{Code, Problem, QUOTA_EXCEEDED};
 
@@ -19,7 +18,7 @@ const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 pub struct Refusal {
     standing: Standing,
     ask: Ask,
-    violated: Vec<Meter>,
+    violated: Vec<Policy>,
     plans: Arc<[SoldPlan]>,
     upgrade_url: Option<String>,
 }
@@ -31,13 +30,13 @@ impl Refusal {
         plans: Arc<[SoldPlan]>,
         upgrade_url: Option<&Url>,
     ) -> Self {
-        let violated = violated(&standing, ask);
+        let violated = standing.violated(ask).collect();
         Self { standing, ask: *ask, violated, plans, upgrade_url: upgrade_url.map(Url::to_string) }
     }
 
-    /// The meter that refuses; `total` when both do.
-    pub fn meter(&self) -> Meter {
-        self.violated.first().copied().unwrap_or(Meter::Total)
+    /// What refuses: a meter of the plan, `total` when both do, else the key's budget.
+    pub fn policy(&self) -> Policy {
+        self.violated.first().copied().unwrap_or(Policy::Meter(Meter::Total))
     }
 
     /// Standing of the user, without the call.
@@ -47,34 +46,45 @@ impl Refusal {
 
     /// The 429 of the contract, or the same with another status, for proxies that know few.
     pub fn into_problem(self, status: StatusCode) -> Problem {
-        let meter = self.meter();
-        let Standing { terms, used, month } = &self.standing;
-        let (limit, used_units) = (terms.limits.of(meter).unwrap_or(0), used.of(meter));
-        let resets_at = month.end();
-        let violated: Vec<&str> = self.violated.iter().map(|meter| meter.as_str()).collect();
+        let policy = self.policy();
+        let terms = &self.standing.terms;
+        let (limit, used_units) = self.standing.of(policy);
+        let limit = limit.unwrap_or(0);
+        let resets_at = self.standing.month.end();
+        let violated: Vec<&str> = self.violated.iter().map(|policy| policy.as_str()).collect();
         let mut headers = HeaderMap::new();
         append_usage_headers(&mut headers, &self.standing, self.ask.category, self.ask.at);
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds_until(resets_at, self.ask.at).max(1)));
         headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
         let units = self.ask.units;
-        let detail = format!(
-            "The plan {} allows {limit} units of {meter} a month; {used_units} are used and this call costs {units}.",
-            terms.plan
-        );
-        Problem::new(status, Code::QuotaExceeded, detail)
+        let bound = match policy {
+            Policy::Meter(meter) => {
+                format!("The plan {} allows {limit} units of {meter} a month", terms.plan)
+            }
+            Policy::Key => format!("The budget of this API key is {limit} units a month"),
+        };
+        let detail = format!("{bound}; {used_units} are used and this call costs {units}.");
+        let problem = Problem::new(status, Code::QuotaExceeded, detail)
             .with_type(QUOTA_EXCEEDED, "Quota exceeded")
             .with_member("violated-policies", json!(violated))
-            .with_member("meter", meter.as_str())
+            .with_member("meter", policy.as_str())
             .with_member("limit", limit)
             .with_member("used", used_units)
             .with_member("resets_at", json!(resets_at))
             .with_member("plan", terms.plan.as_str())
             .with_member("upgrade", self.upgrade())
-            .with_headers(headers)
+            .with_headers(headers);
+        match self.standing.key.filter(|_| self.violated.contains(&Policy::Key)) {
+            Some(key) => problem.with_member("key_id", json!(key.id)),
+            None => problem,
+        }
     }
 
-    /// The next plan up; null when there is none.
+    /// The next plan up; null when there is none, or none would help.
     fn upgrade(&self) -> Value {
+        if self.policy() == Policy::Key {
+            return Value::Null;
+        }
         let Some(SoldPlan { plan, .. }) = next_plan_up(&self.plans, &self.standing) else {
             return Value::Null;
         };
@@ -86,11 +96,6 @@ impl Refusal {
             "url": self.upgrade_url,
         })
     }
-}
-
-/// The meters of a call whose limit it passes.
-fn violated(standing: &Standing, ask: &Ask) -> Vec<Meter> {
-    limit::violated(standing.terms.limits, standing.used, ask.units, ask.category).collect()
 }
 
 /// The next plan up: what a refusal offers.

@@ -4,28 +4,41 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use events::{Body, LimitRejected};
-use ledger::{Meter, UserId};
+use ledger::{KeyId, Meter, UserId};
 
+use super::ask::Policy;
 use crate::facts::{Gather, Gathered};
 
 /// Refusals that are not in the log yet. Those of more users than it holds are counted in the metrics only.
 #[derive(Clone, Default)]
 pub(super) struct Rejections(pub(super) Arc<Gathered<Rejected>>);
 
-/// Calls of a user that a meter refused.
+/// Calls of a user that a meter refused, or the budget of an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Rejected {
     user: UserId,
     meter: Meter,
+    key: Option<KeyId>,
     shadow: bool,
 }
 
 impl Rejections {
     /// Counts one refused call.
-    pub(super) fn count(&self, user: UserId, meter: Meter, shadow: bool, at: DateTime<Utc>) {
-        let label = meter.as_str();
+    pub(super) fn count(
+        &self,
+        user: UserId,
+        policy: Policy,
+        key: Option<KeyId>,
+        shadow: bool,
+        at: DateTime<Utc>,
+    ) {
+        let label = policy.as_str();
+        let meter = match policy {
+            Policy::Meter(meter) => meter,
+            Policy::Key => Meter::Total,
+        };
         metrics::counter!("ledger_limit_rejections_total", "meter" => label).increment(1);
-        if !self.0.add(Rejected { user, meter, shadow }, at, |count| *count += 1) {
+        if !self.0.add(Rejected { user, meter, key, shadow }, at, |count| *count += 1) {
             metrics::counter!("ledger_limit_rejections_unrecorded_total", "meter" => label).increment(1);
         }
     }
@@ -43,8 +56,9 @@ impl Gather for Rejected {
     }
 
     fn body(&self, window_start: DateTime<Utc>, count: &u64) -> Body<'static> {
-        let Self { meter, shadow, .. } = *self;
-        Body::LimitRejected(LimitRejected { meter, count: *count, window_start, shadow })
+        let Self { meter, key, shadow, .. } = *self;
+        let key_id = key.map(KeyId::get);
+        Body::LimitRejected(LimitRejected { meter, count: *count, window_start, shadow, key_id })
     }
 }
 
@@ -63,7 +77,8 @@ mod tests {
         for second in 0..100 {
             for _ in 0..10_000 {
                 let at = begin + chrono::Duration::seconds(second);
-                rejections.count(UserId::new(Uuid::from_u128(1)), Meter::Analyze, false, at);
+                let policy = Policy::Meter(Meter::Analyze);
+                rejections.count(UserId::new(Uuid::from_u128(1)), policy, None, false, at);
             }
         }
         let windows = rejections.0.take(None);

@@ -289,7 +289,7 @@ mod tests {
         let table = Table::with_capacity(100);
         let cost = Used::default().plus(Category::Other, 2);
         for number in 0..500 {
-            table.with(user(number), |entry| entry.tally.report(month(), cost, 3, 7));
+            table.with(user(number), |entry| entry.tally.report(month(), cost.into(), 3, 7));
         }
         for number in 500..10_000 {
             table.with(user(number), |_| ());
@@ -356,12 +356,12 @@ mod tests {
     fn users_are_listed_when_a_reading_would_help() {
         let table = Table::with_capacity(100);
         let cost = Used::default().plus(Category::Other, 1);
-        table.with(user(1), |entry| entry.tally.report(month(), cost, 1, 7));
-        table.with(user(2), |entry| entry.tally.report(month(), cost, 1, 9));
+        table.with(user(1), |entry| entry.tally.report(month(), cost.into(), 1, 7));
+        table.with(user(2), |entry| entry.tally.report(month(), cost.into(), 1, 9));
         assert_eq!(table.take_unsettled(6), []);
         assert_eq!(table.take_unsettled(8), [user(1)]);
         assert_eq!(table.take_unsettled(8), [], "named once");
-        table.with(user(1), |entry| entry.tally.report(month(), cost, 1, 8));
+        table.with(user(1), |entry| entry.tally.report(month(), cost.into(), 1, 8));
         assert_eq!(table.take_unsettled(8), [user(1)], "and again when there is more");
     }
 
@@ -388,6 +388,7 @@ mod tests {
             current: terms,
             current_from: None,
             pending: None,
+            keys: Vec::new(),
         };
         table.with(user(1), |entry| entry.tally.refresh(snapshot));
         assert!(!is_kept(&table));

@@ -5,19 +5,19 @@
 //! hold yet: not acknowledged, of unknown fate, or at a position beyond the watermark. A unit is therefore never
 //! missing from the sum; for an instant it may be in it twice, which only refuses.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use ledger::Month;
 use ledger::limit::Used;
+use ledger::{KeyId, Month};
 use store::read::limit_inputs::Terms;
 
-use super::ask::Standing;
+use super::ask::{Ask, Cost, KeyStanding, Standing};
 use super::counts::Counts;
 
-/// Positions of one user and month that are kept apart. Beyond it neighbours are joined at the later position.
-const MAX_POSITIONS: usize = 64;
+mod outstanding;
+
+use outstanding::{Calls, Outstanding, Sums};
 
 /// A change of plan as decided: in force from `effective_at` until a later decision is.
 #[derive(Debug, Clone)]
@@ -45,6 +45,8 @@ pub(super) struct Snapshot {
     pub(super) current_from: Option<DateTime<Utc>>,
     /// A later decision that is not in force yet.
     pub(super) pending: Option<PlanDecision>,
+    /// Counted units of the API keys that were asked for, in the same months.
+    pub(super) keys: Vec<(KeyId, [u64; Snapshot::MONTHS])>,
 }
 
 impl Snapshot {
@@ -73,6 +75,8 @@ pub(super) struct Tally {
     /// Terms at an instant before the plan was decided that is in force, as they were looked up for the last decision
     /// about such an instant.
     earlier: Option<(DateTime<Utc>, Arc<Terms>)>,
+    /// API keys whose counts decisions need, and whether one did since the last reading.
+    wanted: Vec<(KeyId, bool)>,
 }
 
 #[derive(Debug)]
@@ -82,9 +86,23 @@ struct Read {
     current: Arc<Terms>,
     current_from: Option<DateTime<Utc>>,
     pending: Option<PlanDecision>,
+    keys: Vec<(KeyId, [u64; Snapshot::MONTHS])>,
 }
 
 impl Read {
+    /// Counted units of the key in a month that it covers; none if the key was not asked for.
+    fn counted_of(&self, key: KeyId, month: Month) -> Option<u64> {
+        let (_, counted) = self.keys.iter().find(|(known, _)| *known == key)?;
+        let mut at = self.first_month;
+        for units in counted {
+            if at == month {
+                return Some(*units);
+            }
+            at = at.next();
+        }
+        None
+    }
+
     fn covers(&self, month: Month) -> bool {
         self.first_month <= month && month <= self.first_month.next().next()
     }
@@ -95,76 +113,68 @@ struct MonthTally {
     month: Month,
     /// Counted by the projection, at the snapshot's watermark.
     counted: Used,
-    /// Calls of ours beyond it: a sum over `beyond` and of what has no position yet.
-    outstanding: Calls,
-    /// Calls of ours beyond it by sequence, ascending.
-    beyond: VecDeque<(u64, Calls)>,
-}
-
-/// Calls, and the sums of their units.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Calls {
-    number: u64,
-    used: Used,
-}
-
-impl Calls {
-    fn one(used: Used) -> Self {
-        Self { number: 1, used }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.number = self.number.saturating_add(other.number);
-        self.used.add(other.used);
-    }
-
-    fn subtract(&mut self, other: Self) {
-        debug_assert!(self.number >= other.number, "calls settled twice");
-        self.number = self.number.saturating_sub(other.number);
-        self.used.subtract(other.used);
-    }
+    /// Calls of ours beyond it.
+    outstanding: Outstanding,
+    /// Those of them that came with an API key, by it.
+    keys: Vec<(KeyId, Outstanding)>,
 }
 
 impl Counts for Tally {
-    fn standing(&self, at: DateTime<Utc>, month: Month) -> Option<Standing> {
+    fn standing(&self, ask: &Ask) -> Option<Standing> {
+        let month = ask.month;
         let read = self.read.as_ref().filter(|read| read.covers(month))?;
-        let used = self
-            .months
-            .iter()
-            .find(|tally| tally.month == month)
-            .map_or_else(Used::default, MonthTally::used);
-        Some(Standing { terms: self.terms(read, at)?, month, used })
+        let tally = self.months.iter().find(|tally| tally.month == month);
+        let used = tally.map_or_else(Used::default, MonthTally::used);
+        let key = match ask.budget() {
+            Some((id, budget)) => {
+                let counted = read.counted_of(id, month)?;
+                let outstanding = tally.map_or(0, |tally| tally.outstanding_of(id));
+                Some(KeyStanding { id, budget, used: counted.saturating_add(outstanding) })
+            }
+            None => None,
+        };
+        Some(Standing { terms: self.terms(read, ask.at)?, month, used, key })
     }
 
-    fn take(&mut self, month: Month, cost: Used) {
-        self.month(month).outstanding.add(Calls::one(cost));
+    fn take(&mut self, month: Month, cost: Cost) {
+        self.month(month).outstanding(cost.key, |of| of.take(Calls::one(cost.used)));
     }
 
-    fn release(&mut self, month: Month, cost: Used) {
-        self.month(month).outstanding.subtract(Calls::one(cost));
+    fn release(&mut self, month: Month, cost: Cost) {
+        self.month(month).outstanding(cost.key, |of| of.give_back(Calls::one(cost.used)));
     }
 
-    fn settle(&mut self, month: Month, cost: Used, seq: u64) {
-        self.settle_calls(month, Calls::one(cost), seq);
+    fn settle(&mut self, month: Month, cost: Cost, seq: u64) {
+        self.settle_calls(month, cost.key, Calls::one(cost.used), seq);
     }
 }
 
 impl Tally {
     /// Counts so many calls of this cost together, which happened and are in the log at this sequence.
-    pub(super) fn report(&mut self, month: Month, cost: Used, calls: u64, seq: u64) {
-        let calls = Calls { number: calls, used: cost };
-        self.month(month).outstanding.add(calls);
-        self.settle_calls(month, calls, seq);
+    pub(super) fn report(&mut self, month: Month, cost: Cost, calls: u64, seq: u64) {
+        let calls = Calls { number: calls, used: cost.used };
+        self.month(month).outstanding(cost.key, |of| of.take(calls));
+        self.settle_calls(month, cost.key, calls, seq);
     }
 
-    fn settle_calls(&mut self, month: Month, calls: Calls, seq: u64) {
-        let covered = self.read.as_ref().is_some_and(|read| read.watermark >= seq);
-        let tally = self.month(month);
-        if covered {
-            tally.outstanding.subtract(calls);
-        } else {
-            tally.keep_until(seq, calls);
+    /// Notes that a decision needs what an API key used. Without a reading of it nothing is decided.
+    pub(super) fn want(&mut self, key: KeyId) {
+        match self.wanted.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, is_asked)) => *is_asked = true,
+            None => self.wanted.push((key, true)),
         }
+    }
+
+    /// API keys whose counts a reading is to hold.
+    pub(super) fn wanted(&self) -> Vec<KeyId> {
+        self.wanted.iter().map(|(key, _)| *key).collect()
+    }
+
+    fn settle_calls(&mut self, month: Month, key: Option<KeyId>, calls: Calls, seq: u64) {
+        let covered = self.read.as_ref().is_some_and(|read| read.watermark >= seq);
+        let settle =
+            |of: &mut Outstanding| if covered { of.give_back(calls) } else { of.keep_until(seq, calls) };
+        self.month(month).outstanding(key, settle);
     }
 
     /// Takes over a decision about the plan that is in the log.
@@ -200,7 +210,9 @@ impl Tally {
             current: snapshot.current,
             current_from: snapshot.current_from,
             pending: snapshot.pending,
+            keys: snapshot.keys,
         };
+        self.wanted.retain_mut(|(_, is_asked)| std::mem::take(is_asked));
         self.months.retain(|tally| {
             !tally.is_settled() || (read.covers(tally.month) && tally.counted != Used::default())
         });
@@ -228,7 +240,7 @@ impl Tally {
 
     /// Calls of ours that the last reading does not contain.
     pub(super) fn outstanding_calls(&self) -> u64 {
-        self.months.iter().map(|tally| tally.outstanding.number).sum()
+        self.months.iter().map(|tally| tally.outstanding.sum().number).sum()
     }
 
     /// Tells whether a decision about the plan is kept that the last reading does not contain.
@@ -238,7 +250,7 @@ impl Tally {
 
     /// The lowest position that the last reading does not contain yet.
     pub(super) fn next_position(&self) -> Option<u64> {
-        let calls = self.months.iter().filter_map(|tally| tally.beyond.front()).map(|(seq, _)| *seq);
+        let calls = self.months.iter().filter_map(|tally| tally.outstanding.first_position());
         calls.chain(self.decisions.first().map(|decision| decision.seq)).min()
     }
 
@@ -277,79 +289,45 @@ impl Tally {
 
 impl MonthTally {
     fn new(month: Month) -> Self {
-        Self { month, counted: Used::default(), outstanding: Calls::default(), beyond: VecDeque::new() }
+        Self { month, counted: Used::default(), outstanding: Outstanding::default(), keys: Vec::new() }
     }
 
     fn used(&self) -> Used {
         let mut used = self.counted;
-        used.add(self.outstanding.used);
+        used.add(self.outstanding.sum().used);
         used
     }
 
     fn is_settled(&self) -> bool {
-        self.outstanding == Calls::default()
+        self.outstanding.is_settled()
     }
 
-    /// Acknowledgements come nearly in order, so the search starts at the end.
-    fn keep_until(&mut self, seq: u64, calls: Calls) {
-        let mut at = self.beyond.len();
-        while at > 0 && self.beyond[at - 1].0 > seq {
-            at -= 1;
-        }
-        if at > 0 && self.beyond[at - 1].0 == seq {
-            self.beyond[at - 1].1.add(calls);
-            return;
-        }
-        self.beyond.insert(at, (seq, calls));
-        if self.beyond.len() > MAX_POSITIONS {
-            self.join_neighbours();
-        }
+    /// Units of ours of a key that the last reading does not contain.
+    fn outstanding_of(&self, key: KeyId) -> u64 {
+        let outstanding = self.keys.iter().find(|(known, _)| *known == key);
+        outstanding.map_or(0, |(_, outstanding)| outstanding.sum().used.total)
     }
 
-    /// Halves the list. Units then count until the later of two positions is covered, which only refuses.
-    fn join_neighbours(&mut self) {
-        let mut joined = VecDeque::with_capacity(MAX_POSITIONS);
-        while let Some((seq, mut calls)) = self.beyond.pop_front() {
-            let Some((later_seq, later_calls)) = self.beyond.pop_front() else {
-                joined.push_back((seq, calls));
-                break;
-            };
-            calls.add(later_calls);
-            joined.push_back((later_seq, calls));
+    /// Units of ours of the month, and of the key if there is one.
+    fn outstanding(&mut self, key: Option<KeyId>, mut work: impl FnMut(&mut Outstanding)) {
+        work(&mut self.outstanding);
+        let Some(key) = key else { return };
+        let at = self.keys.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
+            self.keys.push((key, Outstanding::default()));
+            self.keys.len() - 1
+        });
+        work(&mut self.keys[at].1);
+        if self.keys[at].1.is_settled() {
+            self.keys.swap_remove(at);
         }
-        self.beyond = joined;
     }
 
     fn forget_until(&mut self, watermark: u64) {
-        while let Some((seq, calls)) = self.beyond.front().copied() {
-            if seq > watermark {
-                break;
-            }
-            self.outstanding.subtract(calls);
-            self.beyond.pop_front();
+        self.outstanding.forget_until(watermark);
+        for (_, outstanding) in &mut self.keys {
+            outstanding.forget_until(watermark);
         }
-        if self.beyond.is_empty() {
-            self.beyond.shrink_to(4);
-        }
-    }
-}
-
-/// Sums of both meters. Saturating: a sum that could wrap would admit.
-trait Sums {
-    fn add(&mut self, other: Used);
-    fn subtract(&mut self, other: Used);
-}
-
-impl Sums for Used {
-    fn add(&mut self, other: Used) {
-        self.total = self.total.saturating_add(other.total);
-        self.analyze = self.analyze.saturating_add(other.analyze);
-    }
-
-    fn subtract(&mut self, other: Used) {
-        debug_assert!(self.total >= other.total && self.analyze >= other.analyze, "units settled twice");
-        self.total = self.total.saturating_sub(other.total);
-        self.analyze = self.analyze.saturating_sub(other.analyze);
+        self.keys.retain(|(_, outstanding)| !outstanding.is_settled());
     }
 }
 

@@ -7,14 +7,17 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use chrono::{DateTime, Utc};
 use data_keys::KeysError;
 use events::{Actor, ApiCalled, Body, Event, Personal};
-use ledger::{Category, Classified, Endpoint, Method, Month, Rules, Units, UserId};
+use ledger::{Category, Classified, Endpoint, KeyId, Method, Month, Rules, Units, UserId};
 use nats::EncodedEvent;
 use uuid::Uuid;
 use vault::DataKey;
 
 use super::error::MeteringError;
 use super::sealer::{self, SealError, Sealer};
-use crate::limits::{Ask, Limits, LimitsError, Refusal, Standing, Verdict, append_usage_headers};
+use crate::auth::Principal;
+use crate::limits::{
+    Ask, AskKey, Limits, LimitsError, Policy, Refusal, Standing, Verdict, append_usage_headers,
+};
 
 const X_USAGE_WOULD_BLOCK: HeaderName = HeaderName::from_static("x-usage-would-block");
 
@@ -28,6 +31,8 @@ pub(crate) struct MeteredCall {
     pub(crate) at: DateTime<Utc>,
     /// Hash of the request that a trusted proxy asked about, if it named it.
     pub(crate) request: Option<Uuid>,
+    /// The user's API key that it comes with, if it does.
+    pub(crate) key: Option<AskKey>,
 }
 
 /// Fields that are recorded of a call beside those that admit it.
@@ -47,7 +52,7 @@ pub(crate) struct Recorded {
     pub(super) category: Category,
     /// Standing of the user with it; none when the call does not count.
     pub(crate) standing: Option<Standing>,
-    pub(super) would_block: Option<ledger::Meter>,
+    pub(super) would_block: Option<Policy>,
 }
 
 /// Fate of a call that asked.
@@ -68,7 +73,13 @@ impl MeteredCall {
     ) -> Self {
         let mut classified = rules.classify(endpoint, method.as_ref(), None);
         classified.units = units.unwrap_or(classified.units);
-        Self { user, classified, method, at, request: None }
+        Self { user, classified, method, at, request: None, key: None }
+    }
+
+    /// The same call, as its caller makes it: with an API key of its user's, or none.
+    pub(crate) fn by(self, caller: &Principal) -> Self {
+        let key = caller.key_of(self.user).map(|key| AskKey { id: key.id, budget: key.budget });
+        Self { key, ..self }
     }
 
     /// The call as the limits see it.
@@ -78,6 +89,7 @@ impl MeteredCall {
             month: Month::of(self.at),
             category: self.classified.category,
             units: self.classified.units,
+            key: self.key,
         }
     }
 
@@ -135,6 +147,7 @@ impl MeteredCall {
         call.counted = self.classified.counted;
         call.actor = particulars.actor;
         call.request = self.request;
+        call.key_id = self.key.map(|key| KeyId::get(key.id));
         let mut event = Event::by_api(call_id, self.user, self.at, Body::ApiCalled(call));
         if let (Some(key), Body::ApiCalled(call)) = (key, &mut event.body) {
             call.personal = sealer::seal(key, &event.id, &particulars.personal)?;
@@ -149,15 +162,15 @@ impl Recorded {
         if let Some(standing) = &self.standing {
             append_usage_headers(headers, standing, self.category, self.at);
         }
-        if let Some(meter) = self.would_block {
-            append_would_block(headers, meter);
+        if let Some(policy) = self.would_block {
+            append_would_block(headers, policy);
         }
     }
 }
 
 /// Says that a limit would have refused the call, in shadow mode.
-pub(crate) fn append_would_block(headers: &mut HeaderMap, meter: ledger::Meter) {
-    headers.insert(X_USAGE_WOULD_BLOCK, HeaderValue::from_static(meter.as_str()));
+pub(crate) fn append_would_block(headers: &mut HeaderMap, policy: Policy) {
+    headers.insert(X_USAGE_WOULD_BLOCK, HeaderValue::from_static(policy.as_str()));
 }
 
 /// Counts calls that are on disk, for `/metrics`.

@@ -13,12 +13,12 @@ use uuid::Uuid;
 
 use super::call::{Metered, MeteredCall, Particulars, append_would_block};
 use super::{Metering, MeteringError};
-use crate::auth::{Auth, User};
+use crate::auth::{Auth, User, needs};
 use crate::config::Enforcement;
 use crate::http::extract::Json;
 use crate::http::idempotency::{Attempt, Idempotency, KeyHeader, Keyed};
 use crate::http::problem::{Code, FieldError, Problem, ProblemBody};
-use crate::limits::{Preview, Standing, append_usage_headers};
+use crate::limits::{Policy, Preview, Standing, append_usage_headers};
 
 /// Time that a retried check waits to learn what became of the first try.
 const RETRY_WAIT: Duration = Duration::from_secs(5);
@@ -53,10 +53,10 @@ pub(super) struct CheckRequest {
 #[derive(Debug, Serialize, ToSchema)]
 struct CheckBody {
     allowed: bool,
-    /// The meter that refuses, else the one with the fewest units left among those that the call uses. Null, as all
-    /// figures are, where nobody can count just now and the call is allowed all the same.
-    #[schema(value_type = Option<String>)]
-    meter: Option<Meter>,
+    /// The meter that refuses (`key`: the budget of the API key), else the one with the fewest units left among those
+    /// that the call uses. Null, as all figures are, where nobody can count just now and the call is allowed all the
+    /// same.
+    meter: Option<&'static str>,
     /// Null is unlimited.
     limit: Option<u64>,
     used: Option<u64>,
@@ -75,6 +75,9 @@ struct CheckBody {
 struct MetersBody {
     total: MeterBody,
     analyze: MeterBody,
+    /// The API key's, if it has a budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<MeterBody>,
 }
 
 /// A meter.
@@ -106,7 +109,7 @@ struct MeterBody {
     )
 )]
 pub(super) async fn check(
-    caller: User,
+    caller: User<needs::Check>,
     State(auth): State<Auth>,
     State(metering): State<Metering>,
     State(idempotency): State<Idempotency>,
@@ -122,7 +125,7 @@ pub(super) async fn check(
     let endpoint = rules.endpoint(&body.endpoint).map_err(|error| path_problem("/endpoint", error))?;
     let user = auth.resolve_or_provision(&caller, body.user_id.as_deref()).await?;
     let now = metering.0.writer.now();
-    let call = MeteredCall::new(rules, user, &endpoint, body.method, body.units, now);
+    let call = MeteredCall::new(rules, user, &endpoint, body.method, body.units, now).by(&caller);
     if !body.record {
         return Ok(metering.preview(&call).await?);
     }
@@ -145,14 +148,14 @@ impl Metering {
     async fn preview(&self, call: &MeteredCall) -> Result<Response, MeteringError> {
         let (standing, refused) = match self.0.limits.preview(call.user, call.ask()).await? {
             Preview::Allowed(standing) => (standing, None),
-            Preview::Refused(refusal) => (refusal.standing().clone(), Some(refusal.meter())),
+            Preview::Refused(refusal) => (refusal.standing().clone(), Some(refusal.policy())),
             Preview::Unknown => return Ok(uncounted_answer(call, None)),
         };
         let refused = refused.filter(|_| call.classified.counted);
         let shadow = self.0.enforcement == Enforcement::Shadow;
         let mut response = answer(call, &standing, refused.filter(|_| !shadow), None);
-        if let Some(meter) = refused.filter(|_| shadow) {
-            append_would_block(response.headers_mut(), meter);
+        if let Some(policy) = refused.filter(|_| shadow) {
+            append_would_block(response.headers_mut(), policy);
         }
         Ok(response)
     }
@@ -176,7 +179,7 @@ impl Metering {
         match self.record(&call, attempt.event_id, particulars).await? {
             // The earlier try may have taken the units that are missing now, and its call would count all the same.
             Metered::Refused(_) if attempt.retried && !is_settled => Err(MeteringError::FirstTryUnknown),
-            Metered::Refused(refusal) => Ok(answer(&call, refusal.standing(), Some(refusal.meter()), None)),
+            Metered::Refused(refusal) => Ok(answer(&call, refusal.standing(), Some(refusal.policy()), None)),
             Metered::Recorded(recorded) => {
                 let mut response = match &recorded.standing {
                     Some(standing) => answer(&call, standing, None, Some(recorded.call_id)),
@@ -229,28 +232,34 @@ fn uncounted_answer(call: &MeteredCall, call_id: Option<Uuid>) -> Response {
 fn answer(
     call: &MeteredCall,
     standing: &Standing,
-    refused: Option<Meter>,
+    refused: Option<Policy>,
     call_id: Option<Uuid>,
 ) -> Response {
-    let (limits, used) = (standing.terms.limits, standing.used);
-    let body = |meter: Meter| MeterBody {
-        used: used.of(meter),
-        limit: limits.of(meter),
-        remaining: limit::remaining(used.of(meter), limits.of(meter)),
-        percentage: limit::percentage(used.of(meter), limits.of(meter)),
-        status: limit::status(used.of(meter), limits.of(meter)),
+    let body = |policy: Policy| {
+        let (limit, used) = standing.of(policy);
+        MeterBody {
+            used,
+            limit,
+            remaining: limit::remaining(used, limit),
+            percentage: limit::percentage(used, limit),
+            status: limit::status(used, limit),
+        }
     };
-    let meter = refused.unwrap_or_else(|| limit::tightest(limits, used, call.classified.category));
-    let shown = body(meter);
+    let policy = refused.unwrap_or_else(|| standing.tightest(call.classified.category));
+    let shown = body(policy);
     let answer = CheckBody {
         allowed: refused.is_none(),
-        meter: Some(meter),
+        meter: Some(policy.as_str()),
         limit: shown.limit,
         used: Some(shown.used),
         remaining: shown.remaining,
         resets_at: standing.month.end(),
         status: Some(shown.status),
-        meters: Some(MetersBody { total: body(Meter::Total), analyze: body(Meter::Analyze) }),
+        meters: Some(MetersBody {
+            total: body(Policy::Meter(Meter::Total)),
+            analyze: body(Policy::Meter(Meter::Analyze)),
+            key: standing.key.map(|_| body(Policy::Key)),
+        }),
         call_id,
     };
     let mut headers = HeaderMap::new();

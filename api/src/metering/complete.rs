@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::outcomes::{CallEnd, Completed, Completion, MAX_AGE};
 use super::recent::RecentCall;
 use super::{Metering, MeteringError};
-use crate::auth::ServiceOrAdmin;
+use crate::auth::{ServiceOrAdmin, needs};
 use crate::http::extract::{Json, Path};
 use crate::http::idempotency::{Attempt, Idempotency, KeyHeader, Keyed};
 use crate::http::problem::{FieldError, Problem, ProblemBody};
@@ -76,7 +76,7 @@ enum Outcome {
     )
 )]
 pub(super) async fn outcome(
-    caller: ServiceOrAdmin,
+    caller: ServiceOrAdmin<needs::Check>,
     State(metering): State<Metering>,
     State(idempotency): State<Idempotency>,
     Path(call_id): Path<Uuid>,

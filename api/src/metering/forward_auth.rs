@@ -17,7 +17,7 @@ use ledger::ids::event_id_at;
 use super::Metering;
 use super::call::{Metered, MeteredCall, Particulars, Recorded};
 use super::original::{Original, original, request_id};
-use crate::auth::{Auth, Principal};
+use crate::auth::{Auth, Principal, User, X_API_KEY, needs};
 use crate::config::Preflight;
 use crate::http::client::user_agent;
 use crate::http::envelope::uuid_value;
@@ -30,10 +30,10 @@ const X_USAGE_CALL_ID: HeaderName = HeaderName::from_static("x-usage-call-id");
 
 /// Asks whether a request may pass, and records it
 ///
-/// The user comes from the bearer token, path and method from `X-Forwarded-Uri` and `X-Forwarded-Method`, or from
-/// `X-Original-URI` (or `X-Original-URL`) and `X-Original-Method`. An admitted call is on disk before the answer. Any
-/// method will do. A trusted proxy that names the request (`FORWARD_AUTH_ID_HEADER`) and asks again within a minute,
-/// ten times at most, hears the same answer, and the call counts once.
+/// The user comes from the bearer token or the API key, path and method from `X-Forwarded-Uri` and
+/// `X-Forwarded-Method`, or from `X-Original-URI` (or `X-Original-URL`) and `X-Original-Method`. An admitted call is on
+/// disk before the answer. Any method will do. A trusted proxy that names the request (`FORWARD_AUTH_ID_HEADER`) and
+/// asks again within a minute, ten times at most, hears the same answer, and the call counts once.
 #[utoipa::path(
     get, path = "/api/forward-auth", tag = "proxies",
     params(
@@ -141,6 +141,7 @@ fn is_preflight(original: &Original<'_>, headers: &HeaderMap) -> bool {
         && headers.contains_key(header::ORIGIN)
         && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
         && !headers.contains_key(header::AUTHORIZATION)
+        && !headers.contains_key(X_API_KEY)
         && !has_body
 }
 
@@ -170,7 +171,7 @@ impl Question<'_> {
     }
 
     async fn decide(&self, parts: Parts, original: Reading) -> Result<Response, Problem> {
-        let principal = self.auth.authenticate(&parts).await?;
+        let principal = User::<needs::Check>::of(self.auth, &parts).await?;
         let original = original(&parts)?;
         let id = self.request_id(&parts)?;
         let metering = &*self.metering.0;
@@ -181,7 +182,8 @@ impl Question<'_> {
         let method = Method::new(original.method)
             .map_err(|error| Problem::malformed(Code::MalformedHeader, error.to_string()))?;
         let now = metering.writer.now();
-        let call = MeteredCall::new(&metering.rules, principal.user_id, &endpoint, Some(method), None, now);
+        let call = MeteredCall::new(&metering.rules, principal.user_id, &endpoint, Some(method), None, now)
+            .by(&principal);
         let personal = Personal::of_client(client_address(&parts, &principal), user_agent(&parts.headers));
         let metered = if let Some(id) = id {
             self.metering.record_once(call, &original, id, personal).await?
@@ -243,6 +245,7 @@ mod tests {
         for (name, value) in [
             (header::AUTHORIZATION, ""),
             (header::AUTHORIZATION, "Bearer x"),
+            (X_API_KEY, "x"),
             (header::TRANSFER_ENCODING, "chunked"),
             (header::TRANSFER_ENCODING, "identity"),
             (header::CONTENT_LENGTH, "1"),

@@ -180,7 +180,7 @@ impl Metering {
                 at: found.created_at,
                 category: call.classified.category,
                 standing: Some(refusal.standing().clone()),
-                would_block: self.was_forced(refusal).then(|| refusal.meter()),
+                would_block: self.was_forced(refusal).then(|| refusal.policy()),
             })),
             // Its units may be those that are missing, and it would count all the same.
             None if is_unknown => Err(MeteringError::FirstTryUnknown),
@@ -190,8 +190,7 @@ impl Metering {
 
     /// Tells whether the user has passed the limit that refuses, as shadow mode lets them.
     fn was_forced(&self, refusal: &Refusal) -> bool {
-        let (standing, meter) = (refusal.standing(), refusal.meter());
-        self.0.enforcement == Enforcement::Shadow
-            && standing.terms.limits.of(meter).is_some_and(|limit| standing.used.of(meter) > limit)
+        let (limit, used) = refusal.standing().of(refusal.policy());
+        self.0.enforcement == Enforcement::Shadow && limit.is_some_and(|limit| used > limit)
     }
 }

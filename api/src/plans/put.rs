@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::change::{PlanChangeBody, PlanRequest, Timing};
 use super::parts::Plans;
-use crate::auth::{Auth, ServiceOrAdmin};
+use crate::auth::{Auth, ServiceOrAdmin, needs};
 use crate::http::extract::{Json, Path, Text};
 use crate::http::idempotency::Idempotency;
 use crate::http::problem::{Problem, ProblemBody};
@@ -57,7 +57,7 @@ enum Effective {
     )
 )]
 pub(super) async fn put_plan(
-    caller: ServiceOrAdmin,
+    caller: ServiceOrAdmin<needs::Plans>,
     State(auth): State<Auth>,
     State(plans): State<Plans>,
     State(idempotency): State<Idempotency>,

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::change::{PlanChangeBody, PlanRequest, Timing};
 use super::parts::Plans;
-use crate::auth::{Auth, Principal, Role, User};
+use crate::auth::{Auth, Principal, Role, User, needs};
 use crate::http::extract::Query;
 use crate::http::idempotency::{Attempt, Idempotency, KeyHeader, Keyed};
 use crate::http::problem::{Problem, ProblemBody};
@@ -47,7 +47,7 @@ pub(super) struct UpgradeQuery {
     )
 )]
 pub(super) async fn upgrade(
-    caller: User,
+    caller: User<needs::Plans>,
     State(auth): State<Auth>,
     State(plans): State<Plans>,
     State(idempotency): State<Idempotency>,

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::parts::Tokens;
 use super::request::{ListQuery, token_id};
-use crate::auth::{Auth, UserOrAdmin};
+use crate::auth::{Auth, UserOrAdmin, needs};
 use crate::facts::{AsOf, MinSeq, MinSeqHeader, Positions};
 use crate::http::extract::{Json, Path, Query};
 use crate::http::paging::CursorScope;
@@ -70,7 +70,7 @@ struct AuditActor {
     )
 )]
 pub(super) async fn audit(
-    caller: UserOrAdmin,
+    caller: UserOrAdmin<needs::Tokens>,
     _seen: MinSeq,
     State(auth): State<Auth>,
     State(tokens): State<Tokens>,
@@ -94,7 +94,7 @@ pub(super) async fn audit(
     )
 )]
 pub(super) async fn token_audit(
-    caller: UserOrAdmin,
+    caller: UserOrAdmin<needs::Tokens>,
     _seen: MinSeq,
     State(auth): State<Auth>,
     State(tokens): State<Tokens>,

@@ -17,7 +17,7 @@ use super::body::{TokenBody, Warning};
 use super::error::TokensError;
 use super::parts::Tokens;
 use super::request::{Client, Kind, check, check_name, must_be};
-use crate::auth::UserOnly;
+use crate::auth::{UserOnly, needs};
 use crate::facts::Written;
 use crate::http::extract::{Json, NoQuery, Query, SecretFields, SecretJson, Text};
 use crate::http::idempotency::{Attempt, Idempotency, KeyHeader, KeyedRequest, Provisional};
@@ -76,7 +76,7 @@ struct NewToken {
     )
 )]
 pub(super) async fn store(
-    caller: UserOnly,
+    caller: UserOnly<needs::Tokens>,
     State(tokens): State<Tokens>,
     State(idempotency): State<Idempotency>,
     // A `?user_id=` that changes nothing would put the token into another vault than was meant.

@@ -13,7 +13,7 @@ use store::read::stored_tokens::StoredToken;
 use super::error::TokensError;
 use super::parts::Tokens;
 use super::request::{Client, OwnerQuery, token_id};
-use crate::auth::{Auth, UserOrAdmin};
+use crate::auth::{Auth, UserOrAdmin, needs};
 use crate::facts::Written;
 use crate::http::extract::{Path, Query};
 use crate::http::idempotency::Idempotency;
@@ -33,7 +33,7 @@ use crate::http::problem::{Problem, ProblemBody};
     )
 )]
 pub(super) async fn delete(
-    caller: UserOrAdmin,
+    caller: UserOrAdmin<needs::Tokens>,
     State(auth): State<Auth>,
     State(tokens): State<Tokens>,
     State(idempotency): State<Idempotency>,

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::body::TokenBody;
 use super::parts::Tokens;
 use super::request::{ListQuery, OwnerQuery, token_id};
-use crate::auth::{Auth, UserOrAdmin};
+use crate::auth::{Auth, UserOrAdmin, needs};
 use crate::facts::{AsOf, MinSeq, MinSeqHeader};
 use crate::http::extract::{Json, Path, Query};
 use crate::http::paging::CursorScope;
@@ -30,7 +30,7 @@ pub(super) struct TokenList {
     responses((status = 200, body = TokenList))
 )]
 pub(super) async fn list(
-    caller: UserOrAdmin,
+    caller: UserOrAdmin<needs::Tokens>,
     _seen: MinSeq,
     State(auth): State<Auth>,
     State(tokens): State<Tokens>,
@@ -66,7 +66,7 @@ fn place(token: &TokenBody) -> Vec<u8> {
     )
 )]
 pub(super) async fn get(
-    caller: UserOrAdmin,
+    caller: UserOrAdmin<needs::Tokens>,
     _seen: MinSeq,
     State(auth): State<Auth>,
     State(tokens): State<Tokens>,

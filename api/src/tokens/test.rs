@@ -18,7 +18,7 @@ use super::error::TokensError;
 use super::parts::Tokens;
 use super::request::{Client, Kind, check, must_be, token_id};
 use super::test_answer::TokenTest;
-use crate::auth::UserOnly;
+use crate::auth::{UserOnly, needs};
 use crate::http::extract::{Json, NoQuery, Path, Query, SecretFields, SecretJson};
 use crate::http::idempotency::Idempotency;
 use crate::http::problem::{Problem, ProblemBody};
@@ -65,7 +65,7 @@ impl SecretFields for TestRequest {
     )
 )]
 pub(super) async fn test_stored(
-    caller: UserOnly,
+    caller: UserOnly<needs::Tokens>,
     State(tokens): State<Tokens>,
     State(idempotency): State<Idempotency>,
     Path(id): Path<String>,
@@ -98,7 +98,7 @@ pub(super) async fn test_stored(
     )
 )]
 pub(super) async fn test_given(
-    caller: UserOnly,
+    caller: UserOnly<needs::Tokens>,
     State(tokens): State<Tokens>,
     Query(NoQuery {}): Query<NoQuery>,
     SecretJson { body, .. }: SecretJson<TestRequest>,

@@ -2,18 +2,18 @@
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
-use ledger::{Category, Method, StatusCode, UserId};
+use ledger::{Category, KeyId, Method, StatusCode, UserId};
 use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize};
-use store::read::calls::{After, Call, CallFilter};
+use store::read::calls::{After, Call, CallFilter, KeyFilter};
 use store::read::filter::TimeRange;
-use store::read::history::{OTHER_ENDPOINTS, UNKNOWN};
+use store::read::history::{Granularity, Grouping, HistoryFilter, NO_KEY, OTHER_ENDPOINTS, UNKNOWN};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::history::{CountedParam, largest_endpoints};
 use super::parts::Usage;
-use crate::auth::{Auth, User};
+use crate::auth::{Auth, User, needs};
 use crate::facts::{AsOf, MinSeq, MinSeqHeader, Positions};
 use crate::http::extract::{Json, Query, Text};
 use crate::http::paging::{CursorScope, PageLimit};
@@ -44,6 +44,9 @@ pub(super) struct CallsQuery {
     /// The method, or `unknown`.
     #[param(value_type = Option<String>)]
     method: Option<Method>,
+    /// Id of the API key that they came with, or `none`.
+    #[param(value_type = Option<String>)]
+    key: Option<KeyParam>,
     /// `true` (those that count), `false` or `all`; `true` unless given.
     #[serde(default)]
     counted: CountedParam,
@@ -71,6 +74,22 @@ impl<'de> Deserialize<'de> for StatusParam {
             None if text == UNKNOWN => Ok(Self(text)),
             None => Err(D::Error::custom("a status is from 100 to 599, or unknown")),
         }
+    }
+}
+
+/// An API key to filter by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct KeyParam(KeyFilter);
+
+impl<'de> Deserialize<'de> for KeyParam {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == NO_KEY {
+            return Ok(Self(KeyFilter::None));
+        }
+        let id =
+            Uuid::try_parse(&text).map_err(|_| D::Error::custom("a key is named by its UUID, or none"))?;
+        Ok(Self(KeyFilter::Of(KeyId::new(id))))
     }
 }
 
@@ -108,6 +127,8 @@ struct CallItem {
     response_size: Option<u64>,
     ip_address: Option<String>,
     user_agent: Option<String>,
+    /// The API key that it came with.
+    key_id: Option<Uuid>,
     /// Where in the log it is; opaque.
     position: String,
 }
@@ -123,7 +144,7 @@ struct CallItem {
     )
 )]
 pub(super) async fn calls(
-    caller: User,
+    caller: User<needs::Read>,
     _seen: MinSeq,
     State(auth): State<Auth>,
     State(usage): State<Usage>,
@@ -143,7 +164,7 @@ pub(super) async fn calls(
 
     let (mut conn, as_of) = usage.0.projections.snapshot().await?;
     if filter.endpoint.as_deref() == Some(OTHER_ENDPOINTS) {
-        filter.largest = largest_endpoints(&mut conn, owner, range, filter.counted).await?.0;
+        filter.largest = largest_endpoints(&mut conn, owner, &as_history(&filter)).await?.0;
     }
     let totals = store::read::calls::totals(&mut conn, owner, &filter).await?;
     let after = place.map(|place| place.after);
@@ -159,6 +180,16 @@ pub(super) async fn calls(
     Ok(Json(Calls { items, next_cursor, rows: totals.rows, units: totals.units, as_of }))
 }
 
+/// The filter as history has it, which decides what its largest endpoints are.
+fn as_history(filter: &CallFilter) -> HistoryFilter {
+    let key = match filter.key {
+        Some(KeyFilter::Of(key)) => Some(key),
+        Some(KeyFilter::None) | None => None,
+    };
+    let CallFilter { range, counted, .. } = *filter;
+    HistoryFilter { range, granularity: Granularity::Month, grouping: Grouping::Endpoint, counted, key }
+}
+
 impl CallsQuery {
     /// The cursors of this list: they hold for the filters as they were given.
     fn scope(&self, owner: UserId) -> CursorScope {
@@ -166,7 +197,7 @@ impl CallsQuery {
             "{:?}",
             (
                 (self.from, self.to, self.endpoint.as_ref().map(Text::as_str), self.category),
-                (self.status.as_ref(), self.method.as_ref(), self.counted, self.since_reset),
+                (self.status.as_ref(), self.method.as_ref(), self.counted, self.since_reset, self.key),
             )
         );
         CursorScope::new(&[b"calls", owner.get().as_bytes(), filters.as_bytes()])
@@ -181,6 +212,7 @@ impl CallsQuery {
             status: self.status.map(|status| status.0),
             method: self.method.map(|method| method.as_str().to_owned()),
             since_reset: self.since_reset,
+            key: self.key.map(|key| key.0),
             largest: Vec::new(),
         }
     }
@@ -241,6 +273,7 @@ impl CallItem {
             response_size: call.response_size,
             ip_address: call.ip_address,
             user_agent: call.user_agent,
+            key_id: call.key_id,
             position: positions.encode(call.log_seq),
         }
     }

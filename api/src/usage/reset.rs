@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::error::UsageError;
 use super::parts::Usage;
-use crate::auth::{Auth, AuthError, Principal, Role, User};
+use crate::auth::{Auth, AuthError, Principal, Role, User, needs};
 use crate::facts::Written;
 use crate::http::extract::{Json, Text};
 use crate::http::idempotency::{Attempt, Idempotency, KeyHeader, Keyed};
@@ -58,7 +58,7 @@ struct ResetBody {
     )
 )]
 pub(super) async fn reset(
-    caller: User,
+    caller: User<needs::NoKey>,
     State(auth): State<Auth>,
     State(usage): State<Usage>,
     State(idempotency): State<Idempotency>,

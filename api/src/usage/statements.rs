@@ -8,7 +8,7 @@ use store::read::statements::{Adjustment, CategoryUnits, Statement};
 use utoipa::{IntoParams, ToSchema};
 
 use super::parts::Usage;
-use crate::auth::{Auth, User};
+use crate::auth::{Auth, User, needs};
 use crate::facts::{AsOf, MinSeq, MinSeqHeader};
 use crate::http::extract::{Json, Path, Query};
 use crate::http::paging::{CursorScope, PageLimit};
@@ -111,7 +111,7 @@ struct UnitsBody {
     )
 )]
 pub(super) async fn statements(
-    caller: User,
+    caller: User<needs::Read>,
     _seen: MinSeq,
     State(auth): State<Auth>,
     State(usage): State<Usage>,
@@ -139,7 +139,7 @@ pub(super) async fn statements(
     )
 )]
 pub(super) async fn statement(
-    caller: User,
+    caller: User<needs::Read>,
     _seen: MinSeq,
     State(auth): State<Auth>,
     State(usage): State<Usage>,

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::parts::Usage;
-use crate::auth::{Auth, User};
+use crate::auth::{Auth, User, needs};
 use crate::facts::{AsOf, MinSeq, MinSeqHeader};
 use crate::http::extract::{Json, Query};
 use crate::http::problem::Problem;
@@ -114,7 +114,7 @@ struct UnitsByCategory {
     )
 )]
 pub(super) async fn stats(
-    caller: User,
+    caller: User<needs::Read>,
     _seen: MinSeq,
     State(auth): State<Auth>,
     State(usage): State<Usage>,

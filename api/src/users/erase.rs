@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::error::UsersError;
 use super::parts::Users;
-use crate::auth::{Auth, Principal, Role, UserOrAdmin};
+use crate::auth::{Auth, Eraser, Principal, Role, needs};
 use crate::http::extract::{Json, Path};
 use crate::http::idempotency::Idempotency;
 use crate::http::problem::{Chain, Problem, ProblemBody};
@@ -57,8 +57,8 @@ pub(super) struct ErasureReceipt {
     description = "The data key is destroyed, and with it every token, address and user agent that was sealed under \
         it, in every copy of\nthe log. Names, addresses and the host's id are removed; counts stay. The user is never \
         made again: its credentials\nare refused with 401, its events with `subject_erased`. A user needs a \
-        credential that was issued in the last 15\nminutes; an admin may erase anybody. Asked again, an admin gets \
-        the same receipt.",
+        credential that was issued in the last 15\nminutes; an admin may erase anybody, and a service whose API key \
+        has the scope `erase` anybody but admins. Asked\nagain, they get the same receipt.",
     params(("user" = String, Path, description = "`me`, a UUID or an external id")),
     responses(
         (status = 200, description = "Erased", body = ErasureReceipt),
@@ -68,15 +68,17 @@ pub(super) struct ErasureReceipt {
     )
 )]
 pub(super) async fn erase(
-    caller: UserOrAdmin,
+    caller: Eraser<needs::Erase>,
     State(auth): State<Auth>,
     State(users): State<Users>,
     State(idempotency): State<Idempotency>,
     Path(named): Path<String>,
 ) -> Result<Response, Problem> {
     let user = auth.resolve(&caller, Some(&named)).await?;
-    if caller.role == Role::User {
-        must_be_fresh(&caller, users.0.writer.now().timestamp())?;
+    match caller.role {
+        Role::User => must_be_fresh(&caller, users.0.writer.now().timestamp())?,
+        Role::Service => users.must_be_no_admin(user).await?,
+        Role::Admin => {}
     }
     if let Some(erasure) = users.earlier_erasure(user).await? {
         return Ok(users.receipt(user, erasure).await);
@@ -93,6 +95,13 @@ fn must_be_fresh(caller: &Principal, now_s: i64) -> Result<(), UsersError> {
 }
 
 impl Users {
+    /// Refuses a service that would end an admin: it could not be stopped by one then.
+    async fn must_be_no_admin(&self, user: UserId) -> Result<(), UsersError> {
+        let account = self.0.accounts.find(&UserRef::Id(user)).await?;
+        let is_admin = account.is_some_and(|account| account.used_by_admin);
+        if is_admin { Err(UsersError::AdminErasedByService) } else { Ok(()) }
+    }
+
     /// The user's erasure, if there was one.
     async fn earlier_erasure(&self, user: UserId) -> Result<Option<Erasure>, UsersError> {
         if let Some(erasure) = self.projected_erasure(user).await? {

@@ -20,6 +20,9 @@ pub enum UsersError {
     /// A service changes the status of an account that an admin uses.
     #[error("the status of an admin's account is changed by a service")]
     AdminBarredByService,
+    /// A service erases an account that an admin uses.
+    #[error("an admin's account is erased by a service")]
+    AdminErasedByService,
     /// There is no such user.
     #[error("there is no such user")]
     NoSuchUser,

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::error::UsersError;
 use super::export_turns::ExportTurn;
 use super::parts::Users;
-use crate::auth::{Auth, UserOrAdmin};
+use crate::auth::{Auth, UserOrAdmin, needs};
 use crate::facts::{MinSeq, MinSeqHeader, Projections};
 use crate::http::extract::Path;
 use crate::http::problem::{Chain, Problem, ProblemBody};
@@ -46,7 +46,7 @@ const WAITING_CHUNKS: usize = 2;
     )
 )]
 pub(super) async fn export(
-    caller: UserOrAdmin,
+    caller: UserOrAdmin<needs::NoKey>,
     _seen: MinSeq,
     State(auth): State<Auth>,
     State(users): State<Users>,

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::error::UsersError;
 use super::parts::Users;
-use crate::auth::{Principal, Role, ServiceOrAdmin};
+use crate::auth::{Principal, Role, ServiceOrAdmin, needs};
 use crate::http::extract::{Json, Path, Text};
 use crate::http::problem::{FieldError, Problem, ProblemBody};
 
@@ -74,7 +74,7 @@ pub(super) struct UserBody {
     )
 )]
 pub(super) async fn put_user(
-    caller: ServiceOrAdmin,
+    caller: ServiceOrAdmin<needs::Users>,
     State(users): State<Users>,
     Path(named): Path<String>,
     Json(body): Json<PutUser>,

@@ -102,7 +102,7 @@ impl Customer {
     /// Whether the limits let the user's next analyze call pass.
     pub(crate) async fn admits_analyze(&self) -> bool {
         let at = self.world.env.clock.now();
-        let ask = Ask { at, month: Month::of(at), category: Category::Analyze, units: Units::ONE };
+        let ask = Ask { at, month: Month::of(at), category: Category::Analyze, units: Units::ONE, key: None };
         let verdict = self.world.api.handle.limits.admit(self.user, ask).await.unwrap();
         matches!(verdict, Verdict::Admitted(_))
     }

@@ -25,4 +25,5 @@ def before_call(context, case, kwargs):
         case.headers = {**(case.headers or {}), "Authorization": f"Bearer {token}"}
     if turn % 2:
         for name in case.path_parameters or {}:
-            case.path_parameters[name] = {**NAMES, "id": NAMES["tokens"].get(owner, NAMES["id"])}[name]
+            things = NAMES["keys" if case.path.startswith("/api/keys") else "tokens"]
+            case.path_parameters[name] = {**NAMES, "id": things.get(owner, NAMES["id"])}[name]

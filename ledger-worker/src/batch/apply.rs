@@ -11,10 +11,11 @@ use ledger::{Month, UserId};
 use sqlx::PgConnection;
 use store::projection::checkpoint::{self, PARTITION};
 use store::projection::claims::Generations;
-use store::projection::completions::{self, Completion, OpenCall};
+use store::projection::completions::{self, Completion};
 use store::projection::dead_letters;
 use store::projection::hours::{self, Touched, start_of_hour};
 use store::projection::savepoint::{self, Savepoint};
+use store::projection::summaries::key_usage;
 use store::projection::summaries::{self, Correction, Crossed};
 use store::projection::usage_rows::RowKey;
 use store::projection::{claims, gathered, periods, requests, subscriptions, thresholds, usage_rows};
@@ -22,11 +23,12 @@ use store::{Constraint, Position, Schema};
 
 use super::audited;
 use super::claim::{claim, claim_late};
+use super::corrections::{correction, key_correction};
 use super::fault::EventFault;
 use super::item::Item;
 use super::late;
 use super::parse::Parsed;
-use super::prepare::{Exclude, Prepared, Segment, count, last_call};
+use super::prepare::{Exclude, Prepared, Segment, last_call};
 
 /// Result of applying.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -212,6 +214,7 @@ impl<'a> Step<'a> {
             }
         }
         applied.crossed = self.summarise(conn, new).await?;
+        self.add_key_usage(conn, new).await?;
         for (user, month, position) in &new.resets {
             thresholds::forget_before(conn, *user, *month, *position).await?;
         }
@@ -362,6 +365,32 @@ impl<'a> Step<'a> {
         Ok(new.summaries.iter().map(|((user, month), _)| Crossed { user: *user, month: *month }).collect())
     }
 
+    /// Adds what API keys used, once the summaries know of the resets.
+    async fn add_key_usage(&self, conn: &mut PgConnection, new: &Prepared) -> Result<(), store::Error> {
+        let resets: Vec<(UserId, Month)> =
+            new.resets.iter().map(|(user, month, _)| (*user, *month)).collect();
+        match self.order {
+            Order::InLog => {
+                if !resets.is_empty() {
+                    key_usage::reset(conn, &resets).await?;
+                }
+                if !new.key_usage.is_empty() {
+                    key_usage::add(conn, &new.key_usage).await?;
+                }
+            }
+            Order::Late => {
+                for (user, month) in resets {
+                    key_usage::recount(conn, user, month).await?;
+                }
+                if !new.key_usage.is_empty() {
+                    let position = self.parsed.items()[self.items.start].position();
+                    key_usage::add_late(conn, &new.key_usage, position).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Completes calls, and answers whose hours they change.
     async fn complete(&self, conn: &mut PgConnection, new: &Prepared) -> Result<Applied, store::Error> {
         let found = completions::find(conn, &new.completions).await?;
@@ -391,6 +420,10 @@ impl<'a> Step<'a> {
                 ready.iter().filter_map(|(completion, call)| correction(completion, call)).collect();
             if !corrections.is_empty() {
                 self.correct(conn, &corrections).await?;
+            }
+            let of_keys: Vec<_> = ready.iter().filter_map(|(c, call)| key_correction(c, call)).collect();
+            if !of_keys.is_empty() {
+                key_usage::correct(conn, &of_keys).await?;
             }
         }
         let touched = |c: &Completion| Touched { user: c.user, hour: start_of_hour(c.call_time), calls: 0 };
@@ -450,32 +483,4 @@ async fn copy_rows(conn: &mut PgConnection, new: &Prepared) -> Result<bool, stor
     }
     savepoint::release(conn, Savepoint::Step).await?;
     Ok(true)
-}
-
-/// Change of a completion to its month's summary; none if the call did not count before.
-fn correction(completion: &Completion, call: &OpenCall) -> Option<Correction> {
-    if !call.counted {
-        return None;
-    }
-    let mut before = summaries::Delta::default();
-    count(&mut before, call.category, call.units, call.response_time_ms);
-    let mut after = summaries::Delta::default();
-    if completion.counted {
-        let time = completion.response_time_ms.map(i64::from).or(call.response_time_ms);
-        count(&mut after, call.category, call.units, time);
-    }
-    Some(Correction {
-        user: completion.user,
-        month: Month::of(completion.call_time),
-        position: call.position,
-        delta: summaries::Delta {
-            reset: None,
-            analyze: after.analyze - before.analyze,
-            auth: after.auth - before.auth,
-            other: after.other - before.other,
-            total_response_time_ms: after.total_response_time_ms - before.total_response_time_ms,
-            timed_calls: after.timed_calls - before.timed_calls,
-            last_updated: completion.at,
-        },
-    })
 }

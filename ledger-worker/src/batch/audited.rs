@@ -1,4 +1,4 @@
-//! Events of users' audit chains: tokens that are stored, deleted and used, and users who are erased.
+//! Events of users' audit chains: tokens that are stored, deleted and used, API keys, and users who are erased.
 //!
 //! Every one of them is a link: its hash covers the link before it and the event's bytes as the log has them. So none
 //! is ever passed over, and what an erasure blanks in a row leaves the chain whole.
@@ -16,6 +16,9 @@ use store::{Position, Schema};
 use uuid::Uuid;
 
 use super::fault::EventFault;
+
+/// `token_type` of a link that is about an API key.
+const API_KEY: &str = "api_key";
 
 /// One of them, read.
 #[derive(Debug, Clone)]
@@ -99,6 +102,18 @@ impl Audited {
                 (link, None)
             }
             Body::UserErased(body) => (link(Action::Erased, &body.actor), None),
+            Body::ApiKeyCreated(body) => {
+                (of_token(Action::KeyCreated, &body.actor, body.key_id, API_KEY), None)
+            }
+            Body::ApiKeyChanged(body) => {
+                (of_token(Action::KeyChanged, &body.actor, body.key_id, API_KEY), None)
+            }
+            Body::ApiKeyRotated(body) => {
+                (of_token(Action::KeyRotated, &body.actor, body.key_id, API_KEY), None)
+            }
+            Body::ApiKeyRevoked(body) => {
+                (of_token(Action::KeyRevoked, &body.actor, body.key_id, API_KEY), None)
+            }
             _ => return Err(EventFault::NotAudited),
         };
         Ok(Self { claim, link, stored })
@@ -111,6 +126,10 @@ impl Audited {
             Action::Deleted => event_type::TOKEN_DELETED,
             Action::Used => event_type::TOKEN_USED,
             Action::Erased => event_type::USER_ERASED,
+            Action::KeyCreated => event_type::API_KEY_CREATED,
+            Action::KeyChanged => event_type::API_KEY_CHANGED,
+            Action::KeyRotated => event_type::API_KEY_ROTATED,
+            Action::KeyRevoked => event_type::API_KEY_REVOKED,
         }
     }
 }
@@ -151,6 +170,8 @@ pub(super) async fn apply(
             Action::Stored => link.replaced_id = event.stored.as_ref().and_then(|token| vault.store(token)),
             Action::Deleted => vault.delete(&link),
             Action::Used => vault.used(&link),
+            // The keys themselves are no projection.
+            Action::KeyCreated | Action::KeyChanged | Action::KeyRotated | Action::KeyRevoked => {}
         }
         links.push(link);
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use chrono::{DateTime, Utc};
 use events::event_type;
-use ledger::{Category, Month, UserId};
+use ledger::{Category, KeyId, Month, UserId};
 use store::Position;
 use store::projection::completions::Completion;
 use store::projection::dead_letters::DeadLetter;
@@ -85,6 +85,8 @@ pub struct Call {
     pub counted: bool,
     /// Hash of the request that a proxy asked about, if the call has one: a request counts once within a minute.
     pub request: Option<Uuid>,
+    /// The API key that it came with, if it did.
+    pub key_id: Option<KeyId>,
     /// Whether sealed fields were opened for its row.
     pub opened: bool,
     /// The bytes of its row among the batch's.

@@ -8,6 +8,7 @@ mod applier;
 mod apply;
 mod audited;
 mod claim;
+mod corrections;
 mod fault;
 mod heavy;
 mod item;

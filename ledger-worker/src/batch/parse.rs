@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 use events::{ApiCalled, Body, Event, EventError, EventErrorKind, Personal};
-use ledger::{Month, UserId};
+use ledger::{KeyId, Month, UserId};
 use nats::RawFrame;
 use store::Position;
 use store::projection::completions::Completion;
@@ -195,6 +195,9 @@ impl Parsed {
             Body::TokenStored(body) => body.personal.as_ref(),
             Body::TokenDeleted(body) => body.personal.as_ref(),
             Body::TokenUsed(body) => body.personal.as_ref(),
+            Body::ApiKeyCreated(body) | Body::ApiKeyChanged(body) => body.personal.as_ref(),
+            Body::ApiKeyRotated(body) => body.personal.as_ref(),
+            Body::ApiKeyRevoked(body) => body.personal.as_ref(),
             Body::UserErased(_) => None,
             _ => return Err(EventFault::UnknownLink),
         };
@@ -295,6 +298,7 @@ impl Parsed {
             category: called.category,
             counted: called.counted,
             request: called.request,
+            key_id: called.key_id.map(KeyId::new),
             opened: has_opened,
             tuple: start..self.tuples.len(),
         })
@@ -327,6 +331,7 @@ impl Parsed {
             endpoint: &called.endpoint,
             ip_address: personal.ip_address.as_deref(),
             user_agent: personal.user_agent.as_deref(),
+            key_id: called.key_id.map(KeyId::new),
         };
         usage_rows::encode(&row, &mut self.tuples);
     }
@@ -380,6 +385,7 @@ fn command(position: Position, event: &Event<'_>) -> Result<Command, EventFault>
             window_start: rejected.window_start,
             count: rejected.count,
             shadow: rejected.shadow,
+            key_id: rejected.key_id,
         }),
         Body::OwnCalls(own) => Command::CountOwn(OwnCallsRow {
             user: owner()?,
@@ -403,6 +409,10 @@ fn command(position: Position, event: &Event<'_>) -> Result<Command, EventFault>
         | Body::TokenDeleted(_)
         | Body::TokenUsed(_)
         | Body::UserErased(_)
+        | Body::ApiKeyCreated(_)
+        | Body::ApiKeyChanged(_)
+        | Body::ApiKeyRotated(_)
+        | Body::ApiKeyRevoked(_)
         | Body::Unknown { .. } => Command::Nothing(position),
     })
 }

@@ -15,6 +15,7 @@ use store::projection::hours::{Touched, start_of_hour};
 use store::projection::requests::RequestClaim;
 use store::projection::subscriptions::PlanChange;
 use store::projection::summaries;
+use store::projection::summaries::key_usage::KeyMonth;
 use store::projection::thresholds::Crossing;
 use store::projection::usage_rows::{CopyBuffer, RowKey};
 use uuid::Uuid;
@@ -59,6 +60,8 @@ pub struct Prepared {
     pub row_keys: Vec<RowKey>,
     /// Amounts that are added to summaries, sorted by user and month.
     pub summaries: Vec<((UserId, Month), summaries::Delta)>,
+    /// Units that are added to API keys' months, sorted by key.
+    pub key_usage: Vec<(KeyMonth, i64)>,
     /// Hours of the rows, sorted by user and time.
     pub hours: Vec<Touched>,
     /// The last reset of each month.
@@ -119,6 +122,7 @@ struct Builder<'a> {
     requests: HashMap<Uuid, RequestClaim>,
     calls: Vec<&'a Call>,
     summaries: HashMap<(UserId, Month), summaries::Delta>,
+    key_usage: HashMap<KeyMonth, i64>,
     prepared: Prepared,
 }
 
@@ -131,6 +135,7 @@ impl<'a> Builder<'a> {
             requests: HashMap::new(),
             calls: Vec::with_capacity(items),
             summaries: HashMap::new(),
+            key_usage: HashMap::new(),
             prepared: Prepared::default(),
         }
     }
@@ -165,6 +170,9 @@ impl<'a> Builder<'a> {
             let delta = self.summaries.entry((call.user, call.month)).or_default();
             count(delta, call.category, i64::from(call.units), call.response_time_ms.map(i64::from));
             delta.last_updated = delta.last_updated.max(call.created_at);
+            if let Some(key) = call.key_id {
+                *self.key_usage.entry((call.user, call.month, key)).or_default() += i64::from(call.units);
+            }
         }
     }
 
@@ -190,6 +198,7 @@ impl<'a> Builder<'a> {
                     let delta = self.summaries.entry((*user, *month)).or_default();
                     let last_updated = delta.last_updated.max(*at);
                     *delta = summaries::Delta { reset: Some(*position), last_updated, ..Default::default() };
+                    self.key_usage.retain(|(of, in_month, _), _| (of, in_month) != (user, month));
                 }
             }
             Command::ChangePlan { claim, change } => {
@@ -244,6 +253,8 @@ impl<'a> Builder<'a> {
         prepared.requests.sort_unstable_by_key(|claim| claim.request);
         prepared.summaries = self.summaries.into_iter().collect();
         prepared.summaries.sort_unstable_by_key(|(key, _)| *key);
+        prepared.key_usage = self.key_usage.into_iter().collect();
+        prepared.key_usage.sort_unstable_by_key(|(key, _)| *key);
         prepared.resets = prepared
             .summaries
             .iter()

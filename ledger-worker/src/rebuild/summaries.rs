@@ -4,6 +4,7 @@ use sqlx::{Connection, PgConnection};
 use store::operations::mend;
 use store::projection::checkpoint::{self, PARTITION};
 use store::projection::periods;
+use store::projection::summaries::key_usage;
 
 use crate::job::{Compared, Rebuild};
 use crate::recount::{Count, Mends, Scope};
@@ -27,6 +28,12 @@ pub(super) async fn rebuild(
             let mut tx = live.begin().await?;
             checkpoint::lock(&mut tx, PARTITION).await?;
             mend::summaries(&mut tx, summaries).await?;
+            tx.commit().await?;
+        }
+        for keys in mends.keys.chunks(MENDED_AT_ONCE) {
+            let mut tx = live.begin().await?;
+            checkpoint::lock(&mut tx, PARTITION).await?;
+            key_usage::mend(&mut tx, keys, mends.seq).await?;
             tx.commit().await?;
         }
         for late in mends.late.chunks(MENDED_AT_ONCE) {

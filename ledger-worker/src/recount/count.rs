@@ -120,9 +120,11 @@ impl<'a> Count<'a> {
         recount::summaries(&mut snapshot, *only, take).await?;
         let take = |row| -> Result<(), CountError> { Ok(reading.parts.push_found(&Found::Late(row))?) };
         recount::late_units(&mut snapshot, *only, take).await?;
+        let take = |row| -> Result<(), CountError> { Ok(reading.parts.push_found(&Found::KeyUsage(row))?) };
+        recount::key_usage(&mut snapshot, *only, take).await?;
         snapshot.rollback().await?;
         self.cuts.push(Cut::Summaries { seq });
-        self.tables.extend([Table::Summaries, Table::Adjustments]);
+        self.tables.extend([Table::Summaries, Table::KeyUsage, Table::Adjustments]);
         Ok(())
     }
 

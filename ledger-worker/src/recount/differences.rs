@@ -9,6 +9,7 @@ use store::operations::compare::{Difference, RowDifference};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Table {
     Summaries,
+    KeyUsage,
     Adjustments,
     Calls,
     Links,
@@ -19,6 +20,7 @@ impl Table {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Summaries => "monthly_usage_summary",
+            Self::KeyUsage => "monthly_key_usage",
             Self::Adjustments => "statement_adjustments",
             Self::Calls => "api_usage",
             Self::Links => "token_audit",

@@ -1,9 +1,9 @@
 //! Stored rows, packed like the records that they are compared with.
 
-use ledger::{Month, UserId};
+use ledger::{KeyId, Month, UserId};
 use store::Position;
 use store::operations::recount::{
-    CallSums, KeptToken, LINK_COLUMNS, StoredCalls, StoredLink, StoredSummary, Sums,
+    CallSums, KeptToken, LINK_COLUMNS, StoredCalls, StoredKeyUsage, StoredLink, StoredSummary, Sums,
 };
 
 use store::projection::periods::LateUnits;
@@ -17,6 +17,7 @@ pub(super) enum Found {
     Late(LateUnits),
     Calls(Month, StoredCalls),
     Token(KeptToken),
+    KeyUsage(StoredKeyUsage),
 }
 
 const SUMMARY: u8 = 0;
@@ -24,6 +25,7 @@ const CALLS: u8 = 1;
 const TOKEN: u8 = 2;
 const LINK: u8 = 3;
 const LATE: u8 = 4;
+const KEY_USAGE: u8 = 5;
 
 impl Found {
     pub(super) fn user(&self) -> UserId {
@@ -32,6 +34,7 @@ impl Found {
             Self::Late(late) => late.user,
             Self::Calls(_, calls) => calls.user,
             Self::Token(token) => token.user,
+            Self::KeyUsage(usage) => usage.of.0,
         }
     }
 
@@ -55,6 +58,9 @@ impl Found {
             }
             Self::Token(KeptToken { user, token_type, id }) => {
                 packer.start(TOKEN).user(*user).text(Some(token_type)).uuid(*id);
+            }
+            Self::KeyUsage(StoredKeyUsage { of: (user, month, key), units }) => {
+                packer.start(KEY_USAGE).user(*user).month(*month).uuid(key.get()).i64(*units);
             }
         }
         packer.record()
@@ -98,6 +104,10 @@ impl Found {
             TOKEN => {
                 let token_type = packed.text()??.to_owned();
                 Self::Token(KeptToken { user, token_type, id: packed.uuid()? })
+            }
+            KEY_USAGE => {
+                let of = (user, packed.month()?, KeyId::new(packed.uuid()?));
+                Self::KeyUsage(StoredKeyUsage { of, units: packed.i64()? })
             }
             _ => return None,
         })

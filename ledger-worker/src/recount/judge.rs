@@ -9,9 +9,10 @@ use serde_json::Value;
 use store::Position;
 use store::operations::mend::Mend;
 use store::operations::recount::{
-    CallSums, KeptToken, LINK_COLUMNS, StoredCalls, StoredLink, StoredSummary, Sums,
+    CallSums, KeptToken, LINK_COLUMNS, StoredCalls, StoredKeyUsage, StoredLink, StoredSummary, Sums,
 };
 use store::projection::periods::LateUnits;
+use store::projection::summaries::key_usage::KeyMonth;
 
 use super::differences::{Columns, Differences, Table};
 use super::found::{Found, pack_link, place_of_link, unpack_link};
@@ -28,6 +29,10 @@ pub(crate) struct Mends {
     pub(crate) summaries: Vec<Mend>,
     /// Units that are missing, sorted by key.
     pub(crate) late: Vec<LateUnits>,
+    /// Units by API key that are missing or too many, sorted by key.
+    pub(crate) keys: Vec<(KeyMonth, i64)>,
+    /// The last frame of the log up to which these were counted.
+    pub(crate) seq: u64,
 }
 
 /// Units of a month by the statement that lists them, as they should be and as they are; and one of the numbers of
@@ -103,6 +108,10 @@ impl Judge {
                     let expected = totals.calls.remove(&(user, month));
                     self.calls(user, month, expected, Some(sums));
                 }
+                Found::KeyUsage(StoredKeyUsage { of, units }) => {
+                    let expected = totals.keys.remove(&of).unwrap_or_default();
+                    self.key_usage(of, expected, units);
+                }
                 Found::Token(KeptToken { user, token_type, id }) => {
                     let expected = totals.tokens.remove(&(user, token_type.clone()));
                     if expected != Some(id) {
@@ -114,6 +123,12 @@ impl Judge {
         self.adjustments(listed);
         for ((user, month), sums) in totals.summaries {
             self.summary(user, month, Some(sums), None);
+        }
+        for (of, units) in totals.keys {
+            self.key_usage(of, units, 0);
+        }
+        if let Some(mends) = &mut self.mends {
+            mends.keys.sort_unstable_by_key(|(key, _)| *key);
         }
         for ((user, month), sums) in totals.calls {
             self.calls(user, month, Some(sums), None);
@@ -145,6 +160,30 @@ impl Judge {
             vec![("user_id", user.to_string().into()), ("month_year", month.to_string().into())],
             expected.map(|sums| summary_columns(&sums, plan_limits)),
             stored.map(|stored| summary_columns(&stored.sums, stored.limits)),
+        );
+    }
+
+    fn key_usage(&mut self, of: KeyMonth, expected: i64, found: i64) {
+        if expected == found {
+            return;
+        }
+        if let Some(mends) = &mut self.mends {
+            let summaries = self.cuts.iter().find(|cut| matches!(cut, Cut::Summaries { .. }));
+            mends.seq = summaries.map(Cut::seq).unwrap_or_default();
+            mends.keys.push((of, expected - found));
+        }
+        let (user, month, key) = of;
+        let columns = |units: i64| (units != 0).then(|| vec![("units", units.into())]);
+        self.differences.add(
+            Table::KeyUsage,
+            format!("{user} {month} {key}"),
+            vec![
+                ("user_id", user.to_string().into()),
+                ("month_year", month.to_string().into()),
+                ("key_id", key.to_string().into()),
+            ],
+            columns(expected),
+            columns(found),
         );
     }
 

@@ -41,6 +41,8 @@ pub(super) struct Call {
     pub(super) own: bool,
     /// Whether it can be completed.
     pub(super) open: bool,
+    /// The API key that it came with.
+    pub(super) key: Option<u128>,
     /// The request that it is of, and when the log stored it.
     pub(super) request: Option<(u128, DateTime<Utc>)>,
 }
@@ -80,9 +82,8 @@ const OWN: u8 = 2;
 const OPEN: u8 = 4;
 const OF_REQUEST: u8 = 8;
 const TIMED: u8 = 16;
+const KEYED: u8 = 32;
 const CATEGORY_SHIFT: u8 = 6;
-
-const ACTIONS: [Action; 4] = [Action::Stored, Action::Deleted, Action::Used, Action::Erased];
 
 impl Call {
     /// The call of an event, whose frame the log stored at `stored_at`; none if its id is none.
@@ -101,6 +102,7 @@ impl Call {
             counted: called.counted,
             own,
             open: own && called.status_code.is_none(),
+            key: called.key_id.map(|key| key.as_u128()),
             request: called.request.map(|request| (request.as_u128(), stored_at)),
         })
     }
@@ -170,7 +172,7 @@ impl<'a> Record<'a> {
                 packer.uuid(*claim).month(*month).time(*at);
             }
             What::Link(link) => {
-                let action = ACTIONS.iter().position(|action| *action == link.action).unwrap_or_default();
+                let action = Action::ALL.iter().position(|action| *action == link.action).unwrap_or_default();
                 packer.uuid(link.event_id).u32(u32::try_from(action).unwrap_or_default());
                 packer.bytes(&[u8::from(link.token_id.is_some())]).uuid(link.token_id.unwrap_or_default());
                 packer.text(link.token_type).text(link.purpose).text(link.fingerprint);
@@ -210,9 +212,13 @@ fn pack_call(call: &Call, packer: &mut Packer) {
         | flag(call.open, OPEN)
         | flag(call.request.is_some(), OF_REQUEST)
         | flag(call.response_time_ms.is_some(), TIMED)
+        | flag(call.key.is_some(), KEYED)
         | (call.category << CATEGORY_SHIFT);
     packer.bytes(&[flags]).u128(call.id).i64(call.time_us).u32(call.units);
     packer.u32(call.response_time_ms.unwrap_or(0));
+    if let Some(key) = call.key {
+        packer.u128(key);
+    }
     if let Some((request, stored_at)) = call.request {
         packer.u128(request).time(stored_at);
     }
@@ -222,6 +228,7 @@ fn unpack_call(packed: &mut Packed<'_>) -> Option<Call> {
     let flags = packed.u8()?;
     let is = |flag: u8| flags & flag != 0;
     let (id, time_us, units, ms) = (packed.u128()?, packed.i64()?, packed.u32()?, packed.u32()?);
+    let key = if is(KEYED) { Some(packed.u128()?) } else { None };
     let request = if is(OF_REQUEST) { Some((packed.u128()?, packed.time()?)) } else { None };
     Some(Call {
         id,
@@ -232,13 +239,14 @@ fn unpack_call(packed: &mut Packed<'_>) -> Option<Call> {
         counted: is(COUNTED),
         own: is(OWN),
         open: is(OPEN),
+        key,
         request,
     })
 }
 
 fn unpack_link<'a>(packed: &mut Packed<'a>) -> Option<LinkEvent<'a>> {
     let event_id = packed.uuid()?;
-    let action = *ACTIONS.get(usize::try_from(packed.u32()?).ok()?)?;
+    let action = *Action::ALL.get(usize::try_from(packed.u32()?).ok()?)?;
     let (has_token, token_id) = (packed.u8()? == 1, packed.uuid()?);
     Some(LinkEvent {
         event_id,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use events::LastCall;
-use ledger::{Month, UserId};
+use ledger::{KeyId, Month, UserId};
 use store::Position;
 use store::operations::recount::{CallSums, StoredLink, Sums, checksum};
 use uuid::Uuid;
@@ -103,6 +103,8 @@ struct OfMonth {
     /// None while nothing counted.
     sums: Option<Sums>,
     calls: CallSums,
+    /// Counted units since the last reset by API key.
+    keys: Vec<(u128, i64)>,
 }
 
 /// The part of a call that completing it needs.
@@ -116,6 +118,7 @@ struct OpenCall {
     category: u8,
     counted: bool,
     completed: bool,
+    key: Option<u128>,
 }
 
 /// Amounts of a call, put in or taken out.
@@ -195,6 +198,9 @@ impl Tally {
                         totals.add_sums(user, of_month.month, sums);
                     }
                 }
+                for (user, of_month) in self.months() {
+                    totals.add_keys(user, of_month.month, &of_month.keys);
+                }
                 totals.add_late(&self.late);
             }
             Cut::Calls { month, .. } => {
@@ -232,7 +238,9 @@ impl Tally {
             return;
         }
         let owner = self.owner(user);
-        let sums = self.month(owner, month).sums.get_or_insert_default();
+        let of_month = self.month(owner, month);
+        of_month.keys.clear();
+        let sums = of_month.sums.get_or_insert_default();
         *sums = Sums { reset: position, last_updated: sums.last_updated.max(at), ..Sums::default() };
     }
 
@@ -242,7 +250,7 @@ impl Tally {
             return;
         }
         let owner = self.owner(user);
-        let &Call { time_us, units, response_time_ms, category, counted, .. } = call;
+        let &Call { time_us, units, response_time_ms, category, counted, key, .. } = call;
         if call.open {
             let open = OpenCall {
                 owner,
@@ -253,6 +261,7 @@ impl Tally {
                 category,
                 counted,
                 completed: false,
+                key,
             };
             self.open_calls.entry(call.id).or_insert(open);
         }
@@ -261,11 +270,13 @@ impl Tally {
         let month = Month::of(time);
         let of_month = self.month(owner, month);
         add_call(&mut of_month.calls, &amounts, counted);
-        of_month.calls.checksum ^= checksum(Uuid::from_u128(call.id), time_us, position, counted);
+        of_month.calls.checksum ^=
+            checksum(Uuid::from_u128(call.id), time_us, position, counted, key_id(key));
         if counted {
             let sums = of_month.sums.get_or_insert_default();
             add(sums, &amounts);
             sums.last_updated = sums.last_updated.max(time);
+            of_month.add_to_key(key, i64::from(units));
             self.add_late(user, month, &amounts);
         }
     }
@@ -280,7 +291,7 @@ impl Tally {
         if std::mem::replace(&mut call.completed, true) {
             return true;
         }
-        let &mut OpenCall { position, units, response_time_ms, category, counted, .. } = call;
+        let &mut OpenCall { position, units, response_time_ms, category, counted, key, .. } = call;
         let before = Amounts { sign: -1, category: usize::from(category), units, response_time_ms };
         let response_time_ms = completed.response_time_ms.or(response_time_ms);
         let after = Amounts { sign: 1, response_time_ms, ..before };
@@ -290,7 +301,7 @@ impl Tally {
         let of_month = self.month(owner, month);
         add_call(&mut of_month.calls, &before, counted);
         add_call(&mut of_month.calls, &after, counts);
-        let sum_of = |counted| checksum(Uuid::from_u128(call_id), time_us, position, counted);
+        let sum_of = |counted| checksum(Uuid::from_u128(call_id), time_us, position, counted, key_id(key));
         of_month.calls.checksum ^= sum_of(counted) ^ sum_of(counts);
         if counted
             && let Some(sums) = &mut of_month.sums
@@ -302,6 +313,7 @@ impl Tally {
             }
             sums.last_updated = sums.last_updated.max(at);
             if !counts {
+                of_month.add_to_key(key, -i64::from(units));
                 self.add_late(user, month, &before);
             }
         }
@@ -331,11 +343,26 @@ impl Tally {
         let months = &mut self.owners[owner as usize].months;
         // The last one is nearly always the one.
         let at = months.iter().rposition(|of_month| of_month.month == month).unwrap_or_else(|| {
-            months.push(OfMonth { month, sums: None, calls: CallSums::default() });
+            months.push(OfMonth { month, sums: None, calls: CallSums::default(), keys: Vec::new() });
             months.len() - 1
         });
         &mut months[at]
     }
+}
+
+impl OfMonth {
+    /// Adds to what a key used. A user has few keys.
+    fn add_to_key(&mut self, key: Option<u128>, units: i64) {
+        let Some(key) = key else { return };
+        match self.keys.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, sum)) => *sum += units,
+            None => self.keys.push((key, units)),
+        }
+    }
+}
+
+fn key_id(key: Option<u128>) -> Option<KeyId> {
+    key.map(|key| KeyId::new(Uuid::from_u128(key)))
 }
 
 fn add(sums: &mut Sums, amounts: &Amounts) {

@@ -74,6 +74,7 @@ fn what(op: &Op, stored_at: DateTime<Utc>) -> Option<(u8, What<'static>)> {
                 counted,
                 own,
                 open: own && n % 2 == 0,
+                key: (n % 3 == 0).then_some(90 + u128::from(n % 2)),
                 request: (request_number != 9).then(|| (id([77, user.into(), request_number, 0]), stored_at)),
             };
             (user, What::Call(call))

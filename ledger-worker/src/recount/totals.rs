@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
-use ledger::{Month, UserId};
+use ledger::{KeyId, Month, UserId};
 use store::operations::recount::{CallSums, KeptToken, Sums};
+use store::projection::summaries::key_usage::KeyMonth;
 use uuid::Uuid;
 
 use super::ids::IdHasher;
@@ -39,6 +40,8 @@ pub(super) struct Totals {
     pub(super) summaries: OfMonths<Sums>,
     pub(super) late: Late,
     pub(super) calls: OfMonths<CallSums>,
+    /// Units by API key; none is 0.
+    pub(super) keys: HashMap<KeyMonth, i64>,
     pub(super) tokens: HashMap<(UserId, String), Uuid>,
 }
 
@@ -53,6 +56,13 @@ impl Totals {
         sums.timed_calls += part.timed_calls;
         sums.last_updated = sums.last_updated.max(part.last_updated);
         sums.reset = sums.reset.max(part.reset);
+    }
+
+    /// Adds a part of what keys used in a user's month.
+    pub(super) fn add_keys(&mut self, user: UserId, month: Month, part: &[(u128, i64)]) {
+        for (key, units) in part {
+            *self.keys.entry((user, month, KeyId::new(Uuid::from_u128(*key)))).or_default() += units;
+        }
     }
 
     pub(super) fn add_late(&mut self, late: &Late) {

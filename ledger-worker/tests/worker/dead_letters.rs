@@ -3,11 +3,14 @@
 use anyhow::Result;
 use events::Event;
 use ledger::Category::{Analyze, Other};
+use ledger::Month;
 use ledger_worker::dead_letters::{RetryReport, retry_all, retry_one};
+use ledger_worker::rebuild::Finish;
 use nats::EncodedEvent;
 use store::{Position, Schema, connect};
+use uuid::Uuid;
 
-use crate::support::{TestLedger, call, encoded, reported};
+use crate::support::{TestLedger, call, encoded, reported, reset};
 
 const LETTERS: &str =
     "SELECT COALESCE(string_agg(concat_ws(' ', log_idx, reason), ', ' ORDER BY log_seq, log_idx), '')
@@ -109,3 +112,52 @@ async fn what_an_earlier_build_did_not_know_is_applied_beside_the_projector() ->
 }
 
 const LETTERS_LEFT: &str = "SELECT count(*)::text FROM dead_letters";
+
+/// A call that is applied late counts for its API key as it would have in its place: not if its month was reset since.
+#[tokio::test]
+async fn what_comes_late_counts_for_its_key_as_in_its_place() -> Result<()> {
+    let ledger = TestLedger::start().await?;
+    let worker = ledger.spawn_worker();
+    let (user, now) = (ledger.user(), ledger.env.clock.now());
+    let keyed = |endpoint: &'static str, units: u32| {
+        let mut called = call(Other);
+        called.key_id = Some(Uuid::from_u128(1));
+        (called.endpoint, called.units) = (endpoint.into(), units);
+        called
+    };
+    let start_anew = || reset(ledger.env.ids.event_id(), user, Month::of(now), now);
+    let mut conn = connect(ledger.env.database_url(), Schema::Live).await?;
+    ledger.execute("ALTER TABLE api_usage ADD CHECK (endpoint <> '/api/refused')").await;
+    for event in [
+        reported(user, "before", now, keyed("/api/refused", 1)),
+        ledger.own_call(user, keyed("/x", 2)),
+        start_anew(),
+        reported(user, "after", now, keyed("/api/refused", 4)),
+        ledger.own_call(user, keyed("/x", 8)),
+    ] {
+        ledger.publish(&[event]).await;
+    }
+    ledger.projected().await;
+    assert_eq!(ledger.number("SELECT units FROM monthly_key_usage").await, 8);
+    ledger.execute("ALTER TABLE api_usage DROP CONSTRAINT api_usage_endpoint_check").await;
+    let report = retry_all(&mut conn, &ledger.log, &ledger.keys, None).await?;
+    assert_eq!(report, RetryReport { applied: 2, still_dead: 0 });
+    assert_eq!(ledger.number("SELECT units FROM monthly_key_usage").await, 12);
+    assert_eq!(ledger.number("SELECT total_calls FROM monthly_usage_summary").await, 12);
+    assert_eq!(ledger.verified().await?.differences, []);
+    // And a reset that comes late takes what was before it.
+    let wide = "ALTER TABLE monthly_usage_summary ADD CONSTRAINT reset_once CHECK (reset_seq <= 3)";
+    ledger.execute(wide).await;
+    ledger.publish(&[start_anew()]).await;
+    ledger.publish(&[ledger.own_call(user, keyed("/x", 16))]).await;
+    ledger.projected().await;
+    assert_eq!(ledger.number("SELECT units FROM monthly_key_usage").await, 28);
+    ledger.execute("ALTER TABLE monthly_usage_summary DROP CONSTRAINT reset_once").await;
+    let report = retry_all(&mut conn, &ledger.log, &ledger.keys, None).await?;
+    assert_eq!(report, RetryReport { applied: 1, still_dead: 0 });
+    assert_eq!(ledger.number("SELECT units FROM monthly_key_usage").await, 16);
+    assert_eq!(ledger.verified().await?.differences, []);
+    assert_eq!(ledger.rebuild().run(&ledger.keys, Finish::DryRun).await?.differences, []);
+    worker.stop().await;
+    Ok(())
+}

@@ -1,11 +1,12 @@
 //! Rebuilding beside a worker that goes on: identical tables, mended rows, tables that are held, detached months.
 
 use anyhow::Result;
-use events::{Body, CallCompleted, Event, LimitRejected, PeriodClosed, SOURCE_WORKER};
+use events::{ApiCalled, Body, CallCompleted, Event, LimitRejected, PeriodClosed, SOURCE_WORKER};
 use ledger::Category::{Analyze, Auth, Other};
 use ledger::{Meter, Month, UserId};
 use ledger_worker::rebuild::{Compared, Finish, Progress, Rebuild, RebuildError, Room};
 use ledger_worker::verify::{VerifyError, verify};
+use uuid::Uuid;
 
 use crate::support::{TestLedger, call, minutes, of_a_later_version, plan, reported, reset};
 
@@ -33,6 +34,11 @@ impl TestLedger {
         let id = || self.env.ids.event_id();
         let mut open = call(Analyze);
         (open.status_code, open.response_time_ms) = (None, None);
+        let with_key = |mut called: ApiCalled<'static>, key: u128| {
+            called.key_id = Some(Uuid::from_u128(key));
+            called
+        };
+        open.key_id = Some(Uuid::from_u128(1));
         let (failed, fine) = (self.own_call(user, open.clone()), self.own_call(other, open));
         let complete = |of: &Event<'_>, status_code, counted| {
             let completed = CallCompleted {
@@ -50,14 +56,15 @@ impl TestLedger {
             complete(&ghost, 200, true)
         };
         let (broken, good) = (complete(&failed, 503, false), complete(&fine, 200, true));
-        let late = |id: &str| reported(user, id, october.start() + minutes(90), call(Other));
+        let late = |id: &str| reported(user, id, october.start() + minutes(90), with_key(call(Other), 1));
         let close = Body::PeriodClosed(PeriodClosed { month: october });
-        let rejected = LimitRejected { meter: Meter::Analyze, count: 3, window_start: now, shadow: false };
+        let rejected =
+            LimitRejected { meter: Meter::Analyze, count: 3, window_start: now, shadow: false, key_id: None };
         self.publish(&[
             reported(user, "a", now, call(Auth)),
             reported(user, "a", now - minutes(1), call(Auth)),
             reported(other, "a", now, call(Auth)),
-            self.own_call(user, call(Other)),
+            self.own_call(user, with_key(call(Other), 1)),
             failed.clone(),
             fine.clone(),
             late("old"),
@@ -70,7 +77,7 @@ impl TestLedger {
             missing,
             plan(id(), other, (Some(500), Some(100)), now),
             reset(id(), user, month, now),
-            self.own_call(user, call(Analyze)),
+            self.own_call(user, with_key(call(Analyze), 2)),
             Event::own(SOURCE_WORKER, id(), None, now, close),
             late("older"),
             Event::by_api(id(), user, now, Body::LimitRejected(rejected)),

@@ -13,18 +13,23 @@ async fn counting_in_memory_gives_what_the_projector_counted() -> Result<()> {
     ledger.publish_all_kinds().await;
     let compared = ledger.rebuild().summaries(true).await?;
     assert_eq!(compared.differences, []);
-    assert_eq!(compared.tables, ["monthly_usage_summary", "statement_adjustments"]);
+    assert_eq!(compared.tables, ["monthly_usage_summary", "monthly_key_usage", "statement_adjustments"]);
     let sums =
         "SELECT string_agg(concat_ws(' ', user_id, month_year, total_calls, analyze_calls, timed_calls,
                     monthly_api_limit, reset_seq, reset_idx, last_updated), ', ' ORDER BY user_id, month_year)
                 FROM monthly_usage_summary";
     let late = "SELECT string_agg(l::text, ', ' ORDER BY l::text) FROM late_units l";
+    let keys = "SELECT string_agg(k::text, ', ' ORDER BY k::text) FROM monthly_key_usage k";
     let (before, late_before) = (ledger.text(sums).await, ledger.text(late).await);
+    let keys_before = ledger.text(keys).await;
     assert_ne!(late_before, "", "a call came after its month's closing");
+    assert_ne!(keys_before, "", "a call came with an API key");
     ledger
         .execute(
             "UPDATE monthly_usage_summary SET reset_seq = 0, timed_calls = 9;
              UPDATE late_units SET other_units = other_units + 5;
+             UPDATE monthly_key_usage SET units = units + 5;
+             INSERT INTO monthly_key_usage VALUES (gen_random_uuid(), '2026-10', gen_random_uuid(), 3);
              DELETE FROM monthly_usage_summary
              WHERE user_id = (SELECT min(user_id::text)::uuid FROM monthly_usage_summary);
              INSERT INTO monthly_usage_summary (user_id, month_year, last_updated)
@@ -32,11 +37,12 @@ async fn counting_in_memory_gives_what_the_projector_counted() -> Result<()> {
         )
         .await;
     let found = ledger.rebuild().summaries(true).await?;
-    assert_eq!(found.differences.len(), 2);
+    assert_eq!(found.differences.len(), 3);
     assert!(found.differences[0].rows.len() > 2, "{:?}", found.differences);
     assert_ne!(ledger.text(sums).await, before, "a dry run changes nothing");
     ledger.rebuild().summaries(false).await?;
     assert_eq!((ledger.text(sums).await, ledger.text(late).await), (before, late_before));
+    assert_eq!(ledger.text(keys).await, keys_before);
     assert_eq!(ledger.verified().await?.differences, []);
     // The projector goes on from there.
     ledger.publish(&[ledger.own_call(ledger.user(), call(Other))]).await;

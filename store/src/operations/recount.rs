@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt as _;
-use ledger::{Month, UserId};
+use ledger::{KeyId, Month, UserId};
 use sqlx::postgres::{PgRow, Postgres};
 use sqlx::{PgConnection, QueryBuilder, Row as _};
 use uuid::Uuid;
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::position::seq_to_column;
 use crate::projection::audit_chain::Hash;
 use crate::projection::periods::LateUnits;
+use crate::projection::summaries::key_usage::KeyMonth;
 use crate::{Error, Position};
 
 /// Sums of a user's month.
@@ -103,6 +104,15 @@ pub const LINK_COLUMNS: [&str; 12] = [
     "hash",
 ];
 
+/// Stored units of an API key in a month.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredKeyUsage {
+    /// The key, its user and the month.
+    pub of: KeyMonth,
+    /// Counted units since the month's last reset.
+    pub units: i64,
+}
+
 /// A token that a user has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeptToken {
@@ -118,12 +128,14 @@ const LOW_BITS: i64 = 0x7fff_ffff;
 const ID_BITS: i64 = 0xffff_ffff_ffff;
 const COUNTED_BIT: i64 = 1 << 30;
 
-/// A number that depends on a call's id, time, position and whether it counts: [`calls`] computes it in SQL.
-pub fn checksum(id: Uuid, created_at_us: i64, position: Position, counted: bool) -> i64 {
+/// A number that depends on a call's id, time, position, API key and whether it counts: [`calls`] computes it in SQL.
+pub fn checksum(id: Uuid, created_at_us: i64, position: Position, counted: bool, key: Option<KeyId>) -> i64 {
     let id = id.as_u64_pair().1.cast_signed() & ID_BITS;
     let place = seq_to_column(position.seq) & LOW_BITS;
     let counted = if counted { COUNTED_BIT } else { 0 };
-    id ^ ((id & LOW_BITS) * ((created_at_us ^ (place << 4) ^ i64::from(position.idx) ^ counted) & LOW_BITS))
+    let key = key.map_or(0, |key| key.get().as_u64_pair().1.cast_signed() & ID_BITS);
+    let rest = created_at_us ^ (place << 4) ^ i64::from(position.idx) ^ counted ^ key;
+    id ^ ((id & LOW_BITS) * (rest & LOW_BITS))
 }
 
 /// Gives `take` every summary, of one user or of all.
@@ -204,6 +216,30 @@ fn late(row: &PgRow) -> Result<LateUnits, Error> {
     })
 }
 
+/// Gives `take` the units of every API key and month, of one user or of all.
+///
+/// # Errors
+/// The database's, or the first one of `take`.
+pub async fn key_usage<E: From<Error>>(
+    conn: &mut PgConnection,
+    user: Option<UserId>,
+    mut take: impl FnMut(StoredKeyUsage) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut query = QueryBuilder::new("SELECT user_id, month_year, key_id, units FROM monthly_key_usage");
+    of_user(&mut query, "user_id", user);
+    let usage = |row: &PgRow| -> Result<StoredKeyUsage, Error> {
+        let month: String = row.try_get(1)?;
+        let month = month.parse().map_err(|_| Error::Inconsistent {
+            table: "monthly_key_usage",
+            column: "month_year",
+            value: month,
+        })?;
+        let of = (UserId::new(row.try_get(0)?), month, KeyId::new(row.try_get(2)?));
+        Ok(StoredKeyUsage { of, units: row.try_get(3)? })
+    };
+    each(conn, query, |row| take_row(&mut take, usage(row))).await
+}
+
 /// Gives `take` the calls of a month, summed by their users; of one user or of all.
 ///
 /// # Errors
@@ -222,7 +258,9 @@ pub async fn calls<E: From<Error>>(
                 COALESCE(sum(units) FILTER (WHERE counted), 0),
                 COALESCE(sum(response_time_ms), 0), count(response_time_ms),
                 bit_xor(low_id # ((low_id & 2147483647)
-                    * ((at_us # ((log_seq & 2147483647) << 4) # log_idx # CASE WHEN counted THEN 1073741824 ELSE 0 END)
+                    * ((at_us # ((log_seq & 2147483647) << 4) # log_idx # CASE WHEN counted THEN 1073741824 ELSE 0 END
+                              # CASE WHEN key_id IS NULL THEN 0
+                                     ELSE ('x' || right(key_id::text, 12))::bit(48)::bigint END)
                        & 2147483647)))
          FROM (SELECT *, ('x' || right(id::text, 12))::bit(48)::bigint AS low_id,
                       (extract(epoch FROM created_at) * 1000000)::bigint AS at_us

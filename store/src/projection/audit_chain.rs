@@ -1,4 +1,4 @@
-//! Users' audit chains: what was done with their stored tokens, each row bound to the one before it.
+//! Users' audit chains: what was done with their stored tokens and API keys, each row bound to the one before it.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ pub type Hash = [u8; 32];
 /// The hash before the first link of a chain.
 pub const CHAIN_START: Hash = [0; 32];
 
-/// Action on a stored token or its user.
+/// Action on a stored token, an API key or their user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// A token was stored.
@@ -26,9 +26,29 @@ pub enum Action {
     Used,
     /// The user was erased.
     Erased,
+    /// An API key was made.
+    KeyCreated,
+    /// What an API key may do was changed.
+    KeyChanged,
+    /// An API key got another secret.
+    KeyRotated,
+    /// An API key was revoked.
+    KeyRevoked,
 }
 
 impl Action {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Stored,
+        Self::Deleted,
+        Self::Used,
+        Self::Erased,
+        Self::KeyCreated,
+        Self::KeyChanged,
+        Self::KeyRotated,
+        Self::KeyRevoked,
+    ];
+
     /// The name in the table.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -36,6 +56,10 @@ impl Action {
             Self::Deleted => "deleted",
             Self::Used => "used",
             Self::Erased => "erased",
+            Self::KeyCreated => "key_created",
+            Self::KeyChanged => "key_changed",
+            Self::KeyRotated => "key_rotated",
+            Self::KeyRevoked => "key_revoked",
         }
     }
 }
@@ -51,9 +75,9 @@ pub struct Link {
     pub event_id: Uuid,
     /// The action.
     pub action: Action,
-    /// The token.
+    /// The token, or the API key.
     pub token_id: Option<Uuid>,
-    /// Its type.
+    /// Its type; `api_key` of an API key.
     pub token_type: Option<String>,
     /// The token that a stored one took the place of.
     pub replaced_id: Option<Uuid>,

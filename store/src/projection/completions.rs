@@ -1,7 +1,7 @@
 //! Completing calls that were recorded before their end.
 
 use chrono::{DateTime, Utc};
-use ledger::{Category, UserId};
+use ledger::{Category, KeyId, UserId};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -46,6 +46,8 @@ pub struct OpenCall {
     pub response_time_ms: Option<i64>,
     /// Whether it was completed before.
     pub completed: bool,
+    /// The API key that it came with, if it did.
+    pub key_id: Option<KeyId>,
 }
 
 /// Finds the calls that are to be completed, in the same order; `None` where the user has no such call.
@@ -59,10 +61,11 @@ pub async fn find(
     // LIMIT keeps the subquery apart from the join: one look into one partition for each call.
     let rows = sqlx::query!(
         r#"SELECT o.log_seq AS "log_seq?", o.log_idx AS "log_idx?", o.category AS "category?", o.units AS "units?",
-                  o.counted AS "counted?", o.response_time_ms, o.completed_seq
+                  o.counted AS "counted?", o.response_time_ms, o.completed_seq, o.key_id AS "key_id?"
            FROM UNNEST($1::uuid[], $2::uuid[], $3::timestamptz[]) WITH ORDINALITY AS c (user_id, id, call_time, ord)
            LEFT JOIN LATERAL (
-               SELECT u.log_seq, u.log_idx, u.category, u.units, u.counted, u.response_time_ms, u.completed_seq
+               SELECT u.log_seq, u.log_idx, u.category, u.units, u.counted, u.response_time_ms, u.completed_seq,
+                      u.key_id
                FROM api_usage u
                WHERE u.user_id = c.user_id AND u.created_at = c.call_time AND u.id = c.id
                LIMIT 1) o ON TRUE
@@ -91,6 +94,7 @@ pub async fn find(
                 counted,
                 response_time_ms: row.response_time_ms.map(i64::from),
                 completed: row.completed_seq.is_some(),
+                key_id: row.key_id.map(KeyId::new),
             }))
         })
         .collect()

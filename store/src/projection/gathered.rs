@@ -22,6 +22,8 @@ pub struct Rejection {
     pub count: u64,
     /// Whether they were admitted all the same (shadow mode).
     pub shadow: bool,
+    /// The API key whose budget refused, and no limit of the plan.
+    pub key_id: Option<Uuid>,
 }
 
 /// Stores the refusals; those that are there already stay as they are.
@@ -33,10 +35,12 @@ pub async fn insert_rejections(conn: &mut PgConnection, rejections: &[Rejection]
     let windows: Vec<DateTime<Utc>> = rejections.iter().map(|r| r.window_start).collect();
     let counts: Vec<i64> = rejections.iter().map(|r| i64::try_from(r.count).unwrap_or(i64::MAX)).collect();
     let shadows: Vec<bool> = rejections.iter().map(|r| r.shadow).collect();
+    let keys: Vec<Option<Uuid>> = rejections.iter().map(|r| r.key_id).collect();
     sqlx::query!(
-        "INSERT INTO limit_rejections (user_id, log_seq, log_idx, meter, month_year, window_start, count, shadow)
+        "INSERT INTO limit_rejections (user_id, log_seq, log_idx, meter, month_year, window_start, count, shadow,
+                                        key_id)
          SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::timestamptz[],
-                              $7::bigint[], $8::bool[])
+                              $7::bigint[], $8::bool[], $9::uuid[])
          ON CONFLICT (user_id, log_seq, log_idx) DO NOTHING",
         &users,
         &seqs,
@@ -46,6 +50,7 @@ pub async fn insert_rejections(conn: &mut PgConnection, rejections: &[Rejection]
         &windows,
         &counts,
         &shadows,
+        &keys as &[Option<Uuid>],
     )
     .execute(conn)
     .await?;

@@ -8,6 +8,8 @@ use uuid::Uuid;
 
 use crate::{Error, Position};
 
+pub mod key_usage;
+
 /// Amounts that a batch adds to a user's month.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delta {

@@ -1,7 +1,7 @@
 //! Raw calls (`api_usage`): written with COPY BINARY, straight into the month's partition.
 
 use chrono::{DateTime, Utc};
-use ledger::{Category, Month, UserId};
+use ledger::{Category, KeyId, Month, UserId};
 use sqlx::{Executor, PgConnection};
 use uuid::Uuid;
 
@@ -9,8 +9,8 @@ use crate::projection::partitions;
 use crate::{Error, Position};
 
 const COLUMNS: &str = "id, user_id, created_at, log_seq, log_idx, units, response_time_ms, request_size, \
-     response_size, status_code, counted, category, month_year, method, endpoint, ip_address, user_agent";
-const COLUMN_COUNT: i16 = 17;
+     response_size, status_code, counted, category, month_year, method, endpoint, ip_address, user_agent, key_id";
+const COLUMN_COUNT: i16 = 18;
 
 /// PGCOPY, no flags, no header extension (PostgreSQL manual, COPY, "Binary Format").
 const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -73,6 +73,8 @@ pub struct UsageRow<'a> {
     pub ip_address: Option<&'a str>,
     /// The client's user agent, if known.
     pub user_agent: Option<&'a str>,
+    /// The API key that it came with, if it did.
+    pub key_id: Option<KeyId>,
 }
 
 /// Appends the row as one tuple of COPY's binary format.
@@ -96,6 +98,7 @@ pub fn encode(row: &UsageRow<'_>, out: &mut Vec<u8>) {
     put(out, row.endpoint.as_bytes());
     put_option(out, row.ip_address);
     put_option(out, row.user_agent);
+    put_option(out, row.key_id.map(|key| key.get().into_bytes()));
 }
 
 fn put(out: &mut Vec<u8>, value: &[u8]) {

@@ -1,12 +1,13 @@
 //! The raw rows behind a figure.
 
 use chrono::{DateTime, Utc};
-use ledger::{Category, UserId};
+use ledger::{Category, KeyId, UserId};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::Error;
 use crate::read::filter::{Counted, TimeRange};
+use crate::read::history::NO_KEY;
 
 /// Selection of a user's calls. What is `None` does not matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,27 @@ pub struct CallFilter {
     /// The endpoints that have a group of their own; read only for
     /// [`OTHER_ENDPOINTS`](super::history::OTHER_ENDPOINTS).
     pub largest: Vec<String>,
+    /// The API key that they came with.
+    pub key: Option<KeyFilter>,
+}
+
+/// Selection of calls by their API key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyFilter {
+    /// Those with this one.
+    Of(KeyId),
+    /// Those without any.
+    None,
+}
+
+impl CallFilter {
+    /// The name of the group of calls that is taken, as history has it.
+    fn key_group(&self) -> Option<String> {
+        self.key.map(|key| match key {
+            KeyFilter::Of(key) => key.to_string(),
+            KeyFilter::None => NO_KEY.to_owned(),
+        })
+    }
 }
 
 /// A place in the list: everything older follows it.
@@ -70,6 +92,8 @@ pub struct Call {
     pub ip_address: Option<String>,
     /// User agent of the caller.
     pub user_agent: Option<String>,
+    /// The API key that it came with.
+    pub key_id: Option<Uuid>,
     /// The sequence in the log of the frame that recorded it.
     pub log_seq: u64,
 }
@@ -94,7 +118,7 @@ pub async fn page(
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT id, created_at, month_year, endpoint, method, category, counted, units, status_code,
-                  response_time_ms, request_size, response_size, ip_address, user_agent, log_seq
+                  response_time_ms, request_size, response_size, ip_address, user_agent, log_seq, key_id
            FROM api_usage u
            WHERE user_id = $1 AND created_at >= $2 AND created_at < $3
              AND ($4::boolean IS NULL OR counted = $4)
@@ -107,6 +131,7 @@ pub async fn page(
                  WHERE s.user_id = u.user_id AND s.month_year = u.month_year
                    AND (u.log_seq, u.log_idx) <= (s.reset_seq, s.reset_idx)))
              AND ($11::timestamptz IS NULL OR (created_at, id) < ($11, $12::uuid))
+             AND ($14::text IS NULL OR COALESCE(key_id::text, 'none') = $14)
            ORDER BY created_at DESC, id DESC
            LIMIT $13"#,
         owner.get(),
@@ -122,6 +147,7 @@ pub async fn page(
         after.map(|after| after.created_at),
         after.map(|after| after.id),
         i64::from(limit),
+        filter.key_group(),
     )
     .fetch_all(conn)
     .await?;
@@ -142,7 +168,8 @@ pub async fn totals(conn: &mut PgConnection, owner: UserId, filter: &CallFilter)
              AND (NOT $10 OR NOT EXISTS (
                  SELECT FROM monthly_usage_summary s
                  WHERE s.user_id = u.user_id AND s.month_year = u.month_year
-                   AND (u.log_seq, u.log_idx) <= (s.reset_seq, s.reset_idx)))"#,
+                   AND (u.log_seq, u.log_idx) <= (s.reset_seq, s.reset_idx)))
+             AND ($11::text IS NULL OR COALESCE(key_id::text, 'none') = $11)"#,
         owner.get(),
         filter.range.from,
         filter.range.to,
@@ -153,6 +180,7 @@ pub async fn totals(conn: &mut PgConnection, owner: UserId, filter: &CallFilter)
         filter.status.as_deref(),
         filter.method.as_deref(),
         filter.since_reset,
+        filter.key_group(),
     )
     .fetch_one(conn)
     .await?;
@@ -180,6 +208,7 @@ struct Row {
     ip_address: Option<String>,
     user_agent: Option<String>,
     log_seq: i64,
+    key_id: Option<Uuid>,
 }
 
 impl Row {
@@ -199,6 +228,7 @@ impl Row {
             response_size: self.response_size.map(i64::unsigned_abs),
             ip_address: self.ip_address,
             user_agent: self.user_agent,
+            key_id: self.key_id,
             log_seq: self.log_seq.unsigned_abs(),
         }
     }

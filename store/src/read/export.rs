@@ -31,6 +31,10 @@ pub enum Short {
     Thresholds,
     /// Stored tokens: what may be told of them.
     Tokens,
+    /// API keys, without what they are known by.
+    ApiKeys,
+    /// Units a month by API key.
+    KeyMonths,
 }
 
 /// A part of an export that grows with what a user does, and where in it the next page begins.
@@ -90,8 +94,16 @@ impl Default for AfterEntry {
 
 impl Short {
     /// All of them, in the order in which they are written.
-    pub const ALL: [Self; 6] =
-        [Self::User, Self::Months, Self::Statements, Self::Adjustments, Self::Thresholds, Self::Tokens];
+    pub const ALL: [Self; 8] = [
+        Self::User,
+        Self::Months,
+        Self::Statements,
+        Self::Adjustments,
+        Self::Thresholds,
+        Self::Tokens,
+        Self::ApiKeys,
+        Self::KeyMonths,
+    ];
 
     /// The part's name in the export.
     pub const fn name(self) -> &'static str {
@@ -102,6 +114,8 @@ impl Short {
             Self::Adjustments => "adjustments",
             Self::Thresholds => "thresholds",
             Self::Tokens => "tokens",
+            Self::ApiKeys => "api_keys",
+            Self::KeyMonths => "key_months",
         }
     }
 
@@ -114,6 +128,8 @@ impl Short {
             Self::Adjustments => adjustments(conn, owner).await,
             Self::Thresholds => thresholds(conn, owner).await,
             Self::Tokens => tokens(conn, owner).await,
+            Self::ApiKeys => api_keys(conn, owner).await,
+            Self::KeyMonths => key_months(conn, owner).await,
         }
     }
 }
@@ -245,6 +261,18 @@ short!(
          'updated_at', updated_at)::text
      FROM user_tokens WHERE user_id = $1 ORDER BY created_at, id"
 );
+short!(
+    api_keys,
+    "SELECT json_build_object('id', key_id, 'name', name, 'role', role, 'scopes', scopes, 'networks', networks,
+         'budget', budget, 'created_at', created_at, 'created_by', created_by, 'expires_at', expires_at,
+         'revoked_at', revoked_at, 'last_used_at', last_used_at)::text
+     FROM public.api_keys WHERE user_id = $1 ORDER BY key_id"
+);
+short!(
+    key_months,
+    "SELECT json_build_object('month', month_year, 'key_id', key_id, 'units', units)::text
+     FROM monthly_key_usage WHERE user_id = $1 ORDER BY month_year, key_id"
+);
 by_position!(
     plan_changes,
     PlanChanges,
@@ -259,7 +287,7 @@ by_position!(
     rejections,
     Rejections,
     r#"SELECT json_build_object('meter', meter, 'month', month_year, 'window_start', window_start, 'count', count,
-         'shadow', shadow)::text AS "object!", log_seq, log_idx
+         'shadow', shadow, 'key_id', key_id)::text AS "object!", log_seq, log_idx
      FROM limit_rejections WHERE user_id = $1 AND log_seq <= $2 AND (log_seq, log_idx) > ($3, $4)
      ORDER BY log_seq, log_idx LIMIT $5"#
 );
@@ -288,7 +316,8 @@ async fn calls(conn: &mut PgConnection, owner: UserId, seq: u64, after: AfterCal
         r#"SELECT json_build_object('id', id, 'created_at', created_at, 'month', month_year, 'endpoint', endpoint,
                'method', method, 'category', category, 'counted', counted, 'units', units,
                'status_code', status_code, 'response_time_ms', response_time_ms, 'request_size', request_size,
-               'response_size', response_size, 'ip_address', ip_address, 'user_agent', user_agent)::text AS "object!",
+               'response_size', response_size, 'ip_address', ip_address, 'user_agent', user_agent, 'key_id', key_id)::text
+                   AS "object!",
                created_at, id
            FROM api_usage
            WHERE user_id = $1 AND log_seq <= $2

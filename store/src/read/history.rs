@@ -1,7 +1,7 @@
 //! Usage over time: units per period and group.
 
 use chrono::{DateTime, Utc};
-use ledger::UserId;
+use ledger::{KeyId, UserId};
 use sqlx::PgConnection;
 
 use crate::Error;
@@ -13,6 +13,9 @@ pub const OTHER_ENDPOINTS: &str = "__other__";
 
 /// The group of calls whose status or method nobody reported.
 pub const UNKNOWN: &str = "unknown";
+
+/// The group of calls that came without an API key.
+pub const NO_KEY: &str = "none";
 
 /// The length of a period, aligned in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +52,8 @@ pub enum Grouping {
     Status,
     /// Method; [`UNKNOWN`] where none was reported.
     Method,
+    /// API key, by its id; [`NO_KEY`] where there was none.
+    Key,
 }
 
 impl Grouping {
@@ -60,6 +65,7 @@ impl Grouping {
             Self::Endpoint => "endpoint",
             Self::Status => "status",
             Self::Method => "method",
+            Self::Key => "key",
         }
     }
 }
@@ -75,6 +81,8 @@ pub struct HistoryFilter {
     pub grouping: Grouping,
     /// The calls that are taken.
     pub counted: Counted,
+    /// The API key that they came with, if only those of one are taken.
+    pub key: Option<KeyId>,
 }
 
 /// The sums of one period and group that had calls.
@@ -94,14 +102,12 @@ pub struct Bucket {
     pub timed_calls: u64,
 }
 
-/// The groups that `owner` has calls of in the range, at most `limit`: endpoints with the most units first, all others
-/// in the order of their names.
+/// The groups of `grouping` that the filter finds calls of `owner` in, at most `limit`: endpoints with the most units
+/// first, all others in the order of their names.
 pub async fn groups(
     conn: &mut PgConnection,
     owner: UserId,
-    range: TimeRange,
-    grouping: Grouping,
-    counted: Counted,
+    filter: &HistoryFilter,
     limit: u32,
 ) -> Result<Vec<String>, Error> {
     let rows = sqlx::query_scalar!(
@@ -110,20 +116,23 @@ pub async fn groups(
                       WHEN 'endpoint' THEN endpoint
                       WHEN 'status' THEN COALESCE(status_code::text, 'unknown')
                       WHEN 'method' THEN COALESCE(method, 'unknown')
+                      WHEN 'key' THEN COALESCE(key_id::text, 'none')
                       ELSE ''
                   END AS "name!"
            FROM api_usage
            WHERE user_id = $1 AND created_at >= $2 AND created_at < $3
              AND ($4::boolean IS NULL OR counted = $4)
+             AND ($7::uuid IS NULL OR key_id = $7)
            GROUP BY 1
            ORDER BY CASE WHEN $5 = 'endpoint' THEN SUM(units) END DESC NULLS LAST, 1
            LIMIT $6"#,
         owner.get(),
-        range.from,
-        range.to,
-        counted.column(),
-        grouping.as_str(),
+        filter.range.from,
+        filter.range.to,
+        filter.counted.column(),
+        filter.grouping.as_str(),
         i64::from(limit),
+        filter.key.map(KeyId::get),
     )
     .fetch_all(conn)
     .await?;
@@ -132,7 +141,7 @@ pub async fn groups(
 
 /// The sums of every period and group with calls. Endpoints that `largest` does not name are added up under
 /// [`OTHER_ENDPOINTS`]. By category, or ungrouped, hours come from the cache where it has them; all else comes from
-/// the rows.
+/// the rows, and so does what one API key used.
 pub async fn buckets(
     conn: &mut PgConnection,
     owner: UserId,
@@ -140,10 +149,8 @@ pub async fn buckets(
     largest: &[String],
 ) -> Result<Vec<Bucket>, Error> {
     match filter.grouping {
-        Grouping::None | Grouping::Category => from_hours(conn, owner, filter).await,
-        Grouping::Endpoint | Grouping::Status | Grouping::Method => {
-            from_rows(conn, owner, filter, largest).await
-        }
+        Grouping::None | Grouping::Category if filter.key.is_none() => from_hours(conn, owner, filter).await,
+        _ => from_rows(conn, owner, filter, largest).await,
     }
 }
 
@@ -213,7 +220,10 @@ async fn from_rows(
                   CASE $6
                       WHEN 'endpoint' THEN CASE WHEN endpoint = ANY($7) THEN endpoint ELSE '__other__' END
                       WHEN 'status' THEN COALESCE(status_code::text, 'unknown')
-                      ELSE COALESCE(method, 'unknown')
+                      WHEN 'method' THEN COALESCE(method, 'unknown')
+                      WHEN 'key' THEN COALESCE(key_id::text, 'none')
+                      WHEN 'category' THEN category
+                      ELSE ''
                   END AS "group!",
                   SUM(units)::bigint AS "units!", COUNT(*) AS "calls!",
                   COALESCE(SUM(response_time_ms), 0)::bigint AS "total_response_time_ms!",
@@ -221,6 +231,7 @@ async fn from_rows(
            FROM api_usage
            WHERE user_id = $1 AND created_at >= $2 AND created_at < $3
              AND ($4::boolean IS NULL OR counted = $4)
+             AND ($8::uuid IS NULL OR key_id = $8)
            GROUP BY 1, 2"#,
         owner.get(),
         filter.range.from,
@@ -229,6 +240,7 @@ async fn from_rows(
         filter.granularity.as_str(),
         filter.grouping.as_str(),
         largest,
+        filter.key.map(KeyId::get),
     )
     .fetch_all(conn)
     .await?;

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use ledger::limit::{Limits, Used};
-use ledger::{Month, PlanName, UserId};
+use ledger::{KeyId, Month, PlanName, UserId};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -34,6 +34,8 @@ pub struct UserReading {
     pub current_from: Option<DateTime<Utc>>,
     /// The latest decision of all, while it lies ahead.
     pub pending: Option<PendingTerms>,
+    /// Counted units of the user's API keys in the same months, if they were asked for. A key without any is left out.
+    pub keys: Vec<(KeyId, [u64; MONTHS])>,
 }
 
 /// Terms of a plan.
@@ -56,15 +58,16 @@ pub struct PendingTerms {
     pub terms: Terms,
 }
 
-/// Reads counts of `first_month` and the [`MONTHS`]` - 1` after it, plans as of `at`, and the checkpoint, in one
-/// statement and thus one snapshot.
+/// Reads counts of `first_month` and the [`MONTHS`]` - 1` after it, of the users and, where asked for, of their API
+/// keys, plans as of `at`, and the checkpoint, in one statement and thus one snapshot.
 pub async fn read(
     conn: &mut PgConnection,
-    users: &[UserId],
+    users: &[(UserId, bool)],
     first_month: Month,
     at: DateTime<Utc>,
 ) -> Result<Reading, Error> {
-    let ids: Vec<Uuid> = users.iter().map(|user| user.get()).collect();
+    let (ids, with_keys): (Vec<Uuid>, Vec<bool>) =
+        users.iter().map(|(user, with_keys)| (user.get(), *with_keys)).unzip();
     let months = [first_month, first_month.next(), first_month.next().next()].map(|month| month.to_string());
     let rows = sqlx::query_as!(
         Row,
@@ -77,8 +80,9 @@ pub async fn read(
                   CASE WHEN now.plan_name IS NULL THEN free.analyze_limit ELSE now.analyze_limit END AS analyze,
                   last.log_seq AS "pending_seq?", last.effective_at AS "pending_at?",
                   last.plan_name AS "pending_plan?",
-                  last.monthly_api_limit AS pending_total, last.analyze_limit AS pending_analyze
-           FROM UNNEST($1::uuid[]) AS u (user_id)
+                  last.monthly_api_limit AS pending_total, last.analyze_limit AS pending_analyze,
+                  k.keys AS "keys?", k.months AS "key_months?", k.units AS "key_units?"
+           FROM UNNEST($1::uuid[], $6::boolean[]) AS u (user_id, with_keys)
            CROSS JOIN (SELECT seq FROM projection_checkpoint WHERE partition = 0) c
            CROSS JOIN (SELECT plan_name, monthly_api_limit, analyze_limit
                        FROM subscription_limits WHERE plan_name = 'free') free
@@ -93,17 +97,22 @@ pub async fn read(
                               ORDER BY log_seq DESC, log_idx DESC LIMIT 1) now ON TRUE
            LEFT JOIN LATERAL (SELECT log_seq, effective_at, plan_name, monthly_api_limit, analyze_limit
                               FROM subscriptions WHERE user_id = u.user_id
-                              ORDER BY log_seq DESC, log_idx DESC LIMIT 1) last ON last.effective_at > $5"#,
+                              ORDER BY log_seq DESC, log_idx DESC LIMIT 1) last ON last.effective_at > $5
+           LEFT JOIN LATERAL (SELECT array_agg(key_id) AS keys, array_agg(month_year) AS months,
+                                     array_agg(units) AS units
+                              FROM monthly_key_usage WHERE user_id = u.user_id AND month_year IN ($2, $3, $4)
+                                AND u.with_keys) k ON u.with_keys"#,
         &ids,
         months[0],
         months[1],
         months[2],
-        at
+        at,
+        &with_keys
     )
     .fetch_all(conn)
     .await?;
     let watermark = rows.first().map_or(0, |row| seq_from_column(row.watermark));
-    let users = rows.into_iter().map(UserReading::try_from).collect::<Result<_, _>>()?;
+    let users = rows.into_iter().map(|row| row.into_reading(&months)).collect::<Result<_, _>>()?;
     Ok(Reading { watermark, users })
 }
 
@@ -144,12 +153,15 @@ struct Row {
     pending_plan: Option<String>,
     pending_total: Option<i64>,
     pending_analyze: Option<i64>,
+    keys: Option<Vec<Uuid>>,
+    key_months: Option<Vec<String>>,
+    key_units: Option<Vec<i64>>,
 }
 
-impl TryFrom<Row> for UserReading {
-    type Error = Error;
-
-    fn try_from(row: Row) -> Result<Self, Error> {
+impl Row {
+    /// The reading, whose months have these names.
+    fn into_reading(self, months: &[String; MONTHS]) -> Result<UserReading, Error> {
+        let row = self;
         let used = |total: i64, analyze: i64| Used { total: units(total), analyze: units(analyze) };
         let pending = match (row.pending_seq, row.pending_at, row.pending_plan) {
             (Some(seq), Some(effective_at), Some(plan)) => Some(PendingTerms {
@@ -159,8 +171,20 @@ impl TryFrom<Row> for UserReading {
             }),
             _ => None,
         };
-        Ok(Self {
+        let mut keys: Vec<(KeyId, [u64; MONTHS])> = Vec::new();
+        let of_keys = row.keys.into_iter().flatten().zip(row.key_months.into_iter().flatten());
+        for ((key, month), counted) in of_keys.zip(row.key_units.into_iter().flatten()) {
+            let Some(index) = months.iter().position(|name| *name == month) else { continue };
+            let key = KeyId::new(key);
+            let at = keys.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
+                keys.push((key, [0; MONTHS]));
+                keys.len() - 1
+            });
+            keys[at].1[index] = units(counted);
+        }
+        Ok(UserReading {
             user: UserId::new(row.user_id),
+            keys,
             counted: [
                 used(row.total_0, row.analyze_0),
                 used(row.total_1, row.analyze_1),

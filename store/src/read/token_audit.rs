@@ -14,11 +14,11 @@ pub struct Entry {
     pub position: Position,
     /// The event.
     pub event_id: Uuid,
-    /// `stored`, `deleted`, `used` or `erased`.
+    /// `stored`, `deleted`, `used`, `erased`, or what became of an API key: `key_created` and the like.
     pub action: String,
-    /// The token.
+    /// The token, or the API key.
     pub token_id: Option<Uuid>,
-    /// Its type.
+    /// Its type; `api_key` of an API key.
     pub token_type: Option<String>,
     /// The user's name for it when it was stored.
     pub token_name: Option<String>,

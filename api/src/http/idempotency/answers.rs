@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use store::identity::idempotency::Answer;
 
-use super::{IDEMPOTENCY_REPLAYED, Provisional};
+use super::{IDEMPOTENCY_REPLAYED, Kept, Provisional};
 use crate::http::problem::{PROBLEM_JSON, Problem};
 
 /// Largest answer that is kept, in bytes: a report of 1,000 calls, each accepted under the longest id. What is larger
@@ -36,7 +36,11 @@ pub(super) async fn final_answer(response: Response) -> Result<(Option<Answer>, 
         status_code: parts.status.as_u16(),
         headers: to_lines(&parts.headers),
         // A problem's body is written at the very end; its request id will be the retry's.
-        body: parts.extensions.get::<Problem>().map_or_else(|| body.to_vec(), Problem::to_record),
+        body: match (parts.extensions.get::<Problem>(), parts.extensions.get::<Kept>()) {
+            (Some(problem), _) => problem.to_record(),
+            (None, Some(Kept(kept))) => kept.clone(),
+            (None, None) => body.to_vec(),
+        },
     };
     let answer = Some(answer).filter(|answer| bytes(answer) <= MAX_ANSWER_BYTES);
     Ok((answer, Response::from_parts(parts, body.into())))

@@ -4,87 +4,23 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 use ledger::limit::{self, Decision, Limits, Used};
-use ledger::{Category, Month, PlanName, Units};
+use ledger::{Category, KeyId, Month, PlanName, Units};
 use proptest::prelude::*;
 use store::read::limit_inputs::Terms;
 
 use super::{PlanDecision, Snapshot, Sums, Tally};
-use crate::limits::ask::Ask;
+use crate::limits::ask::{Ask, AskKey, Cost, Policy};
 use crate::limits::counts::{Answer, Counts};
 
-/// One thing that happens to the world; indexes are taken modulo what is there.
-#[derive(Debug, Clone)]
-enum Step {
-    Admit {
-        analyze: bool,
-        units: u8,
-    },
-    /// A first try of an earlier instant died, and is tried again.
-    AdmitLate {
-        units: u8,
-        instant: u8,
-    },
-    /// The log takes an admitted call.
-    Append(u8),
-    /// The api learns of it.
-    Acknowledge(u8),
-    /// The publisher says that a call is certainly not recorded.
-    Fail(u8),
-    /// The publisher does not know; the log may still take it.
-    Lose(u8),
-    /// A `last_seq` is read after the producer was retired.
-    Resolve,
-    Report {
-        analyze: bool,
-        units: u8,
-        twice: bool,
-    },
-    Foreign {
-        units: u8,
-    },
-    Complete5xx(u8),
-    Reset,
-    Plan {
-        total: u8,
-        analyze: u8,
-        at_month_end: bool,
-    },
-    Project(u8),
-    Read,
-    /// A reading arrives, perhaps late.
-    Refresh(u8),
-    NextMonth,
-}
+mod steps;
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        12 => (any::<bool>(), 1..4_u8).prop_map(|(analyze, units)| Step::Admit { analyze, units }),
-        3 => (1..4_u8, any::<u8>()).prop_map(|(units, instant)| Step::AdmitLate { units, instant }),
-        6 => any::<u8>().prop_map(Step::Append),
-        6 => any::<u8>().prop_map(Step::Acknowledge),
-        1 => any::<u8>().prop_map(Step::Fail),
-        1 => any::<u8>().prop_map(Step::Lose),
-        2 => Just(Step::Resolve),
-        2 => (any::<bool>(), 1..4_u8, any::<bool>())
-            .prop_map(|(analyze, units, twice)| Step::Report { analyze, units, twice }),
-        1 => (1..4_u8).prop_map(|units| Step::Foreign { units }),
-        2 => any::<u8>().prop_map(Step::Complete5xx),
-        1 => Just(Step::Reset),
-        1 => (0..40_u8, 0..20_u8, any::<bool>())
-            .prop_map(|(total, analyze, at_month_end)| Step::Plan { total, analyze, at_month_end }),
-        6 => (0..8_u8).prop_map(Step::Project),
-        6 => Just(Step::Read),
-        6 => any::<u8>().prop_map(Step::Refresh),
-        1 => Just(Step::NextMonth),
-    ];
-    prop::collection::vec(step, 0..200)
-}
+use steps::{Step, key, steps};
 
 #[derive(Debug, Clone)]
 enum Fact {
     Call {
         month: Month,
-        cost: Used,
+        cost: Cost,
         ours: bool,
     },
     /// Takes back the call at this index of the log.
@@ -100,7 +36,7 @@ enum Fact {
 #[derive(Debug, Clone)]
 struct Admitted {
     month: Month,
-    cost: Used,
+    cost: Cost,
     seq: Option<u64>,
 }
 
@@ -154,13 +90,15 @@ impl World {
     }
 
     /// Sum of the facts up to a position, since the month's last reset.
-    fn used(&self, month: Month, until: usize, foreign: bool) -> Used {
+    fn used(&self, month: Month, until: usize, foreign: bool, key: Option<KeyId>) -> Used {
         let mut used = Used::default();
         let log = &self.log[..until];
         let start = log.iter().rposition(|fact| matches!(fact, Fact::Reset(of) if *of == month)).unwrap_or(0);
         let call = |at: usize| match &self.log[at] {
-            Fact::Call { month: of, cost, ours } if *of == month && at >= start && (*ours || foreign) => {
-                *cost
+            Fact::Call { month: of, cost, ours }
+                if *of == month && at >= start && (*ours || foreign) && is_of(cost, key) =>
+            {
+                cost.used
             }
             _ => Used::default(),
         };
@@ -190,9 +128,13 @@ impl World {
         let first_month = self.month().prev();
         let mut month = first_month;
         let counted = std::array::from_fn(|_| {
-            let used = self.used(month, self.watermark, true);
+            let used = self.used(month, self.watermark, true, None);
             month = month.next();
             used
+        });
+        let keys = self.tally.wanted().into_iter().map(|key| {
+            let months = [first_month, first_month.next(), first_month.next().next()];
+            (key, months.map(|month| self.used(month, self.watermark, true, Some(key)).total))
         });
         let latest = self.log[..self.watermark].iter().enumerate().rev().find_map(|(at, fact)| match fact {
             Fact::Plan { terms, effective_at } => Some(PlanDecision {
@@ -209,12 +151,16 @@ impl World {
             current: self.terms(self.watermark, self.now),
             current_from: self.plan_at(self.watermark, self.now).map(|(_, from)| from),
             pending: latest.filter(|latest| latest.effective_at > self.now),
+            keys: keys.collect(),
         }
     }
 
-    fn admit(&mut self, at: DateTime<Utc>, analyze: bool, units: u8) {
+    fn admit(&mut self, at: DateTime<Utc>, analyze: bool, units: u8, key: Option<AskKey>) {
         let units = Units::new(u64::from(units)).expect("units");
-        let ask = Ask { at, month: Month::of(at), category: category(analyze), units };
+        let ask = Ask { at, month: Month::of(at), category: category(analyze), units, key };
+        if let Some((key, _)) = ask.budget() {
+            self.tally.want(key);
+        }
         if self.tally.lacks_terms(at) {
             assert!(matches!(self.tally.preview(&ask), Answer::Unread), "decided by a later plan");
             self.tally.set_earlier_terms(at, self.terms(self.watermark, at));
@@ -223,7 +169,7 @@ impl World {
             Answer::Admitted(standing) => {
                 let admitted = Admitted { month: ask.month, cost: ask.cost(), seq: None };
                 self.in_flight.push(admitted);
-                let (terms, used) = (self.terms(self.log.len(), at), self.true_used(ask.month));
+                let (terms, used) = (self.terms(self.log.len(), at), self.true_used(ask.month, None));
                 assert!(used.total <= terms.limits.total.expect("a limit"), "{used:?} passes {terms:?}");
                 if analyze {
                     assert!(
@@ -231,22 +177,27 @@ impl World {
                         "{used:?} passes {terms:?}"
                     );
                 }
+                if let Some((key, budget)) = ask.budget() {
+                    let used = self.true_used(ask.month, Some(key)).total;
+                    assert!(used <= budget, "{used} passes the budget of {budget}");
+                }
                 assert_eq!(standing.terms, terms);
             }
             Answer::Refused(standing) => {
                 let decision = limit::decide(standing.terms.limits, standing.used, ask.units, ask.category);
-                assert!(matches!(decision, Decision::Refused { .. }));
+                let by_plan = matches!(decision, Decision::Refused { .. });
+                assert!(by_plan || standing.violated(&ask).any(|policy| policy == Policy::Key));
             }
             Answer::Unread => {}
         }
     }
 
     /// Everything of a month that is in the log or may still come into it, but for what nobody told this instance.
-    fn true_used(&self, month: Month) -> Used {
-        let mut used = self.used(month, self.log.len(), false);
+    fn true_used(&self, month: Month, key: Option<KeyId>) -> Used {
+        let mut used = self.used(month, self.log.len(), false, key);
         for call in self.in_flight.iter().chain(&self.lost) {
-            if call.seq.is_none() && call.month == month {
-                used.add(call.cost);
+            if call.seq.is_none() && call.month == month && is_of(&call.cost, key) {
+                used.add(call.cost.used);
             }
         }
         used
@@ -267,8 +218,9 @@ impl World {
         }
     }
 
-    fn report(&mut self, analyze: bool, units: u8, twice: bool) {
-        let cost = Used::default().plus(category(analyze), u64::from(units));
+    fn report(&mut self, analyze: bool, units: u8, twice: bool, key: Option<AskKey>) {
+        let used = Used::default().plus(category(analyze), u64::from(units));
+        let cost = Cost { used, key: key.map(|key| key.id) };
         let month = self.month();
         let seq = self.append(Fact::Call { month, cost, ours: true });
         self.tally.report(month, cost, 1, seq);
@@ -301,10 +253,10 @@ impl World {
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Admit { analyze, units } => self.admit(self.now, analyze, units),
-            Step::AdmitLate { units, instant } => {
+            Step::Admit { analyze, units, key: kind } => self.admit(self.now, analyze, units, key(kind)),
+            Step::AdmitLate { units, instant, key: kind } => {
                 if let Some(at) = pick(&self.earlier, instant) {
-                    self.admit(self.earlier[at], false, units);
+                    self.admit(self.earlier[at], false, units, key(kind));
                 }
             }
             Step::Append(index) => {
@@ -335,9 +287,11 @@ impl World {
                 }
             }
             Step::Resolve => self.resolve(),
-            Step::Report { analyze, units, twice } => self.report(analyze, units, twice),
+            Step::Report { analyze, units, twice, key: kind } => {
+                self.report(analyze, units, twice, key(kind));
+            }
             Step::Foreign { units } => {
-                let cost = Used::default().plus(Category::Other, u64::from(units));
+                let cost = Used::default().plus(Category::Other, u64::from(units)).into();
                 self.append(Fact::Call { month: self.month(), cost, ours: false });
             }
             Step::Complete5xx(index) => self.complete(index),
@@ -361,6 +315,13 @@ impl World {
         }
     }
 
+    /// A call that only asks, with the key that has a budget.
+    fn look(&mut self) -> Ask {
+        let key = key(1);
+        self.tally.want(key.expect("a key").id);
+        Ask { at: self.now, month: self.month(), category: Category::Other, units: Units::ONE, key }
+    }
+
     /// Everything arrives everywhere.
     fn settle(&mut self) {
         for at in 0..self.in_flight.len() {
@@ -375,6 +336,15 @@ impl World {
     }
 }
 
+fn plain(world: &World) -> Ask {
+    Ask { at: world.now, month: world.month(), category: Category::Other, units: Units::ONE, key: None }
+}
+
+/// Whether the calls count where those of this key are counted, or those of all.
+fn is_of(cost: &Cost, key: Option<KeyId>) -> bool {
+    key.is_none() || cost.key == key
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
@@ -384,9 +354,12 @@ proptest! {
         for step in steps {
             world.step(&step);
         }
+        let look = world.look();
         world.settle();
-        let standing = world.tally.standing(world.now, world.month()).expect("it was read");
-        prop_assert_eq!(standing.used, world.used(world.month(), world.log.len(), true));
+        let standing = world.tally.standing(&look).expect("it was read");
+        prop_assert_eq!(standing.used, world.used(world.month(), world.log.len(), true, None));
+        let key = standing.key.expect("it has a budget");
+        prop_assert_eq!(key.used, world.used(world.month(), world.log.len(), true, Some(key.id)).total);
         prop_assert_eq!(standing.terms, world.terms(world.log.len(), world.now));
         prop_assert!(world.tally.is_settled());
         prop_assert_eq!(world.tally.outstanding_calls(), 0);
@@ -396,10 +369,10 @@ proptest! {
 #[test]
 fn nothing_is_admitted_before_a_reading() {
     let mut world = World::new();
-    world.admit(world.now, true, 1);
+    world.admit(world.now, true, 1, None);
     assert!(world.in_flight.is_empty());
     world.tally.refresh(world.read());
-    world.admit(world.now, true, 1);
+    world.admit(world.now, true, 1, None);
     assert_eq!(world.in_flight.len(), 1);
 }
 
@@ -408,11 +381,11 @@ fn exactly_the_limit_is_admitted_without_any_projection() {
     let mut world = World::new();
     world.tally.refresh(world.read());
     for _ in 0..50 {
-        world.admit(world.now, true, 1);
+        world.admit(world.now, true, 1, None);
     }
     assert_eq!(world.in_flight.len() as u64, FREE.1);
     for _ in 0..50 {
-        world.admit(world.now, false, 1);
+        world.admit(world.now, false, 1, None);
     }
     assert_eq!(world.in_flight.len() as u64, FREE.0);
 }
@@ -421,12 +394,13 @@ fn exactly_the_limit_is_admitted_without_any_projection() {
 fn many_positions_are_joined_and_none_is_lost() {
     let mut tally = Tally::default();
     let month = Month::of("2026-11-15T00:00:00Z".parse().expect("a time"));
-    let cost = Used { total: 1, analyze: 0 };
+    let cost = Cost { used: Used { total: 1, analyze: 0 }, key: key(1).map(|key| key.id) };
     for seq in 1..=10_000 {
         tally.report(month, cost, 2, seq);
     }
     assert_eq!(tally.outstanding_calls(), 20_000);
-    assert!(tally.months[0].beyond.len() <= super::MAX_POSITIONS);
+    assert!(tally.months[0].outstanding.positions() <= super::outstanding::MAX_POSITIONS);
+    assert!(tally.months[0].keys[0].1.positions() <= super::outstanding::MAX_POSITIONS);
     let mut world = World::new();
     world.watermark = 0;
     let reading = Snapshot { watermark: 10_000, ..world.read() };
@@ -439,12 +413,13 @@ fn an_older_reading_never_replaces_a_newer_one() {
     let mut world = World::new();
     let old = world.read();
     for _ in 0..10 {
-        world.report(true, 1, false);
+        world.report(true, 1, false, None);
     }
     world.watermark = world.log.len();
     world.tally.refresh(world.read());
     world.tally.refresh(old);
-    let standing = world.tally.standing(world.now, world.month()).expect("it was read");
+    let look = plain(&world);
+    let standing = world.tally.standing(&look).expect("it was read");
     assert_eq!(standing.used, Used { total: 10, analyze: 10 });
 }
 
@@ -452,7 +427,7 @@ fn an_older_reading_never_replaces_a_newer_one() {
 fn after_a_rewind_the_positions_used_anew_count() {
     let mut world = World::new();
     for _ in 0..10 {
-        world.report(true, 1, false);
+        world.report(true, 1, false, None);
     }
     world.watermark = world.log.len();
     world.tally.refresh(world.read());
@@ -460,10 +435,29 @@ fn after_a_rewind_the_positions_used_anew_count() {
     world.tally.forget_reading();
     world.log.truncate(2);
     world.watermark = 2;
-    assert!(world.tally.standing(world.now, world.month()).is_none(), "nothing is known any more");
-    world.report(true, 1, false);
+    assert!(world.tally.standing(&plain(&world)).is_none(), "nothing is known any more");
+    world.report(true, 1, false, None);
     assert_eq!(world.tally.outstanding_calls(), 1);
     world.tally.refresh(world.read());
-    let standing = world.tally.standing(world.now, world.month()).expect("it was read");
+    let look = plain(&world);
+    let standing = world.tally.standing(&look).expect("it was read");
     assert_eq!(standing.used, Used { total: 3, analyze: 3 });
+}
+
+#[test]
+fn a_key_s_budget_counts_what_it_used_before_it_had_one() {
+    let mut world = World::new();
+    world.tally.refresh(world.read());
+    for _ in 0..6 {
+        world.admit(world.now, false, 1, key(2));
+    }
+    world.admit(world.now, false, 1, key(1));
+    assert_eq!(world.in_flight.len(), 6, "what the key used is not read yet");
+    world.tally.refresh(world.read());
+    for _ in 0..6 {
+        world.admit(world.now, false, 1, key(1));
+    }
+    assert_eq!(world.in_flight.len(), 8, "of 8 six were used");
+    world.admit(world.now, false, 1, None);
+    assert_eq!(world.in_flight.len(), 9, "the plan has more");
 }

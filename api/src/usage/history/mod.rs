@@ -6,12 +6,13 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Datelike, Months, NaiveDate, NaiveTime, TimeDelta, Timelike, Utc};
-use ledger::{Category, UserId};
+use ledger::{Category, KeyId, UserId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use store::read::filter::{Counted, TimeRange};
 use store::read::history::{Bucket, Granularity, Grouping, HistoryFilter, OTHER_ENDPOINTS};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 mod csv;
 mod point;
@@ -19,7 +20,7 @@ mod point;
 use point::Point;
 
 use super::parts::Usage;
-use crate::auth::{Auth, User};
+use crate::auth::{Auth, User, needs};
 use crate::facts::{AsOf, MinSeq, MinSeqHeader};
 use crate::http::extract::{Json, Query};
 use crate::http::problem::{FieldError, Problem};
@@ -50,6 +51,8 @@ pub(super) struct HistoryQuery {
     /// `true` (those that count), `false` or `all`; `true` unless given.
     #[serde(default)]
     counted: CountedParam,
+    /// Only calls that came with this API key, by its id.
+    key: Option<Uuid>,
     /// `json` or `csv`; what `Accept` asks for unless given.
     format: Option<Format>,
 }
@@ -72,6 +75,7 @@ pub(crate) enum GroupBy {
     Endpoint,
     Status,
     Method,
+    Key,
 }
 
 /// Which calls.
@@ -115,7 +119,7 @@ pub(super) struct History {
     )
 )]
 pub(super) async fn history(
-    caller: User,
+    caller: User<needs::Read>,
     _seen: MinSeq,
     State(auth): State<Auth>,
     State(usage): State<Usage>,
@@ -129,6 +133,7 @@ pub(super) async fn history(
         granularity: query.granularity.into(),
         grouping: query.group_by.map_or(Grouping::None, Grouping::from),
         counted: query.counted.into(),
+        key: query.key.map(KeyId::new),
     };
     let periods = periods(filter.range, filter.granularity)?;
 
@@ -203,7 +208,7 @@ impl Groups {
             Grouping::None => vec![String::new()],
             Grouping::Category => Category::ALL.map(|category| category.as_str().to_owned()).to_vec(),
             Grouping::Endpoint => {
-                let (largest, others) = largest_endpoints(conn, owner, filter.range, filter.counted).await?;
+                let (largest, others) = largest_endpoints(conn, owner, filter).await?;
                 let mut names = largest.clone();
                 names.sort_unstable();
                 names.extend(others.then(|| OTHER_ENDPOINTS.to_owned()));
@@ -212,10 +217,9 @@ impl Groups {
                 }
                 return Ok(Self { names, largest });
             }
-            Grouping::Status | Grouping::Method => {
+            Grouping::Status | Grouping::Method | Grouping::Key => {
                 let limit = u32::try_from(most + 1).unwrap_or(u32::MAX);
-                let HistoryFilter { range, grouping, counted, .. } = *filter;
-                store::read::history::groups(conn, owner, range, grouping, counted, limit).await?
+                store::read::history::groups(conn, owner, filter, limit).await?
             }
         };
         if names.len() > most {
@@ -225,16 +229,15 @@ impl Groups {
     }
 }
 
-/// The endpoints with the most units in the range, and whether there are others.
+/// The endpoints with the most units that the filter finds, and whether there are others.
 pub(crate) async fn largest_endpoints(
     conn: &mut PgConnection,
     owner: UserId,
-    range: TimeRange,
-    counted: Counted,
+    filter: &HistoryFilter,
 ) -> Result<(Vec<String>, bool), store::Error> {
     let limit = LARGEST_ENDPOINTS + 1;
-    let mut names =
-        store::read::history::groups(conn, owner, range, Grouping::Endpoint, counted, limit).await?;
+    let filter = HistoryFilter { grouping: Grouping::Endpoint, ..*filter };
+    let mut names = store::read::history::groups(conn, owner, &filter, limit).await?;
     let others = names.len() > LARGEST_ENDPOINTS as usize;
     names.truncate(LARGEST_ENDPOINTS as usize);
     Ok((names, others))
@@ -299,6 +302,7 @@ impl From<GroupBy> for Grouping {
             GroupBy::Endpoint => Self::Endpoint,
             GroupBy::Status => Self::Status,
             GroupBy::Method => Self::Method,
+            GroupBy::Key => Self::Key,
         }
     }
 }

@@ -2,6 +2,6 @@
 
 mod credentials;
 mod provider;
-mod security;
+pub(crate) mod security;
 mod strangers;
 mod suspension;

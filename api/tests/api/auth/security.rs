@@ -4,36 +4,22 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
+use api::auth::{Access, ROUTES};
 use axum::http::Method;
 use serde_json::{Value, json};
 use testkit::{Answer, Client, JWT_SECRET, Role, Token, World};
 
 use crate::answers::assert_problem;
 
-/// Who may call a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
-    /// Everybody; nothing in it belongs to anybody.
-    Public,
-    /// Users, each their own; service and admin for any.
-    Own,
-    /// Users for themselves and admins for any; never service.
-    OwnOrAdmin,
-    /// Users for themselves; nobody else.
-    OwnOnly,
-    /// Service and admin.
-    Service,
-}
-
 /// One method of one path.
-struct Row {
-    method: &'static str,
+pub(crate) struct Row {
+    pub(crate) method: &'static str,
     /// As the router knows it.
-    path: &'static str,
+    pub(crate) path: &'static str,
     /// A request that is in order for whoever may make it.
-    request: &'static str,
-    body: Option<&'static str>,
-    access: Access,
+    pub(crate) request: &'static str,
+    pub(crate) body: Option<&'static str>,
+    pub(crate) access: Access,
     /// The same for another user (`victim`), where a request can name one.
     of_another: Option<(&'static str, Option<&'static str>)>,
 }
@@ -60,7 +46,40 @@ impl Row {
 const TOKEN: &str = "/api/tokens/0198e9a6-58a5-7cc3-9f0b-0123456789ab";
 const TOKEN_AUDIT: &str = "/api/tokens/0198e9a6-58a5-7cc3-9f0b-0123456789ab/audit";
 
-const ROWS: &[Row] = &[
+const KEY: &str = "/api/keys/0198e9a6-58a5-7cc3-9f0b-0123456789ab";
+const KEY_OF_ANOTHER: &str = "/api/keys/0198e9a6-58a5-7cc3-9f0b-0123456789ab?user_id=victim";
+
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        method: "POST",
+        path: "/api/keys",
+        request: "/api/keys",
+        body: Some(r#"{"name": "x"}"#),
+        access: Access::OwnOrAdmin,
+        of_another: Some(("/api/keys?user_id=victim", Some(r#"{"name": "x"}"#))),
+    },
+    Row { access: Access::OwnOrAdmin, ..Row::read("/api/keys", "/api/keys", "/api/keys?user_id=victim") },
+    Row { access: Access::OwnOrAdmin, ..Row::read("/api/keys/{id}", KEY, KEY_OF_ANOTHER) },
+    Row { method: "DELETE", access: Access::OwnOrAdmin, ..Row::read("/api/keys/{id}", KEY, KEY_OF_ANOTHER) },
+    Row {
+        method: "PATCH",
+        path: "/api/keys/{id}",
+        request: KEY,
+        body: Some("{}"),
+        access: Access::OwnOrAdmin,
+        of_another: Some((KEY_OF_ANOTHER, Some("{}"))),
+    },
+    Row {
+        method: "POST",
+        path: "/api/keys/{id}/rotate",
+        request: "/api/keys/0198e9a6-58a5-7cc3-9f0b-0123456789ab/rotate",
+        body: Some(r#"{"overlap_seconds": 0}"#),
+        access: Access::OwnOrAdmin,
+        of_another: Some((
+            "/api/keys/0198e9a6-58a5-7cc3-9f0b-0123456789ab/rotate?user_id=victim",
+            Some(r#"{"overlap_seconds": 0}"#),
+        )),
+    },
     Row {
         method: "POST",
         path: "/api/tokens",
@@ -121,9 +140,9 @@ const ROWS: &[Row] = &[
     Row {
         method: "POST",
         path: "/api/users/{user}/erase",
-        request: "/api/users/me/erase",
+        request: "/api/users/victim/erase",
         body: None,
-        access: Access::OwnOrAdmin,
+        access: Access::Eraser,
         of_another: Some(("/api/users/victim/erase", None)),
     },
     Row {
@@ -252,6 +271,9 @@ async fn the_table_names_every_route_and_no_other() -> Result<()> {
         }
     }
     assert_eq!(documented, listed, "left: documented routes, right: rows of the table");
+    let told: BTreeSet<(String, String)> =
+        ROUTES.iter().map(|route| (route.method.to_owned(), route.path.to_owned())).collect();
+    assert_eq!(told, listed, "left: the code's own table, right: rows of this one");
     // A route could be there without documentation. The router has no list of its routes, but shows them for debugging.
     let known = ROWS.iter().map(|row| row.path).chain(OTHER_PATHS.iter().copied());
     let known: BTreeSet<String> = known.map(|path| path.replace("{*", "{")).collect();
@@ -307,7 +329,7 @@ async fn nobody_beyond_their_role() -> Result<()> {
     for row in ROWS {
         let refused: &[&Client] = match row.access {
             Access::Public | Access::Own => &[],
-            Access::OwnOrAdmin => &[&service],
+            Access::OwnOrAdmin | Access::Eraser => &[&service],
             Access::OwnOnly => &[&service, &admin],
             Access::Service => &[&user, &pretender],
         };
@@ -362,7 +384,7 @@ async fn the_thirty_first_failed_credential_of_a_minute_is_told_to_wait() -> Res
     Ok(())
 }
 
-async fn send(client: &Client, row: &Row, request: &str, body: Option<&str>) -> Result<Answer> {
+pub(crate) async fn send(client: &Client, row: &Row, request: &str, body: Option<&str>) -> Result<Answer> {
     let mut sending = client.request(Method::from_bytes(row.method.as_bytes())?, request);
     if row.path == "/api/forward-auth" {
         sending = sending.header("x-forwarded-uri", "/api/x").header("x-forwarded-method", "GET");

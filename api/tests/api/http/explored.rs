@@ -25,6 +25,13 @@ async fn stored_token(world: &World, name: &str) -> Result<Value> {
     Ok(answer.json()?["id"].clone())
 }
 
+/// An API key of this principal.
+async fn api_key(world: &World, name: &str) -> Result<Value> {
+    let body = json!({"name": name, "scopes": ["read", "check"], "budget": 10});
+    let answer = world.user(name)?.post("/api/keys").json(&body).send().await?.expect(201)?;
+    Ok(answer.json()?["id"].clone())
+}
+
 /// A call that waits for its outcome.
 async fn recorded_call(world: &World) -> Result<Value> {
     let body = json!({"user_id": "ada", "endpoint": "/api/analyze", "record": true});
@@ -48,7 +55,7 @@ async fn every_answer_is_one_that_is_described() -> Result<()> {
     let service = world.service()?;
     service.put("/api/users/ada").json(&json!({})).send().await?.expect(201)?;
     let dir = tempfile::tempdir()?;
-    let (mut tokens, mut stored) = (String::new(), json!({}));
+    let (mut tokens, mut stored, mut keys) = (String::new(), json!({}), json!({}));
     for number in 0..PRINCIPALS {
         for (role, name) in [(Role::User, "user"), (Role::Service, "service"), (Role::Admin, "admin")] {
             let name = format!("{name}-{number}");
@@ -57,10 +64,11 @@ async fn every_answer_is_one_that_is_described() -> Result<()> {
         if number < 5 {
             let name = format!("user-{number}");
             stored[&name] = stored_token(&world, &name).await?;
+            keys[&name] = api_key(&world, &name).await?;
         }
     }
     let call_id = recorded_call(&world).await?;
-    let names = json!({"user": "ada", "month": "2026-10", "path": "api/analyze", "call_id": call_id, "id": call_id, "tokens": stored});
+    let names = json!({"user": "ada", "month": "2026-10", "path": "api/analyze", "call_id": call_id, "id": call_id, "tokens": stored, "keys": keys});
     let (tokens_file, names_file) = (dir.path().join("tokens"), dir.path().join("names.json"));
     std::fs::write(&tokens_file, tokens)?;
     std::fs::write(&names_file, names.to_string())?;

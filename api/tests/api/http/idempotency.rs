@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use api::auth::User;
+use api::auth::{User, needs};
 use api::facts::Writer;
 use api::http::envelope::Envelope;
 use api::http::extract::Json;
@@ -49,7 +49,7 @@ struct Bench {
 }
 
 async fn call(
-    caller: User,
+    caller: User<needs::NoKey>,
     State(idempotency): State<Idempotency>,
     axum::Extension(writer): axum::Extension<Writer>,
     axum::Extension(bench): axum::Extension<Bench>,

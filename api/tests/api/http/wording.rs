@@ -100,7 +100,8 @@ const ID: &str = "0198e9a6-58a5-7cc3-9f0b-0123456789ab";
 
 /// A new principal for each request, so that none is asked to slow down.
 async fn send(world: &World, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
-    let role = if path.starts_with("/api/tokens") { Role::User } else { Role::Service };
+    let is_users = ["/api/tokens", "/api/keys"].iter().any(|prefix| path.starts_with(prefix));
+    let role = if is_users { Role::User } else { Role::Service };
     let client = world.client(&format!("p-{}", world.env.ids.random_id()), role)?;
     let request = client.request(method.parse()?, path);
     match body {

@@ -324,7 +324,7 @@ async fn the_row_says_what_was_reported() -> Result<()> {
     .await?;
     let expected = json!({"endpoint": "/api/auth/token", "method": "POST", "status_code": 201, "response_time_ms": 41,
         "ip_address": "2001:db8::1", "request_size": 10, "response_size": 4_000_000_000_u64, "units": 3, "category": "auth",
-        "counted": true, "created_at": "2026-11-01T11:00:00.123456+00:00", "month_year": "2026-11", "completed_seq": null});
+        "counted": true, "created_at": "2026-11-01T11:00:00.123456+00:00", "month_year": "2026-11", "completed_seq": null, "key_id": null});
     assert_eq!(row, expected);
     let agent: String = sqlx::query_scalar("SELECT user_agent FROM api_usage WHERE category = 'auth'")
         .fetch_one(world.env.pool())

@@ -164,7 +164,7 @@ async fn nothing_is_admitted_by_a_process_that_has_stopped() -> Result<()> {
     world.api.stop().await?;
     // A connection that outlived the drain may still ask, and the next process decides already.
     let at = world.env.clock.now();
-    let ask = Ask { at, month: Month::of(at), category: Category::Analyze, units: Units::new(1)? };
+    let ask = Ask { at, month: Month::of(at), category: Category::Analyze, units: Units::new(1)?, key: None };
     let error = limits.admit(user, ask).await.err();
     assert_eq!(error, Some(LimitsError::Unready(Unready::Stopping)));
     Api::start(&world.env, &[]).await?.stop().await

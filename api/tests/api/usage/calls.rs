@@ -28,7 +28,7 @@ async fn a_row_shows_the_call_as_recorded() {
         "id": "00000000-0000-0000-0000-000000000005", "created_at": "2026-11-05T00:00:00Z", "month": "2026-11",
         "endpoint": "/api/analyze", "method": "GET", "category": "analyze", "counted": true, "units": 1,
         "status_code": 200, "response_time_ms": null, "request_size": null, "response_size": null,
-        "ip_address": null, "user_agent": null, "position": null,
+        "ip_address": null, "user_agent": null, "key_id": null, "position": null,
     });
     assert_eq!(item, expected);
 }

@@ -158,6 +158,7 @@ impl Book {
             granularity: Granularity::Hour,
             grouping: Grouping::Category,
             counted: Counted::All,
+            key: None,
         };
         let found = sorted(buckets(&mut self.compactor, user, &filter, &[]).await?);
         assert_eq!(found, by_rows(&mut self.compactor, user, &filter).await?);
@@ -251,6 +252,7 @@ async fn past_hours_of_a_noted_day_are_compacted_and_read_instead_of_its_rows() 
         granularity: Granularity::Hour,
         grouping: Grouping::Category,
         counted: Counted::All,
+        key: None,
     };
     assert_eq!(sorted(buckets(&mut book.compactor, user(1), &filter, &[]).await?), before);
     let wrong = wrong_hours(&mut book.compactor, Some(user(1))).await?;

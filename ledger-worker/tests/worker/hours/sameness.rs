@@ -89,6 +89,7 @@ impl Question {
                 [usize::from(self.granularity)],
             grouping: if self.is_grouped { Grouping::Category } else { Grouping::None },
             counted: [Counted::Counted, Counted::Uncounted, Counted::All][usize::from(self.counted)],
+            key: None,
         }
     }
 }

@@ -37,7 +37,7 @@ async fn caddy_passes_what_the_plan_allows() -> Result<()> {
     }
     assert_eq!(backend.passed(), 12);
     assert_eq!(world.summary("behind-caddy").await?, (12, 10));
-    Ok(())
+    super::takes_keys(&caddy, &world).await
 }
 
 /// A backend that is away makes Caddy handle the request again, as an error.

@@ -47,7 +47,7 @@ async fn envoy_passes_what_the_plan_allows() -> Result<()> {
     }
     assert_eq!(backend.passed(), 12);
     assert_eq!(world.summary("behind-envoy").await?, (12, 10));
-    Ok(())
+    super::takes_keys(&envoy, &world).await
 }
 
 /// An Envoy behind another one, as in a mesh: both ask.

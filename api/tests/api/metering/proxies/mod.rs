@@ -10,6 +10,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use serde_json::json;
 use testkit::{Client, PATIENCE, World, wait_until};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -21,6 +22,22 @@ mod nginx;
 /// Settings under which proxies on this machine are believed.
 const TRUSTED: (&str, &str) = ("TRUSTED_PROXIES", "127.0.0.0/8");
 const NAMED: (&str, &str) = ("FORWARD_AUTH_ID_HEADER", "X-Ledger-Request-Id");
+
+/// An API key passes, in each way that it may come, and its calls are its user's.
+async fn takes_keys(proxy: &Proxy, world: &World) -> Result<()> {
+    let made = crate::accounts::key(world, "behind-a-key", &["check"], json!({})).await?;
+    let nobody = proxy.client()?;
+    for (name, value) in [
+        ("authorization", format!("Bearer {}", made.secret)),
+        ("authorization", format!("token {}", made.secret)),
+        ("x-api-key", made.secret.clone()),
+    ] {
+        let answer = nobody.get("/other").header(name, &value).send().await?.expect(200)?;
+        assert_eq!(answer.text(), world.user_id("behind-a-key").await?.to_string(), "{name}");
+    }
+    assert_eq!(world.summary("behind-a-key").await?, (3, 0));
+    Ok(())
+}
 
 /// A proxy's process; killed with this value.
 struct Proxy {

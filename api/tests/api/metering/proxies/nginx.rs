@@ -85,7 +85,7 @@ async fn nginx_passes_what_the_plan_allows() -> Result<()> {
     }
     assert_eq!(backend.passed(), 12);
     assert_eq!(world.summary("behind-nginx").await?, (12, 10));
-    Ok(())
+    super::takes_keys(&nginx, &world).await
 }
 
 #[tokio::test]
