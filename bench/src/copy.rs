@@ -116,6 +116,7 @@ fn row<'a>(
         method: called.method.as_deref(),
         endpoint: &called.endpoint,
         ip_address: personal.then_some(crate::calls::ADDRESS_TEXT),
+        key_id: None,
         user_agent: personal.then_some(crate::calls::AGENT),
     })
 }

@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use credentials::ApiKey;
 use jsonwebtoken::{EncodingKey, Header};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
+use vault::{Entropy as _, OsEntropy};
 
 use crate::load::{self, Load, Requests};
 use crate::probe::Probe;
@@ -30,6 +32,8 @@ pub(crate) struct Users {
     pub(crate) ids: Vec<Uuid>,
     /// Their bearer tokens, in the same order.
     pub(crate) tokens: Vec<String>,
+    /// An API key of each, in the same order.
+    keys: Vec<String>,
 }
 
 /// What a host's token says.
@@ -74,16 +78,55 @@ impl Users {
         let exp = (ledger::Clock::system().now() + chrono::Duration::hours(12)).timestamp();
         let mint = |&sub: &Uuid| jsonwebtoken::encode(&Header::default(), &Claims { sub, exp }, &key);
         let tokens = ids.iter().map(mint).collect::<Result<_, _>>().context("minting a token")?;
-        Ok(Self { ids, tokens })
+        let keys = create_keys(&mut connection, &ids).await?;
+        Ok(Self { ids, tokens, keys })
     }
 
     fn spread(&self, path: &str) -> Requests {
         Requests::get(path, &self.tokens, FORWARDED)
     }
 
+    fn keyed(&self, path: &str) -> Requests {
+        Requests::get(path, &self.keys, FORWARDED)
+    }
+
     fn hot(&self, path: &str) -> Requests {
         Requests::get(path, &self.tokens[..HOT_USERS], FORWARDED)
     }
+}
+
+/// Makes an API key with a budget for each user, straight in the tables.
+async fn create_keys(connection: &mut PgConnection, users: &[Uuid]) -> anyhow::Result<Vec<String>> {
+    let mut keys = Vec::with_capacity(users.len());
+    let (mut hashes, mut shown) = (Vec::new(), Vec::new());
+    for _ in users {
+        let key = ApiKey::make(&credentials::Environment::default(), |bytes| OsEntropy.fill(bytes))?;
+        hashes.push(key.hash().to_vec());
+        shown.push((key.shown_prefix().to_owned(), key.last_four().to_owned()));
+        keys.push(key.expose().to_owned());
+    }
+    let (prefixes, ends): (Vec<String>, Vec<String>) = shown.into_iter().unzip();
+    // A key's id is its user's: there is one of each.
+    sqlx::query(
+        "INSERT INTO public.api_keys (key_id, user_id, name, role, scopes, networks, budget, created_at, created_by)
+         SELECT id, id, 'bench', 'user', '{check}', '{}', 1000000000000, '2026-01-01Z', 'bench'
+         FROM UNNEST($1::uuid[]) AS id",
+    )
+    .bind(users)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "INSERT INTO public.api_key_secrets (hash, key_id, prefix, last_four, created_at)
+         SELECT hash, id, prefix, last_four, '2026-01-01Z'
+         FROM UNNEST($1::bytea[], $2::uuid[], $3::text[], $4::text[]) AS k (hash, id, prefix, last_four)",
+    )
+    .bind(&hashes)
+    .bind(users)
+    .bind(&prefixes)
+    .bind(&ends)
+    .execute(connection)
+    .await?;
+    Ok(keys)
 }
 
 /// A load, and the time that the process under it spent in user mode meanwhile.
@@ -131,6 +174,12 @@ pub(crate) async fn measure(machine: &Machine, users: &Users, report: &mut Repor
     report.add("noop_user_us_per_call", empty_us);
     report.add("user_us_per_call", user_us);
     report.hold("user_vs_noop", user_us / empty_us, Target::AtMost(15.0 / 8.0));
+    // In turn with one by tokens, for the machine may have become another one meanwhile.
+    let keyed = one(&api, &address, &users.keyed("/api/forward-auth"), 256, 204).await?;
+    let again = one(&api, &address, &users.spread("/api/forward-auth"), 256, 204).await?;
+    let (key_us, jwt_us) = (keyed.user_us_per_call(), again.user_us_per_call());
+    report.add("tracked_key_256_per_s", keyed.rate());
+    report.hold("tracked_key_vs_jwt", key_us / jwt_us, Target::AtMost(1.1));
 
     let mut probe = Probe::connect(machine).await?;
     let worker = machine.run(&["worker"])?;

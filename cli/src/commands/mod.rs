@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod api;
+mod api_keys;
 mod config;
 mod dead_letters;
 mod dev;
@@ -63,6 +64,8 @@ enum Command {
     Log(log::Arguments),
     /// Mints a token and creates its user where there is none.
     Token(token::Arguments),
+    /// API keys, by which programs sign in.
+    ApiKeys(api_keys::Arguments),
     /// The root keys that protect users' secrets.
     Keys(keys::Arguments),
     /// Lists every variable with its value and where it comes from.
@@ -89,6 +92,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::DeadLetters(arguments) => dead_letters::run(&arguments, &settings).await,
         Command::Log(arguments) => log::run(&arguments, &settings).await,
         Command::Token(arguments) => token::run(&arguments, &settings).await,
+        Command::ApiKeys(arguments) => api_keys::run(&arguments, &settings).await,
         Command::Keys(arguments) => keys::run(&arguments, &settings).await,
         Command::Config => config::run(&settings),
     }

@@ -56,6 +56,7 @@ pub(crate) const VARIABLES: &[Variable] = &[
     secret("ENCRYPTION_KEY", "root key of stored tokens, 64 hex digits"),
     plain("ENCRYPTION_KEY_ID", "k1", "its name"),
     secret("ENCRYPTION_KEY_PREVIOUS", "earlier root keys, kid:hex,…"),
+    plain("LEDGER_ENV", "dev", "name of these surroundings, which API keys begin with: ul_dev_…"),
     secret("JWT_SECRET", "signs and verifies tokens, at least 32 bytes"),
     secret("JWT_SECRET_PREVIOUS", "the one before, which verifies only"),
     plain("JWT_ISSUER", "", "the iss that tokens must have, beside our own"),

@@ -4,6 +4,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 use api::{ApiConfig, LogSettings, auth::JwtSettings};
+use credentials::Environment;
 use data_keys::KeyConfig;
 use ledger::{Clock, Rules, parse_duration};
 use ledger_worker::{MIN_DEDUPE_HORIZON, WorkerConfig};
@@ -48,6 +49,11 @@ impl Settings {
     /// Signing of bearer tokens.
     pub(crate) fn jwt(&self) -> Result<JwtSettings> {
         Ok(JwtSettings::read(&|name| self.get(name).map(str::to_owned))?)
+    }
+
+    /// Name of these surroundings, which API keys are of.
+    pub(crate) fn environment(&self) -> Result<Environment> {
+        Ok(api::config::environment(&|name| self.get(name).map(str::to_owned))?)
     }
 
     /// The root keys; whether they are good shows when they are held against the database.

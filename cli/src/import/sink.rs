@@ -245,6 +245,7 @@ fn reporter() -> Reporter {
         kind: ActorKind::Operator,
         may_name_others: true,
         window: TimeWindow::Backfill,
+        key: None,
     }
 }
 
