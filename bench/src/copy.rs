@@ -19,7 +19,7 @@ const FRAMES_PER_COMMIT: usize = 10;
 const FRAMES_PER_READ: usize = 1_000;
 
 /// The table of calls with a primary key on the id and an index by user and time. Frozen: figures of different builds
-/// are held against the same thing.
+/// are held against the same thing, but for columns that came later and are null here.
 const SCHEMA: &str = r"
 DROP SCHEMA IF EXISTS copy_alone CASCADE;
 CREATE SCHEMA copy_alone;
@@ -28,7 +28,7 @@ CREATE TABLE api_usage (
     id UUID NOT NULL, user_id UUID NOT NULL, created_at TIMESTAMPTZ NOT NULL, log_seq BIGINT NOT NULL,
     log_idx INTEGER NOT NULL, units INTEGER NOT NULL, response_time_ms INTEGER, request_size BIGINT,
     response_size BIGINT, completed_seq BIGINT, status_code SMALLINT, counted BOOLEAN NOT NULL, category TEXT NOT NULL,
-    month_year TEXT NOT NULL, method TEXT, endpoint TEXT NOT NULL, ip_address TEXT, user_agent TEXT,
+    month_year TEXT NOT NULL, method TEXT, endpoint TEXT NOT NULL, ip_address TEXT, user_agent TEXT, key_id UUID,
     PRIMARY KEY (id, created_at)
 ) PARTITION BY RANGE (created_at);
 CREATE INDEX api_usage_user_id_created_at ON api_usage (user_id, created_at);
