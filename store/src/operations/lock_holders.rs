@@ -130,7 +130,8 @@ async fn end_session(conn: &mut PgConnection, lock: Lock, holder: Uuid) -> Resul
            FROM pg_stat_activity AS activity
            JOIN lock_holders ON activity.pid = backend_pid AND activity.backend_start = lock_holders.backend_start
                 OR activity.application_name = $3
-           WHERE lock = $1 AND holder = $2 AND activity.pid <> pg_backend_pid()"#,
+           WHERE lock = $1 AND holder = $2 AND activity.pid <> pg_backend_pid()
+             AND activity.datname = current_database()"#,
         lock.key(),
         holder,
         second_of(holder),
@@ -147,7 +148,8 @@ async fn end_second(conn: &mut PgConnection, lock: Lock) -> Result<(), Error> {
         .await?;
     let Some(before) = before else { return Ok(()) };
     sqlx::query!(
-        r#"SELECT bool_or(pg_terminate_backend(pid)) AS "ended" FROM pg_stat_activity WHERE application_name = $1"#,
+        r#"SELECT bool_or(pg_terminate_backend(pid)) AS "ended" FROM pg_stat_activity
+           WHERE application_name = $1 AND datname = current_database()"#,
         second_of(before)
     )
     .fetch_one(conn)
