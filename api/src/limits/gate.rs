@@ -45,6 +45,15 @@ impl Gate {
         }
     }
 
+    /// Whether what was begun in this term may still be decided.
+    pub(super) fn check_in(&self, term: &Term) -> Result<(), Unready> {
+        if self.is_open() && term.holds() {
+            return Ok(());
+        }
+        // Open in another term: it was closed in between.
+        Err(self.check().err().unwrap_or(Unready::CatchingUp))
+    }
+
     fn is_open(&self) -> bool {
         self.state.load(Ordering::Acquire) == OPEN
     }

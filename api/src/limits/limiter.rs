@@ -283,12 +283,7 @@ impl Limiter {
         let term = self.gate.check()?;
         let decided = self.counts.decide(user, ask, self.intent).await?;
         // The user may have had to be read, and another process may have taken over meanwhile.
-        let unready = match self.gate.check() {
-            Ok(_) if term.holds() => None,
-            Ok(_) => Some(Unready::CatchingUp),
-            Err(unready) => Some(unready),
-        };
-        if let Some(unready) = unready {
+        if let Err(unready) = self.gate.check_in(&term) {
             if matches!(decided, Decided::Admitted(_) | Decided::Forced(_)) {
                 self.counts.release(user, ask.month, ask.cost());
             }
