@@ -76,6 +76,7 @@ impl Audited {
             token_type: Some(token_type.to_owned()),
             ..link(action, actor)
         };
+        let of_key = |action, actor: &Actor<'_>, id: Uuid| (of_token(action, actor, id, API_KEY), None);
         let (link, stored) = match &event.body {
             Body::TokenStored(body) => {
                 let mut link = of_token(Action::Stored, &body.actor, body.token_id, &body.token_type);
@@ -102,18 +103,10 @@ impl Audited {
                 (link, None)
             }
             Body::UserErased(body) => (link(Action::Erased, &body.actor), None),
-            Body::ApiKeyCreated(body) => {
-                (of_token(Action::KeyCreated, &body.actor, body.key_id, API_KEY), None)
-            }
-            Body::ApiKeyChanged(body) => {
-                (of_token(Action::KeyChanged, &body.actor, body.key_id, API_KEY), None)
-            }
-            Body::ApiKeyRotated(body) => {
-                (of_token(Action::KeyRotated, &body.actor, body.key_id, API_KEY), None)
-            }
-            Body::ApiKeyRevoked(body) => {
-                (of_token(Action::KeyRevoked, &body.actor, body.key_id, API_KEY), None)
-            }
+            Body::ApiKeyCreated(body) => of_key(Action::KeyCreated, &body.actor, body.key_id),
+            Body::ApiKeyChanged(body) => of_key(Action::KeyChanged, &body.actor, body.key_id),
+            Body::ApiKeyRotated(body) => of_key(Action::KeyRotated, &body.actor, body.key_id),
+            Body::ApiKeyRevoked(body) => of_key(Action::KeyRevoked, &body.actor, body.key_id),
             _ => return Err(EventFault::NotAudited),
         };
         Ok(Self { claim, link, stored })

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
-use events::{ApiCalled, Body, Event, EventError, EventErrorKind, Personal};
+use events::{ApiCalled, Body, Event, EventError, EventErrorKind, Personal, PlanChanged};
 use ledger::{KeyId, Month, UserId};
 use nats::RawFrame;
 use store::Position;
@@ -362,22 +362,10 @@ fn command(position: Position, event: &Event<'_>) -> Result<Command, EventFault>
         Body::UsageReset(reset) => {
             Command::Reset { position, claim: claim()?, user: owner()?, month: reset.month, at: event.time }
         }
-        Body::PlanChanged(changed) => Command::ChangePlan {
-            claim: claim()?,
-            change: PlanChange {
-                user: owner()?,
-                position,
-                plan_name: changed.plan_name.as_str().to_owned(),
-                monthly_api_limit: changed.monthly_api_limit,
-                analyze_limit: changed.analyze_limit,
-                price_monthly: changed.price_monthly.to_string(),
-                currency: changed.currency.as_str().to_owned(),
-                effective_at: changed.effective_at,
-                changed_at: event.time,
-                reason: changed.reason.as_deref().map(str::to_owned),
-                source_event_id: changed.source_event_id.as_deref().map(str::to_owned),
-            },
-        },
+        Body::PlanChanged(changed) => {
+            let change = plan_change(owner()?, position, event.time, changed);
+            Command::ChangePlan { claim: claim()?, change }
+        }
         Body::LimitRejected(rejected) => Command::Reject(Rejection {
             user: owner()?,
             position,
@@ -415,6 +403,27 @@ fn command(position: Position, event: &Event<'_>) -> Result<Command, EventFault>
         | Body::ApiKeyRevoked(_)
         | Body::Unknown { .. } => Command::Nothing(position),
     })
+}
+
+fn plan_change(
+    user: UserId,
+    position: Position,
+    changed_at: DateTime<Utc>,
+    changed: &PlanChanged<'_>,
+) -> PlanChange {
+    PlanChange {
+        user,
+        position,
+        plan_name: changed.plan_name.as_str().to_owned(),
+        monthly_api_limit: changed.monthly_api_limit,
+        analyze_limit: changed.analyze_limit,
+        price_monthly: changed.price_monthly.to_string(),
+        currency: changed.currency.as_str().to_owned(),
+        effective_at: changed.effective_at,
+        changed_at,
+        reason: changed.reason.as_deref().map(str::to_owned),
+        source_event_id: changed.source_event_id.as_deref().map(str::to_owned),
+    }
 }
 
 fn dead(position: Position, event_type: &str, fault: &EventFault, recorded_at: DateTime<Utc>) -> Item {

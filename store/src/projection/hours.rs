@@ -197,24 +197,20 @@ pub async fn claim(
     .await?;
     let looked_at = due.len();
     let attached = partitions::attached(conn).await?;
-    let (mut ranges, mut later, mut detached) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ranges, mut later) = (Vec::new(), Vec::new());
     let mut is_new = before != Some(frontier);
     for row in due {
         let user = UserId::new(row.user_id);
-        if !attached.contains(&Month::of(row.day)) {
-            detached.push((user, row.day));
-            continue;
-        }
-        match missing(row.day, row.hours, frontier) {
+        let is_there = attached.contains(&Month::of(row.day));
+        match missing(row.day, row.hours, frontier).filter(|_| is_there) {
             Some((from, to)) => {
                 ranges.push((user, row.day, from, to));
                 is_new |= put_in(&mut users, user);
             }
-            None => later.push((user, row.day)),
+            None => later.push((user.get(), row.day, is_there && row.hours != WHOLE_DAY)),
         }
     }
-    postpone(conn, &later).await?;
-    drop_due(conn, &detached).await?;
+    postpone(conn, later).await?;
     if ranges.is_empty() {
         return Ok(Claimed { days: Vec::new(), looked_at });
     }
@@ -244,40 +240,19 @@ pub async fn claim(
     Ok(Claimed { days, looked_at })
 }
 
-/// Days of which nothing is to be done until one of their calls changes.
-async fn drop_due(conn: &mut PgConnection, days: &[(UserId, DateTime<Utc>)]) -> Result<(), Error> {
+/// Users' days of which there is nothing to do for now (`true`), or until one of their calls changes.
+async fn postpone(conn: &mut PgConnection, days: Vec<(Uuid, DateTime<Utc>, bool)>) -> Result<(), Error> {
     if days.is_empty() {
         return Ok(());
     }
-    let (users, days): (Vec<Uuid>, Vec<DateTime<Utc>>) =
-        days.iter().map(|(user, day)| (user.get(), *day)).unzip();
+    let (users, days, are_due): (Vec<Uuid>, Vec<DateTime<Utc>>, Vec<bool>) = days.into_iter().collect();
     sqlx::query!(
-        "UPDATE compacted_days d SET due_at = NULL
-         FROM UNNEST($1::uuid[], $2::timestamptz[]) AS gone (user_id, day)
-         WHERE d.user_id = gone.user_id AND d.day = gone.day",
-        &users,
-        &days
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Days of which there is nothing to do for now, or for ever.
-async fn postpone(conn: &mut PgConnection, days: &[(UserId, DateTime<Utc>)]) -> Result<(), Error> {
-    if days.is_empty() {
-        return Ok(());
-    }
-    let (users, days): (Vec<Uuid>, Vec<DateTime<Utc>>) =
-        days.iter().map(|(user, day)| (user.get(), *day)).unzip();
-    sqlx::query!(
-        "UPDATE compacted_days d
-         SET due_at = CASE WHEN d.hours <> $3 THEN now() + interval '10 minutes' END
-         FROM UNNEST($1::uuid[], $2::timestamptz[]) AS later (user_id, day)
+        "UPDATE compacted_days d SET due_at = CASE WHEN later.is_due THEN now() + interval '10 minutes' END
+         FROM UNNEST($1::uuid[], $2::timestamptz[], $3::boolean[]) AS later (user_id, day, is_due)
          WHERE d.user_id = later.user_id AND d.day = later.day",
         &users,
         &days,
-        WHOLE_DAY
+        &are_due
     )
     .execute(conn)
     .await?;
