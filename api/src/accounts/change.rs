@@ -9,9 +9,9 @@ use utoipa::ToSchema;
 
 use super::body::KeyBody;
 use super::parts::ApiKeys;
-use super::request::{Budget, End, NetworkList, OwnerQuery, ScopeList, by, given, key_id};
+use super::request::{Asked, Budget, End, NetworkList, ScopeList, asked, given, key_id};
 use crate::auth::{Auth, UserOrAdmin, needs};
-use crate::http::extract::{Json, Path, Query, Text};
+use crate::http::extract::{Json, OwnerQuery, Path, Query, Text};
 use crate::http::idempotency::Idempotency;
 use crate::http::problem::{Problem, ProblemBody};
 
@@ -63,10 +63,8 @@ pub(super) async fn change(
     Query(query): Query<OwnerQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let owner = auth.resolve_living(&caller, query.user_id.as_deref()).await?;
-    let (parts, body) = request.into_parts();
-    let by = by(&caller, owner, &parts);
-    let Json(body) = Json::<ChangeRequest>::from_request(Request::from_parts(parts, body), &()).await?;
+    let Asked { owner, by, request } = asked(&auth, &caller, &query, request).await?;
+    let Json(body) = Json::<ChangeRequest>::from_request(request, &()).await?;
     let id = key_id(&id)?;
     keys.pace(&caller)?;
     let change = KeyChange {

@@ -12,10 +12,10 @@ use super::body::{MadeBody, made};
 use super::error::ApiKeysError;
 use super::parts::ApiKeys;
 use super::registry::Spec;
-use super::request::{Budget, End, NetworkList, OwnerQuery, Role, ScopeList, by};
+use super::request::{Asked, Budget, End, NetworkList, Role, ScopeList, asked};
 use crate::auth::{self, Auth, UserOrAdmin, needs};
-use crate::http::extract::{Query, Text};
-use crate::http::idempotency::{Idempotency, KeyHeader, Keyed};
+use crate::http::extract::{OwnerQuery, Query, Text};
+use crate::http::idempotency::{Attempt, Idempotency, KeyHeader, Keyed};
 use crate::http::problem::{Problem, ProblemBody};
 
 /// A key to make.
@@ -70,10 +70,8 @@ pub(super) async fn create(
     Query(query): Query<OwnerQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let owner = auth.resolve_living(&caller, query.user_id.as_deref()).await?;
-    let (parts, body) = request.into_parts();
-    let by = by(&caller, owner, &parts);
-    let keyed = Keyed::from_request(Request::from_parts(parts, body), &()).await?;
+    let Asked { owner, by, request } = asked(&auth, &caller, &query, request).await?;
+    let keyed = Keyed::from_request(request, &()).await?;
     let Keyed { body: CreateRequest { name, role, scopes, networks, budget, expires_at }, request } = keyed;
     let role = role.map_or(KeyRole::User, |Role(role)| role);
     if role == KeyRole::Service && caller.role != auth::Role::Admin {
@@ -87,7 +85,7 @@ pub(super) async fn create(
         expires_at: expires_at.map(|End(at)| at),
     };
     let spec = Spec { name: name.into_string(), role, terms };
-    let work = move |attempt: crate::http::idempotency::Attempt| async move {
+    let work = move |attempt: Attempt| async move {
         let event = (attempt.event_id, attempt.at);
         let key = keys.0.registry.create(owner, spec, &by, event).await?;
         Ok(made(StatusCode::CREATED, &keys.0.writer, key))

@@ -10,9 +10,9 @@ use uuid::Uuid;
 use super::body::KeyBody;
 use super::error::ApiKeysError;
 use super::parts::ApiKeys;
-use super::request::{ListQuery, OwnerQuery, key_id};
+use super::request::key_id;
 use crate::auth::{Auth, Principal, Role, UserOrAdmin, needs};
-use crate::http::extract::{Json, Path, Query};
+use crate::http::extract::{Json, OwnedListQuery, OwnerQuery, Path, Query};
 use crate::http::paging::CursorScope;
 use crate::http::problem::{Problem, ProblemBody};
 
@@ -30,14 +30,14 @@ pub(super) struct KeyList {
 /// Those that were revoked or have ended too, up to 200 of them.
 #[utoipa::path(
     get, path = "/api/keys", tag = "keys",
-    params(ListQuery),
+    params(OwnedListQuery),
     responses((status = 200, body = KeyList))
 )]
 pub(super) async fn list(
     caller: UserOrAdmin<needs::NoKey>,
     State(auth): State<Auth>,
     State(keys): State<ApiKeys>,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<OwnedListQuery>,
 ) -> Result<Json<KeyList>, Problem> {
     let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
     let scope = CursorScope::new(&[b"api_keys", owner.get().as_bytes()]);

@@ -1,48 +1,23 @@
 //! Common parts of requests about API keys.
 
+use axum::extract::Request;
 use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
 use credentials::{KeyRole, Networks, Scope, Scopes};
 use events::Personal;
 use ledger::{KeyId, UserId, WholeNumber};
-use serde::Deserialize as DeriveDeserialize;
 use serde::de::{Deserialize, Deserializer, Error};
 use store::identity::users::Change;
-use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::error::ApiKeysError;
 use super::registry::By;
-use crate::auth::Principal;
+use crate::auth::{Auth, AuthError, Principal};
 use crate::http::client::user_agent;
-use crate::http::paging::PageLimit;
+use crate::http::extract::OwnerQuery;
 
 /// Most units of a budget.
 pub(super) const MAX_BUDGET: u64 = i64::MAX.unsigned_abs();
-
-/// Whose keys.
-#[derive(Debug, DeriveDeserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct OwnerQuery {
-    /// Whose key; role admin only.
-    pub(super) user_id: Option<String>,
-}
-
-/// Whose keys, and which page of them.
-#[derive(Debug, DeriveDeserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct ListQuery {
-    /// Whose keys; role admin only.
-    pub(super) user_id: Option<String>,
-    /// Items a page, 1 to 500; 50 unless given.
-    #[serde(default)]
-    #[param(value_type = Option<u32>)]
-    pub(super) limit: PageLimit,
-    /// `next_cursor` of the page before.
-    pub(super) cursor: Option<String>,
-}
 
 /// Role of a key.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +91,26 @@ pub(super) fn by(caller: &Principal, owner: UserId, parts: &Parts) -> By {
     let agent = user_agent(&parts.headers).map(|agent| agent.into_owned().into());
     let personal = (caller.user_id == owner).then(|| Personal::of_client(Some(caller.address), agent));
     By { actor: caller.actor(), personal }
+}
+
+/// A change that a caller asks for: whose keys, who acts, and the request, of which the body is still to be read.
+pub(super) struct Asked {
+    pub(super) owner: UserId,
+    pub(super) by: By,
+    pub(super) request: Request,
+}
+
+/// Finds out whose keys are to be changed, and by whom.
+pub(super) async fn asked(
+    auth: &Auth,
+    caller: &Principal,
+    query: &OwnerQuery,
+    request: Request,
+) -> Result<Asked, AuthError> {
+    let owner = auth.resolve_living(caller, query.user_id.as_deref()).await?;
+    let (parts, body) = request.into_parts();
+    let by = by(caller, owner, &parts);
+    Ok(Asked { owner, by, request: Request::from_parts(parts, body) })
 }
 
 /// The id in a path. Whatever is none names nothing, and is repeated nowhere.

@@ -6,9 +6,9 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 
 use super::parts::ApiKeys;
-use super::request::{OwnerQuery, by, key_id};
+use super::request::{by, key_id};
 use crate::auth::{Auth, UserOrAdmin, needs};
-use crate::http::extract::{Path, Query};
+use crate::http::extract::{OwnerQuery, Path, Query};
 use crate::http::idempotency::Idempotency;
 use crate::http::problem::{Problem, ProblemBody};
 

@@ -10,9 +10,9 @@ use utoipa::ToSchema;
 
 use super::body::{MadeBody, made};
 use super::parts::ApiKeys;
-use super::request::{OwnerQuery, by, key_id};
+use super::request::{Asked, asked, key_id};
 use crate::auth::{Auth, UserOrAdmin, needs};
-use crate::http::extract::{Path, Query};
+use crate::http::extract::{OwnerQuery, Path, Query};
 use crate::http::idempotency::{Attempt, Idempotency, KeyHeader, Keyed};
 use crate::http::problem::{FieldError, Problem, ProblemBody};
 
@@ -53,11 +53,8 @@ pub(super) async fn rotate(
     Query(query): Query<OwnerQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let owner = auth.resolve_living(&caller, query.user_id.as_deref()).await?;
-    let (parts, body) = request.into_parts();
-    let by = by(&caller, owner, &parts);
-    let Keyed { body, request } =
-        Keyed::<RotateRequest>::from_request(Request::from_parts(parts, body), &()).await?;
+    let Asked { owner, by, request } = asked(&auth, &caller, &query, request).await?;
+    let Keyed { body, request } = Keyed::<RotateRequest>::from_request(request, &()).await?;
     let id = key_id(&id)?;
     let seconds = body.overlap_seconds.get();
     if seconds > MAX_OVERLAP_S {

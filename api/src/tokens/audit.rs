@@ -10,10 +10,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::parts::Tokens;
-use super::request::{ListQuery, token_id};
+use super::request::token_id;
 use crate::auth::{Auth, UserOrAdmin, needs};
 use crate::facts::{AsOf, MinSeq, MinSeqHeader, Positions};
-use crate::http::extract::{Json, Path, Query};
+use crate::http::extract::{Json, OwnedListQuery, Path, Query};
 use crate::http::paging::CursorScope;
 use crate::http::problem::{Problem, ProblemBody};
 
@@ -63,7 +63,7 @@ struct AuditActor {
 /// What was done with tokens
 #[utoipa::path(
     get, path = "/api/tokens/audit", tag = "tokens",
-    params(ListQuery, MinSeqHeader),
+    params(OwnedListQuery, MinSeqHeader),
     responses(
         (status = 200, body = Audit),
         (status = 429, description = "More than 10 reads a second", body = ProblemBody),
@@ -74,7 +74,7 @@ pub(super) async fn audit(
     _seen: MinSeq,
     State(auth): State<Auth>,
     State(tokens): State<Tokens>,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<OwnedListQuery>,
 ) -> Result<Json<Audit>, Problem> {
     tokens.0.reads.check(caller.user_id)?;
     let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
@@ -86,7 +86,7 @@ pub(super) async fn audit(
 /// A token that was replaced or deleted keeps its audit.
 #[utoipa::path(
     get, path = "/api/tokens/{id}/audit", tag = "tokens",
-    params(("id" = Uuid, Path), ListQuery, MinSeqHeader),
+    params(("id" = Uuid, Path), OwnedListQuery, MinSeqHeader),
     responses(
         (status = 200, body = Audit),
         (status = 404, description = "There never was such a token, or it is another user's", body = ProblemBody),
@@ -99,7 +99,7 @@ pub(super) async fn token_audit(
     State(auth): State<Auth>,
     State(tokens): State<Tokens>,
     Path(id): Path<String>,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<OwnedListQuery>,
 ) -> Result<Json<Audit>, Problem> {
     tokens.0.reads.check(caller.user_id)?;
     let id = token_id(&id)?;
@@ -115,7 +115,7 @@ async fn page(
     tokens: &Tokens,
     owner: UserId,
     token: Option<Uuid>,
-    query: &ListQuery,
+    query: &OwnedListQuery,
 ) -> Result<Audit, Problem> {
     let of_token = token.map(Uuid::into_bytes).unwrap_or_default();
     let scope = CursorScope::new(&[b"token_audit", owner.get().as_bytes(), &of_token]);

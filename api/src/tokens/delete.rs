@@ -12,10 +12,10 @@ use store::read::stored_tokens::StoredToken;
 
 use super::error::TokensError;
 use super::parts::Tokens;
-use super::request::{Client, OwnerQuery, token_id};
+use super::request::{Client, token_id};
 use crate::auth::{Auth, UserOrAdmin, needs};
 use crate::facts::Written;
-use crate::http::extract::{Path, Query};
+use crate::http::extract::{OwnerQuery, Path, Query};
 use crate::http::idempotency::Idempotency;
 use crate::http::problem::{Problem, ProblemBody};
 

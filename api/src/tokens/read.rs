@@ -6,10 +6,10 @@ use utoipa::ToSchema;
 
 use super::body::TokenBody;
 use super::parts::Tokens;
-use super::request::{ListQuery, OwnerQuery, token_id};
+use super::request::token_id;
 use crate::auth::{Auth, UserOrAdmin, needs};
 use crate::facts::{AsOf, MinSeq, MinSeqHeader};
-use crate::http::extract::{Json, Path, Query};
+use crate::http::extract::{Json, OwnedListQuery, OwnerQuery, Path, Query};
 use crate::http::paging::CursorScope;
 use crate::http::problem::{Problem, ProblemBody};
 
@@ -26,7 +26,7 @@ pub(super) struct TokenList {
 /// The stored tokens
 #[utoipa::path(
     get, path = "/api/tokens", tag = "tokens",
-    params(ListQuery, MinSeqHeader),
+    params(OwnedListQuery, MinSeqHeader),
     responses((status = 200, body = TokenList))
 )]
 pub(super) async fn list(
@@ -34,7 +34,7 @@ pub(super) async fn list(
     _seen: MinSeq,
     State(auth): State<Auth>,
     State(tokens): State<Tokens>,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<OwnedListQuery>,
 ) -> Result<Json<TokenList>, Problem> {
     let owner = auth.resolve(&caller, query.user_id.as_deref()).await?;
     let scope = CursorScope::new(&[b"tokens", owner.get().as_bytes()]);

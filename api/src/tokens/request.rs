@@ -4,9 +4,7 @@ use std::borrow::Cow;
 use std::str::FromStr;
 
 use axum::http::request::Parts;
-use serde::Deserialize as DeriveDeserialize;
 use serde::de::{Deserialize, Deserializer, Error};
-use utoipa::IntoParams;
 use uuid::Uuid;
 use vault::{SecretText, TokenKind, TokenRefused};
 
@@ -14,31 +12,6 @@ use super::body::Warning;
 use super::error::TokensError;
 use crate::auth::Principal;
 use crate::http::client::user_agent;
-use crate::http::paging::PageLimit;
-
-/// Whose tokens.
-#[derive(Debug, DeriveDeserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct OwnerQuery {
-    /// Whose token; role admin only.
-    pub(super) user_id: Option<String>,
-}
-
-/// Whose list, and which page of it.
-#[derive(Debug, DeriveDeserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct ListQuery {
-    /// Whose tokens; role admin only.
-    pub(super) user_id: Option<String>,
-    /// Items a page, 1 to 500; 50 unless given.
-    #[serde(default)]
-    #[param(value_type = Option<u32>)]
-    pub(super) limit: PageLimit,
-    /// `next_cursor` of the page before.
-    pub(super) cursor: Option<String>,
-}
 
 /// A token's type, whose error does not repeat what was sent.
 #[derive(Debug, Clone, Copy)]

@@ -43,7 +43,7 @@ pub(crate) const VARIABLES: &[Variable] = &[
     plain(
         "DATABASE_CONNECTIONS",
         "16",
-        "the most connections of one api for requests, beside six of its own",
+        "the most connections of one api for requests, beside five of its own",
     ),
     url("NATS_URL", "servers of the log, comma-separated; tls:// works"),
     url("NATS_MONITOR_URL", "their monitoring endpoints, comma-separated"),

@@ -6,6 +6,7 @@
 mod encoding;
 mod json;
 mod media_type;
+mod owned;
 mod path;
 mod query;
 mod secret;
@@ -16,6 +17,7 @@ pub(crate) use encoding::Coding;
 pub use json::{Json, MAX_BODY_BYTES, MAX_INGEST_BYTES, parse_json, read_body};
 pub(crate) use json::{item_error, read_packed, require_json};
 pub(crate) use media_type::MediaType;
+pub(crate) use owned::{OwnedListQuery, OwnerQuery};
 pub use path::Path;
 pub use query::{NoQuery, Query};
 pub(crate) use secret::{SecretFields, SecretJson};
