@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
 use serde_json::json;
 use testkit::{Client, PATIENCE, World, wait_until};
 use tokio::net::TcpListener;
@@ -200,7 +202,14 @@ impl Backend {
         let counted = Arc::clone(&passed);
         let app = Router::new().fallback(move |request: Request| {
             counted.fetch_add(1, Ordering::Relaxed);
-            std::future::ready(answer(&request))
+            async {
+                let (head, body) = request.into_parts();
+                // An answer before the body is read closes the connection; the proxy may make a 502 of that.
+                match body.collect().await {
+                    Ok(_) => answer(&head),
+                    Err(_) => StatusCode::BAD_REQUEST.into_response(),
+                }
+            }
         });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -213,8 +222,8 @@ impl Backend {
     }
 }
 
-fn answer(request: &Request) -> Response {
-    let path = request.uri().path();
+fn answer(request: &Parts) -> Response {
+    let path = request.uri.path();
     if path.contains("missing") {
         return (StatusCode::NOT_FOUND, "no such thing").into_response();
     }
@@ -222,11 +231,11 @@ fn answer(request: &Request) -> Response {
         return [("x-accel-redirect", "/kept/page.html")].into_response();
     }
     let said = |name| {
-        let values = request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
+        let values = request.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.collect::<Vec<_>>().join(",")
     };
     let mut text = said("x-user-id");
-    if request.headers().contains_key("x-say-call") {
+    if request.headers.contains_key("x-say-call") {
         text = format!("{text} {}", said("x-usage-call-id"));
     }
     text.into_response()
