@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Collected, Empty, Limited};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -28,7 +28,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Sends requests, each on a connection of its own.
 pub(crate) struct Http {
-    client: Client<Connector, Empty<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
     timeout: Duration,
 }
 
@@ -78,14 +78,37 @@ impl Http {
         headers: HeaderMap,
         reading: Reading,
     ) -> Result<Answer, NoAnswer> {
-        let mut request = Request::new(Empty::new());
+        self.ask(Method::GET, address, headers, Bytes::new(), reading).await
+    }
+
+    /// POST of this body to this address.
+    pub(crate) async fn post(
+        &self,
+        address: Uri,
+        headers: HeaderMap,
+        body: Bytes,
+        reading: Reading,
+    ) -> Result<Answer, NoAnswer> {
+        self.ask(Method::POST, address, headers, body, reading).await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        address: Uri,
+        headers: HeaderMap,
+        body: Bytes,
+        reading: Reading,
+    ) -> Result<Answer, NoAnswer> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
         *request.uri_mut() = address;
         *request.headers_mut() = headers;
         request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
         timeout(self.timeout, self.send(request, reading)).await.unwrap_or(Err(NoAnswer::TimedOut))
     }
 
-    async fn send(&self, request: Request<Empty<Bytes>>, reading: Reading) -> Result<Answer, NoAnswer> {
+    async fn send(&self, request: Request<Full<Bytes>>, reading: Reading) -> Result<Answer, NoAnswer> {
         #[expect(
             clippy::disallowed_methods,
             reason = "the one place that asks others; its callers and limits bound time and size"

@@ -1,16 +1,17 @@
 //! What is logged while providers are asked. A program of its own: what other tests do at the same time decides what a
 //! subscriber of one thread gets to see.
 
-use std::sync::Arc;
+mod lines;
 
 use axum::Router;
 use axum::http::StatusCode;
 use outbound::providers::{ProviderUrls, Providers, TokenTest};
-use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 use vault::{SecretText, TokenKind};
+
+use crate::lines::Lines;
 
 const TOKEN: &str = "tok_3f9c1e7ab2d4_canary";
 
@@ -34,7 +35,7 @@ async fn no_line_holds_the_token_or_an_answer() -> anyhow::Result<()> {
         let test = ask(format!("http://{closed}").parse()?, kind).await?;
         assert!(matches!(test, TokenTest::Unknown(_)), "{test:?}");
     }
-    let text = String::from_utf8(lines.0.lock().clone())?;
+    let text = lines.text()?;
     for said in ["a provider cannot be asked", "a provider does not say", "hyper_util"] {
         assert!(text.contains(said), "{said} is not in: {text}");
     }
@@ -63,19 +64,4 @@ async fn provider(status: StatusCode) -> anyhow::Result<(Url, AbortOnDropHandle<
         }
     });
     Ok((url, AbortOnDropHandle::new(server)))
-}
-
-/// What was logged.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

@@ -19,7 +19,8 @@ use vault::{SecretText, TokenKind};
 
 use crate::client::{Http, NoAnswer, Reading};
 
-pub use urls::{ProviderUrls, UrlRefused};
+pub use crate::base_url::UrlRefused;
+pub use urls::ProviderUrls;
 
 /// Until a connection stands, name resolution and TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

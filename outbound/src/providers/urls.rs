@@ -4,7 +4,7 @@ use http::Uri;
 use url::Url;
 use vault::TokenKind;
 
-use crate::near::is_near;
+use crate::base_url::{UrlRefused, base, below, fixed};
 
 /// Addresses of the providers' APIs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,19 +19,9 @@ pub struct ProviderUrls {
     pub gemini: Url,
 }
 
-/// A variable that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{variable} cannot be used: {reason}")]
-pub struct UrlRefused {
-    /// Name of the variable.
-    pub variable: &'static str,
-    /// Words on what is wrong and what would be right; never the value, which may hold a secret.
-    pub reason: &'static str,
-}
-
 impl ProviderUrls {
     /// Reads the variables; `get` answers a variable's value, if it is set. A path stays, for those who go through a
-    /// proxy of their own, which may be asked by plain http where it is near: see [`is_near`].
+    /// proxy of their own, which may be asked by plain http where it is near: see `near.rs`.
     pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, UrlRefused> {
         let defaults = Self::default();
         Ok(Self {
@@ -50,9 +40,7 @@ impl ProviderUrls {
             TokenKind::Anthropic => (&self.anthropic, &["v1", "models"]),
             TokenKind::Gemini => (&self.gemini, &["v1", "models"]),
         };
-        let mut url = base.clone();
-        url.path_segments_mut().ok()?.pop_if_empty().extend(path);
-        url.as_str().parse().ok()
+        below(base, path)?.as_str().parse().ok()
     }
 }
 
@@ -65,39 +53,6 @@ impl Default for ProviderUrls {
             gemini: fixed("https://generativelanguage.googleapis.com"),
         }
     }
-}
-
-fn fixed(url: &str) -> Url {
-    Url::parse(url).expect("the URL is a literal")
-}
-
-fn base(
-    get: &dyn Fn(&str) -> Option<String>,
-    variable: &'static str,
-    default: Url,
-) -> Result<Url, UrlRefused> {
-    let Some(text) = get(variable).filter(|text| !text.trim().is_empty()) else { return Ok(default) };
-    let refused = |reason| UrlRefused { variable, reason };
-    let url = Url::parse(text.trim()).ok().filter(is_base);
-    let url =
-        url.ok_or_else(|| refused("it must be an http or https URL without user, query and fragment"))?;
-    if url.scheme() == "http" && !url.host().as_ref().is_some_and(is_near) {
-        return Err(refused(
-            "http sends users' tokens in the clear; it is taken for localhost, private addresses and names without a \
-             dot alone, use https",
-        ));
-    }
-    Ok(url)
-}
-
-fn is_base(url: &Url) -> bool {
-    matches!(url.scheme(), "http" | "https")
-        && url.has_host()
-        && url.username().is_empty()
-        && url.password().is_none()
-        && url.query().is_none()
-        && url.fragment().is_none()
-        && url.as_str().parse::<Uri>().is_ok()
 }
 
 /// `OPENAI_BASE_URL` is a variable of `OpenAI`'s own libraries too, which want it with the version at its end.
