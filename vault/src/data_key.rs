@@ -99,6 +99,21 @@ impl DataKey {
         self.open(&self.personal_aad(event_id), sealed)
     }
 
+    /// Seals the secret of the second factor `factor_id`.
+    pub fn seal_factor<E: Entropy + ?Sized>(
+        &self,
+        factor_id: Uuid,
+        secret: &[u8],
+        entropy: &E,
+    ) -> Result<Sealed, EntropyError> {
+        self.seal(&self.factor_aad(factor_id), secret, entropy)
+    }
+
+    /// Opens the secret of the second factor `factor_id`, if it was sealed for this user and that factor.
+    pub fn open_factor(&self, factor_id: Uuid, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        self.open(&self.factor_aad(factor_id), sealed)
+    }
+
     /// The token's fingerprint: the first 8 bytes of HMAC-SHA-512 over `lp(token_type, token)`, under
     /// HKDF-SHA-512(DEK, no salt, `lp("usage-ledger/v2/fingerprint", user)`, 64 bytes).
     pub fn fingerprint(&self, kind: TokenKind, token: &SecretText) -> Fingerprint {
@@ -123,6 +138,13 @@ impl DataKey {
             return Err(OpenError);
         }
         self.secret.schedule.open(&sealed.iv, aad, &sealed.ciphertext, &sealed.tag)
+    }
+
+    fn factor_aad(&self, factor_id: Uuid) -> Vec<u8> {
+        let (mut user_text, mut factor_text) = ([0; 36], [0; 36]);
+        let user = self.user.as_hyphenated().encode_lower(&mut user_text);
+        let factor = factor_id.as_hyphenated().encode_lower(&mut factor_text);
+        lp(&[b"usage-ledger/v2/factor", user.as_bytes(), factor.as_bytes(), self.id.as_str().as_bytes()])
     }
 
     fn token_aad(&self, kind: TokenKind, token_id: Uuid) -> Vec<u8> {

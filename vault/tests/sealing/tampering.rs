@@ -127,6 +127,13 @@ fn one_purpose_does_not_open_as_another() {
     let personal = key.seal_personal(&token_id.to_string(), b"{}", &OsEntropy).expect("random bytes");
     assert_eq!(key.open_personal(&token_id.to_string(), &token).err(), Some(OpenError));
     assert_eq!(key.open_token(TokenKind::Github, token_id, &personal).err(), Some(OpenError));
+    let factor = key.seal_factor(token_id, b"secret", &OsEntropy).expect("random bytes");
+    for other in [&token, &personal] {
+        assert_eq!(key.open_factor(token_id, other).err(), Some(OpenError));
+    }
+    assert_eq!(key.open_personal(&token_id.to_string(), &factor).err(), Some(OpenError));
+    assert_eq!(key.open_factor(uuid(9), &factor).err(), Some(OpenError));
+    assert_eq!(key.open_factor(token_id, &factor).expect("opens").as_slice(), b"secret");
     assert_eq!(key.open_personal("another event", &personal).err(), Some(OpenError));
     assert_eq!(key.open_personal(&token_id.to_string(), &personal).expect("opens").as_slice(), b"{}");
 }
