@@ -7,6 +7,7 @@ use ledger::{Category, Currency, Meter, Money, Month, PlanName};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::account::{AccountAction, AccountFact, AuthFailed};
 use crate::actor::{Actor, owned};
 use crate::api_key::{ApiKeyRevoked, ApiKeyRotated, ApiKeyTerms};
 use crate::event_type;
@@ -15,6 +16,8 @@ use crate::token::{TokenDeleted, TokenStored, TokenUsed, UserErased};
 
 /// Types that begin so belong to a user's audit chain, in whatever version. None of them may ever be passed over.
 const AUDITED_PREFIXES: [&str; 2] = ["token.", "user."];
+/// Of these the one that no user has, and so no chain.
+const OF_NOBODY: &str = "user.auth_failed";
 
 /// The body of an event, by its type and version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +58,10 @@ pub enum Body<'a> {
     ApiKeyRotated(ApiKeyRotated<'a>),
     /// [`event_type::API_KEY_REVOKED`]
     ApiKeyRevoked(ApiKeyRevoked<'a>),
+    /// A type of [`AccountAction`].
+    Account(AccountAction, AccountFact<'a>),
+    /// [`event_type::AUTH_FAILED`]
+    AuthFailed(AuthFailed<'a>),
     /// A type or version that this build does not know: kept for a later one, never an error.
     Unknown {
         /// The type without its version.
@@ -376,6 +383,8 @@ impl Body<'_> {
             Self::ApiKeyChanged(_) => event_type::API_KEY_CHANGED,
             Self::ApiKeyRotated(_) => event_type::API_KEY_ROTATED,
             Self::ApiKeyRevoked(_) => event_type::API_KEY_REVOKED,
+            Self::Account(action, _) => action.event_type(),
+            Self::AuthFailed(_) => event_type::AUTH_FAILED,
             Self::Unknown { event_type, version: 0 } => return Cow::Owned(event_type.to_string()),
             Self::Unknown { event_type, version } => return Cow::Owned(format!("{event_type}.v{version}")),
         })
@@ -383,7 +392,10 @@ impl Body<'_> {
 
     /// Whether it concerns the whole ledger rather than one user.
     pub const fn is_ledger_wide(&self) -> bool {
-        matches!(self, Self::PeriodClosed(_) | Self::ClaimsTurned(_) | Self::GapAccepted(_))
+        matches!(
+            self,
+            Self::PeriodClosed(_) | Self::ClaimsTurned(_) | Self::GapAccepted(_) | Self::AuthFailed(_)
+        )
     }
 
     /// Whether the event is a link of its user's audit chain, also one that this build cannot read: such an event is
@@ -397,7 +409,8 @@ impl Body<'_> {
             | Self::ApiKeyCreated(_)
             | Self::ApiKeyChanged(_)
             | Self::ApiKeyRotated(_)
-            | Self::ApiKeyRevoked(_) => true,
+            | Self::ApiKeyRevoked(_)
+            | Self::Account(..) => true,
             Self::Unknown { event_type, .. } => is_audited(event_type),
             _ => false,
         }
@@ -443,13 +456,17 @@ impl Body<'_> {
             Self::ApiKeyChanged(body) => Body::ApiKeyChanged(body.into_owned()),
             Self::ApiKeyRotated(body) => Body::ApiKeyRotated(body.into_owned()),
             Self::ApiKeyRevoked(body) => Body::ApiKeyRevoked(body.into_owned()),
+            Self::Account(action, body) => Body::Account(action, body.into_owned()),
+            Self::AuthFailed(body) => Body::AuthFailed(body.into_owned()),
             Self::Unknown { event_type, version } => Body::Unknown { event_type: owned(event_type), version },
         }
     }
 }
 
 pub(crate) fn is_audited(event_type: &str) -> bool {
-    AUDITED_PREFIXES.iter().any(|prefix| event_type.starts_with(prefix))
+    let version = event_type.strip_prefix(OF_NOBODY);
+    let is_of_nobody = version.is_some_and(|version| version.is_empty() || version.starts_with('.'));
+    !is_of_nobody && AUDITED_PREFIXES.iter().any(|prefix| event_type.starts_with(prefix))
 }
 
 impl ApiCalled<'_> {

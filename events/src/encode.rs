@@ -43,6 +43,8 @@ pub fn encode(event: &Event<'_>, out: &mut Vec<u8>) {
         Body::ApiKeyCreated(body) | Body::ApiKeyChanged(body) => json(body, out),
         Body::ApiKeyRotated(body) => json(body, out),
         Body::ApiKeyRevoked(body) => json(body, out),
+        Body::Account(_, body) => json(body, out),
+        Body::AuthFailed(body) => json(body, out),
         Body::Unknown { .. } => out.extend_from_slice(b"{}"),
     }
     out.push(b'}');

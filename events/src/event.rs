@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::body::Body;
 use crate::error::{EventError, EventErrorKind};
+use crate::sealed::SealedJson;
 
 /// Largest event, in bytes of its JSON.
 pub const MAX_EVENT_BYTES: usize = 16 * 1024;
@@ -77,6 +78,32 @@ impl<'a> Event<'a> {
             Some(user) => claim_id(user, &self.source, &self.id),
             None => derived_id(&[&[], self.source.as_bytes(), self.id.as_bytes()]),
         })
+    }
+
+    /// What is sealed in it of the person behind it ([`crate::Personal`]), if anything is.
+    pub const fn personal(&self) -> Option<&SealedJson<'a>> {
+        match &self.body {
+            Body::ApiCalled(body) => body.personal.as_ref(),
+            Body::TokenStored(body) => body.personal.as_ref(),
+            Body::TokenDeleted(body) => body.personal.as_ref(),
+            Body::TokenUsed(body) => body.personal.as_ref(),
+            Body::ApiKeyCreated(body) | Body::ApiKeyChanged(body) => body.personal.as_ref(),
+            Body::ApiKeyRotated(body) => body.personal.as_ref(),
+            Body::ApiKeyRevoked(body) => body.personal.as_ref(),
+            Body::Account(_, body) => body.personal.as_ref(),
+            Body::CallCompleted(_)
+            | Body::LimitRejected(_)
+            | Body::OwnCalls(_)
+            | Body::LimitThresholdCrossed(_)
+            | Body::UsageReset(_)
+            | Body::PlanChanged(_)
+            | Body::PeriodClosed(_)
+            | Body::ClaimsTurned(_)
+            | Body::GapAccepted(_)
+            | Body::UserErased(_)
+            | Body::AuthFailed(_)
+            | Body::Unknown { .. } => None,
+        }
     }
 
     /// An event that borrows nothing.

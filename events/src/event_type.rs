@@ -1,4 +1,7 @@
-//! Types of events with their versions, as `CloudEvents` has them: each is spelt here and nowhere else.
+//! Types of events with their versions, as `CloudEvents` has them: each is spelt here and nowhere else, but for
+//! those of accounts, which follow from [`AccountAction`].
+
+use crate::account::AccountAction;
 
 /// [`API_CALLED`] as a literal, for patterns that `concat!` makes when the program is compiled.
 macro_rules! api_called {
@@ -45,6 +48,9 @@ pub const API_KEY_ROTATED: &str = "user.api_key_rotated.v1";
 /// Type of [`ApiKeyRevoked`](crate::ApiKeyRevoked).
 pub const API_KEY_REVOKED: &str = "user.api_key_revoked.v1";
 
+/// Type of [`AuthFailed`](crate::AuthFailed): of its prefix, but of no user and no audit chain.
+pub const AUTH_FAILED: &str = "user.auth_failed.v1";
+
 /// Whether this build reads events of the type.
 pub fn is_known(event_type: &str) -> bool {
     let known = [
@@ -66,6 +72,7 @@ pub fn is_known(event_type: &str) -> bool {
         API_KEY_CHANGED,
         API_KEY_ROTATED,
         API_KEY_REVOKED,
+        AUTH_FAILED,
     ];
-    known.contains(&event_type)
+    known.contains(&event_type) || AccountAction::of_type(event_type).is_some()
 }

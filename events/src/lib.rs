@@ -3,6 +3,7 @@
 //! A new optional field is not a new version, and readers pass over fields that they do not know. A changed meaning is
 //! a new version. `golden/` holds one file per type and version, read in a test for ever.
 
+mod account;
 mod actor;
 mod api_key;
 mod body;
@@ -17,6 +18,7 @@ mod sealed;
 mod token;
 mod wire;
 
+pub use account::{AccountAction, AccountFact, AuthFailed, AuthFailureCount};
 pub use actor::{Actor, ActorKind};
 pub use api_key::{ApiKeyRevoked, ApiKeyRotated, ApiKeyTerms};
 pub use body::{

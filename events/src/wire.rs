@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use crate::account::{AccountAction, AccountFact, AuthFailed};
 use crate::actor::Actor;
 use crate::api_key::ApiKeyTerms;
 use crate::body::{ApiCalled, Body, OwnCalls};
@@ -114,7 +115,11 @@ fn read_body<'a>(event_type: Cow<'a, str>, data: Option<&'a RawValue>) -> Result
         event_type::API_KEY_CHANGED => Body::ApiKeyChanged(typed(&event_type, data)?),
         event_type::API_KEY_ROTATED => Body::ApiKeyRotated(typed(&event_type, data)?),
         event_type::API_KEY_REVOKED => Body::ApiKeyRevoked(typed(&event_type, data)?),
-        _ => unknown(event_type),
+        event_type::AUTH_FAILED => Body::AuthFailed(typed(&event_type, data)?),
+        _ => match AccountAction::of_type(&event_type) {
+            Some(action) => Body::Account(action, typed(&event_type, data)?),
+            None => unknown(event_type),
+        },
     })
 }
 
@@ -204,7 +209,9 @@ pub(crate) fn check(event: &Event<'_>) -> Result<(), EventError> {
         | Body::ApiKeyCreated(_)
         | Body::ApiKeyChanged(_)
         | Body::ApiKeyRotated(_)
-        | Body::ApiKeyRevoked(_) => check_audited(&event.body).map_err(|(field, error)| fails(field)(error)),
+        | Body::ApiKeyRevoked(_)
+        | Body::Account(..) => check_audited(&event.body).map_err(|(field, error)| fails(field)(error)),
+        Body::AuthFailed(body) => check_failed(body).map_err(|(field, error)| fails(field)(error)),
         Body::PeriodClosed(_) | Body::Unknown { .. } => Ok(()),
     }
 }
@@ -266,10 +273,30 @@ fn check_audited(body: &Body<'_>) -> Result<(), (&'static str, Invalid)> {
             &body.actor
         }
         Body::ApiKeyRevoked(body) => &body.actor,
+        Body::Account(_, body) => {
+            let method = body.method.as_deref();
+            let check = |method| text::check_text("a method", method, AccountFact::MAX_METHOD_BYTES);
+            method.map_or(Ok(()), check).map_err(|error| ("data.method", error))?;
+            &body.actor
+        }
         Body::UserErased(body) => &body.actor,
         _ => return Ok(()),
     };
     check_actor(actor).map_err(|error| ("data.actor", error))
+}
+
+fn check_failed(body: &AuthFailed<'_>) -> Result<(), (&'static str, Invalid)> {
+    let at = |field: &'static str| move |error: Invalid| (field, error);
+    check_time(body.window_start).map_err(at("data.window_start"))?;
+    if body.counts.len() > AuthFailed::MAX_NAMED {
+        return Err(("data.counts", Invalid::new("too_many", "an event has at most 64 counts")));
+    }
+    for count in &body.counts {
+        check_name("a reason", &count.reason).map_err(at("data.counts.reason"))?;
+        check_name("a network", &count.network).map_err(at("data.counts.network"))?;
+        check_count(Some(count.failures)).map_err(at("data.counts.failures"))?;
+    }
+    check_count(Some(body.other)).map_err(at("data.other"))
 }
 
 fn check_terms(body: &ApiKeyTerms<'_>) -> Result<(), (&'static str, Invalid)> {

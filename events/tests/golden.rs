@@ -8,11 +8,11 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use events::{
-    Actor, ActorKind, ApiCalled, ApiKeyRevoked, ApiKeyRotated, ApiKeyTerms, Body, CallCompleted,
-    ClaimsTurned, Event, GapAccepted, GapKind, LimitRejected, LimitThresholdCrossed, OwnCallCount, OwnCalls,
-    PeriodClosed, PlanChanged, SOURCE_API, SOURCE_CLI, SOURCE_WORKER, SealedJson, StatusClass, TokenDeleted,
-    TokenStored, TokenUsed, UsageReset, UserErased, decode, decode_batch, encode, encode_batch, event_type,
-    raw_events, request_hash,
+    AccountAction, AccountFact, Actor, ActorKind, ApiCalled, ApiKeyRevoked, ApiKeyRotated, ApiKeyTerms,
+    AuthFailed, AuthFailureCount, Body, CallCompleted, ClaimsTurned, Event, GapAccepted, GapKind,
+    LimitRejected, LimitThresholdCrossed, OwnCallCount, OwnCalls, PeriodClosed, PlanChanged, SOURCE_API,
+    SOURCE_CLI, SOURCE_WORKER, SealedJson, StatusClass, TokenDeleted, TokenStored, TokenUsed, UsageReset,
+    UserErased, decode, decode_batch, encode, encode_batch, event_type, raw_events, request_hash,
 };
 use ledger::{Category, Currency, Meter, Money, Month, PlanName};
 use uuid::{Uuid, uuid};
@@ -107,7 +107,49 @@ fn golden_events() -> Vec<(&'static str, Event<'static>)> {
         ("user.api_key_changed.v1", event(SOURCE_CLI, Body::ApiKeyChanged(bare_api_key()))),
         ("user.api_key_rotated.v1", api(Body::ApiKeyRotated(api_key_rotated()))),
         ("user.api_key_revoked.v1", api(Body::ApiKeyRevoked(api_key_revoked()))),
+        ("user.auth_failed.v1", api(Body::AuthFailed(auth_failed()))),
+        ("user.user_registered.v1", account(AccountAction::Registered, "invitation")),
+        ("user.signed_in.v1", account(AccountAction::SignedIn, "password")),
+        ("user.signed_out.v1", event(SOURCE_CLI, bare_fact(AccountAction::SignedOut))),
+        ("user.password_changed.v1", api(bare_fact(AccountAction::PasswordChanged))),
+        ("user.factor_added.v1", account(AccountAction::FactorAdded, "totp")),
+        ("user.factor_removed.v1", account(AccountAction::FactorRemoved, "totp")),
+        ("user.recovery_codes_made.v1", api(bare_fact(AccountAction::RecoveryCodesMade))),
+        ("user.identity_linked.v1", account(AccountAction::IdentityLinked, "github")),
+        ("user.identity_unlinked.v1", account(AccountAction::IdentityUnlinked, "github")),
+        ("user.status_changed.v1", account(AccountAction::StatusChanged, "suspended")),
+        ("user.link_made.v1", account(AccountAction::LinkMade, "password_reset")),
+        ("user.profile_changed.v1", api(bare_fact(AccountAction::ProfileChanged))),
     ]
+}
+
+/// Every field filled.
+fn account(action: AccountAction, method: &'static str) -> Event<'static> {
+    let fact = AccountFact {
+        method: Some(method.into()),
+        object_id: Some(KEY),
+        actor: Actor::new(ActorKind::User, USER.to_string()),
+        personal: Some(SealedJson::new(COMPACT).expect("a string")),
+    };
+    event(SOURCE_API, Body::Account(action, fact))
+}
+
+fn bare_fact(action: AccountAction) -> Body<'static> {
+    let actor = Actor::new(ActorKind::Operator, "root@ledger-1");
+    Body::Account(action, AccountFact { method: None, object_id: None, actor, personal: None })
+}
+
+fn auth_failed() -> AuthFailed<'static> {
+    let count = |reason, network, failures| AuthFailureCount {
+        reason: Cow::Borrowed(reason),
+        network: Cow::Borrowed(network),
+        failures,
+    };
+    AuthFailed {
+        window_start: at("2026-11-24T03:50:00Z"),
+        counts: vec![count("password", "203.0.113.0/24", 31), count("signature", "2001:db8:7::/48", 2)],
+        other: 7,
+    }
 }
 
 fn asked_about_by_a_proxy() -> ApiCalled<'static> {
@@ -348,13 +390,32 @@ fn the_bytes_of_events_are_those_of_the_frame() {
 #[test]
 fn what_belongs_to_an_audit_chain_is_told_by_its_type_alone() {
     for (name, event) in golden_events() {
-        let audited = name.starts_with("token.") || name.starts_with("user.");
+        let is_of_nobody = name == "user.auth_failed.v1";
+        let audited = !is_of_nobody && (name.starts_with("token.") || name.starts_with("user."));
         assert_eq!(event.body.is_audited(), audited, "{name}");
     }
     let later = encoded(&event(SOURCE_API, Body::UserErased(user_erased()))).replace(".v1", ".v2");
     assert!(decode(&later).expect("unknown, no error").body.is_audited());
     let broken = encoded(&event(SOURCE_API, Body::TokenUsed(token_used()))).replace("\"purpose\"", "\"p\"");
     assert!(decode(&broken).expect_err("a field is missing").is_audited());
+    let failed = encoded(&event(SOURCE_API, Body::AuthFailed(auth_failed())));
+    for of_nobody in [failed.replace(".v1", ".v2"), failed.replace("_failed.v1", "_failed")] {
+        assert!(!decode(&of_nobody).expect("unknown, no error").body.is_audited());
+    }
+    assert!(!decode(&failed.replace("\"other\"", "\"o\"")).expect_err("a field is missing").is_audited());
+    let later = failed.replace("_failed.v1", "_failed_again.v1");
+    assert!(decode(&later).expect("unknown, no error").body.is_audited());
+}
+
+#[test]
+fn every_action_on_an_account_has_its_type_and_a_golden_file() {
+    let names: BTreeSet<&str> = golden_events().iter().map(|(name, _)| *name).collect();
+    for action in AccountAction::ALL {
+        assert_eq!(action.event_type(), format!("user.{}.v1", action.as_str()));
+        assert_eq!(AccountAction::of_type(action.event_type()), Some(*action));
+        assert!(names.contains(action.event_type()), "{action:?}");
+    }
+    assert_eq!(AccountAction::of_type("user.signed_in.v2"), None);
 }
 
 #[test]

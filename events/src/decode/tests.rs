@@ -181,6 +181,45 @@ fn what_the_tables_cannot_hold_is_refused_by_field() {
     }
 }
 
+#[test]
+fn what_accounts_and_failures_cannot_be_is_refused_by_field() {
+    let fact = |fields: &str| {
+        let actor = "\"actor\":{\"kind\":\"user\",\"id\":\"u\"}";
+        typed("user.signed_in.v1", &format!("{{{fields}{actor}}}"))
+    };
+    assert!(decode(&fact("")).is_ok());
+    assert!(decode(&fact(&format!("\"method\":\"{}\",", "m".repeat(64)))).is_ok());
+    let failed = |network: &str, times: usize, other: &str| {
+        let count = format!("{{\"reason\":\"expired\",\"network\":\"{network}\",\"failures\":1}}");
+        let counts = vec![count; times].join(",");
+        let data =
+            format!("{{\"window_start\":\"2026-11-01T00:00:00Z\",\"counts\":[{counts}],\"other\":{other}}}");
+        typed(event_type::AUTH_FAILED, &data).replace(&format!("\"subject\":\"{USER}\","), "")
+    };
+    assert!(decode(&failed("192.0.2.0/24", 64, "0")).is_ok());
+    let cases = [
+        (fact("\"method\":\"\","), "empty", "data.method"),
+        (fact(&format!("\"method\":\"{}\",", "m".repeat(65))), "too_long", "data.method"),
+        (fact("\"method\":\"\\u0007\","), "invalid_characters", "data.method"),
+        (fact("").replace("\"id\":\"u\"", "\"id\":\"\""), "empty", "data.actor"),
+        (fact("").replace(&format!("\"subject\":\"{USER}\","), ""), "missing", "subject"),
+        (failed("192.0.2.0/24", 65, "0"), "too_many", "data.counts"),
+        (failed("", 1, "0"), "empty", "data.counts.network"),
+        (failed("192.0.2.0/24", 1, "9223372036854775808"), "too_large", "data.other"),
+        (
+            failed("192.0.2.0/24", 1, "0")
+                .replace("2026-11-01T00:00:00Z\",\"c", "1999-11-01T00:00:00Z\",\"c"),
+            "time_out_of_range",
+            "data.window_start",
+        ),
+    ];
+    for (json, expected, field) in cases {
+        let (reason, detail) = reason(&json);
+        assert_eq!(reason, expected, "{json}");
+        assert!(detail.starts_with(&format!("{field}: ")), "{detail}");
+    }
+}
+
 /// A replay gives the rows that there were, whatever the edges refuse since.
 #[test]
 fn what_an_older_edge_let_in_stays_readable() {
@@ -234,6 +273,9 @@ fn wrong_data_is_told_from_a_wrong_envelope() {
         (call_data("null"), "invalid type: null"),
         (typed(event_type::PERIOD_CLOSED, "{\"month\":\"2026-13\"}"), "a month is written YYYY-MM"),
         (typed(event_type::LIMIT_REJECTED, "{\"meter\":\"auth\"}"), "unknown variant `auth`"),
+        (typed("user.signed_in.v1", "{}"), "missing field `actor`"),
+        (typed("user.signed_in.v1", "{\"object_id\":\"x\"}"), "UUID parsing failed"),
+        (typed(event_type::AUTH_FAILED, "{\"counts\":[]}"), "missing field `window_start`"),
         (typed(event_type::PLAN_CHANGED, "{\"plan_name\":\"\"}"), "must not be empty"),
     ];
     for (json, expected) in cases {

@@ -9,6 +9,7 @@ use std::ops::Range;
 use events::LastCall;
 use ledger::{Month, UserId};
 use sqlx::PgConnection;
+use store::projection::audit_chain::security_log;
 use store::projection::checkpoint::{self, PARTITION};
 use store::projection::claims::Generations;
 use store::projection::completions::{self, Completion};
@@ -230,6 +231,10 @@ impl<'a> Step<'a> {
         }
         if !new.own_calls.is_empty() {
             gathered::insert_own_calls(conn, &new.own_calls).await?;
+        }
+        security_log::insert(conn, &new.acts).await?;
+        if !new.auth_failures.is_empty() {
+            security_log::insert_auth_failures(conn, &new.auth_failures).await?;
         }
         self.note_thresholds(conn, new, &applied.crossed).await?;
         for letter in &new.dead {

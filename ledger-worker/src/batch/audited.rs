@@ -1,4 +1,5 @@
-//! Events of users' audit chains: tokens that are stored, deleted and used, API keys, and users who are erased.
+//! Events of users' audit chains: tokens that are stored, deleted and used, API keys, what happens to accounts, and
+//! users who are erased.
 //!
 //! Every one of them is a link: its hash covers the link before it and the event's bytes as the log has them. So none
 //! is ever passed over, and what an erasure blanks in a row leaves the chain whole.
@@ -9,12 +10,14 @@ use events::{Actor, Body, Event, Personal, event_type};
 use ledger::UserId;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
+use store::projection::audit_chain::security_log::{self, Act};
 use store::projection::audit_chain::{self, Action, CHAIN_START, Hash, Link};
 use store::projection::erased_users::{self, Erasure};
 use store::projection::token_rows::{self, TokenRow, TokenUse};
 use store::{Position, Schema};
 use uuid::Uuid;
 
+use super::acts;
 use super::fault::EventFault;
 
 /// `token_type` of a link that is about an API key.
@@ -107,6 +110,12 @@ impl Audited {
             Body::ApiKeyChanged(body) => of_key(Action::KeyChanged, &body.actor, body.key_id),
             Body::ApiKeyRotated(body) => of_key(Action::KeyRotated, &body.actor, body.key_id),
             Body::ApiKeyRevoked(body) => of_key(Action::KeyRevoked, &body.actor, body.key_id),
+            Body::Account(action, body) => {
+                let mut link = link(Action::Account(*action), &body.actor);
+                link.token_id = body.object_id;
+                link.token_type = text(&body.method);
+                (link, None)
+            }
             _ => return Err(EventFault::NotAudited),
         };
         Ok(Self { claim, link, stored })
@@ -114,16 +123,22 @@ impl Audited {
 
     /// The event's type.
     pub(super) fn event_type(&self) -> &'static str {
-        match self.link.action {
-            Action::Stored => event_type::TOKEN_STORED,
-            Action::Deleted => event_type::TOKEN_DELETED,
-            Action::Used => event_type::TOKEN_USED,
-            Action::Erased => event_type::USER_ERASED,
-            Action::KeyCreated => event_type::API_KEY_CREATED,
-            Action::KeyChanged => event_type::API_KEY_CHANGED,
-            Action::KeyRotated => event_type::API_KEY_ROTATED,
-            Action::KeyRevoked => event_type::API_KEY_REVOKED,
-        }
+        event_type_of(self.link.action)
+    }
+}
+
+/// The type of the events that make such links.
+const fn event_type_of(action: Action) -> &'static str {
+    match action {
+        Action::Stored => event_type::TOKEN_STORED,
+        Action::Deleted => event_type::TOKEN_DELETED,
+        Action::Used => event_type::TOKEN_USED,
+        Action::Erased => event_type::USER_ERASED,
+        Action::KeyCreated => event_type::API_KEY_CREATED,
+        Action::KeyChanged => event_type::API_KEY_CHANGED,
+        Action::KeyRotated => event_type::API_KEY_ROTATED,
+        Action::KeyRevoked => event_type::API_KEY_REVOKED,
+        Action::Account(action) => action.event_type(),
     }
 }
 
@@ -155,7 +170,7 @@ pub(super) async fn apply(
             _ if is_over => {}
             Action::Erased => {
                 // Earlier links of the user must be in the table to be blanked.
-                audit_chain::insert(conn, &std::mem::take(&mut links)).await?;
+                insert(conn, &std::mem::take(&mut links)).await?;
                 erase(conn, schema, &link).await?;
                 vault.forget(link.user);
                 erased_now.push(link.user);
@@ -163,14 +178,44 @@ pub(super) async fn apply(
             Action::Stored => link.replaced_id = event.stored.as_ref().and_then(|token| vault.store(token)),
             Action::Deleted => vault.delete(&link),
             Action::Used => vault.used(&link),
-            // The keys themselves are no projection.
-            Action::KeyCreated | Action::KeyChanged | Action::KeyRotated | Action::KeyRevoked => {}
+            // Neither keys nor accounts are a projection.
+            Action::KeyCreated
+            | Action::KeyChanged
+            | Action::KeyRotated
+            | Action::KeyRevoked
+            | Action::Account(_) => {}
         }
         links.push(link);
     }
     vault.write(conn).await?;
-    audit_chain::insert(conn, &links).await?;
+    insert(conn, &links).await?;
     Ok(erased_now)
+}
+
+/// Adds links to their chains, and what they tell of to the security log.
+async fn insert(conn: &mut PgConnection, links: &[Link]) -> Result<(), store::Error> {
+    audit_chain::insert(conn, links).await?;
+    let acts: Vec<_> = links.iter().filter_map(act).collect();
+    security_log::insert(conn, &acts).await
+}
+
+/// The act that a link tells of; none for the use of a token, of which there may be thousands a day.
+fn act(link: &Link) -> Option<Act> {
+    if link.action == Action::Used {
+        return None;
+    }
+    Some(Act {
+        user: link.user,
+        position: link.position,
+        at: link.at,
+        action: acts::name(event_type_of(link.action)),
+        method: link.token_type.clone().filter(|token_type| token_type != API_KEY),
+        object_id: link.token_id,
+        actor_kind: link.actor_kind,
+        actor_id: link.actor_id.clone(),
+        ip_address: link.ip_address.clone(),
+        user_agent: link.user_agent.clone(),
+    })
 }
 
 /// The stored token of each user and type, as the events of tokens leave them, in their order.
@@ -275,6 +320,7 @@ async fn erase(conn: &mut PgConnection, schema: Schema, link: &Link) -> Result<(
     token_rows::delete_all(conn, link.user).await?;
     if schema == Schema::Next {
         audit_chain::blank(conn, link.user).await?;
+        security_log::blank(conn, link.user).await?;
         erased_users::blank_all_calls(conn, link.user).await?;
     }
     Ok(())

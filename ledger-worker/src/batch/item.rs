@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use events::event_type;
 use ledger::{Category, KeyId, Month, UserId};
 use store::Position;
+use store::projection::audit_chain::security_log::{Act, AuthFailuresRow};
 use store::projection::completions::Completion;
 use store::projection::dead_letters::DeadLetter;
 use store::projection::gathered::{OwnCallsRow, Rejection};
@@ -127,6 +128,8 @@ pub enum Command {
         month: Month,
         /// Time of the decision.
         at: DateTime<Utc>,
+        /// The same for the security log.
+        act: Act,
     },
     /// A plan changes.
     ChangePlan {
@@ -134,6 +137,8 @@ pub enum Command {
         claim: Uuid,
         /// The change.
         change: PlanChange,
+        /// The same for the security log.
+        act: Act,
     },
     /// Calls were refused.
     Reject(Rejection),
@@ -159,6 +164,8 @@ pub enum Command {
     },
     /// A link of a user's audit chain.
     Audit(Box<Audited>),
+    /// Credentials were refused.
+    Fail(AuthFailuresRow),
     /// Nothing is projected from it: an accepted gap, which is in `accepted_gaps` before the projector can pass it.
     Nothing(Position),
 }
@@ -175,6 +182,7 @@ impl Command {
             Self::ChangePlan { change, .. } => change.position,
             Self::Reject(rejection) => rejection.position,
             Self::CountOwn(row) => row.position,
+            Self::Fail(row) => row.position,
             Self::Cross(crossing) => crossing.position,
             Self::Audit(audited) => audited.link.position,
             Self::Reset { position, .. }
@@ -191,6 +199,7 @@ impl Command {
             Self::ChangePlan { .. } => event_type::PLAN_CHANGED,
             Self::Reject(_) => event_type::LIMIT_REJECTED,
             Self::CountOwn(_) => event_type::OWN_CALLS,
+            Self::Fail(_) => event_type::AUTH_FAILED,
             Self::Cross(_) => event_type::LIMIT_THRESHOLD_CROSSED,
             Self::Close { .. } => event_type::PERIOD_CLOSED,
             Self::TurnClaims { .. } => event_type::CLAIMS_TURNED,

@@ -4,6 +4,7 @@
 //! and does not care which schema the connection's `search_path` names. May touch the store's projection tables and
 //! users' data keys, never the log.
 
+mod acts;
 mod applier;
 mod apply;
 mod audited;

@@ -8,6 +8,7 @@ use events::{ApiCalled, Body, Event, EventError, EventErrorKind, Personal, PlanC
 use ledger::{KeyId, Month, UserId};
 use nats::RawFrame;
 use store::Position;
+use store::projection::audit_chain::security_log::AuthFailuresRow;
 use store::projection::completions::Completion;
 use store::projection::dead_letters::DeadLetter;
 use store::projection::gathered::{OwnCallsRow, Rejection};
@@ -16,6 +17,7 @@ use store::projection::thresholds::Crossing;
 use store::projection::usage_rows::{self, UsageRow};
 use uuid::Uuid;
 
+use super::acts;
 use super::audited::Audited;
 use super::fault::{BrokenLink, EventFault};
 use super::item::{Call, Command, Item};
@@ -191,16 +193,10 @@ impl Parsed {
         raw: &str,
         keys: &KnownDataKeys,
     ) -> Result<Audited, EventFault> {
-        let sealed = match &event.body {
-            Body::TokenStored(body) => body.personal.as_ref(),
-            Body::TokenDeleted(body) => body.personal.as_ref(),
-            Body::TokenUsed(body) => body.personal.as_ref(),
-            Body::ApiKeyCreated(body) | Body::ApiKeyChanged(body) => body.personal.as_ref(),
-            Body::ApiKeyRotated(body) => body.personal.as_ref(),
-            Body::ApiKeyRevoked(body) => body.personal.as_ref(),
-            Body::UserErased(_) => None,
-            _ => return Err(EventFault::UnknownLink),
-        };
+        if matches!(event.body, Body::Unknown { .. }) {
+            return Err(EventFault::UnknownLink);
+        }
+        let sealed = event.personal();
         let user = event.subject.ok_or(EventFault::NoSubject)?;
         let of = |personal: Personal<'_>| Audited::of(position, user, event, raw, &personal);
         match sealed.map(|sealed| (sealed, keys.data_key(user))) {
@@ -360,11 +356,15 @@ fn command(position: Position, event: &Event<'_>) -> Result<Command, EventFault>
             counted: completed.counted,
         }),
         Body::UsageReset(reset) => {
-            Command::Reset { position, claim: claim()?, user: owner()?, month: reset.month, at: event.time }
+            let user = owner()?;
+            let act = acts::of_reset(user, position, event, reset);
+            Command::Reset { position, claim: claim()?, user, month: reset.month, at: event.time, act }
         }
         Body::PlanChanged(changed) => {
-            let change = plan_change(owner()?, position, event.time, changed);
-            Command::ChangePlan { claim: claim()?, change }
+            let user = owner()?;
+            let change = plan_change(user, position, event.time, changed);
+            let act = acts::of_plan(user, position, event, changed);
+            Command::ChangePlan { claim: claim()?, change, act }
         }
         Body::LimitRejected(rejected) => Command::Reject(Rejection {
             user: owner()?,
@@ -380,6 +380,12 @@ fn command(position: Position, event: &Event<'_>) -> Result<Command, EventFault>
             position,
             window_start: own.window_start,
             counts: own.counts_json(),
+        }),
+        Body::AuthFailed(failed) => Command::Fail(AuthFailuresRow {
+            position,
+            window_start: failed.window_start,
+            counts: failed.counts_json(),
+            other: failed.other,
         }),
         Body::LimitThresholdCrossed(crossed) => Command::Cross(Crossing {
             user: owner()?,
@@ -401,6 +407,7 @@ fn command(position: Position, event: &Event<'_>) -> Result<Command, EventFault>
         | Body::ApiKeyChanged(_)
         | Body::ApiKeyRotated(_)
         | Body::ApiKeyRevoked(_)
+        | Body::Account(..)
         | Body::Unknown { .. } => Command::Nothing(position),
     })
 }

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use events::LastCall;
 use ledger::{Category, Month, UserId};
 use store::Position;
+use store::projection::audit_chain::security_log::{Act, AuthFailuresRow};
 use store::projection::claims::Claim;
 use store::projection::completions::Completion;
 use store::projection::dead_letters::DeadLetter;
@@ -70,6 +71,10 @@ pub struct Prepared {
     pub plans: Vec<PlanChange>,
     /// Links of audit chains in order.
     pub audited: Vec<Audited>,
+    /// Changes of plans and resets for the security log, in order; what links tell of is not among them.
+    pub acts: Vec<Act>,
+    /// Refused credentials in order.
+    pub auth_failures: Vec<AuthFailuresRow>,
     /// Completions in order.
     pub completions: Vec<Completion>,
     /// Refusals in order.
@@ -193,16 +198,22 @@ impl<'a> Builder<'a> {
     fn command(&mut self, command: &Command) {
         match command {
             Command::Complete(completion) => self.prepared.completions.push(completion.clone()),
-            Command::Reset { position, claim, user, month, at } => {
-                if self.claim(*claim, *position) && !self.exclude.closed.contains(month) {
+            Command::Reset { position, claim, user, month, at, act } => {
+                if !self.claim(*claim, *position) {
+                    return;
+                }
+                // Somebody did it, also where it comes to nothing.
+                self.prepared.acts.push(act.clone());
+                if !self.exclude.closed.contains(month) {
                     let delta = self.summaries.entry((*user, *month)).or_default();
                     let last_updated = delta.last_updated.max(*at);
                     *delta = summaries::Delta { reset: Some(*position), last_updated, ..Default::default() };
                     self.key_usage.retain(|(of, in_month, _), _| (of, in_month) != (user, month));
                 }
             }
-            Command::ChangePlan { claim, change } => {
+            Command::ChangePlan { claim, change, act } => {
                 if self.claim(*claim, change.position) {
+                    self.prepared.acts.push(act.clone());
                     self.prepared.plans.push(change.clone());
                 }
             }
@@ -213,6 +224,7 @@ impl<'a> Builder<'a> {
             }
             Command::Reject(rejection) => self.prepared.rejections.push(rejection.clone()),
             Command::CountOwn(row) => self.prepared.own_calls.push(row.clone()),
+            Command::Fail(row) => self.prepared.auth_failures.push(row.clone()),
             Command::Cross(crossing) => self.prepared.crossings.push(crossing.clone()),
             Command::Close { position, month, at } => self.prepared.close = Some((*month, *at, *position)),
             Command::TurnClaims { position, ended } => self.prepared.turn = Some((*ended, position.seq)),

@@ -43,8 +43,8 @@ pub(crate) struct Count<'a> {
     continuity: Continuity,
     cuts: Vec<Cut>,
     tables: Vec<Table>,
-    /// Compacted hours against their calls.
-    hours: Compared,
+    /// Tables that are held against each other: compacted hours against calls, the security log against the chains.
+    among_tables: Compared,
 }
 
 /// Tables that a count is compared with.
@@ -87,7 +87,7 @@ impl<'a> Count<'a> {
             continuity,
             cuts: Vec::new(),
             tables: Vec::new(),
-            hours: Compared::default(),
+            among_tables: Compared::default(),
         };
         let mut count = count.read_log(seq).await?;
         count.read_summaries().await?;
@@ -99,7 +99,7 @@ impl<'a> Count<'a> {
     }
 
     async fn read_log(self, to_seq: u64) -> Result<Self, CountError> {
-        let Self { rebuild, only, conn, reading, continuity, cuts, tables, hours } = self;
+        let Self { rebuild, only, conn, reading, continuity, cuts, tables, among_tables } = self;
         let tell = rebuild.progress_to(to_seq);
         let (mut reading, continuity) =
             each_frame(rebuild.log, continuity, to_seq, reading, Reading::frame, &tell).await?;
@@ -109,7 +109,7 @@ impl<'a> Count<'a> {
         if let Some(seq) = reading.earlier_build {
             return Err(BatchError::EarlierBuild { seq }.into());
         }
-        Ok(Self { rebuild, only, conn, reading, continuity, cuts, tables, hours })
+        Ok(Self { rebuild, only, conn, reading, continuity, cuts, tables, among_tables })
     }
 
     async fn read_summaries(&mut self) -> Result<(), CountError> {
@@ -130,7 +130,7 @@ impl<'a> Count<'a> {
 
     /// Month by month, so that no snapshot is older than it takes to read the calls of one.
     async fn read_calls(&mut self) -> Result<(), CountError> {
-        let Self { rebuild, only, conn, reading, cuts, hours, .. } = self;
+        let Self { rebuild, only, conn, reading, cuts, among_tables, .. } = self;
         for month in partitions::attached(conn).await? {
             let mut snapshot = conn.begin_with(SNAPSHOT).await?;
             let seq = level(&mut snapshot, rebuild, reading).await?;
@@ -140,7 +140,7 @@ impl<'a> Count<'a> {
                 };
                 recount::calls(&mut snapshot, month, *only, take).await?;
                 cuts.push(Cut::Calls { month, seq });
-                hours.add(&mut snapshot, compare::hours(month, *only)).await?;
+                among_tables.add(&mut snapshot, compare::hours(month, *only)).await?;
             }
             snapshot.rollback().await?;
         }
@@ -149,13 +149,14 @@ impl<'a> Count<'a> {
     }
 
     async fn read_vault(&mut self) -> Result<(), CountError> {
-        let Self { rebuild, only, conn, reading, .. } = self;
+        let Self { rebuild, only, conn, reading, among_tables, .. } = self;
         let mut snapshot = conn.begin_with(SNAPSHOT).await?;
         let seq = level(&mut snapshot, rebuild, reading).await?;
         let take = |row| -> Result<(), CountError> { Ok(reading.parts.push_link(&row)?) };
         recount::links(&mut snapshot, *only, take).await?;
         let take = |row| -> Result<(), CountError> { Ok(reading.parts.push_found(&Found::Token(row))?) };
         recount::tokens(&mut snapshot, *only, take).await?;
+        among_tables.add(&mut snapshot, compare::security_log(*only)).await?;
         snapshot.rollback().await?;
         self.cuts.push(Cut::Vault { seq });
         self.tables.extend([Table::Links, Table::Tokens]);
@@ -169,7 +170,8 @@ impl<'a> Count<'a> {
         M: AsyncFnMut(&Mends) -> Result<(), store::Error>,
     {
         let seq = self.cuts.iter().map(Cut::seq).max().unwrap_or_default();
-        let Self { rebuild, mut conn, reading, cuts, tables, mut hours, .. } = self.read_log(seq).await?;
+        let Self { rebuild, mut conn, reading, cuts, tables, mut among_tables, .. } =
+            self.read_log(seq).await?;
         (rebuild.progress)(Progress::Step("comparing"));
         let memory_bytes = rebuild.room.memory_bytes;
         let mut judge = Judge {
@@ -204,8 +206,8 @@ impl<'a> Count<'a> {
             tables: tables.iter().map(|table| table.name().to_owned()).collect(),
             differences: judge.differences.into_list(),
         };
-        compared.tables.append(&mut hours.tables);
-        compared.differences.append(&mut hours.differences);
+        compared.tables.append(&mut among_tables.tables);
+        compared.differences.append(&mut among_tables.differences);
         Ok(compared)
     }
 }

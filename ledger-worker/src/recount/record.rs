@@ -172,8 +172,7 @@ impl<'a> Record<'a> {
                 packer.uuid(*claim).month(*month).time(*at);
             }
             What::Link(link) => {
-                let action = Action::ALL.iter().position(|action| *action == link.action).unwrap_or_default();
-                packer.uuid(link.event_id).u32(u32::try_from(action).unwrap_or_default());
+                packer.uuid(link.event_id).text(Some(link.action.as_str()));
                 packer.bytes(&[u8::from(link.token_id.is_some())]).uuid(link.token_id.unwrap_or_default());
                 packer.text(link.token_type).text(link.purpose).text(link.fingerprint);
                 packer.text(Some(link.actor_kind)).text(Some(link.actor_id));
@@ -246,7 +245,7 @@ fn unpack_call(packed: &mut Packed<'_>) -> Option<Call> {
 
 fn unpack_link<'a>(packed: &mut Packed<'a>) -> Option<LinkEvent<'a>> {
     let event_id = packed.uuid()?;
-    let action = *Action::ALL.get(usize::try_from(packed.u32()?).ok()?)?;
+    let action = Action::of_name(packed.text()??)?;
     let (has_token, token_id) = (packed.u8()? == 1, packed.uuid()?);
     Some(LinkEvent {
         event_id,

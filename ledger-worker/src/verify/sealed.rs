@@ -176,23 +176,15 @@ impl Walk {
     }
 
     fn event(&mut self, position: Position, event: &Event<'_>) {
-        let personal = match &event.body {
-            Body::ApiCalled(body) => &body.personal,
-            Body::TokenStored(body) => {
-                let opens = self.token_opens(&body.token_type, body.token_id, body.sealed.as_str());
-                self.tokens.add(opens);
-                self.note(position, opens);
-                &body.personal
-            }
-            Body::TokenDeleted(body) => &body.personal,
-            Body::TokenUsed(body) => &body.personal,
-            Body::UserErased(_) => {
-                self.erased_at.get_or_insert(event.time);
-                return;
-            }
-            _ => return,
-        };
-        if let Some(personal) = personal {
+        if let Body::TokenStored(body) = &event.body {
+            let opens = self.token_opens(&body.token_type, body.token_id, body.sealed.as_str());
+            self.tokens.add(opens);
+            self.note(position, opens);
+        }
+        if let Body::UserErased(_) = &event.body {
+            self.erased_at.get_or_insert(event.time);
+        }
+        if let Some(personal) = event.personal() {
             let opens = self.personal_opens(&event.id, personal);
             self.personal.add(opens);
             self.note(position, opens);

@@ -16,7 +16,8 @@ use vault::TokenKind;
 use crate::support::{TestLedger, call, minutes, reported};
 
 const CLEAR_ROWS: &str = "SELECT count(*) FROM (SELECT ip_address, user_agent FROM api_usage
-         UNION ALL SELECT COALESCE(ip_address, token_name), user_agent FROM token_audit) r
+         UNION ALL SELECT COALESCE(ip_address, token_name), user_agent FROM token_audit
+         UNION ALL SELECT ip_address, user_agent FROM security_log) r
      WHERE ip_address IS NOT NULL OR user_agent IS NOT NULL";
 const DATA_KEYS: &str = "SELECT count(*) FROM public.user_data_keys";
 const BLANKED: &str = "SELECT count(blanked_at) FROM public.users";
@@ -69,7 +70,7 @@ async fn an_erased_user_leaves_counts_a_tombstone_and_a_chain_that_verifies() ->
         ledger.erased(user),
     ];
     ledger.projected().await;
-    assert_eq!(ledger.number(CLEAR_ROWS).await, 3);
+    assert_eq!(ledger.number(CLEAR_ROWS).await, 4);
     assert_eq!(ledger.number(DATA_KEYS).await, 1);
 
     ledger.publish(&[ledger.erased(user)]).await;
@@ -192,13 +193,14 @@ async fn what_a_rebuild_left_loses_the_addresses_too() -> Result<()> {
         "CREATE SCHEMA ledger_old",
         "CREATE TABLE ledger_old.api_usage_2026_11 AS SELECT * FROM ledger.api_usage",
         "CREATE TABLE ledger_old.token_audit AS SELECT * FROM ledger.token_audit",
+        "CREATE TABLE ledger_old.security_log AS SELECT * FROM ledger.security_log",
         "CREATE TABLE ledger_old.user_tokens AS SELECT * FROM ledger.user_tokens",
     ] {
         sqlx::query(statement).execute(pool).await?;
     }
     let mut conn = pool.acquire().await?;
     let left = |rows: Vec<personal_tables::PersonalRows>| rows.iter().map(|table| table.rows).sum::<u64>();
-    assert_eq!(left(personal_tables::rows_of(&mut conn, user).await?), 12, "four in each of three");
+    assert_eq!(left(personal_tables::rows_of(&mut conn, user).await?), 15, "five in each of three");
     ledger.publish(&[ledger.erased(user)]).await;
     ledger.finished().await;
     assert_eq!(personal_tables::rows_of(&mut conn, user).await?, []);

@@ -161,6 +161,32 @@ pub fn hours(month: Month, user: Option<UserId>) -> Comparison {
     }
 }
 
+/// The security log against the audit chains, from which all of its rows follow but those of plans and resets; of one
+/// user or of all. What is older than its first row of a chain came before the table, and has none until a rebuild.
+pub fn security_log(user: Option<UserId>) -> Comparison {
+    let owner = user.map_or_else(|| "TRUE".to_owned(), |user| format!("user_id = '{user}'"));
+    let of_chains = "action NOT IN ('plan_changed', 'usage_reset')";
+    let expected = format!(
+        "(SELECT user_id, log_seq, log_idx, created_at AS at,
+                 CASE WHEN action IN ('stored', 'deleted') THEN 'token_' || action
+                      WHEN action = 'erased' THEN 'user_erased'
+                      WHEN token_type = 'api_key' THEN 'api_' || action ELSE action END AS action,
+                 NULLIF(token_type, 'api_key') AS method, token_id AS object_id, actor_kind, actor_id
+          FROM token_audit
+          WHERE action <> 'used' AND {owner}
+            AND (log_seq, log_idx) >= (SELECT log_seq, log_idx FROM security_log WHERE {of_chains}
+                                       ORDER BY log_seq, log_idx LIMIT 1))"
+    );
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    Comparison {
+        name: "security_log".to_owned(),
+        expected,
+        found: format!("(SELECT * FROM security_log WHERE {of_chains} AND {owner})"),
+        keys: names(&["user_id", "log_seq", "log_idx"]),
+        columns: names(&["at", "action", "method", "object_id", "actor_kind", "actor_id"]),
+    }
+}
+
 /// From here on, until the connection's transaction ends, no table of claims is emptied, which its snapshot would not
 /// outlive. To be called while the projector waits.
 pub async fn keep_claims(conn: &mut PgConnection) -> Result<(), Error> {

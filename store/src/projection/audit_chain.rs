@@ -1,8 +1,12 @@
-//! Users' audit chains: what was done with their stored tokens and API keys, each row bound to the one before it.
+//! Users' audit chains: what was done with their stored tokens, API keys and accounts, each row bound to the one before
+//! it.
+
+pub mod security_log;
 
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
+use events::AccountAction;
 use ledger::UserId;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -34,11 +38,13 @@ pub enum Action {
     KeyRotated,
     /// An API key was revoked.
     KeyRevoked,
+    /// Something happened to the account.
+    Account(AccountAction),
 }
 
 impl Action {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
+    /// All of them but those on accounts.
+    const BESIDE_ACCOUNTS: [Self; 8] = [
         Self::Stored,
         Self::Deleted,
         Self::Used,
@@ -48,6 +54,17 @@ impl Action {
         Self::KeyRotated,
         Self::KeyRevoked,
     ];
+
+    /// The names of those in the table.
+    pub const NAMES_BESIDE_ACCOUNTS: [&str; 8] = {
+        let mut names = [""; 8];
+        let mut at = 0;
+        while at < names.len() {
+            names[at] = Self::BESIDE_ACCOUNTS[at].as_str();
+            at += 1;
+        }
+        names
+    };
 
     /// The name in the table.
     pub const fn as_str(self) -> &'static str {
@@ -60,7 +77,16 @@ impl Action {
             Self::KeyChanged => "key_changed",
             Self::KeyRotated => "key_rotated",
             Self::KeyRevoked => "key_revoked",
+            Self::Account(action) => action.as_str(),
         }
+    }
+
+    /// The action of this name in the table.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let mut all = Self::BESIDE_ACCOUNTS
+            .into_iter()
+            .chain(AccountAction::ALL.iter().map(|action| Self::Account(*action)));
+        all.find(|action| action.as_str() == name)
     }
 }
 
@@ -75,9 +101,9 @@ pub struct Link {
     pub event_id: Uuid,
     /// The action.
     pub action: Action,
-    /// The token, or the API key.
+    /// The token, the API key, or what of the account it was.
     pub token_id: Option<Uuid>,
-    /// Its type; `api_key` of an API key.
+    /// Its type; `api_key` of an API key; of what happened to an account, the method.
     pub token_type: Option<String>,
     /// The token that a stored one took the place of.
     pub replaced_id: Option<Uuid>,

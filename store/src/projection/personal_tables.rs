@@ -26,6 +26,8 @@ pub enum Holds {
     Calls,
     /// The audit chain.
     Audit,
+    /// The security log.
+    SecurityLog,
     /// Stored tokens.
     Tokens,
 }
@@ -39,20 +41,21 @@ pub struct PersonalRows {
     pub rows: u64,
 }
 
-/// Every table that may hold something personal: months attached and detached, audit chains, tokens; of the projection,
-/// of one that a rebuild is making or keeps, and of one that a rebuild put aside and could not drop.
+/// Every table that may hold something personal: months attached and detached, audit chains, security log, tokens; of
+/// the projection, of one that a rebuild is making or keeps, and of one that a rebuild put aside and could not drop.
 pub async fn all(conn: &mut PgConnection) -> Result<Vec<PersonalTable>, Error> {
     let tables = sqlx::query!(
         r#"SELECT c.relname::text AS "relname!", format('%I.%I', n.nspname, c.relname) AS "name!"
            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
            WHERE n.nspname IN ('ledger', 'ledger_next', 'ledger_old') AND c.relkind = 'r'
-             AND (c.relname ~ '^api_usage_\d{4}_\d{2}$' OR c.relname IN ('token_audit', 'user_tokens'))
+             AND (c.relname ~ '^api_usage_\d{4}_\d{2}$' OR c.relname IN ('token_audit', 'security_log', 'user_tokens'))
            ORDER BY n.nspname, c.relname"#
     )
     .fetch_all(conn)
     .await?;
     let of = |name: &str| match name {
         "token_audit" => Holds::Audit,
+        "security_log" => Holds::SecurityLog,
         "user_tokens" => Holds::Tokens,
         _ => Holds::Calls,
     };
@@ -126,13 +129,16 @@ impl PersonalTable {
                 let step = step.bind(time).bind(id).bind(i64::from(limit)).fetch_one(conn).await;
                 step.map(|step| step.walked(limit, Place::Call))
             }
-            Holds::Audit => {
+            Holds::Audit | Holds::SecurityLog => {
                 let (log_seq, log_idx) = match after {
                     Some(Place::Link(position)) => position.columns(),
                     _ => (-1, -1),
                 };
-                let columns = ["token_name", "ip_address", "user_agent"];
-                let query = self.query(["log_seq", "log_idx"], &columns, is_blanked);
+                let columns: &[&str] = match self.holds {
+                    Holds::Audit => &["token_name", "ip_address", "user_agent"],
+                    _ => &["ip_address", "user_agent"],
+                };
+                let query = self.query(["log_seq", "log_idx"], columns, is_blanked);
                 let step = sqlx::query_as::<_, Step<i64, i32>>(&query).bind(user.get());
                 let step = step.bind(log_seq).bind(log_idx).bind(i64::from(limit)).fetch_one(conn).await;
                 let place = |log_seq, log_idx| Place::Link(Position::from_columns(log_seq, log_idx));

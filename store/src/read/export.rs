@@ -48,6 +48,8 @@ pub enum Long {
     OwnCalls(AfterEntry),
     /// The audit of stored tokens.
     TokenAudit(AfterEntry),
+    /// What was done to the account.
+    SecurityLog(AfterEntry),
     /// Every recorded call.
     Calls(AfterCall),
 }
@@ -136,7 +138,7 @@ impl Short {
 
 impl Long {
     /// The first page of each, in the order in which they are written.
-    pub fn all() -> [Self; 5] {
+    pub fn all() -> [Self; 6] {
         let entry = AfterEntry::default();
         let calls = Self::Calls(AfterCall::default());
         [
@@ -144,6 +146,7 @@ impl Long {
             Self::Rejections(entry),
             Self::OwnCalls(entry),
             Self::TokenAudit(entry),
+            Self::SecurityLog(entry),
             calls,
         ]
     }
@@ -155,6 +158,7 @@ impl Long {
             Self::Rejections(_) => "rejections",
             Self::OwnCalls(_) => "own_calls",
             Self::TokenAudit(_) => "token_audit",
+            Self::SecurityLog(_) => "security_log",
             Self::Calls(_) => "calls",
         }
     }
@@ -166,6 +170,7 @@ impl Long {
             Self::Rejections(after) => rejections(conn, owner, seq, after).await,
             Self::OwnCalls(after) => own_calls(conn, owner, seq, after).await,
             Self::TokenAudit(after) => token_audit(conn, owner, seq, after).await,
+            Self::SecurityLog(after) => security_log(conn, owner, seq, after).await,
             Self::Calls(after) => calls(conn, owner, seq, after).await,
         }
     }
@@ -307,6 +312,15 @@ by_position!(
          'user_agent', user_agent, 'created_at', created_at, 'hash', encode(hash, 'hex'))::text AS "object!",
          log_seq, log_idx
      FROM token_audit WHERE user_id = $1 AND log_seq <= $2 AND (log_seq, log_idx) > ($3, $4)
+     ORDER BY log_seq, log_idx LIMIT $5"#
+);
+by_position!(
+    security_log,
+    SecurityLog,
+    r#"SELECT json_build_object('at', at, 'action', action, 'method', method, 'object_id', object_id,
+         'actor_kind', actor_kind, 'actor_id', actor_id, 'ip_address', ip_address,
+         'user_agent', user_agent)::text AS "object!", log_seq, log_idx
+     FROM security_log WHERE user_id = $1 AND log_seq <= $2 AND (log_seq, log_idx) > ($3, $4)
      ORDER BY log_seq, log_idx LIMIT $5"#
 );
 

@@ -11,6 +11,7 @@ pub mod history;
 pub mod limit_inputs;
 pub mod plans;
 pub mod requests;
+pub mod security_log;
 pub mod statements;
 pub mod stats;
 pub mod stored_tokens;

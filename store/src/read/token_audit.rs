@@ -1,10 +1,11 @@
-//! The audit of a user's stored tokens.
+//! The audit of a user's stored tokens and API keys. What happened to the account itself is in the security log.
 
 use chrono::{DateTime, Utc};
 use ledger::UserId;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::projection::audit_chain::Action;
 use crate::{Error, Position};
 
 /// A link of a user's audit chain.
@@ -56,14 +57,15 @@ pub async fn page(
         r#"SELECT log_seq, log_idx, event_id, action, token_id, token_type, token_name, replaced_id, purpose,
                   fingerprint, actor_kind, actor_id, ip_address, user_agent, created_at, encode(hash, 'hex') AS "hash!"
            FROM token_audit
-           WHERE user_id = $1 AND ($2::uuid IS NULL OR token_id = $2 OR replaced_id = $2)
+           WHERE user_id = $1 AND action = ANY($6) AND ($2::uuid IS NULL OR token_id = $2 OR replaced_id = $2)
              AND ($3::bigint IS NULL OR (log_seq, log_idx) < ($3, $4))
            ORDER BY log_seq DESC, log_idx DESC LIMIT $5"#,
         owner.get(),
         token,
         before.map(|(seq, _)| seq),
         before.map(|(_, idx)| idx),
-        i64::from(limit)
+        i64::from(limit),
+        &Action::NAMES_BESIDE_ACCOUNTS as &[&str]
     )
     .fetch_all(conn)
     .await?;
