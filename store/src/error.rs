@@ -119,6 +119,8 @@ pub enum Constraint {
     UserExternalIdHash,
     /// An idempotency key is used once.
     IdempotencyKey,
+    /// A name by which somebody signs in is one user's.
+    Identity,
     /// Any other.
     Other(String),
 }
@@ -133,6 +135,7 @@ impl Constraint {
             "users_external_id_key" => Self::UserExternalId,
             "users_external_id_hash_key" => Self::UserExternalIdHash,
             "idempotency_keys_pkey" => Self::IdempotencyKey,
+            "identities_pkey" => Self::Identity,
             // Partitions are named api_usage_YYYY_MM, their keys follow.
             _ if name.starts_with("api_usage") && name.ends_with("_pkey") => Self::UsageId,
             _ => Self::Other(name.to_owned()),
@@ -150,6 +153,7 @@ impl fmt::Display for Constraint {
             Self::UserExternalId => f.write_str("external id"),
             Self::UserExternalIdHash => f.write_str("hash of an external id"),
             Self::IdempotencyKey => f.write_str("idempotency key"),
+            Self::Identity => f.write_str("name of a sign-in"),
             Self::Other(name) => f.write_str(name),
         }
     }

@@ -1,8 +1,6 @@
 //! API keys: what they may do, and their secrets' hashes. Mutable, and erased with their user.
 //!
-//! Every change but that of `last_used_at` is counted ([`changes`]) and announced when its transaction commits, with
-//! the number that it got: who has seen the one before it needs to forget the named key alone. It is counted last:
-//! everybody who changes a key locks the account, then keys, then the count, which is one for all.
+//! Every change but that of `last_used_at` is counted ([`credential_changes`]).
 
 use chrono::{DateTime, Utc};
 use credentials::{Hash, KeyRole, Networks, Scopes};
@@ -11,15 +9,12 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::Error;
+use crate::identity::credential_changes::{self, Changed};
 use crate::identity::users::Change;
 
 mod read;
 
-pub use read::{Found, Unlogged, changes, find, get, list, live, owner, unlogged};
-
-/// The channel on which a changed key is announced; the payload is the change's number, a blank and the key's UUID, or
-/// `*` for more than one key.
-pub const CHANNEL: &str = "ledger_api_keys";
+pub use read::{Found, Unlogged, find, get, list, live, owner, unlogged};
 
 /// Keys of a user that can be used at a time.
 pub const MAX_LIVE: i64 = 50;
@@ -196,7 +191,7 @@ pub async fn insert(conn: &mut PgConnection, new: &NewKey) -> Result<Inserted, E
     )
     .execute(&mut *conn)
     .await?;
-    count_change(conn, Some(new.id)).await?;
+    credential_changes::count(conn, Changed::Key(new.id)).await?;
     Ok(Inserted::New)
 }
 
@@ -316,14 +311,9 @@ pub async fn used(conn: &mut PgConnection, uses: &[(KeyId, DateTime<Utc>)]) -> R
     Ok(())
 }
 
-/// Deletes all keys of a user who is being erased, within the caller's transaction.
+/// Deletes all keys of a user who is being erased, within the caller's transaction, which counts the change.
 pub(super) async fn delete_all(conn: &mut PgConnection, user: UserId) -> Result<(), Error> {
-    let deleted = sqlx::query!("DELETE FROM public.api_keys WHERE user_id = $1", user.get())
-        .execute(&mut *conn)
-        .await?;
-    if deleted.rows_affected() > 0 {
-        count_change(conn, None).await?;
-    }
+    sqlx::query!("DELETE FROM public.api_keys WHERE user_id = $1", user.get()).execute(conn).await?;
     Ok(())
 }
 
@@ -349,22 +339,9 @@ async fn insert_secret(
 /// Counts a change of this key if there was one.
 async fn count_if(conn: &mut PgConnection, id: KeyId, changed: u64) -> Result<bool, Error> {
     if changed > 0 {
-        count_change(conn, Some(id)).await?;
+        credential_changes::count(conn, Changed::Key(id)).await?;
     }
     Ok(changed > 0)
-}
-
-/// Counts a change, and announces it when the caller's transaction commits. Until then no other one is counted.
-async fn count_change(conn: &mut PgConnection, key: Option<KeyId>) -> Result<(), Error> {
-    let key = key.map_or_else(|| "*".to_owned(), |key| key.to_string());
-    let announced = sqlx::query!(
-        "WITH counted AS (UPDATE public.api_key_changes SET number = number + 1 RETURNING number)
-         SELECT pg_notify('ledger_api_keys', number || ' ' || $1::text) FROM counted",
-        key
-    )
-    .fetch_all(conn)
-    .await?;
-    crate::error::expect_rows("counting a change of keys", 1, announced.len() as u64)
 }
 
 fn budget_column(budget: Option<u64>) -> Option<i64> {

@@ -10,7 +10,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::Error;
-use crate::identity::api_keys;
+use crate::identity::credential_changes::{self, Changed};
+use crate::identity::{api_keys, people};
 
 /// An erasure that the projection has as open: something may be left to do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub async fn open(
                   COALESCE(u.status = 'erased' AND u.blanked_at IS NOT NULL, false)
                       AND NOT EXISTS (SELECT FROM public.user_data_keys k WHERE k.user_id = e.user_id)
                       AND NOT EXISTS (SELECT FROM public.api_keys k WHERE k.user_id = e.user_id)
+                      AND NOT EXISTS (SELECT FROM public.identities i WHERE i.user_id = e.user_id)
+                      AND NOT EXISTS (SELECT FROM public.sessions s WHERE s.user_id = e.user_id)
                       AS "is_finished!"
            FROM open_erasures o JOIN erased_users e USING (user_id) LEFT JOIN public.users u USING (user_id)
            WHERE o.finished_at IS NULL AND o.user_id > $1
@@ -81,6 +84,8 @@ pub async fn reopen(conn: &mut PgConnection, after: Option<UserId>, limit: u32) 
                WHERE u.status IS DISTINCT FROM 'erased' OR u.blanked_at IS NULL
                   OR EXISTS (SELECT FROM public.user_data_keys k WHERE k.user_id = p.user_id)
                   OR EXISTS (SELECT FROM public.api_keys k WHERE k.user_id = p.user_id)
+                  OR EXISTS (SELECT FROM public.identities i WHERE i.user_id = p.user_id)
+                  OR EXISTS (SELECT FROM public.sessions s WHERE s.user_id = p.user_id)
                ON CONFLICT (user_id) DO UPDATE SET finished_at = NULL
                RETURNING user_id)
            SELECT (SELECT user_id FROM page ORDER BY user_id DESC LIMIT 1) AS last,
@@ -127,10 +132,10 @@ pub async fn unhashed_external_id(conn: &mut PgConnection, user: UserId) -> Resu
     Ok(external.flatten())
 }
 
-/// Makes the account a tombstone, also where there is none, destroys the API keys, the data keys and the answers that
-/// were kept for the user, and announces it when the caller's transaction commits. Answers how many data keys there
-/// were. `external_id_hash` is that of [`unhashed_external_id`]; one that is stored by now counts, for the id may have
-/// changed.
+/// Makes the account a tombstone, also where there is none, destroys what its user signs in with, the API keys, the
+/// data keys and the answers that were kept for the user, and announces it when the caller's transaction commits.
+/// Answers how many data keys there were. `external_id_hash` is that of [`unhashed_external_id`]; one that is stored by
+/// now counts, for the id may have changed.
 pub async fn bury(
     conn: &mut PgConnection,
     user: UserId,
@@ -155,10 +160,12 @@ pub async fn bury(
     .await?;
     forget_answers(conn, user).await?;
     api_keys::delete_all(conn, user).await?;
+    people::delete_all(conn, user).await?;
     let destroyed = sqlx::query!("DELETE FROM public.user_data_keys WHERE user_id = $1", user.get())
         .execute(&mut *conn)
         .await?;
-    sqlx::query!("SELECT pg_notify('ledger_users', $1::uuid::text)", user.get()).execute(conn).await?;
+    sqlx::query!("SELECT pg_notify('ledger_users', $1::uuid::text)", user.get()).execute(&mut *conn).await?;
+    credential_changes::count(conn, Changed::User(user)).await?;
     Ok(destroyed.rows_affected())
 }
 
@@ -190,7 +197,9 @@ pub async fn is_finished(conn: &mut PgConnection, user: UserId) -> Result<bool, 
         r#"SELECT u.status = 'erased' AND u.blanked_at IS NOT NULL
               AND EXISTS (SELECT FROM erased_users e WHERE e.user_id = u.user_id)
               AND NOT EXISTS (SELECT FROM public.user_data_keys k WHERE k.user_id = u.user_id)
-              AND NOT EXISTS (SELECT FROM public.api_keys k WHERE k.user_id = u.user_id) AS "finished!"
+              AND NOT EXISTS (SELECT FROM public.api_keys k WHERE k.user_id = u.user_id)
+                      AND NOT EXISTS (SELECT FROM public.identities i WHERE i.user_id = u.user_id)
+                      AND NOT EXISTS (SELECT FROM public.sessions s WHERE s.user_id = u.user_id) AS "finished!"
            FROM public.users u WHERE u.user_id = $1"#,
         user.get()
     )

@@ -6,6 +6,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::Error;
+use crate::identity::credential_changes::{self, Changed};
+use crate::identity::sessions;
 
 /// The channel on which a changed account is announced; the payload is the user's UUID.
 pub const CHANNEL: &str = "ledger_users";
@@ -19,6 +21,8 @@ pub struct Account {
     pub status: AccountStatus,
     /// Whether an admin uses it, or may.
     pub used_by_admin: bool,
+    /// Whether its sessions are an admin's.
+    pub is_admin: bool,
 }
 
 /// Whether an account may be used.
@@ -159,7 +163,7 @@ impl NewUser {
 pub async fn by_id(conn: &mut PgConnection, user: UserId) -> Result<Option<Account>, Error> {
     let row = sqlx::query_as!(
         AccountRow,
-        "SELECT user_id, status, used_by_admin FROM public.users WHERE user_id = $1",
+        "SELECT user_id, status, used_by_admin, is_admin FROM public.users WHERE user_id = $1",
         user.get()
     )
     .fetch_optional(conn)
@@ -177,7 +181,7 @@ pub async fn by_external_id(
         external.texts().map(|(text, hash)| (text.to_owned(), hash.to_vec())).unzip();
     let row = sqlx::query_as!(
         AccountRow,
-        "SELECT user_id, status, used_by_admin FROM public.users
+        "SELECT user_id, status, used_by_admin, is_admin FROM public.users
          WHERE external_id = ANY($1) OR external_id_hash = ANY($2)
          ORDER BY array_position($1, external_id), array_position($2, external_id_hash) LIMIT 1",
         &texts,
@@ -207,7 +211,7 @@ pub async fn named(conn: &mut PgConnection, external: &ExternalId) -> Result<Opt
 pub async fn find_many(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Account>, Error> {
     let rows = sqlx::query_as!(
         AccountRow,
-        "SELECT user_id, status, used_by_admin FROM public.users WHERE user_id = ANY($1)",
+        "SELECT user_id, status, used_by_admin, is_admin FROM public.users WHERE user_id = ANY($1)",
         ids
     )
     .fetch_all(conn)
@@ -231,14 +235,14 @@ pub async fn find_many_external(
     }
     let rows = sqlx::query!(
         r#"SELECT DISTINCT ON (given.position) given.position AS "position!", u.user_id AS "user_id!",
-                  u.status AS "status!", u.used_by_admin AS "used_by_admin!"
+                  u.status AS "status!", u.used_by_admin AS "used_by_admin!", u.is_admin AS "is_admin!"
            FROM UNNEST($1::bigint[], $2::text[], $3::bytea[]) WITH ORDINALITY
                AS given (position, external_id, hash, rank)
            CROSS JOIN LATERAL (
-               SELECT user_id, status, used_by_admin, false AS is_past FROM public.users
+               SELECT user_id, status, used_by_admin, is_admin, false AS is_past FROM public.users
                WHERE external_id = given.external_id
                UNION ALL
-               SELECT user_id, status, used_by_admin, true AS is_past FROM public.users
+               SELECT user_id, status, used_by_admin, is_admin, true AS is_past FROM public.users
                WHERE external_id_hash = given.hash
                LIMIT 1) u
            ORDER BY given.position, u.is_past, given.rank"#,
@@ -251,8 +255,12 @@ pub async fn find_many_external(
     rows.into_iter()
         .map(|row| {
             let index = usize::try_from(row.position).unwrap_or(usize::MAX);
-            let account =
-                AccountRow { user_id: row.user_id, status: row.status, used_by_admin: row.used_by_admin };
+            let account = AccountRow {
+                user_id: row.user_id,
+                status: row.status,
+                used_by_admin: row.used_by_admin,
+                is_admin: row.is_admin,
+            };
             Ok((index, account.try_into()?))
         })
         .collect()
@@ -300,6 +308,40 @@ pub async fn read(conn: &mut PgConnection, user: UserId) -> Result<Option<User>,
     row.map(User::try_from).transpose()
 }
 
+/// Accounts after this one, in the order of their ids, `limit` at most, each with the address by which it signs in; those
+/// of the erased too.
+pub async fn page(
+    conn: &mut PgConnection,
+    after: Option<UserId>,
+    limit: u32,
+) -> Result<Vec<(User, Option<String>)>, Error> {
+    let rows = sqlx::query!(
+        r#"SELECT u.user_id, u.external_id, u.email, u.name, u.status, u.used_by_admin, u.created_at, u.updated_at,
+                  i.label AS "label?"
+           FROM public.users u LEFT JOIN public.identities i ON i.user_id = u.user_id AND i.kind = 'email'
+           WHERE u.user_id > $1 ORDER BY u.user_id LIMIT $2"#,
+        after.map_or_else(Uuid::nil, UserId::get),
+        i64::from(limit)
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let user = UserRow {
+                user_id: row.user_id,
+                external_id: row.external_id,
+                email: row.email,
+                name: row.name,
+                status: row.status,
+                used_by_admin: row.used_by_admin,
+                created_at: row.created_at,
+                updated_at: row.updated_at,
+            };
+            Ok((user.try_into()?, row.label))
+        })
+        .collect()
+}
+
 /// [`read`], for whoever changes it in the same transaction.
 pub async fn read_for_update(conn: &mut PgConnection, user: UserId) -> Result<Option<User>, Error> {
     let row = sqlx::query_as!(
@@ -313,16 +355,8 @@ pub async fn read_for_update(conn: &mut PgConnection, user: UserId) -> Result<Op
     row.map(User::try_from).transpose()
 }
 
-/// Notes that an admin uses this account, or may; answers whether there is one.
-pub async fn mark_admin(conn: &mut PgConnection, user: UserId) -> Result<bool, Error> {
-    let marked = sqlx::query!("UPDATE public.users SET used_by_admin = true WHERE user_id = $1", user.get())
-        .execute(conn)
-        .await?;
-    Ok(marked.rows_affected() == 1)
-}
-
-/// Changes an account and announces it when the transaction commits. `None` when there is no such account, or it is
-/// erased.
+/// Changes an account and announces it when the transaction commits. Another status is counted among the changes of
+/// credentials. `None` when there is no such account, or it is erased.
 ///
 /// # Errors
 /// [`Error::Conflict`] when the external id is another account's, or was that of one who is erased.
@@ -364,8 +398,16 @@ pub async fn update(
         change.external_id.value().map(|external| external.hash.as_slice()),
         &earlier,
     )
-    .fetch_optional(conn)
+    .fetch_optional(&mut *conn)
     .await?;
+    match change.status.filter(|_| row.is_some()) {
+        // Nobody who was signed in is so again when the account is made active.
+        Some(AccountStatus::Suspended) => {
+            sessions::end_all(conn, user, None).await?;
+        }
+        Some(_) => credential_changes::count(conn, Changed::User(user)).await?,
+        None => {}
+    }
     row.map(User::try_from).transpose()
 }
 
@@ -373,6 +415,7 @@ struct AccountRow {
     user_id: Uuid,
     status: String,
     used_by_admin: bool,
+    is_admin: bool,
 }
 
 impl TryFrom<AccountRow> for Account {
@@ -383,6 +426,7 @@ impl TryFrom<AccountRow> for Account {
             user_id: UserId::new(row.user_id),
             status: status(row.status)?,
             used_by_admin: row.used_by_admin,
+            is_admin: row.is_admin,
         })
     }
 }

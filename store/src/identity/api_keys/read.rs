@@ -160,11 +160,6 @@ pub async fn unlogged(conn: &mut PgConnection, before: DateTime<Utc>) -> Result<
     Ok(unlogged.collect())
 }
 
-/// Number of changes so far.
-pub async fn changes(conn: &mut PgConnection) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar!("SELECT number FROM public.api_key_changes").fetch_one(conn).await?)
-}
-
 struct Row {
     key_id: Uuid,
     user_id: Uuid,
