@@ -27,10 +27,10 @@ async fn main() -> Result<()> {
     let jwt = config.jwt.clone();
     let ids = ledger::IdSource::new(config.clock.clone());
     let (_, handle) = api::build(config).await?;
-    let asked = Mint { subject: &subject, role: Role::User, ttl: Duration::from_hours(1), now };
+    let asked = Mint { subject: &subject, role: Role::User, scopes: None, ttl: Duration::from_hours(1), now };
     let token = mint(&jwt, &handle.keys, &asked)?;
     let state = handle.state.clone();
-    let layer = Envelope::new(ids);
+    let layer = Envelope::new(ids, false);
     let bare = Router::new().route("/", get(async || StatusCode::NO_CONTENT));
     let enveloped = bare.clone().layer(layer.clone());
     let authenticated: Router = Router::<AppState>::new()

@@ -7,21 +7,25 @@ use axum::Router;
 use data_keys::Keys;
 use ledger::{Clock, IdSource};
 use nats::{Log, Publisher, PublisherConfig};
+use outbound::github::GitHub;
 use outbound::providers::Providers;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use url::Url;
 
-use crate::accounts::{self, ApiKeys, Registry};
-use crate::auth::{Accounts, Auth, KnownKeys};
+use crate::accounts::sign_in::{Backoff, CODES_AN_HOUR, GitHubSignIn, Hasher, PASSWORDS_AN_HOUR, PageTokens};
+use crate::accounts::{self, AccountLog, ApiKeys, Registry, SignIn};
+use crate::auth::{Accounts, Auth, Credentials, KnownKeys, KnownSessions};
 use crate::config::{ApiConfig, LogSettings};
 use crate::error::ApiError;
 use crate::facts::watermark::{self, AccountNews};
 use crate::facts::{Positions, Projections, Turns, Watermark, Writer};
 use crate::http::idempotency::Idempotency;
 use crate::http::serve::serve;
+use crate::http::site::Site;
 use crate::http::throttle::{self, Throttle};
 use crate::ingest::{Ingest, Intake};
 use crate::limits::{Limits, LimitsParts};
@@ -106,22 +110,26 @@ pub async fn build(config: ApiConfig) -> Result<(Router, AppHandle), ApiError> {
         base.clock.clone(),
         base.config.auto_provision,
     );
-    let known_keys = KnownKeys::new(base.pool.clone(), base.clock.clone(), base.config.environment.clone());
+    let credentials = base.credentials(accounts.clone());
     // What cannot be told now is told by the first of the looks that follow.
-    let _ = known_keys.look().await;
-    tasks.spawn(known_keys.clone().follow(shutdown.clone()));
-    tasks.spawn(base.follow(accounts.clone(), known_keys.clone(), shutdown.clone()));
+    let _ = credentials.look().await;
+    tasks.spawn(credentials.clone().follow(shutdown.clone()));
+    tasks.spawn(base.follow(credentials.clone(), shutdown.clone()));
     let limits = base.limits(&tasks, &shutdown).await.inspect_err(|_| shutdown.cancel())?;
     // Under the lock: the api before this one may have written until it let go of it.
     let last_seq = base.log.state().await.inspect_err(|_| shutdown.cancel())?.last_seq;
     let sealer = Sealer::new(base.data_keys.clone(), base.pool.clone());
     let own_calls = base.own_calls(&tasks, &shutdown);
-    let state =
-        AppState::new(base.capabilities(&accounts, &known_keys, &limits, &sealer, last_seq, &tasks)?);
+    let state = AppState::new(base.capabilities(&credentials, &limits, &sealer, last_seq, &tasks)?);
     tasks.spawn(state.health.clone().keep_looking(shutdown.clone()));
+    tasks.spawn(state.auth.refused().clone().tell(
+        base.publisher.clone(),
+        base.ids.clone(),
+        shutdown.clone(),
+    ));
     tasks.spawn(state.idempotency.clone().clean(shutdown.clone()));
     tasks.spawn(state.api_keys.registry().clone().log_revocations(shutdown.clone()));
-    let app = router(state.clone(), own_calls, base.ids.clone(), &base.config);
+    let app = router(state.clone(), own_calls, base.ids.clone(), &base.site, &base.config);
     let Base { pool, vital_pool, data_keys: keys, log, publisher, watermark, writer, .. } = base;
     let pools = [pool, vital_pool];
     Ok((app, AppHandle { pools, log, publisher, watermark, limits, keys, writer, state, shutdown, tasks }))
@@ -141,6 +149,7 @@ struct Base {
     watermark: Watermark,
     projections: Projections,
     writer: Writer,
+    site: Site,
     /// Paces what costs much to read, of all capabilities together.
     reads: Throttle,
     /// Paces what users change for themselves, of all capabilities together.
@@ -170,6 +179,7 @@ impl Base {
                 positions,
             ),
             writer: Writer::new(publisher.clone(), watermark.clone(), positions, clock.clone(), ids.clone()),
+            site: Site::new(config.public_url.clone()),
             reads: Throttle::new(throttle::READS),
             own_changes: Throttle::new(throttle::OWN_CHANGES),
             config,
@@ -187,20 +197,18 @@ impl Base {
     /// Keeps the watermark up to date, and the caches of accounts, API keys and data keys.
     fn follow(
         &self,
-        accounts: Accounts,
-        known_keys: KnownKeys,
+        credentials: Credentials,
         shutdown: CancellationToken,
     ) -> impl Future<Output = ()> + use<> {
         let data_keys = self.data_keys.clone();
         let tell = move |news: AccountNews<'_>| match news {
             AccountNews::Changed(account) => {
                 data_keys.heard(account);
-                accounts.heard(account);
+                credentials.accounts().heard(account);
             }
-            AccountNews::KeyChanged(change) => known_keys.heard(change),
+            AccountNews::CredentialChanged(change) => credentials.heard(change),
             AccountNews::Missed => {
-                known_keys.forget_all();
-                accounts.forget_all();
+                credentials.forget_all();
                 data_keys.forget_all();
             }
         };
@@ -232,23 +240,25 @@ impl Base {
 
     fn capabilities(
         &self,
-        accounts: &Accounts,
-        known_keys: &KnownKeys,
+        credentials: &Credentials,
         limits: &Limits,
         sealer: &Sealer,
         last_seq: u64,
         tasks: &TaskTracker,
     ) -> Result<Capabilities, ApiError> {
+        let auth = self.auth(credentials)?;
+        let api_keys = self.api_keys(credentials, sealer);
         Ok(Capabilities {
-            auth: self.auth(accounts, known_keys)?,
-            api_keys: self.api_keys(known_keys, sealer),
+            sign_in: self.sign_in(&auth, &api_keys, sealer)?,
+            auth,
+            api_keys,
             idempotency: Idempotency::new(self.pool.clone(), self.clock.clone(), tasks.clone()),
             projections: self.projections.clone(),
-            users: self.users(accounts, tasks),
+            users: self.users(credentials.accounts(), tasks),
             plans: self.plans(limits, last_seq),
             usage: self.usage(limits),
             metering: self.metering(limits, sealer, tasks),
-            ingest: self.ingest(accounts, limits, sealer),
+            ingest: self.ingest(credentials.accounts(), limits, sealer),
             tokens: self.tokens(sealer)?,
             health: Health::new(
                 self.vital_pool.clone(),
@@ -260,21 +270,60 @@ impl Base {
         })
     }
 
-    fn api_keys(&self, known_keys: &KnownKeys, sealer: &Sealer) -> ApiKeys {
+    fn credentials(&self, accounts: Accounts) -> Credentials {
+        let keys = KnownKeys::new(self.pool.clone(), self.config.environment.clone());
+        let sessions = KnownSessions::new(self.pool.clone(), self.config.sign_in.sessions);
+        Credentials::new(self.pool.clone(), self.clock.clone(), accounts, keys, sessions)
+    }
+
+    fn api_keys(&self, credentials: &Credentials, sealer: &Sealer) -> ApiKeys {
         let environment = self.config.environment.clone();
         let registry = Registry::new(self.pool.clone(), self.writer.clone(), environment);
         ApiKeys::new(accounts::Parts {
             pool: self.pool.clone(),
-            registry: registry.serving(known_keys.clone(), sealer.clone()),
+            registry: registry.serving(credentials.keys().clone(), sealer.clone()),
             writer: self.writer.clone(),
             changes: Throttle::new(throttle::KEY_CHANGES),
         })
     }
 
-    fn auth(&self, accounts: &Accounts, known_keys: &KnownKeys) -> Result<Auth, ApiError> {
-        let (config, data_keys, clock) = (&self.config, self.data_keys.clone(), self.clock.clone());
-        let (accounts, known_keys) = (accounts.clone(), known_keys.clone());
-        Ok(Auth::new(&config.jwt, data_keys, accounts, known_keys, config.trusted_proxies.clone(), clock)?)
+    fn sign_in(&self, auth: &Auth, keys: &ApiKeys, sealer: &Sealer) -> Result<SignIn, ApiError> {
+        let page_tokens = PageTokens { settings: self.config.jwt.clone(), keys: self.data_keys.clone() };
+        let github = |settings| {
+            let back: Option<Url> = self.site.link("/api/auth/github/callback").parse().ok();
+            let github = GitHub::new(settings)?;
+            Ok::<_, ApiError>(back.map(|redirect| GitHubSignIn { github, redirect }))
+        };
+        let github = self.config.sign_in.github.as_ref().map(github).transpose()?.flatten();
+        Ok(SignIn::new(accounts::sign_in::Parts {
+            pool: self.pool.clone(),
+            credentials: auth.credentials().clone(),
+            auth: auth.clone(),
+            keys: keys.clone(),
+            page_tokens,
+            hasher: Hasher::new(self.config.sign_in.password_hash),
+            tries: Backoff::new(PASSWORDS_AN_HOUR),
+            codes: Backoff::new(CODES_AN_HOUR),
+            sealer: sealer.clone(),
+            site: self.site.clone(),
+            log: AccountLog::new(self.writer.clone(), Some(sealer.clone())),
+            registration: self.config.sign_in.registration,
+            github,
+            sign_ins: Throttle::new(throttle::SIGN_INS),
+            starts: Throttle::new(throttle::STARTS),
+            changes: Throttle::new(throttle::ACCOUNT_CHANGES),
+        }))
+    }
+
+    fn auth(&self, credentials: &Credentials) -> Result<Auth, ApiError> {
+        Ok(Auth::new(
+            &self.config.jwt,
+            self.data_keys.clone(),
+            credentials.clone(),
+            self.site.clone(),
+            self.config.trusted_proxies.clone(),
+            self.clock.clone(),
+        )?)
     }
 
     fn users(&self, accounts: &Accounts, tasks: &TaskTracker) -> Users {

@@ -1,5 +1,7 @@
 //! Configuration of an api process: parsed once, at the edge, with errors of one line that name the variable.
 
+mod sign_in;
+
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -19,6 +21,8 @@ use crate::auth::{ISSUER, JwtSettings};
 use crate::http::client::TrustedProxies;
 use crate::http::proxied;
 use crate::http::serve::Bounds;
+
+pub use sign_in::{Registration, SignInSettings};
 
 /// Fewer bytes of secret than HS256's hash has would make the secret the weakest part (RFC 7518 §3.2).
 const MIN_SECRET_BYTES: usize = 32;
@@ -46,6 +50,8 @@ pub struct ApiConfig {
     pub environment: Environment,
     /// `JWT_SECRET`, `JWT_SECRET_PREVIOUS`, `JWT_ISSUER`, `JWT_AUDIENCE`, `JWT_SUBJECT_CLAIM`, `JWT_JWKS_URL`.
     pub jwt: JwtSettings,
+    /// `SESSION_IDLE`, `SESSION_MAX`, `REGISTRATION` and their companions.
+    pub sign_in: SignInSettings,
     /// `AUTO_PROVISION`: an unknown user in a valid credential or event gets an account.
     pub auto_provision: bool,
     /// `SELF_UPGRADE`: role user may change its own plan.
@@ -173,6 +179,7 @@ impl ApiConfig {
             keys: KeyConfig::read(&get),
             environment: vars.environment()?,
             jwt: vars.jwt()?,
+            sign_in: SignInSettings::of(&vars)?,
             auto_provision: vars.flag("AUTO_PROVISION")?,
             self_upgrade: vars.flag("SELF_UPGRADE")?,
             self_reset: vars.flag("SELF_RESET")?,

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use data_keys::KeysError;
+use outbound::github::GitHubSetupError;
 use outbound::providers::ProvidersError;
 
 use crate::auth::JwtKeyError;
@@ -23,6 +24,9 @@ pub enum ApiError {
     /// Providers of tokens cannot be asked.
     #[error(transparent)]
     Providers(#[from] ProvidersError),
+    /// GitHub cannot be asked.
+    #[error(transparent)]
+    GitHub(#[from] GitHubSetupError),
     /// NATS cannot be reached.
     #[error(transparent)]
     Connect(#[from] nats::ConnectError),

@@ -31,6 +31,7 @@ pub mod state;
 pub mod tokens;
 pub mod usage;
 pub mod users;
+mod web;
 
 pub use app::{AppHandle, build, run};
 pub use config::{ApiConfig, ConfigError, LogSettings};

@@ -5,9 +5,10 @@
 //! answered by accident.
 
 use axum::http::StatusCode;
+use credentials::password::HashError;
 use vault::TokenRefused;
 
-use crate::accounts::ApiKeysError;
+use crate::accounts::{AccountLogError, ApiKeysError, SignInError};
 use crate::auth::{AccountsError, AuthError};
 use crate::http::problem::{Code, FieldError, Problem};
 use crate::ingest::IngestError;
@@ -87,11 +88,93 @@ impl From<AuthError> for Problem {
             AuthError::Scope(scope) => {
                 Self::forbidden(format!("This needs an API key with the scope {}.", scope.as_str()))
             }
-            AuthError::NotByKey => Self::forbidden("No API key may do this."),
-            AuthError::KeysUnknown => Self::busy("API keys cannot be looked at; try again."),
+            AuthError::NotByKey => Self::forbidden("No API key and no token of a page may do this."),
+            AuthError::NoSession => Self::forbidden("This is for people who have signed in."),
+            AuthError::FactorDue => {
+                second_factor("Show the second factor first: POST /api/auth/factors/verify.")
+            }
+            AuthError::FactorMissing => {
+                second_factor("An admin sets a second factor up first: POST /api/auth/factors.")
+            }
+            AuthError::CrossSite => Self::new(
+                StatusCode::FORBIDDEN,
+                Code::CrossSite,
+                "A request with the session's cookie that changes something needs the header X-CSRF-Token as \
+                 GET /api/auth/session gives it, and comes from a page of this site.",
+            ),
+            AuthError::Insecure => Self::new(
+                StatusCode::FORBIDDEN,
+                Code::HttpsRequired,
+                "The credential was sent over plain http: take it as known to others, and send its successor to https.",
+            ),
+            AuthError::CredentialsUnknown => {
+                Self::busy("API keys and sessions cannot be looked at; try again.")
+            }
             AuthError::NoSuchUser => Self::not_found(),
             AuthError::Erased => Self::subject_erased(),
             AuthError::Accounts(error) => error.into(),
+        }
+    }
+}
+
+/// 403: the second factor comes first.
+fn second_factor(detail: &'static str) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, Code::SecondFactorRequired, detail)
+}
+
+impl From<AccountLogError> for Problem {
+    fn from(error: AccountLogError) -> Self {
+        match error {
+            AccountLogError::Seal(error) => error.into(),
+            AccountLogError::Publish(error) => error.into(),
+        }
+    }
+}
+
+impl From<SignInError> for Problem {
+    fn from(error: SignInError) -> Self {
+        match error {
+            SignInError::Wrong => Self::not_signed_in("Address, password or code are wrong."),
+            SignInError::NoSuchLink => {
+                Self::not_signed_in("The link was used, or has ended: ask for another one.")
+            }
+            SignInError::TooManyTries { retry_after_s } => {
+                Self::rate_limited("Too many failed tries; wait.", retry_after_s)
+            }
+            SignInError::Busy => Self::busy("Too many people are signing in; try again."),
+            SignInError::RegistrationClosed => {
+                Self::forbidden("Accounts are made by invitation only, or by an administrator.")
+            }
+            SignInError::AddressTaken => Self::conflict("The address has an account: sign in."),
+            SignInError::TooManyFactors => {
+                Self::conflict("There are five second factors already; remove one.")
+            }
+            SignInError::FactorUnreadable => Self::internal(&error),
+            SignInError::Keys(error) => error.into(),
+            SignInError::LastWayIn => {
+                Self::conflict("There is no password: set one first, or nothing is left by which to sign in.")
+            }
+            SignInError::NoSuchSession | SignInError::NoSuchFactor => Self::not_found(),
+            SignInError::Barred => {
+                Self::new(StatusCode::FORBIDDEN, Code::AccountSuspended, "This account may not be used.")
+            }
+            SignInError::Stale => Self::new(
+                StatusCode::FORBIDDEN,
+                Code::StaleCredential,
+                "This needs a sign-in of the last 15 minutes: sign in again.",
+            ),
+            SignInError::Field { field, code, detail } => {
+                Self::validation(vec![FieldError::at(format!("/{field}"), code, detail)])
+            }
+            SignInError::Auth(error) => error.into(),
+            SignInError::Hash(HashError::OutOfMemory) => {
+                Self::busy("Too many people are signing in; try again.")
+            }
+            SignInError::Hash(error) => Self::internal(&error),
+            SignInError::ApiKeys(error) => error.into(),
+            SignInError::Entropy(error) => Self::internal(&error),
+            SignInError::Log(error) => error.into(),
+            SignInError::Store(error) => error.into(),
         }
     }
 }

@@ -14,16 +14,18 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::config::ApiConfig;
 use crate::http::envelope::Envelope;
 use crate::http::problem::{Code, Problem};
+use crate::http::site::Site;
 use crate::http::{docs, openapi};
 use crate::metering::{OwnCalls, track};
 use crate::state::AppState;
-use crate::{accounts, auth, ingest, metering, operations, plans, tokens, usage, users};
+use crate::{accounts, auth, ingest, metering, operations, plans, tokens, usage, users, web};
 
 /// Our own endpoints: their authenticated calls are recorded, uncounted.
 fn recorded() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .merge(users::router())
         .merge(accounts::router())
+        .merge(accounts::sign_in::router())
         .merge(plans::router())
         .merge(usage::router())
         .merge(metering::router())
@@ -34,6 +36,7 @@ fn recorded() -> OpenApiRouter<AppState> {
 fn unrecorded() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .merge(plans::public_router())
+        .merge(accounts::sign_in::public_router())
         .merge(ingest::router())
         .merge(metering::check_router())
         .merge(operations::router())
@@ -60,11 +63,18 @@ fn served_document(public_url: Option<&Url>) -> OpenApi {
 }
 
 /// The router as served.
-pub(crate) fn router(state: AppState, own_calls: OwnCalls, ids: IdSource, config: &ApiConfig) -> Router {
+pub(crate) fn router(
+    state: AppState,
+    own_calls: OwnCalls,
+    ids: IdSource,
+    site: &Site,
+    config: &ApiConfig,
+) -> Router {
     let recorded = Router::from(recorded()).route_layer(from_fn_with_state(own_calls, track));
     let browsers = recorded
         .merge(Router::from(unrecorded()))
-        .merge(docs::router(served_document(config.public_url.as_ref())))
+        .merge(docs::router(served_document(site.public_url())))
+        .merge(web::router())
         .method_not_allowed_fallback(async || method_not_allowed());
     let browsers = match cors(&config.cors_allowed_origins) {
         Some(cors) => browsers.layer(cors),
@@ -73,7 +83,7 @@ pub(crate) fn router(state: AppState, own_calls: OwnCalls, ids: IdSource, config
     browsers
         .merge(Router::from(for_proxies()).method_not_allowed_fallback(async || method_not_allowed()))
         .fallback(async || Problem::not_found())
-        .layer(Envelope::new(ids))
+        .layer(Envelope::new(ids, site.is_https()))
         .with_state(state)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRef;
 
-use crate::accounts::ApiKeys;
+use crate::accounts::{ApiKeys, SignIn};
 use crate::auth::Auth;
 use crate::facts::Projections;
 use crate::http::idempotency::Idempotency;
@@ -58,6 +58,8 @@ capabilities! {
     auth: Auth,
     /// API keys.
     api_keys: ApiKeys,
+    /// People who sign in.
+    sign_in: SignIn,
     /// Requests that count once.
     idempotency: Idempotency,
     /// The projections, at a known position.

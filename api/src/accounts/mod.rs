@@ -1,23 +1,31 @@
-//! Accounts: what their users sign in with, beside tokens of hosts. Today that is API keys.
+//! Accounts: what their users sign in with, beside tokens of hosts, and what the log is told of them.
 //!
 //! It may touch API keys (schema `public`), users' data keys, the log (what happened to them), and what `auth`
 //! remembers.
 
 mod body;
+mod by;
 mod change;
 mod create;
 mod error;
 mod list;
+mod log;
 mod parts;
+mod people;
 mod registry;
 mod request;
 mod revoke;
 mod rotate;
+pub mod sign_in;
 
+pub use by::By;
 pub use error::ApiKeysError;
+pub use log::{AccountLog, AccountLogError};
 pub use parts::ApiKeys;
 pub(crate) use parts::Parts;
-pub use registry::{By, Made, Registry, Spec};
+pub use people::{Link, People, PeopleError};
+pub use registry::{Made, Registry, Spec};
+pub use sign_in::{SignIn, SignInError};
 
 use axum::extract::FromRef;
 use utoipa_axum::router::OpenApiRouter;

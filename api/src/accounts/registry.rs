@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use credentials::{ApiKey as Secret, Environment, KeyRole};
-use events::{
-    Actor, ActorKind, ApiKeyRevoked, ApiKeyRotated, ApiKeyTerms, Body, Event, Personal, SealedJson,
-};
+use events::{Actor, ActorKind, ApiKeyRevoked, ApiKeyRotated, ApiKeyTerms, Body, Event, SealedJson};
 use ledger::{KeyId, UserId};
 use sqlx::{PgConnection, PgPool};
 use store::identity::api_keys::{self, ApiKey, Inserted, KeyChange, NewKey, NewSecret, Terms, Unlogged};
@@ -19,16 +17,19 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vault::{Entropy as _, EntropyError, OsEntropy};
 
+use super::by::By;
 use super::error::ApiKeysError;
 use crate::auth::KnownKeys;
 use crate::facts::{Turns, Writer};
 use crate::http::problem::Chain;
-use crate::metering::sealer::{self, SealError, Sealer};
+use crate::metering::sealer::{SealError, Sealer};
 
 /// Time after which a revocation that nobody has told of is told of by whoever sees it.
 const UNLOGGED_AFTER: TimeDelta = TimeDelta::minutes(2);
 /// Time that a change may take.
 const CHANGE_WITHIN: Duration = Duration::from_secs(5);
+/// Keys that are read at a time.
+const PAGE: u32 = 100;
 /// Time between two looks for such.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -44,15 +45,6 @@ pub struct Registry {
     known: Option<KnownKeys>,
     /// Seals what is known of the caller, if anything is.
     sealer: Option<Sealer>,
-}
-
-/// The one who acts, and from where.
-#[derive(Clone, Debug)]
-pub struct By {
-    /// The actor, as the event has it.
-    pub actor: Actor<'static>,
-    /// What is known of the client, if it is the keys' own user.
-    pub personal: Option<Personal<'static>>,
 }
 
 /// A key to be made.
@@ -218,6 +210,21 @@ impl Registry {
         Ok(Some(self.tell_revoked(owner, event_id, at, revoked).await?))
     }
 
+    /// Revokes all keys of `owner` that can be used.
+    pub async fn revoke_all(&self, owner: UserId, by: &By) -> Result<(), ApiKeysError> {
+        let mut before = None;
+        loop {
+            let mut conn = self.pool.acquire().await.map_err(store::Error::from)?;
+            let page = api_keys::list(&mut conn, owner, before, self.now(), PAGE).await?;
+            drop(conn);
+            let Some(last) = page.last() else { return Ok(()) };
+            before = Some(last.id);
+            for key in page.iter().filter(|key| key.revoked_at.is_none() && key.role == KeyRole::User) {
+                self.revoke(owner, key.id, by).await?;
+            }
+        }
+    }
+
     async fn tell_revoked(
         &self,
         owner: UserId,
@@ -329,9 +336,7 @@ impl Registry {
         event_id: Uuid,
         by: &By,
     ) -> Result<Option<SealedJson<'static>>, SealError> {
-        let (Some(sealer), Some(personal)) = (&self.sealer, &by.personal) else { return Ok(None) };
-        let key = sealer.data_key(owner).await?;
-        sealer::seal(&key, &event_id.to_string(), personal)
+        by.sealed(self.sealer.as_ref(), owner, event_id).await
     }
 
     fn forget(&self, id: KeyId) {

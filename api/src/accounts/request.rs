@@ -10,8 +10,8 @@ use serde::de::{Deserialize, Deserializer, Error};
 use store::identity::users::Change;
 use uuid::Uuid;
 
+use super::by::By;
 use super::error::ApiKeysError;
-use super::registry::By;
 use crate::auth::{Auth, AuthError, Principal};
 use crate::http::client::user_agent;
 use crate::http::extract::OwnerQuery;

@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 
 use credentials::{KeyRole, Scope};
 
+use super::page_scopes;
+use super::token::Role;
+
 /// Callers that a route serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -20,6 +23,8 @@ pub enum Access {
     Service,
     /// Users for themselves and admins for any; of services an API key alone.
     Eraser,
+    /// People who have signed in by a browser, for themselves.
+    SignedIn,
 }
 
 /// A route and its callers.
@@ -42,8 +47,26 @@ impl RouteAccess {
             Access::Public | Access::Own => true,
             Access::OwnOrAdmin | Access::OwnOnly => role == KeyRole::User,
             Access::Service | Access::Eraser => role == KeyRole::Service,
+            Access::SignedIn => false,
         };
         serves && self.scope.is_some_and(|scope| role.scopes().contains(scope))
+    }
+
+    /// Whether a session may call it, of a user or of an admin.
+    pub fn admits_session(&self, role: Role) -> bool {
+        match self.access {
+            Access::Public => true,
+            _ if matches!(self.scope, Some(Scope::Ingest | Scope::Check)) => false,
+            Access::Own | Access::OwnOrAdmin | Access::Eraser | Access::SignedIn => true,
+            Access::OwnOnly => role == Role::User,
+            Access::Service => role == Role::Admin,
+        }
+    }
+
+    /// The scope that a token for a page needs; none: no such token will do.
+    pub fn page_scope(&self) -> Option<&'static str> {
+        let serves = matches!(self.access, Access::Own | Access::OwnOrAdmin | Access::OwnOnly);
+        page_scopes::name(self.scope.filter(|_| serves)?)
     }
 }
 
@@ -68,7 +91,37 @@ routes! {
         GET "/readyz"
         GET "/api/usage/plans"
     }
+    Public NoKey {
+        GET "/api/auth/methods"
+        POST "/api/auth/register"
+        POST "/api/auth/login"
+        POST "/api/auth/link"
+        POST "/api/auth/reset"
+        GET "/api/auth/github"
+        GET "/api/auth/github/callback"
+    }
+    SignedIn NoKey {
+        GET "/api/auth/session"
+        POST "/api/auth/logout"
+        POST "/api/auth/github"
+        DELETE "/api/auth/github"
+        GET "/api/auth/factors"
+        POST "/api/auth/factors"
+        POST "/api/auth/factors/{id}/confirm"
+        POST "/api/auth/factors/verify"
+        DELETE "/api/auth/factors/{id}"
+        POST "/api/auth/recovery-codes"
+        PATCH "/api/users/me"
+        POST "/api/users/me/password"
+        GET "/api/users/me/sessions"
+        DELETE "/api/users/me/sessions"
+        DELETE "/api/users/me/sessions/{id}"
+    }
+    Service Users {
+        POST "/api/auth/browser-tokens"
+    }
     Own Read {
+        GET "/api/users/me"
         GET "/api/usage/stats"
         GET "/api/usage/history"
         GET "/api/usage/calls"
@@ -113,6 +166,7 @@ routes! {
     }
     OwnOrAdmin NoKey {
         GET "/api/users/{user}/export"
+        GET "/api/users/me/security-log"
         POST "/api/usage/reset"
         POST "/api/keys"
         GET "/api/keys"
@@ -128,6 +182,7 @@ pub(crate) fn sentence(method: &str, path: &str) -> Option<String> {
     let route = ROUTES.iter().find(|route| route.method == method && route.path == path)?;
     match (route.access, route.scope) {
         (Access::Public, _) => None,
+        (Access::SignedIn, _) => Some("For people who have signed in, by their session alone.".to_owned()),
         (_, Some(scope)) => Some(format!("An API key needs the scope `{}`.", scope.as_str())),
         (_, None) => Some("Not with an API key.".to_owned()),
     }
@@ -135,9 +190,10 @@ pub(crate) fn sentence(method: &str, path: &str) -> Option<String> {
 
 /// The table for people, in Markdown: what each credential may call.
 pub fn markdown() -> String {
-    let mut table =
-        "| route | user | service | admin | user's key | service's key |\n|---|---|---|---|---|---|\n"
-            .to_owned();
+    let mut table = "| route | user | service | admin | session | user's key | service's key | page's token |
+|---|---|---|---|---|---|---|---|
+"
+    .to_owned();
     for route in ROUTES {
         let (user, service, admin) = match route.access {
             Access::Public => ("all", "all", "all"),
@@ -145,6 +201,21 @@ pub fn markdown() -> String {
             Access::OwnOrAdmin | Access::Eraser => ("own", "–", "any"),
             Access::OwnOnly => ("own", "–", "–"),
             Access::Service => ("–", "any", "any"),
+            Access::SignedIn => ("–", "–", "–"),
+        };
+        let session =
+            match (route.access, route.admits_session(Role::User), route.admits_session(Role::Admin)) {
+                (Access::Public, ..) => "all",
+                (Access::SignedIn, ..) => "own",
+                (_, true, true) => "as user, admin",
+                (_, true, false) => "as user",
+                (_, false, true) => "as admin",
+                (_, false, false) => "–",
+            };
+        let page = match route.page_scope() {
+            _ if route.access == Access::Public => "all".to_owned(),
+            Some(scope) => format!("`{scope}`"),
+            None => "–".to_owned(),
         };
         let key = |role: KeyRole| match route.scope {
             _ if route.access == Access::Public => "all".to_owned(),
@@ -155,7 +226,7 @@ pub fn markdown() -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             table,
-            "| `{} {}` | {user} | {service} | {admin} | {of_user} | {of_service} |",
+            "| `{} {}` | {user} | {service} | {admin} | {session} | {of_user} | {of_service} | {page} |",
             route.method, route.path
         );
     }

@@ -131,7 +131,7 @@ impl Accounts {
     /// Notes that an admin uses this account: its status is an admin's alone from now on.
     pub(super) async fn mark_admin(&self, user: UserId) -> Result<(), AccountsError> {
         let mut conn = self.0.pool.acquire().await.map_err(store::Error::from)?;
-        store::identity::users::mark_admin(&mut conn, user).await?;
+        store::identity::admins::mark_admin(&mut conn, user).await?;
         self.forget(&[user]);
         Ok(())
     }

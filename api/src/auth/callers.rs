@@ -9,7 +9,7 @@ use credentials::Scope;
 
 use super::Auth;
 use super::error::AuthError;
-use super::principal::Principal;
+use super::principal::{Principal, UsedSession};
 use super::token::Role;
 use crate::http::problem::Problem;
 
@@ -17,6 +17,10 @@ use crate::http::problem::Problem;
 pub trait Needs: 'static {
     /// The scope; none: no API key will do.
     const SCOPE: Option<Scope>;
+
+    /// Whether a session will do. What programs report and ask is not for browsers, and a proxy that asks sends its
+    /// client's cookies along, which are not ours to read.
+    const TAKES_SESSIONS: bool = !matches!(Self::SCOPE, Some(Scope::Ingest | Scope::Check));
 }
 
 /// Scopes that API keys need, as types.
@@ -68,8 +72,9 @@ macro_rules! callers {
         impl<N: Needs> $extractor<N> {
             /// The caller of a request, or why it is refused.
             pub async fn of(auth: &Auth, parts: &Parts) -> Result<Self, AuthError> {
-                let principal = auth.authenticate(parts).await?;
-                principal.must_be(&[$(Role::$role),+], &[$(Role::$key_role),+], N::SCOPE, $needed)?;
+                let principal = auth.authenticate(parts, N::TAKES_SESSIONS).await?;
+                let is_write = !parts.method.is_safe();
+                principal.must_be(&[$(Role::$role),+], &[$(Role::$key_role),+], N::SCOPE, is_write, $needed)?;
                 Ok(Self(principal, PhantomData))
             }
         }
@@ -112,4 +117,50 @@ callers! {
 
     /// Whoever may end users: a user itself, an admin, and a service by a key that was made for it.
     Eraser: User | Admin; keys Service; "user or admin";
+}
+
+/// Declares an extractor of sessions, pending ones too or not.
+macro_rules! sessions {
+    ($($(#[$doc:meta])* $extractor:ident: pending $pending:literal;)+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $extractor {
+            caller: Principal,
+            /// The session.
+            pub session: UsedSession,
+        }
+
+        impl<S> FromRequestParts<S> for $extractor
+        where
+            S: Send + Sync,
+            Auth: FromRef<S>,
+        {
+            type Rejection = Problem;
+
+            async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+                let caller = Auth::from_ref(state).authenticate(parts, true).await?;
+                let session = caller.session().ok_or(AuthError::NoSession)?;
+                if session.is_pending && !$pending {
+                    return Err(AuthError::FactorDue.into());
+                }
+                Ok(Self { caller, session })
+            }
+        }
+
+        impl Deref for $extractor {
+            type Target = Principal;
+
+            fn deref(&self) -> &Principal {
+                &self.caller
+            }
+        }
+    )+};
+}
+
+sessions! {
+    /// Somebody who has signed in by a browser, with the second factor if there is one; 403 for other credentials.
+    SignedIn: pending false;
+
+    /// The same, also while the second factor is still to be shown.
+    SigningIn: pending true;
 }

@@ -28,12 +28,27 @@ pub enum AuthError {
     /// The API key lacks a scope.
     #[error("this needs an API key with the scope {}", .0.as_str())]
     Scope(Scope),
-    /// No API key may do this.
+    /// Neither an API key nor a token for a page may do this.
     #[error("no API key may do this")]
     NotByKey,
-    /// Nobody knows whether API keys have changed.
-    #[error("API keys cannot be looked at")]
-    KeysUnknown,
+    /// Only somebody who has signed in may do this.
+    #[error("this needs a session")]
+    NoSession,
+    /// The session waits for its user's second factor.
+    #[error("the second factor is still to be shown")]
+    FactorDue,
+    /// The admin has no second factor.
+    #[error("an admin sets a second factor up first")]
+    FactorMissing,
+    /// A page of another site may have sent the request.
+    #[error("the request does not show that a page of this site sent it")]
+    CrossSite,
+    /// The credential came to the proxy in the clear.
+    #[error("credentials are taken over https only")]
+    Insecure,
+    /// Nobody knows whether API keys or sessions have changed.
+    #[error("API keys and sessions cannot be looked at")]
+    CredentialsUnknown,
     /// There is no such user for this caller.
     #[error("there is no such user for this caller")]
     NoSuchUser,

@@ -1,39 +1,48 @@
-//! Callers: bearer tokens and API keys, the principals they name, and what a handler's signature says about who may
-//! call it.
+//! Callers: bearer tokens, API keys and sessions, the principals they name, and what a handler's signature says about
+//! who may call it.
 //!
 //! A handler takes [`User`], [`UserOrAdmin`], [`UserOnly`], [`ServiceOrAdmin`] or [`Eraser`], each with the scope that
-//! an API key [`needs`]; a request that does not qualify never reaches it. What only an admin may do, a user may do for
-//! itself where a setting says so: such a handler takes [`User`] and asks for the role. Every way in which a credential
-//! can be wrong gives the same 401.
+//! an API key [`needs`], or [`SignedIn`]; a request that does not qualify never reaches it. What only an admin may do,
+//! a user may do for itself where a setting says so: such a handler takes [`User`] and asks for the role. Every way in
+//! which a credential can be wrong gives the same 401.
 
 mod access;
 mod accounts;
 mod api_keys;
 mod callers;
+mod changes;
 mod error;
 mod failures;
 mod issuer_keys;
 mod key_set;
+mod page_scopes;
 mod presented;
 mod principal;
+mod refused;
+mod remembered;
+mod sessions;
 mod token;
 
 pub(crate) use access::sentence;
 pub use access::{Access, ROUTES, RouteAccess, markdown};
 pub use accounts::{Accounts, AccountsError};
 pub use api_keys::KnownKeys;
-pub use callers::{Eraser, Needs, ServiceOrAdmin, User, UserOnly, UserOrAdmin, needs};
+pub use callers::{Eraser, Needs, ServiceOrAdmin, SignedIn, SigningIn, User, UserOnly, UserOrAdmin, needs};
+pub use changes::Credentials;
 pub use error::AuthError;
+pub(crate) use page_scopes::named as page_scope;
 pub(crate) use presented::X_API_KEY;
 pub(crate) use principal::Seen;
-pub use principal::{Principal, UsedKey};
+pub use principal::{Credential, Principal, UsedKey, UsedSession};
+pub use refused::Refused;
+pub use sessions::{KnownSessions, SessionLifetime};
 pub use token::{ISSUER, JwtKeyError, JwtSettings, Mint, MintError, Role, mint};
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::request::Parts as RequestParts;
-use credentials::KeyRole;
+use credentials::{KeyRole, Secret};
 use data_keys::Keys;
 use ledger::{Clock, UserId, UserRef};
 use quick_cache::sync::Cache;
@@ -41,7 +50,8 @@ use sha2::{Digest, Sha256};
 use store::identity::users::{Account, AccountStatus};
 
 use crate::http::client::{TrustedProxies, client_address};
-use api_keys::Known;
+use crate::http::site::{Cookie, Site};
+use api_keys::KnownKey;
 use failures::Failures;
 use presented::{Presented, presented};
 use token::{Reason, Verified, Verifier};
@@ -49,52 +59,79 @@ use token::{Reason, Verified, Verifier};
 /// Tokens whose signature need not be checked again. An entry takes about 200 bytes.
 const VERIFIED_TOKENS: usize = 50_000;
 
-/// Verifies bearer tokens and API keys. Cheap to clone.
+/// Label of the CSRF token that follows from a session's secret.
+const CSRF: &str = "usage-ledger csrf token";
+
+/// The CSRF token of the session that has this secret.
+pub(crate) fn csrf_token(secret: &Secret) -> String {
+    secret.derive(CSRF)
+}
+
+/// Verifies bearer tokens, API keys and sessions. Cheap to clone.
 #[derive(Clone)]
 pub struct Auth(Arc<Parts>);
 
 struct Parts {
     verifier: Verifier,
-    accounts: Accounts,
-    keys: KnownKeys,
+    credentials: Credentials,
+    site: Site,
     proxies: TrustedProxies,
     clock: Clock,
     /// Verified tokens by their SHA-256, so that no token lies in memory longer than its request. Times are checked on
     /// every use; the rest of a token cannot change.
     verified: Cache<[u8; 32], Arc<Verified>>,
     failures: Failures,
+    refused: Refused,
 }
 
 impl Auth {
     /// Accepts tokens as `settings` says, and those of roles that a root key of `keys` signed, at the time of `clock`,
-    /// and API keys, of users who have an account. `proxies` are believed when they name a client's address.
+    /// and `credentials`, of users who have an account. `proxies` are believed when they name a client's address.
     pub fn new(
         settings: &JwtSettings,
         keys: Keys,
-        accounts: Accounts,
-        api_keys: KnownKeys,
+        credentials: Credentials,
+        site: Site,
         proxies: TrustedProxies,
         clock: Clock,
     ) -> Result<Self, JwtKeyError> {
         Ok(Self(Arc::new(Parts {
             verifier: Verifier::new(settings, keys, clock.clone())?,
-            accounts,
-            keys: api_keys,
+            credentials,
+            site,
             proxies,
+            refused: Refused::new(clock.clone()),
             clock,
             verified: Cache::new(VERIFIED_TOKENS),
             failures: Failures::default(),
         })))
     }
 
+    /// What was refused, gathered for the log.
+    pub fn refused(&self) -> &Refused {
+        &self.0.refused
+    }
+
     /// Names the caller of a request, or refuses it: 401 (429 after too many failures), or 403 when suspended. The
-    /// account is looked up on every request (in a cache that a change empties), so that a suspension holds at once.
-    pub async fn authenticate(&self, parts: &RequestParts) -> Result<Principal, AuthError> {
-        let address = client_address(parts, &self.0.proxies);
+    /// account is looked up on every request (in a cache that a change empties), so that a suspension holds at once. A
+    /// session is looked for only if `takes_sessions`, and if there is no other credential.
+    pub(crate) async fn authenticate(
+        &self,
+        parts: &RequestParts,
+        takes_sessions: bool,
+    ) -> Result<Principal, AuthError> {
+        let address = self.address(parts);
         let principal = match presented(&parts.headers) {
-            None => return Err(self.refuse(Reason::Missing, None)),
-            Some(Presented::Token(token)) => self.by_token(token, address).await?,
-            Some(Presented::Key(key)) => self.by_key(key, address).await?,
+            Presented::Nothing if takes_sessions => self.by_session(parts, address).await?,
+            Presented::Nothing | Presented::TooMuch => return Err(self.refuse(Reason::Missing, None)),
+            Presented::Token(token) => {
+                self.must_be_secure(parts)?;
+                self.by_token(token, address).await?
+            }
+            Presented::Key(key) => {
+                self.must_be_secure(parts)?;
+                self.by_key(key, address).await?
+            }
         };
         if let Some(seen) = parts.extensions.get::<Seen>() {
             // A handler authenticates once; should it do so twice, the first result stands.
@@ -103,42 +140,119 @@ impl Auth {
         Ok(principal)
     }
 
+    /// Address that a request came from.
+    pub(crate) fn address(&self, parts: &RequestParts) -> IpAddr {
+        client_address(parts, &self.0.proxies)
+    }
+
+    /// What is remembered of keys, sessions and accounts.
+    pub(crate) fn credentials(&self) -> &Credentials {
+        &self.0.credentials
+    }
+
+    /// Refuses what came to a trusted proxy in the clear, where clients are to use https.
+    pub(crate) fn must_be_secure(&self, parts: &RequestParts) -> Result<(), AuthError> {
+        if !self.0.site.is_https() || !self.0.proxies.contain_peer(parts) {
+            return Ok(());
+        }
+        let said = parts.headers.get_all("x-forwarded-proto").iter().filter_map(|value| value.to_str().ok());
+        let mut hops = said.flat_map(|value| value.split(','));
+        if hops.any(|hop| hop.trim().eq_ignore_ascii_case("http")) {
+            Err(AuthError::Insecure)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Refuses a request that changes something and does not show that a page of this site sent it: the page knows the
+    /// CSRF token of its session, and a browser says of what site the page is.
+    fn must_be_ours(parts: &RequestParts, secret: &Secret) -> Result<(), AuthError> {
+        if parts.method.is_safe() {
+            return Ok(());
+        }
+        let said = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap_or_default());
+        let is_own = said("sec-fetch-site").is_none_or(|site| matches!(site, "same-origin" | "none"));
+        let token = said("x-csrf-token").unwrap_or_default();
+        let is_known = credentials::is_same(token, &csrf_token(secret));
+        if is_own && is_known { Ok(()) } else { Err(AuthError::CrossSite) }
+    }
+
+    async fn by_session(&self, parts: &RequestParts, address: IpAddr) -> Result<Principal, AuthError> {
+        let missing = || self.refuse(Reason::Missing, None);
+        let secret = self.0.site.secret(&parts.headers, Cookie::Session).ok_or_else(missing)?;
+        self.must_be_secure(parts)?;
+        self.0.credentials.check_fresh().map_err(|changes::Stale| AuthError::CredentialsUnknown)?;
+        let sessions = self.0.credentials.sessions();
+        let (hash, now) = (secret.hash(), self.0.clock.now());
+        let known = if let Some(known) = sessions.cached(&hash, now) {
+            known
+        } else {
+            self.must_be_patient(address)?;
+            let found = sessions.find(&hash).await?;
+            found.ok_or_else(|| self.refuse(Reason::UnknownSession, Some(address)))?
+        };
+        // A session that has ended is no attack: a browser may send it for a while.
+        sessions.valid_at(&known, now).map_err(|reason| self.refuse(reason, None))?;
+        Self::must_be_ours(parts, &secret)?;
+        let found = &known.found;
+        let account = self.account(&UserRef::Id(found.user), address).await?;
+        sessions.note_use(&known, now);
+        Ok(Principal {
+            user_id: account.user_id,
+            role: if account.is_admin { Role::Admin } else { Role::User },
+            address,
+            issued_at_s: Some(found.proven_at.timestamp()),
+            credential: Credential::Session(UsedSession {
+                id: found.id,
+                method: found.method,
+                is_pending: found.is_pending,
+                has_factor: found.has_factor,
+            }),
+        })
+    }
+
+    /// The account, if it may be used. None is made.
+    async fn account(&self, user: &UserRef, address: IpAddr) -> Result<Account, AuthError> {
+        let accounts = self.0.credentials.accounts();
+        let account = match accounts.cached(user) {
+            Some(account) => Some(account),
+            None => accounts.find(user).await?,
+        };
+        self.usable(account, address)
+    }
+
     async fn by_token(&self, token: &str, address: IpAddr) -> Result<Principal, AuthError> {
         let verified = self.verify(token, address).await?;
-        let account = match self.0.accounts.cached(&verified.subject) {
+        let account = match self.0.credentials.accounts().cached(&verified.subject) {
             Some(account) => Some(account),
-            None => self.0.accounts.find_or_provision(&verified.subject).await?,
+            None => self.0.credentials.accounts().find_or_provision(&verified.subject).await?,
         };
         let account = self.usable(account, address)?;
         if verified.role == Role::Admin && !account.used_by_admin {
-            self.0.accounts.mark_admin(account.user_id).await?;
+            self.0.credentials.accounts().mark_admin(account.user_id).await?;
         }
         Ok(Principal {
             user_id: account.user_id,
             role: verified.role,
             address,
             issued_at_s: verified.issued_at_s,
-            key: None,
+            credential: verified.scopes.map_or(Credential::Token, Credential::BrowserToken),
         })
     }
 
     async fn by_key(&self, text: &str, address: IpAddr) -> Result<Principal, AuthError> {
-        let keys = &self.0.keys;
+        let keys = self.0.credentials.keys();
         // What has not the form of a key of ours is refused by that alone.
         let hash = keys.hash(text).map_err(|reason| self.refuse(reason, Some(address)))?;
-        keys.check_fresh().map_err(|api_keys::Stale| AuthError::KeysUnknown)?;
+        self.0.credentials.check_fresh().map_err(|changes::Stale| AuthError::CredentialsUnknown)?;
         let known = match keys.cached(&hash) {
             Some(known) => known,
             None => self.look_up(&hash, address).await?,
         };
-        let now = keys.now();
-        known.valid_at(now, address).map_err(|reason| self.refuse(reason, Some(address)))?;
-        let user = UserRef::Id(known.found.user);
-        let account = match self.0.accounts.cached(&user) {
-            Some(account) => Some(account),
-            None => self.0.accounts.find(&user).await?,
-        };
-        let account = self.usable(account, address)?;
+        let now = self.0.clock.now();
+        api_keys::valid_at(&known.found, now, address)
+            .map_err(|reason| self.refuse(reason, Some(address)))?;
+        let account = self.account(&UserRef::Id(known.found.user), address).await?;
         keys.note_use(&known, now);
         let terms = &known.found.terms;
         Ok(Principal {
@@ -149,17 +263,27 @@ impl Auth {
             },
             address,
             issued_at_s: None,
-            key: Some(UsedKey { id: known.found.id, scopes: terms.scopes, budget: terms.budget }),
+            credential: Credential::Key(UsedKey {
+                id: known.found.id,
+                scopes: terms.scopes,
+                budget: terms.budget,
+            }),
         })
     }
 
     /// Looks a key up, unless its address has failed too often: making keys up costs the database no more than that.
-    async fn look_up(&self, hash: &credentials::Hash, address: IpAddr) -> Result<Arc<Known>, AuthError> {
-        if let Some(retry_after_s) = self.0.failures.exhausted(address, self.0.clock.now()) {
-            return Err(AuthError::TooManyFailures { retry_after_s });
-        }
-        let found = self.0.keys.find(hash).await?;
+    async fn look_up(&self, hash: &credentials::Hash, address: IpAddr) -> Result<Arc<KnownKey>, AuthError> {
+        self.must_be_patient(address)?;
+        let found = self.0.credentials.keys().find(hash).await?;
         found.ok_or_else(|| self.refuse(Reason::UnknownKey, Some(address)))
+    }
+
+    /// Refuses an address that has failed too often this minute.
+    pub(crate) fn must_be_patient(&self, address: IpAddr) -> Result<(), AuthError> {
+        match self.0.failures.exhausted(address, self.0.clock.now()) {
+            Some(retry_after_s) => Err(AuthError::TooManyFailures { retry_after_s }),
+            None => Ok(()),
+        }
     }
 
     /// The account, if there is one that may be used.
@@ -182,17 +306,17 @@ impl Auth {
         let user: UserRef = named.parse().map_err(|_| AuthError::NoSuchUser)?;
         if caller.role == Role::User {
             // Others are not looked up: how long that takes would tell whether they exist.
-            let is_own = self.0.accounts.are_own(caller.user_id, &[Some(user)]).await?;
+            let is_own = self.0.credentials.accounts().are_own(caller.user_id, &[Some(user)]).await?;
             return if is_own == [true] { Ok(caller.user_id) } else { Err(AuthError::NoSuchUser) };
         }
-        Ok(self.0.accounts.find(&user).await?.ok_or(AuthError::NoSuchUser)?.user_id)
+        Ok(self.0.credentials.accounts().find(&user).await?.ok_or(AuthError::NoSuchUser)?.user_id)
     }
 
     /// [`Auth::resolve`] for a request that changes something: not of a user who was erased.
     pub async fn resolve_living(&self, caller: &Principal, named: Option<&str>) -> Result<UserId, AuthError> {
         let user = self.resolve(caller, named).await?;
         if user != caller.user_id {
-            let account = self.0.accounts.find(&UserRef::Id(user)).await?;
+            let account = self.0.credentials.accounts().find(&UserRef::Id(user)).await?;
             if account.is_some_and(|account| account.status == AccountStatus::Erased) {
                 return Err(AuthError::Erased);
             }
@@ -210,7 +334,7 @@ impl Auth {
         if caller.role != Role::User
             && let Some(user) = named.filter(|named| *named != "me").and_then(|named| named.parse().ok())
         {
-            self.0.accounts.find_or_provision(&user).await?;
+            self.0.credentials.accounts().find_or_provision(&user).await?;
         }
         self.resolve_living(caller, named).await
     }
@@ -229,7 +353,7 @@ impl Auth {
             };
             let mut verified = verify().await?;
             if verified.is_unproven {
-                self.0.accounts.prove_root_keys().await?;
+                self.0.credentials.accounts().prove_root_keys().await?;
                 verified = verify().await?;
             }
             let verified = Arc::new(verified);
@@ -245,6 +369,13 @@ impl Auth {
         }
     }
 
+    /// Counts a failed sign-in. `Some(seconds)` to wait once its address has failed too often.
+    pub(crate) fn note_failure(&self, reason: &'static str, address: IpAddr) -> Option<u64> {
+        metrics::counter!("auth_failures_total", "reason" => reason).increment(1);
+        self.0.refused.note(reason, address);
+        self.0.failures.record(address, self.0.clock.now())
+    }
+
     /// Counts a credential that named nobody. A valid signature does not help somebody who does not exist.
     fn refuse_unknown_user(&self, address: IpAddr) -> AuthError {
         self.refuse(Reason::UnknownUser, Some(address))
@@ -252,11 +383,14 @@ impl Auth {
 
     /// Refuses a credential, otherwise when `address` has failed too often. A missing credential is no failed one.
     fn refuse(&self, reason: Reason, address: Option<IpAddr>) -> AuthError {
-        metrics::counter!("auth_failures_total", "reason" => reason.as_str()).increment(1);
-        if reason == Reason::IssuerAway {
-            return AuthError::IssuerAway;
-        }
-        match address.and_then(|address| self.0.failures.record(address, self.0.clock.now())) {
+        let noted = if let Some(address) = address.filter(|_| reason != Reason::IssuerAway) {
+            self.note_failure(reason.as_str(), address)
+        } else {
+            metrics::counter!("auth_failures_total", "reason" => reason.as_str()).increment(1);
+            None
+        };
+        match noted {
+            _ if reason == Reason::IssuerAway => AuthError::IssuerAway,
             Some(retry_after_s) => AuthError::TooManyFailures { retry_after_s },
             None => AuthError::Unauthorized,
         }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use credentials::Malformed;
+use credentials::{Malformed, Scopes};
 use data_keys::Keys;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode_header};
@@ -19,11 +19,13 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use ledger::{Clock, UserRef};
 use outbound::documents::{DocumentError, DocumentUrl};
 
 use super::issuer_keys::{Edition, Found, IssuerKeys};
+use super::page_scopes;
 
 /// Issuer of the tokens that this service and its command line mint. No host may be called so.
 pub const ISSUER: &str = "usage-ledger";
@@ -31,13 +33,15 @@ pub const ISSUER: &str = "usage-ledger";
 const PREVIOUS_ROOT_S: i64 = 24 * 3600;
 /// Clocks of issuer and verifier may differ by so much, in seconds.
 const LEEWAY_S: i64 = 30;
+/// Claim of the scopes of a page's token.
+const SCOPES: &str = "scopes";
 /// A longer token is not looked at.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// Algorithms of an identity provider's signatures.
 const ISSUER_ALGORITHMS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 
 /// Role of a principal: what it may do. Tokens that the vault's root signed carry it; every other token is a user's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Own things only.
@@ -86,6 +90,8 @@ pub(crate) struct Verified {
     pub(crate) role: Role,
     /// Time at which it was issued, if it says so; seconds since 1970.
     pub(crate) issued_at_s: Option<i64>,
+    /// The part of the role that it may use; none is all of it.
+    pub(crate) scopes: Option<Scopes>,
     expires_at_s: i64,
     not_before_s: Option<i64>,
     /// A previous root key signed it, and nobody knows yet when the current one came.
@@ -125,6 +131,7 @@ pub(super) enum Reason {
     Checksum,
     Environment,
     UnknownKey,
+    UnknownSession,
     Network,
 }
 
@@ -145,6 +152,7 @@ impl Reason {
             Self::Checksum => "checksum",
             Self::Environment => "environment",
             Self::UnknownKey => "unknown_key",
+            Self::UnknownSession => "unknown_session",
             Self::Network => "network",
         }
     }
@@ -269,7 +277,12 @@ impl Verifier {
         };
         let role = claims.others.get("role").and_then(Value::as_str).map_or(Ok(Role::User), str::parse);
         let role = role.map_err(|_| Reason::Claims);
+        let scopes = match claims.others.get(SCOPES).map(page_scopes::read) {
+            Some(None) => return Some(Err(Reason::Claims)),
+            scopes => scopes.flatten(),
+        };
         Some(role.and_then(|role| self.verified(claims, role)).map(|verified| Verified {
+            scopes,
             expires_at_s: verified.expires_at_s.min(self.ends_at_s(&kid)),
             is_unproven: self.is_unproven(&kid),
             ..verified
@@ -320,6 +333,7 @@ impl Verifier {
             subject,
             role,
             issued_at_s: claims.iat.map(|at| at.0),
+            scopes: None,
             expires_at_s: claims.exp.0,
             not_before_s: claims.nbf.map(|at| at.0),
             is_unproven: false,
@@ -426,6 +440,8 @@ pub struct Mint<'a> {
     pub subject: &'a UserRef,
     /// Role that the token gives.
     pub role: Role,
+    /// The part of the role that it may use, for a page of the host's; none is all of it.
+    pub scopes: Option<Scopes>,
     /// Time for which it is valid.
     pub ttl: Duration,
     /// Time at which it is minted.
@@ -451,6 +467,9 @@ pub fn mint(settings: &JwtSettings, keys: &Keys, mint: &Mint<'_>) -> Result<Secr
         UserRef::External(external) => Value::from(external.as_str()),
     };
     claims["iss"] = Value::from(ISSUER);
+    if let Some(scopes) = mint.scopes {
+        claims[SCOPES] = page_scopes::words(scopes).collect();
+    }
     if let Some(audience) = &settings.audience {
         claims["aud"] = Value::from(audience.as_str());
     }

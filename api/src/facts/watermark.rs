@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use sqlx::PgPool;
 use sqlx::postgres::PgNotification;
-use store::identity::{api_keys, users};
+use store::identity::{credential_changes, users};
 use store::listen::{Announcements, Heard};
 use store::projection::checkpoint;
 use tokio::sync::watch;
@@ -139,12 +139,12 @@ impl Watermark {
     }
 }
 
-/// News of accounts and API keys, for whoever remembers them or data keys.
+/// News of accounts and credentials, for whoever remembers them or data keys.
 pub(crate) enum AccountNews<'a> {
     /// Something changed; the notification's payload names whose account it was.
     Changed(&'a str),
-    /// An API key changed; the notification's payload says which one, and how many changes there were.
-    KeyChanged(&'a str),
+    /// A credential changed; the notification's payload says which one, and how many changes there were.
+    CredentialChanged(&'a str),
     /// News may have been missed: nothing that is remembered holds any more.
     Missed,
 }
@@ -179,7 +179,7 @@ async fn listen(pool: &PgPool, watermark: &Watermark, tell: &(impl Fn(AccountNew
 }
 
 /// Channels of what is remembered here.
-const CHANNELS: [&str; 3] = [checkpoint::CHANNEL, users::CHANNEL, api_keys::CHANNEL];
+const CHANNELS: [&str; 3] = [checkpoint::CHANNEL, users::CHANNEL, credential_changes::CHANNEL];
 
 /// Looks the sequence up in the database.
 async fn read(pool: &PgPool, watermark: &Watermark) -> Result<(), store::Error> {
@@ -200,8 +200,8 @@ fn heard(notification: &PgNotification, watermark: &Watermark, tell: &impl Fn(Ac
         }
         return;
     }
-    tell(if notification.channel() == api_keys::CHANNEL {
-        AccountNews::KeyChanged(payload)
+    tell(if notification.channel() == credential_changes::CHANNEL {
+        AccountNews::CredentialChanged(payload)
     } else {
         AccountNews::Changed(payload)
     });

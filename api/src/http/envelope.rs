@@ -27,6 +27,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a path that an error and a log line repeat.
 const SHOWN_BYTES: usize = 256;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FOR_A_YEAR: HeaderValue = HeaderValue::from_static("max-age=31536000");
 const NOTHING_BUT_DATA: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
 /// The request's id: what the client sent in `X-Request-Id` if it is `[A-Za-z0-9._-]{1,64}`, else a new one. It is on
@@ -56,12 +57,14 @@ fn acceptable(id: &[u8]) -> bool {
 pub struct Envelope {
     ids: IdSource,
     timeout: Duration,
+    /// Whether clients are told to use https from now on.
+    is_https: bool,
 }
 
 impl Envelope {
-    /// Request ids come from `ids`.
-    pub fn new(ids: IdSource) -> Self {
-        Self { ids, timeout: REQUEST_TIMEOUT }
+    /// Request ids come from `ids`. Where clients reach the service over https, they are told to stay there.
+    pub fn new(ids: IdSource, is_https: bool) -> Self {
+        Self { ids, timeout: REQUEST_TIMEOUT, is_https }
     }
 }
 
@@ -94,7 +97,8 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let Envelope { ids, timeout } = &self.envelope;
+        let Envelope { ids, timeout, is_https } = &self.envelope;
+        let is_https = *is_https;
         let id = RequestId::of(request.headers(), ids);
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let answer =
@@ -106,13 +110,13 @@ where
                 // The panic hook has logged message and place.
                 Err(_) => Problem::fault("panicked").into_response(),
             };
-            Ok(finished(response, id, &method, uri.path()))
+            Ok(finished(response, id, &method, uri.path(), is_https))
         })
     }
 }
 
 /// The answer as it goes out: with the problem's body if it is one, the request's id and the security headers.
-fn finished(mut response: Response, id: RequestId, method: &Method, path: &str) -> Response {
+fn finished(mut response: Response, id: RequestId, method: &Method, path: &str, is_https: bool) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let path = shown(path);
         report(&problem, &id, method, &path);
@@ -121,6 +125,9 @@ fn finished(mut response: Response, id: RequestId, method: &Method, path: &str) 
     let empty = response.status() == StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id.0);
+    if is_https {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, FOR_A_YEAR);
+    }
     if !empty {
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

@@ -13,5 +13,6 @@ pub(crate) mod paging;
 pub mod problem;
 pub(crate) mod proxied;
 pub mod serve;
+pub mod site;
 pub mod throttle;
 pub(crate) mod time_range;

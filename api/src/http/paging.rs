@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::{Deserialize, Deserializer, Error};
 use sha2::{Digest, Sha256};
+use store::Position;
 
 use crate::http::problem::{Code, Problem};
 
@@ -77,6 +78,21 @@ impl CursorScope {
         }
         bytes.truncate(payload_bytes);
         Ok(bytes)
+    }
+
+    /// Writes a cursor that leads on behind this position of the log.
+    pub(crate) fn seal_position(&self, position: Position) -> String {
+        let Position { seq, idx } = position;
+        self.seal(&[&seq.to_be_bytes()[..], &idx.to_be_bytes()[..]].concat())
+    }
+
+    /// Reads the position of a cursor: 400 unless it was issued for this scope.
+    pub(crate) fn open_position(&self, cursor: &str) -> Result<Position, Problem> {
+        let payload = self.open(cursor)?;
+        let position = payload.split_first_chunk::<8>().and_then(|(seq, idx)| {
+            Some(Position { seq: u64::from_be_bytes(*seq), idx: u16::from_be_bytes(idx.try_into().ok()?) })
+        });
+        position.ok_or_else(Self::refused)
     }
 
     /// 400 for a cursor that is none of this list's.

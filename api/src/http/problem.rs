@@ -53,6 +53,12 @@ pub enum Code {
     AccountSuspended,
     /// 403: the credential was issued too long ago for this, or does not say when.
     StaleCredential,
+    /// 403: the second factor is to be shown, or set up, first.
+    SecondFactorRequired,
+    /// 403: the request does not show that a page of this site sent it.
+    CrossSite,
+    /// 403: the credential came over plain http.
+    HttpsRequired,
     /// 404: there is no such thing for this caller.
     NotFound,
     /// 405: the path exists, the method does not.
@@ -212,7 +218,12 @@ impl Problem {
 
     /// 401, with the same body for every cause: a caller learns nothing about why.
     pub fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, "A valid bearer token is required.")
+        Self::not_signed_in("A valid bearer token is required.")
+    }
+
+    /// 401 of a sign-in.
+    pub fn not_signed_in(detail: &'static str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, detail)
             .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"usage-ledger\""))
     }
 

@@ -1,5 +1,6 @@
 //! Pace of principals: at most so many requests in a time, on paths that are not metered but cost much.
 
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use ledger::UserId;
@@ -18,6 +19,12 @@ pub const TOKEN_TESTS: Pace = Pace { requests: 10, period: Duration::from_mins(1
 pub const TOKEN_CHANGES: Pace = Pace { requests: 10, period: Duration::from_mins(1), name: "a minute" };
 /// API keys made and changed in a minute: each is an event of the log for ever.
 pub const KEY_CHANGES: Pace = Pace { requests: 10, period: Duration::from_mins(1), name: "a minute" };
+/// Changes of passwords, second factors and sessions in a minute: each is an event of the log for ever.
+pub const ACCOUNT_CHANGES: Pace = Pace { requests: 10, period: Duration::from_mins(1), name: "a minute" };
+/// Sign-ins of a user in a minute: each is an event of the log for ever.
+pub const SIGN_INS: Pace = Pace { requests: 60, period: Duration::from_mins(1), name: "a minute" };
+/// Sign-ins elsewhere that an address begins in a minute: each is a row for ten minutes.
+pub const STARTS: Pace = Pace { requests: 60, period: Duration::from_mins(1), name: "a minute" };
 /// Changes of plan and resets that a user asks for itself in a minute: each is an event of the log for ever.
 pub const OWN_CHANGES: Pace = Pace { requests: 10, period: Duration::from_mins(1), name: "a minute" };
 /// Principals remembered at once. A forgotten one starts with a full allowance.
@@ -34,38 +41,42 @@ pub struct Pace {
 
 /// Shapes requests: so many in any period, in a burst or spread, of each instance. Cheap to clone.
 #[derive(Clone)]
-pub struct Throttle(Arc<Parts>);
+pub struct Throttle<K = UserId>(Arc<Parts<K>>);
 
-struct Parts {
+struct Parts<K> {
     pace: Pace,
-    used: Cache<UserId, Arc<Mutex<Level>>>,
+    used: Cache<K, Arc<Mutex<Level>>>,
 }
 
-impl Throttle {
+impl<K: Eq + Hash + Clone> Throttle<K> {
     /// Nobody has asked for anything yet.
     pub fn new(pace: Pace) -> Self {
         Self(Arc::new(Parts { pace, used: Cache::new(PRINCIPALS) }))
     }
 
     /// 429 when `principal` has had its requests of this period.
-    pub fn check(&self, principal: UserId) -> Result<(), Problem> {
-        if self.admit(principal, Instant::now()) {
-            return Ok(());
-        }
+    #[expect(clippy::needless_pass_by_value, reason = "an id or an address")]
+    pub fn check(&self, principal: K) -> Result<(), Problem> {
         let Pace { requests, name, .. } = self.0.pace;
-        let detail = format!("At most {requests} such requests {name}.");
-        Err(Problem::rate_limited(detail, self.interval().as_secs().max(1)))
+        let refusal =
+            |wait_s| Problem::rate_limited(format!("At most {requests} such requests {name}."), wait_s);
+        self.wait(&principal).map_err(refusal)
+    }
+
+    /// The seconds to wait when `principal` has had its requests of this period.
+    pub(crate) fn wait(&self, principal: &K) -> Result<(), u64> {
+        if self.admit(principal, Instant::now()) { Ok(()) } else { Err(self.interval().as_secs().max(1)) }
     }
 
     fn interval(&self) -> Duration {
         self.0.pace.period / self.0.pace.requests
     }
 
-    fn admit(&self, principal: UserId, now: Instant) -> bool {
+    fn admit(&self, principal: &K, now: Instant) -> bool {
         let interval = self.interval();
         let tolerance = self.0.pace.period.saturating_sub(interval);
         let fresh = || Ok::<_, std::convert::Infallible>(Arc::new(Mutex::new(Level::empty(now))));
-        let Ok(used) = self.0.used.get_or_insert_with(&principal, fresh);
+        let Ok(used) = self.0.used.get_or_insert_with(principal, fresh);
         let mut used = used.lock();
         let has_room = used.wait(now, tolerance).is_zero();
         if has_room {
@@ -85,12 +96,12 @@ mod tests {
         let throttle = Throttle::new(READS);
         let (one, other) = (UserId::new(Uuid::from_u128(1)), UserId::new(Uuid::from_u128(2)));
         let start = Instant::now();
-        let passed = (0..30).filter(|_| throttle.admit(one, start)).count();
+        let passed = (0..30).filter(|_| throttle.admit(&one, start)).count();
         assert_eq!(passed, 10);
-        assert!(throttle.admit(other, start), "principals do not share");
-        assert!(!throttle.admit(one, start + Duration::from_millis(99)));
-        assert!(throttle.admit(one, start + Duration::from_millis(100)));
+        assert!(throttle.admit(&other, start), "principals do not share");
+        assert!(!throttle.admit(&one, start + Duration::from_millis(99)));
+        assert!(throttle.admit(&one, start + Duration::from_millis(100)));
         let later = start + Duration::from_secs(5);
-        assert_eq!((0..30).filter(|_| throttle.admit(one, later)).count(), 10);
+        assert_eq!((0..30).filter(|_| throttle.admit(&one, later)).count(), 10);
     }
 }

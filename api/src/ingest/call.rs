@@ -46,7 +46,7 @@ impl Reporter {
 
     /// The caller's own account, which it may use.
     pub(super) fn account(&self) -> Account {
-        Account { user_id: self.user, status: AccountStatus::Active, used_by_admin: false }
+        Account { user_id: self.user, status: AccountStatus::Active, used_by_admin: false, is_admin: false }
     }
 }
 

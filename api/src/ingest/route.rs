@@ -180,6 +180,6 @@ fn reporter(ingest: &Ingest, caller: &Principal, headers: &HeaderMap) -> Result<
     if window == TimeWindow::Backfill && caller.role == Role::User {
         return Err(Problem::forbidden("X-Backfill needs the role service or admin."));
     }
-    let key = caller.key.map(|key| key.id);
+    let key = caller.key().map(|key| key.id);
     Ok(Reporter { user: caller.user_id, kind, may_name_others: caller.role != Role::User, window, key })
 }

@@ -4,7 +4,6 @@ use axum::extract::State;
 use chrono::{DateTime, Utc};
 use ledger::UserId;
 use serde::Serialize;
-use store::Position;
 use store::read::token_audit::Entry;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -31,7 +30,7 @@ pub(super) struct Audit {
 struct AuditEntry {
     id: Uuid,
     created_at: DateTime<Utc>,
-    /// `stored`, `deleted`, `used` or `erased`.
+    /// `stored`, `deleted`, `used` or `erased`; of an API key `key_created` and the like.
     action: String,
     token_id: Option<Uuid>,
     token_type: Option<String>,
@@ -119,27 +118,15 @@ async fn page(
 ) -> Result<Audit, Problem> {
     let of_token = token.map(Uuid::into_bytes).unwrap_or_default();
     let scope = CursorScope::new(&[b"token_audit", owner.get().as_bytes(), &of_token]);
-    let before = query.cursor.as_deref().map(|cursor| place(&scope, cursor)).transpose()?;
+    let before = query.cursor.as_deref().map(|cursor| scope.open_position(cursor)).transpose()?;
     let (mut conn, as_of) = tokens.0.projections.snapshot().await?;
     let mut entries =
         store::read::token_audit::page(&mut conn, owner, token, before, query.limit.to_read()).await?;
     drop(conn);
-    let next_cursor = query.limit.cut(&mut entries).map(|last| {
-        let Position { seq, idx } = last.position;
-        scope.seal(&[&seq.to_be_bytes()[..], &idx.to_be_bytes()[..]].concat())
-    });
+    let next_cursor = query.limit.cut(&mut entries).map(|last| scope.seal_position(last.position));
     let items =
         entries.into_iter().map(|entry| AuditEntry::new(entry, tokens.0.projections.positions())).collect();
     Ok(Audit { items, next_cursor, as_of })
-}
-
-/// Position that a cursor carries: the last entry that was shown.
-fn place(scope: &CursorScope, cursor: &str) -> Result<Position, Problem> {
-    let payload = scope.open(cursor)?;
-    let position = payload.split_first_chunk::<8>().and_then(|(seq, idx)| {
-        Some(Position { seq: u64::from_be_bytes(*seq), idx: u16::from_be_bytes(idx.try_into().ok()?) })
-    });
-    position.ok_or_else(CursorScope::refused)
 }
 
 impl AuditEntry {

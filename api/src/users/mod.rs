@@ -8,6 +8,7 @@ mod export;
 mod export_turns;
 mod parts;
 mod put;
+mod security_log;
 
 pub use error::UsersError;
 pub(crate) use export_turns::ExportTurns;
@@ -35,4 +36,5 @@ where
         .routes(routes!(put::put_user))
         .routes(routes!(erase::erase))
         .routes(routes!(export::export))
+        .routes(routes!(security_log::security_log))
 }
