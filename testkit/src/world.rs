@@ -134,7 +134,7 @@ impl Api {
     pub async fn start(env: &Env, settings: &[(&str, &str)]) -> Result<Self> {
         let config = env.api_config(settings)?;
         let bounds = config.bounds();
-        let (app, handle) = api::build(config).await?;
+        let (app, handle) = Box::pin(api::build(config)).await?;
         let shown = format!("{app:?}");
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -186,6 +186,8 @@ impl Env {
                 "NATS_STREAM" => self.stream_name(),
                 "JWT_SECRET" => JWT_SECRET,
                 "ENCRYPTION_KEY" => ENCRYPTION_KEY,
+                // As little work as there may be: a build for tests is slow at it.
+                "PASSWORD_HASH" => "m=8192,t=1,p=1",
                 // What a test writes without a worker is behind for as long as the test takes.
                 "MAX_LAG" => "1h",
                 "UPGRADE_URL" => "https://example.com/upgrade",

@@ -17,3 +17,4 @@ mod programs;
 mod tokens;
 mod usage;
 mod users;
+mod web;

@@ -1,11 +1,14 @@
 //! Every route against every credential: the code's own table, by which README's is made.
 
 use anyhow::{Context, Result};
-use api::auth::{Access, ROUTES, markdown};
+use api::auth::{self, Access, ROUTES, markdown};
 use credentials::{KeyRole, Scope};
+use ledger::UserId;
 use serde_json::json;
+use store::identity::admins;
 use testkit::{Client, Role, World};
 
+use super::browser::{Browser, PASSWORD, signed_in, user_id};
 use super::key;
 use crate::answers::assert_problem;
 use crate::auth::security::{ROWS, send};
@@ -84,9 +87,66 @@ async fn each_token_does_what_the_table_says() -> Result<()> {
                 Access::OwnOrAdmin | Access::Eraser => *role != Role::Service,
                 Access::OwnOnly => *role == Role::User,
                 Access::Service => *role != Role::User,
+                Access::SignedIn => false,
             };
             let answer = send(client, row, row.request, row.body).await?;
             assert_eq!(answer.status != 403, may, "{role:?} {} {}: {}", row.method, row.path, answer.text());
+        }
+    }
+    Ok(())
+}
+
+/// A session of this role, with a second factor if it is an admin's.
+async fn session(world: &World, role: Role) -> Result<Browser> {
+    let email = format!("{role:?}@example.com");
+    let mut browser = signed_in(world, &email).await?;
+    if role == Role::Admin {
+        let mut conn = world.env.pool().acquire().await?;
+        admins::make_admin(&mut conn, UserId::new(user_id(&browser).await?.parse()?)).await?;
+        browser.login(&email, PASSWORD).await?.expect(200)?;
+        super::factors::enrol(world, &mut browser).await?;
+    }
+    Ok(browser)
+}
+
+#[tokio::test]
+async fn each_session_and_page_s_token_does_what_the_table_says() -> Result<()> {
+    let world = World::without_worker(&[("REGISTRATION", "open")]).await?;
+    world.service()?.put("/api/users/victim").json(&json!({})).send().await?;
+    // Whoever ends itself, or its session, is asked nothing after it.
+    let rows =
+        || ROWS.iter().filter(|row| !["/api/users/{user}/erase", "/api/auth/logout"].contains(&row.path));
+    for role in [Role::User, Role::Admin] {
+        let browser = session(&world, role).await?;
+        for row in rows() {
+            let route = ROUTES.iter().find(|route| (route.method, route.path) == (row.method, row.path));
+            let route = route.context("not in the table")?;
+            let mut request = browser.request(row.method.parse()?, row.request);
+            if row.path == "/api/forward-auth" {
+                request = request.header("x-forwarded-uri", "/api/x").header("x-forwarded-method", "GET");
+            }
+            if let Some(body) = row.body {
+                request = request.body("application/json", body.as_bytes());
+            }
+            let answer = request.send().await?;
+            let is_refused = [401, 403].contains(&answer.status.as_u16());
+            let as_role = if role == Role::Admin { auth::Role::Admin } else { auth::Role::User };
+            let what = format!("{role:?} {} {}: {} {}", row.method, row.path, answer.status, answer.text());
+            // One has no password to set, nor a link: what is wrong with the body is told as 401, too.
+            let is_wrong = route.access == Access::SignedIn && answer.status == 401;
+            assert_eq!(is_refused && !is_wrong, !route.admits_session(as_role), "{what}");
+        }
+    }
+    for scope in ["read", "upgrade", "tokens"] {
+        let body = json!({"user": "attacker", "ttl_seconds": 600, "scopes": [scope]});
+        let made = world.service()?.post("/api/auth/browser-tokens").json(&body).send().await?.expect(201)?;
+        let page = world.anonymous()?.with_token(made.json()?["token"].as_str().context("token")?);
+        for row in rows() {
+            let route = ROUTES.iter().find(|route| (route.method, route.path) == (row.method, row.path));
+            let route = route.context("not in the table")?;
+            let may = route.access == Access::Public || route.page_scope() == Some(scope);
+            let answer = send(&page, row, row.request, row.body).await?;
+            assert_eq!(answer.status == 403, !may, "{scope} {} {}: {}", row.method, row.path, answer.text());
         }
     }
     Ok(())

@@ -55,7 +55,13 @@ async fn a_key_is_shown_once_and_kept_nowhere() -> Result<()> {
 /// Every row of the tables that could hold a secret, and every frame of the log, as text.
 async fn everything(world: &World) -> Result<String> {
     let mut all = String::new();
-    for table in ["public.api_keys", "public.api_key_secrets", "public.idempotency_keys", "token_audit"] {
+    for table in [
+        "public.api_keys",
+        "public.api_key_secrets",
+        "public.idempotency_keys",
+        "token_audit",
+        "security_log",
+    ] {
         let rows: Vec<String> =
             sqlx::query_scalar(&format!("SELECT t::text FROM {table} t")).fetch_all(world.env.pool()).await?;
         all.extend(rows);

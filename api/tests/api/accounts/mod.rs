@@ -1,8 +1,15 @@
 //! API keys: made and ended, what they may do, what they may use.
 
 mod access;
+pub(crate) mod browser;
 mod budgets;
+mod factors;
+mod github;
 mod lifecycle;
+mod links;
+mod people;
+mod security_log;
+mod sessions;
 mod usage;
 mod validity;
 

@@ -103,7 +103,7 @@ async fn a_change_that_nobody_announces_is_seen_all_the_same() -> Result<()> {
     assert_eq!(status(&made.client).await, 200);
     let mut tx = world.env.pool().begin().await?;
     sqlx::query("UPDATE public.api_keys SET revoked_at = now()").execute(&mut *tx).await?;
-    sqlx::query("UPDATE public.api_key_changes SET number = number + 1").execute(&mut *tx).await?;
+    sqlx::query("UPDATE public.credential_changes SET number = number + 1").execute(&mut *tx).await?;
     tx.commit().await?;
     assert!(refused(&made.client).await < SOON);
     Ok(())
@@ -136,7 +136,7 @@ async fn keys_that_cannot_be_looked_at_are_not_taken_on_trust() -> Result<()> {
     let world = World::without_worker(&[]).await?;
     let made = key(&world, "ada", &["read"], json!({})).await?;
     assert_eq!(status(&made.client).await, 200);
-    sqlx::query("ALTER TABLE public.api_key_changes RENAME TO away").execute(world.env.pool()).await?;
+    sqlx::query("ALTER TABLE public.credential_changes RENAME TO away").execute(world.env.pool()).await?;
     let since = Instant::now();
     wait_until(PATIENCE, || async { status(&made.client).await == 503 }).await;
     assert!(since.elapsed() > Duration::from_secs(8), "for a while what is remembered holds");
@@ -145,7 +145,7 @@ async fn keys_that_cannot_be_looked_at_are_not_taken_on_trust() -> Result<()> {
     assert!(answer.header("retry-after").is_some());
     // Others do not need them.
     assert_eq!(status(&world.user("ada")?).await, 200);
-    sqlx::query("ALTER TABLE public.away RENAME TO api_key_changes").execute(world.env.pool()).await?;
+    sqlx::query("ALTER TABLE public.away RENAME TO credential_changes").execute(world.env.pool()).await?;
     wait_until(PATIENCE, || async { status(&made.client).await == 200 }).await;
     Ok(())
 }

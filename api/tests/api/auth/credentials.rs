@@ -65,6 +65,7 @@ async fn a_token_that_this_server_mints_is_one() -> Result<()> {
     let mint = api::auth::Mint {
         subject: &subject,
         role: api::auth::Role::Service,
+        scopes: None,
         ttl: std::time::Duration::from_mins(1),
         now: world.env.clock.now(),
     };

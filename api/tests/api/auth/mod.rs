@@ -2,6 +2,7 @@
 
 mod credentials;
 mod provider;
+mod refused;
 pub(crate) mod security;
 mod strangers;
 mod suspension;

@@ -29,6 +29,10 @@ impl Row {
         Self { method, path, request: path, body: None, access: Access::Public, of_another: None }
     }
 
+    const fn signed_in(method: &'static str, path: &'static str, body: Option<&'static str>) -> Self {
+        Self { body, access: Access::SignedIn, ..Self::public(method, path) }
+    }
+
     /// A read whose owner may be named by `?user_id=`.
     const fn read(path: &'static str, request: &'static str, of_another: &'static str) -> Self {
         Self {
@@ -49,7 +53,47 @@ const TOKEN_AUDIT: &str = "/api/tokens/0198e9a6-58a5-7cc3-9f0b-0123456789ab/audi
 const KEY: &str = "/api/keys/0198e9a6-58a5-7cc3-9f0b-0123456789ab";
 const KEY_OF_ANOTHER: &str = "/api/keys/0198e9a6-58a5-7cc3-9f0b-0123456789ab?user_id=victim";
 
+/// An id that no second factor has.
+const FACTOR: &str = "/api/auth/factors/0198e9a6-58a5-7cc3-9f0b-0123456789ab";
+const FACTOR_CONFIRM: &str = "/api/auth/factors/0198e9a6-58a5-7cc3-9f0b-0123456789ab/confirm";
+/// An id that no session has.
+const SESSION: &str = "/api/users/me/sessions/0198e9a6-58a5-7cc3-9f0b-0123456789ab";
+
 pub(crate) const ROWS: &[Row] = &[
+    Row { body: Some("{}"), ..Row::public("POST", "/api/auth/register") },
+    Row { body: Some("{}"), ..Row::public("POST", "/api/auth/login") },
+    Row { body: Some("{}"), ..Row::public("POST", "/api/auth/link") },
+    Row { body: Some("{}"), ..Row::public("POST", "/api/auth/reset") },
+    Row::public("GET", "/api/auth/methods"),
+    Row::public("GET", "/api/auth/github"),
+    Row::public("GET", "/api/auth/github/callback"),
+    Row::signed_in("POST", "/api/auth/github", None),
+    Row::signed_in("DELETE", "/api/auth/github", None),
+    Row::signed_in("GET", "/api/auth/session", None),
+    Row::signed_in("GET", "/api/auth/factors", None),
+    Row::signed_in("POST", "/api/auth/factors", Some("{}")),
+    Row { request: FACTOR_CONFIRM, ..Row::signed_in("POST", "/api/auth/factors/{id}/confirm", Some("{}")) },
+    Row::signed_in("POST", "/api/auth/factors/verify", Some("{}")),
+    Row { request: FACTOR, ..Row::signed_in("DELETE", "/api/auth/factors/{id}", None) },
+    Row::signed_in("POST", "/api/auth/recovery-codes", None),
+    Row::signed_in("PATCH", "/api/users/me", Some("{}")),
+    Row::signed_in("POST", "/api/users/me/password", Some("{}")),
+    Row::signed_in("GET", "/api/users/me/sessions", None),
+    Row { request: SESSION, ..Row::signed_in("DELETE", "/api/users/me/sessions/{id}", None) },
+    Row {
+        request: "/api/users/me/sessions?others=true",
+        ..Row::signed_in("DELETE", "/api/users/me/sessions", None)
+    },
+    Row::signed_in("POST", "/api/auth/logout", None),
+    Row { of_another: None, ..Row::read("/api/users/me", "/api/users/me", "") },
+    Row {
+        method: "POST",
+        path: "/api/auth/browser-tokens",
+        request: "/api/auth/browser-tokens",
+        body: Some(r#"{"user": "victim", "ttl_seconds": 60, "scopes": ["read"]}"#),
+        access: Access::Service,
+        of_another: None,
+    },
     Row {
         method: "POST",
         path: "/api/keys",
@@ -148,6 +192,14 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         access: Access::OwnOrAdmin,
         ..Row::read("/api/users/{user}/export", "/api/users/me/export", "/api/users/victim/export")
+    },
+    Row {
+        access: Access::OwnOrAdmin,
+        ..Row::read(
+            "/api/users/me/security-log",
+            "/api/users/me/security-log",
+            "/api/users/me/security-log?user_id=victim",
+        )
     },
     Row::public("GET", "/healthz"),
     Row::public("GET", "/readyz"),
@@ -253,6 +305,9 @@ const OTHER_PATHS: &[&str] = &[
     "/docs/",
     "/docs/{*rest}",
     "/openapi.json",
+    "/sign-in",
+    "/account",
+    "/assets/{file}",
 ];
 
 #[tokio::test]
@@ -332,6 +387,7 @@ async fn nobody_beyond_their_role() -> Result<()> {
             Access::OwnOrAdmin | Access::Eraser => &[&service],
             Access::OwnOnly => &[&service, &admin],
             Access::Service => &[&user, &pretender],
+            Access::SignedIn => &[&user, &service, &admin, &pretender],
         };
         for client in refused {
             let answer = send(client, row, row.request, row.body).await?;
@@ -346,9 +402,10 @@ async fn nobody_beyond_their_role() -> Result<()> {
 async fn nobody_sees_or_changes_another_s() -> Result<()> {
     let world = World::without_worker(&[]).await?;
     world.service()?.put("/api/users/victim").json(&json!({})).send().await?.expect(201)?;
-    let user = world.client("attacker", Role::User)?;
-    for row in ROWS {
+    for (number, row) in ROWS.iter().enumerate() {
         let Some((request, body)) = row.of_another else { continue };
+        // Each is asked by another one, for of some routes there are not so many a second.
+        let user = world.client(&format!("attacker-{number}"), Role::User)?;
         let nobody = request.replace("victim", "nobody");
         let of_nobody =
             send(&user, row, &nobody, body.map(|body| body.replace("victim", "nobody")).as_deref()).await?;

@@ -95,7 +95,7 @@ async fn start() -> Result<(World, Bench, Client)> {
         .route("/calls", post(call))
         .layer(axum::Extension(bench.clone()))
         .layer(axum::Extension(world.api.handle.writer.clone()))
-        .layer(Envelope::new(world.env.ids.clone()))
+        .layer(Envelope::new(world.env.ids.clone(), false))
         .with_state(world.api.handle.state.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);

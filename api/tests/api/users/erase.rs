@@ -51,7 +51,7 @@ async fn a_user_ends_itself_and_is_nobody_from_then_on() -> Result<()> {
         assert_eq!(again["receipt_id"], receipt_body["receipt_id"], "{name}");
         let export = boss.get(&format!("/api/users/{name}/export")).send().await?.expect(200)?.json()?;
         assert_eq!(export["user"]["status"], "erased");
-        for section in ["calls", "tokens", "token_audit", "months"] {
+        for section in ["calls", "tokens", "token_audit", "security_log", "months"] {
             assert_eq!(export[section], json!([]), "{section}");
         }
         let stats =
