@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{processes::Processes, token};
+use super::{admin, processes::Processes, token};
 use crate::{
     config::{DEV_DATA_DIR, DEV_ENV, Settings, Source},
     demo, shutdown,
@@ -108,7 +108,7 @@ async fn serve(
     let ran = match ready {
         Ok(()) => {
             let path = dir.write_private(DEV_ENV, &env_file)?;
-            announce(&api_url, &path);
+            announce(&api_url, &path, &admin::first_link(settings).await?);
             tokio::select! {
                 error = processes.failed() => Err(error),
                 () = shutdown.cancelled() => Ok(()),
@@ -155,6 +155,8 @@ fn complete(
         (None, None) => SocketAddr::from(([127, 0, 0, 1], infra::free_port()?)),
     };
     settings.put("LISTEN_ADDR", address.to_string());
+    settings.add("PUBLIC_URL", format!("http://{address}"), Source::Made);
+    settings.add("REGISTRATION", "open", Source::Made);
     Ok(address)
 }
 
@@ -181,7 +183,7 @@ fn program() -> String {
     std::env::args_os().next().map_or_else(|| "usage-ledger".to_owned(), |path| path.display().to_string())
 }
 
-fn announce(api_url: &str, env_file: &Path) {
+fn announce(api_url: &str, env_file: &Path, link: &str) {
     let (env_file, program) = (env_file.display(), program());
     eprintln!(
         "
@@ -192,6 +194,8 @@ usage-ledger is ready at {api_url} (documentation: {api_url}/docs)
          'X-Forwarded-Method: GET' $API_URL/api/forward-auth
   What it cost:   curl -H \"Authorization: Bearer $ADMIN_TOKEN\" $API_URL/api/usage/stats
   A user's token: {program} token --user alice
+  In a browser:   {link}
+                  # you are the administrator; good once, for 15 minutes; another one: {program} admin link
 
 Stop with Ctrl-C; the data stays.
 "

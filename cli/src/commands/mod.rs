@@ -1,8 +1,10 @@
 //! One file per command.
 
+mod admin;
 mod api;
 mod api_keys;
 mod config;
+mod connected;
 mod dead_letters;
 mod dev;
 mod import;
@@ -14,6 +16,7 @@ mod rebuild;
 mod rollover;
 mod serve;
 mod token;
+mod user;
 mod verify;
 mod worker;
 
@@ -66,6 +69,10 @@ enum Command {
     Token(token::Arguments),
     /// API keys, by which programs sign in.
     ApiKeys(api_keys::Arguments),
+    /// People, and the links by which they get in.
+    User(user::Arguments),
+    /// The administrator's way in.
+    Admin(admin::Arguments),
     /// The root keys that protect users' secrets.
     Keys(keys::Arguments),
     /// Lists every variable with its value and where it comes from.
@@ -93,6 +100,8 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Log(arguments) => log::run(&arguments, &settings).await,
         Command::Token(arguments) => token::run(&arguments, &settings).await,
         Command::ApiKeys(arguments) => api_keys::run(&arguments, &settings).await,
+        Command::User(arguments) => user::run(&arguments, &settings).await,
+        Command::Admin(arguments) => admin::run(&arguments, &settings).await,
         Command::Keys(arguments) => keys::run(&arguments, &settings).await,
         Command::Config => config::run(&settings),
     }

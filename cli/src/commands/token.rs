@@ -9,6 +9,7 @@ use data_keys::Keys;
 use ledger::{Clock, IdSource, UserId, UserRef, parse_duration};
 use secrecy::ExposeSecret as _;
 use sqlx::{Connection as _, PgConnection};
+use store::identity::admins;
 use store::identity::users::{self, AccountStatus, NewUser};
 
 use crate::config::Settings;
@@ -48,10 +49,10 @@ pub(crate) async fn mint_for(
     let user_id = ensure_account(&keys, clock, &mut connection, user).await?;
     if role == Role::Admin {
         // Before there is a token of it: from now on only an admin may bar the account.
-        ensure!(users::mark_admin(&mut connection, user_id).await?, "the account is gone");
+        ensure!(admins::mark_admin(&mut connection, user_id).await?, "the account is gone");
     }
     connection.close().await.context("cannot close the connection to PostgreSQL")?;
-    let token = mint(&jwt, &keys, &Mint { subject: user, role, ttl, now })?;
+    let token = mint(&jwt, &keys, &Mint { subject: user, role, scopes: None, ttl, now })?;
     Ok(token.expose_secret().to_owned())
 }
 

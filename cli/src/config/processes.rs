@@ -3,12 +3,13 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
-use api::{ApiConfig, LogSettings, auth::JwtSettings};
+use api::{ApiConfig, LogSettings, auth::JwtSettings, config::SignInSettings};
 use credentials::Environment;
 use data_keys::KeyConfig;
 use ledger::{Clock, Rules, parse_duration};
 use ledger_worker::{MIN_DEDUPE_HORIZON, WorkerConfig};
 use nats::Connection;
+use url::Url;
 
 use super::Settings;
 use crate::logging::LogFormat;
@@ -54,6 +55,19 @@ impl Settings {
     /// Name of these surroundings, which API keys are of.
     pub(crate) fn environment(&self) -> Result<Environment> {
         Ok(api::config::environment(&|name| self.get(name).map(str::to_owned))?)
+    }
+
+    /// How people sign in.
+    pub(crate) fn sign_in(&self) -> Result<SignInSettings> {
+        Ok(SignInSettings::read(&|name| self.get(name).map(str::to_owned))?)
+    }
+
+    /// How clients reach the api, if that is known.
+    pub(crate) fn public_url(&self) -> Result<Option<Url>> {
+        self.get("PUBLIC_URL")
+            .filter(|text| !text.trim().is_empty())
+            .map(|text| text.trim().parse().ok().context("PUBLIC_URL must be an absolute URL"))
+            .transpose()
     }
 
     /// The root keys; whether they are good shows when they are held against the database.

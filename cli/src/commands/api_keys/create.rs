@@ -12,7 +12,8 @@ use credentials::{KeyRole, Networks, Scope};
 use ledger::{UserRef, parse_duration, text};
 use store::identity::api_keys::Terms;
 
-use super::{Connected, operator, user};
+use super::super::connected::{Connected, operator, user};
+use super::COMMAND;
 use crate::config::Settings;
 
 /// The key is printed once and is nowhere else: to a terminal, or with --print into a pipe or a file.
@@ -50,7 +51,7 @@ pub(super) async fn run(arguments: &Arguments, settings: &Settings) -> Result<Ex
         "stdout is no terminal, and the key would stay where it is written: give --print if that is meant"
     );
     let networks = Networks::parse(&arguments.networks).context("--network cannot be used")?;
-    let connected = Connected::open(settings).await?;
+    let connected = Connected::open(settings, COMMAND).await?;
     let now = connected.clock.now();
     let ttl = arguments.ttl.map(|ttl| TimeDelta::from_std(ttl).context("--ttl is too long")).transpose()?;
     let expires_at = ttl.map(|ttl| now.checked_add_signed(ttl).context("--ttl is too long")).transpose()?;
@@ -68,7 +69,7 @@ pub(super) async fn run(arguments: &Arguments, settings: &Settings) -> Result<Ex
         },
     };
     let event = (connected.ids.event_id(), now);
-    let made = connected.registry.create(owner, spec, &operator(), event).await?;
+    let made = connected.registry(settings)?.create(owner, spec, &operator(COMMAND), event).await?;
     let secret = made.secret.context("a key of this id is there already")?;
     let mut out = io::stdout().lock();
     writeln!(out, "{}", secret.expose())?;

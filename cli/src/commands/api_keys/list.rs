@@ -10,7 +10,7 @@ use ledger::UserRef;
 use store::Schema;
 use store::identity::api_keys::{self, ApiKey};
 
-use super::user;
+use super::super::connected::user;
 use crate::config::Settings;
 use crate::output::printable;
 

@@ -8,7 +8,8 @@ use ledger::KeyId;
 use store::identity::api_keys;
 use uuid::Uuid;
 
-use super::{Connected, operator};
+use super::super::connected::{Connected, operator};
+use super::COMMAND;
 use crate::config::Settings;
 
 /// Every api knows of it within a second. A key that was revoked before stays so.
@@ -20,11 +21,11 @@ pub(crate) struct Arguments {
 
 pub(super) async fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode> {
     let id = KeyId::new(arguments.id);
-    let connected = Connected::open(settings).await?;
+    let connected = Connected::open(settings, COMMAND).await?;
     let mut conn = connected.pool.acquire().await?;
     let owner = api_keys::owner(&mut conn, id).await?.context("there is no such API key")?;
     drop(conn);
-    let revoked = connected.registry.revoke(owner, id, &operator()).await?;
+    let revoked = connected.registry(settings)?.revoke(owner, id, &operator(COMMAND)).await?;
     eprintln!("{}", if revoked.is_some() { "revoked" } else { "it was revoked before" });
     connected.close().await;
     Ok(ExitCode::SUCCESS)

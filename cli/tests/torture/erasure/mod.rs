@@ -335,6 +335,8 @@ impl World {
                      WHERE user_id = $1 AND (ip_address IS NOT NULL OR user_agent IS NOT NULL))
                   + (SELECT count(*) FROM ledger.token_audit WHERE user_id = $1
                      AND (ip_address IS NOT NULL OR user_agent IS NOT NULL OR token_name IS NOT NULL))
+                  + (SELECT count(*) FROM ledger.security_log WHERE user_id = $1
+                     AND (ip_address IS NOT NULL OR user_agent IS NOT NULL))
                   + (SELECT count(*) FROM ledger.user_tokens WHERE user_id = $1)",
         )
         .bind(person.id.get())
