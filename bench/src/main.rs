@@ -11,6 +11,7 @@ mod process;
 mod projection;
 mod report;
 mod scale;
+mod sign_ins;
 mod strangers;
 mod tracked;
 mod vault;
@@ -34,7 +35,11 @@ struct Arguments {
     #[arg(long, default_value = "target")]
     target: PathBuf,
     /// Only these groups of figures.
-    #[arg(long, value_delimiter = ',', default_value = "vault,tracked,outcomes,strangers,ingest,projection")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "vault,tracked,outcomes,strangers,sign-ins,ingest,projection"
+    )]
     only: Vec<String>,
     #[command(subcommand)]
     command: Option<Command>,
@@ -79,7 +84,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     if wanted("vault") {
         vault::measure(&mut report)?;
     }
-    if ["tracked", "outcomes", "strangers", "ingest"].into_iter().any(wanted) {
+    if ["tracked", "outcomes", "strangers", "sign-ins", "ingest"].into_iter().any(wanted) {
         let machine = Machine::start(&arguments.target, "calls").await?;
         let users = Users::create(&machine).await?;
         if wanted("tracked") {
@@ -90,6 +95,9 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
         }
         if wanted("strangers") {
             strangers::measure(&machine, &users, &mut report).await?;
+        }
+        if wanted("sign-ins") {
+            sign_ins::measure(&machine, &users, &mut report).await?;
         }
         if wanted("ingest") {
             ingest::measure(&machine, &users, &mut report).await?;

@@ -82,7 +82,7 @@ impl Users {
         Ok(Self { ids, tokens, keys })
     }
 
-    fn spread(&self, path: &str) -> Requests {
+    pub(crate) fn spread(&self, path: &str) -> Requests {
         Requests::get(path, &self.tokens, FORWARDED)
     }
 
