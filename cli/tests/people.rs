@@ -58,9 +58,9 @@ async fn an_operator_lets_people_in_and_bars_them() -> Result<()> {
     let again = run(&world, &dir, &["user", "invite", "ada@example.com", "--print"]).await?;
     assert!(again.code == Some(1) && again.errors.contains("reset-link"), "{}", again.errors);
     let listed = run(&world, &dir, &["user", "list"]).await?.expect_success()?;
-    let line = listed.lines().find(|line| line.contains("\tAda@Example.com\t")).context("Ada")?;
-    let columns: Vec<&str> = line.split('\t').collect();
-    assert_eq!(columns[4..], ["Ada", "active", "user"], "{line}");
+    let row = listed.lines().find(|line| line.contains("\tAda@Example.com\t")).context("Ada")?;
+    let columns: Vec<&str> = row.split('\t').collect();
+    assert_eq!(columns[4..], ["Ada", "active", "user"], "{row}");
     let shown = run(&world, &dir, &["user", "show", columns[0]]).await?.expect_success()?;
     for part in ["signs in  email Ada@Example.com\n", "password  set\n", "session   "] {
         assert!(shown.contains(part), "{shown}");

@@ -7,6 +7,8 @@ use axum::Router;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
 use crate::http::extract::Path;
@@ -59,22 +61,17 @@ async fn file(Path(name): Path<String>, headers: HeaderMap) -> Response {
 impl Asset {
     /// The file, or 304 to who has it. It is asked for anew each time: the next release has another.
     fn answer(&self, headers: &HeaderMap) -> Response {
-        let tag = format!("\"{}\"", hex_of(&Sha256::digest(self.content)));
+        let tag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(Sha256::digest(self.content)));
         let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
         let is_known = known.flat_map(|value| value.split(',')).any(|its| its.trim() == tag);
         let common: [(HeaderName, HeaderValue); 3] = [
             (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
             (header::CONTENT_SECURITY_POLICY, POLICY),
-            (header::ETAG, HeaderValue::from_str(&tag).expect("hexadecimal digits")),
+            (header::ETAG, HeaderValue::from_str(&tag).expect("letters, digits, hyphens and underscores")),
         ];
         if is_known {
             return (StatusCode::NOT_MODIFIED, common).into_response();
         }
         (common, [(header::CONTENT_TYPE, HeaderValue::from_static(self.kind))], self.content).into_response()
     }
-}
-
-/// The first half of a hash, in hexadecimal digits.
-fn hex_of(hash: &[u8]) -> String {
-    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -308,8 +308,8 @@ pub async fn read(conn: &mut PgConnection, user: UserId) -> Result<Option<User>,
     row.map(User::try_from).transpose()
 }
 
-/// Accounts after this one, in the order of their ids, `limit` at most, each with the address by which it signs in; those
-/// of the erased too.
+/// Accounts after this one, in the order of their ids, `limit` at most, each with the address by which it signs in;
+/// those of the erased too.
 pub async fn page(
     conn: &mut PgConnection,
     after: Option<UserId>,
