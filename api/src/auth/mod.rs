@@ -376,6 +376,11 @@ impl Auth {
         self.0.failures.record(address, self.0.clock.now())
     }
 
+    /// Counts what costs as much as a failed sign-in, and is none.
+    pub(crate) fn note_cost(&self, address: IpAddr) -> Option<u64> {
+        self.0.failures.record(address, self.0.clock.now())
+    }
+
     /// Counts a credential that named nobody. A valid signature does not help somebody who does not exist.
     fn refuse_unknown_user(&self, address: IpAddr) -> AuthError {
         self.refuse(Reason::UnknownUser, Some(address))

@@ -63,7 +63,9 @@ impl Asset {
     fn answer(&self, headers: &HeaderMap) -> Response {
         let tag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(Sha256::digest(self.content)));
         let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-        let is_known = known.flat_map(|value| value.split(',')).any(|its| its.trim() == tag);
+        let mut tags =
+            known.flat_map(|value| value.split(',')).map(|its| its.trim().trim_start_matches("W/"));
+        let is_known = tags.any(|its| its == tag);
         let common: [(HeaderName, HeaderValue); 3] = [
             (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
             (header::CONTENT_SECURITY_POLICY, POLICY),

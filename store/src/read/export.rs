@@ -35,6 +35,16 @@ pub enum Short {
     ApiKeys,
     /// Units a month by API key.
     KeyMonths,
+    /// Names by which the user signs in.
+    Identities,
+    /// When the password was changed last.
+    Passwords,
+    /// Sessions, without what they are known by.
+    Sessions,
+    /// Second factors, without their secrets.
+    SecondFactors,
+    /// Addresses from which the user has signed in.
+    KnownAddresses,
 }
 
 /// A part of an export that grows with what a user does, and where in it the next page begins.
@@ -96,7 +106,7 @@ impl Default for AfterEntry {
 
 impl Short {
     /// All of them, in the order in which they are written.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 13] = [
         Self::User,
         Self::Months,
         Self::Statements,
@@ -105,6 +115,11 @@ impl Short {
         Self::Tokens,
         Self::ApiKeys,
         Self::KeyMonths,
+        Self::Identities,
+        Self::Passwords,
+        Self::Sessions,
+        Self::SecondFactors,
+        Self::KnownAddresses,
     ];
 
     /// The part's name in the export.
@@ -118,6 +133,11 @@ impl Short {
             Self::Tokens => "tokens",
             Self::ApiKeys => "api_keys",
             Self::KeyMonths => "key_months",
+            Self::Identities => "identities",
+            Self::Passwords => "passwords",
+            Self::Sessions => "sessions",
+            Self::SecondFactors => "second_factors",
+            Self::KnownAddresses => "known_addresses",
         }
     }
 
@@ -132,6 +152,11 @@ impl Short {
             Self::Tokens => tokens(conn, owner).await,
             Self::ApiKeys => api_keys(conn, owner).await,
             Self::KeyMonths => key_months(conn, owner).await,
+            Self::Identities => identities(conn, owner).await,
+            Self::Passwords => passwords(conn, owner).await,
+            Self::Sessions => sessions(conn, owner).await,
+            Self::SecondFactors => second_factors(conn, owner).await,
+            Self::KnownAddresses => known_addresses(conn, owner).await,
         }
     }
 }
@@ -277,6 +302,33 @@ short!(
     key_months,
     "SELECT json_build_object('month', month_year, 'key_id', key_id, 'units', units)::text
      FROM monthly_key_usage WHERE user_id = $1 ORDER BY month_year, key_id"
+);
+short!(
+    identities,
+    "SELECT json_build_object('kind', kind, 'subject', subject, 'label', label, 'verified_at', verified_at,
+         'created_at', created_at)::text
+     FROM public.identities WHERE user_id = $1 ORDER BY created_at, kind"
+);
+short!(
+    passwords,
+    "SELECT json_build_object('changed_at', changed_at)::text FROM public.passwords WHERE user_id = $1"
+);
+short!(
+    sessions,
+    "SELECT json_build_object('id', session_id, 'method', method, 'is_pending', is_pending, 'created_at', created_at,
+         'last_used_at', last_used_at, 'ends_at', ends_at, 'address', address, 'user_agent', user_agent)::text
+     FROM public.sessions WHERE user_id = $1 ORDER BY created_at, session_id"
+);
+short!(
+    second_factors,
+    "SELECT json_build_object('id', factor_id, 'kind', kind, 'name', name, 'created_at', created_at,
+         'confirmed_at', confirmed_at, 'last_used_at', last_used_at)::text
+     FROM public.second_factors WHERE user_id = $1 ORDER BY created_at, factor_id"
+);
+short!(
+    known_addresses,
+    "SELECT json_build_object('address', address, 'used_at', used_at)::text
+     FROM public.known_addresses WHERE user_id = $1 ORDER BY used_at, address"
 );
 by_position!(
     plan_changes,

@@ -117,14 +117,18 @@ impl SignIn {
         address: IpAddr,
     ) -> Result<Begun, SignInError> {
         let (secret, now) = (new_secret()?, self.now());
-        let is_there = self
-            .in_transaction(async |tx| {
-                known_addresses::note(tx, user, party(address), now).await?;
-                Ok(sessions::renew(tx, session, &secret.hash(), Some(now)).await?)
-            })
-            .await?;
+        let completing = self.in_transaction(async |tx| {
+            // Nothing of a user who was erased meanwhile.
+            if !sessions::lock_active(tx, user).await? {
+                return Err(SignInError::Barred);
+            }
+            known_addresses::note(tx, user, party(address), now).await?;
+            let is_there = sessions::renew(tx, session, &secret.hash(), Some(now)).await?;
+            if is_there { Ok(()) } else { Err(SignInError::NoSuchSession) }
+        });
+        completing.await?;
         self.0.credentials.forget(Changed::Session(session));
-        if is_there { Ok(Begun::of(user, secret)) } else { Err(SignInError::NoSuchSession) }
+        Ok(Begun::of(user, secret))
     }
 
     async fn has_factor(&self, user: UserId) -> Result<bool, SignInError> {

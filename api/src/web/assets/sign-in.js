@@ -22,7 +22,7 @@ const problems = {
 
 function show(title, ...parts) {
   const heading = element("h1", { tabindex: "-1" }, title);
-  main.replaceChildren(heading, ...parts);
+  main.replaceChildren(heading, ...parts.filter(Boolean));
   (main.querySelector("input") ?? heading).focus();
 }
 
@@ -106,7 +106,8 @@ async function start() {
   const password = field("Password", { name: "password", type: "password", autocomplete: "current-password" });
   const send = async (body) => signedIn(await ask("POST", "/api/auth/login", body));
   const github = `/api/auth/github?next=${encodeURIComponent(place)}`;
-  const problem = problems[query.get("problem")];
+  const asked = query.get("problem");
+  const problem = Object.hasOwn(problems, asked) ? problems[asked] : undefined;
   show(
     "Sign in",
     problem && element("p", { class: "wrong", role: "alert" }, problem),
@@ -135,4 +136,6 @@ async function begin() {
   return session && !query.has("problem") ? location.replace(place) : start();
 }
 
+// Another link that is pasted into this tab is another beginning.
+addEventListener("hashchange", () => location.reload());
 begin();

@@ -28,6 +28,13 @@ async fn somebody_registers_signs_in_and_out() -> Result<()> {
     let sessions = browser.get("/api/users/me/sessions").await?.expect(200)?.json()?;
     assert_eq!(sessions["sessions"].as_array().context("sessions")?.len(), 1);
     assert_eq!(sessions["sessions"][0]["is_current"], true);
+    let export = browser.get("/api/users/me/export").await?.expect(200)?;
+    let held = export.json()?;
+    assert_eq!(held["identities"][0]["label"], "Ada@Example.com");
+    for part in ["passwords", "sessions", "known_addresses"] {
+        assert_eq!(held[part].as_array().context(part)?.len(), 1, "{part}");
+    }
+    assert!(!export.text().contains("argon2"), "no secrets");
     let out = browser.post("/api/auth/logout", &json!({})).await?.expect(204)?;
     assert!(out.header("set-cookie").context("set-cookie")?.contains("Max-Age=0"));
     assert_eq!(browser.cookie, None);

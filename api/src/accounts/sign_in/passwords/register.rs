@@ -162,7 +162,7 @@ impl SignIn {
             detail: error.to_string(),
         })?;
         // Every one is work, and an account for ever: an address has no more of them than it may fail to sign in.
-        if let Some(retry_after_s) = self.0.auth.note_failure("registration", address) {
+        if let Some(retry_after_s) = self.0.auth.note_cost(address) {
             return Err(SignInError::TooManyTries { retry_after_s });
         }
         let phc = self.0.hasher.choose(&body.password, &words(body, email.written())).await?;
