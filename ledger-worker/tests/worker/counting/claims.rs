@@ -168,7 +168,8 @@ async fn two_workers_end_a_generation_once() -> Result<()> {
     let early = Turner { horizon: TimeDelta::hours(1), ..turner.clone() };
     assert_eq!(early.turn_due(&mut conns.0).await?, None);
     let both = tokio::join!(turner.turn_due(&mut conns.0), turner.turn_due(&mut conns.1));
-    assert!(matches!(both, (Ok(Some(_)), Ok(Some(_)))), "{both:?}");
+    // One of them may look when the other's turn is projected already.
+    assert!(matches!(both, (Ok(Some(_)), Ok(_)) | (Ok(_), Ok(Some(_)))), "{both:?}");
     ledger.projected().await;
     assert_eq!(ledger.text(CLAIMS).await, "2 before");
     assert_eq!(ledger.number(GENERATION).await, 1);
