@@ -30,11 +30,12 @@ const WAITING_CHUNKS: usize = 2;
 /// All that is held about a user
 ///
 /// One JSON object: the account, months, statements, adjustments, thresholds, tokens (what may be told of them), API
-/// keys and their use, ways to sign in, sessions, second factors and addresses of sign-ins, changes of plan, refusals, the tokens' audit, and every recorded call. It is written while it is read; one that
-/// breaks off is no JSON. `as_of` is the position of the log that it reflects: what is recorded later is not in it, but
-/// for the outcome of a call that was under way, which may be that of a moment later. Whoever reads less than 1 KB/s
-/// for 30 seconds is cut off, and an export of somebody who is erased meanwhile ends at once. One at a time per caller.
-/// Of a user who was erased there is nothing but the tombstone.
+/// keys and their use, ways to sign in, sessions, second factors and addresses of sign-ins, changes of plan, refusals,
+/// the tokens' audit, and every recorded call. It is written while it is read; one that breaks off is no JSON. `as_of`
+/// is the position of the log that it reflects: what is recorded later is not in it, but for the outcome of a call that
+/// was under way, which may be that of a moment later. Whoever reads less than 1 KB/s for 30 seconds is cut off, and an
+/// export of somebody who is erased meanwhile ends at once. One at a time per caller. Of a user who was erased there is
+/// nothing but the tombstone.
 #[utoipa::path(
     get, path = "/api/users/{user}/export", tag = "users",
     params(("user" = String, Path, description = "`me`, a UUID or an external id"), MinSeqHeader),
