@@ -2,7 +2,6 @@
 
 mod lines;
 
-use axum::Router;
 use axum::http::StatusCode;
 use outbound::github::{GitHub, GitHubSettings, GitHubUrls, Verifier};
 use secrecy::SecretString;
@@ -11,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 use vault::SecretText;
 
-use crate::lines::Lines;
+use crate::lines::{Lines, answering};
 
 const VERIFIER: &str = "verifier-canary-0123456789-0123456789-012345";
 const SECRET: &str = "secret_canary";
@@ -20,12 +19,7 @@ const TOKEN: &str = "gho_canary";
 #[tokio::test]
 async fn no_line_holds_a_secret_or_an_answer() -> anyhow::Result<()> {
     let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = lines.listen();
     for status in [200, 302, 400, 401, 429, 500] {
         let body =
             format!(r#"{{"access_token": "{TOKEN}", "token_type": "bearer", "login": "canary", "id": 7}}"#);
@@ -62,13 +56,5 @@ async fn sign_in(url: &Url) -> anyhow::Result<[bool; 2]> {
 
 async fn github(status: StatusCode, body: String) -> anyhow::Result<(Url, AbortOnDropHandle<()>)> {
     let headers = [("content-type", "application/json"), ("location", "/canary")];
-    let app = Router::new().fallback(move || async move { (status, headers, body) });
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}", listener.local_addr()?).parse()?;
-    let server = tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, app).await {
-            panic!("GitHub's stand-in stopped: {error}");
-        }
-    });
-    Ok((url, AbortOnDropHandle::new(server)))
+    answering(status, headers, body).await
 }

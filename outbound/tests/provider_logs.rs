@@ -3,7 +3,6 @@
 
 mod lines;
 
-use axum::Router;
 use axum::http::StatusCode;
 use outbound::providers::{ProviderUrls, Providers, TokenTest};
 use tokio::net::TcpListener;
@@ -11,19 +10,14 @@ use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 use vault::{SecretText, TokenKind};
 
-use crate::lines::Lines;
+use crate::lines::{Lines, answering};
 
 const TOKEN: &str = "tok_3f9c1e7ab2d4_canary";
 
 #[tokio::test]
 async fn no_line_holds_the_token_or_an_answer() -> anyhow::Result<()> {
     let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = lines.listen();
     for kind in TokenKind::ALL {
         for status in [200, 400, 401, 403, 429, 500] {
             let (url, _server) = provider(StatusCode::from_u16(status)?).await?;
@@ -55,13 +49,5 @@ async fn ask(url: Url, kind: TokenKind) -> anyhow::Result<TokenTest> {
 async fn provider(status: StatusCode) -> anyhow::Result<(Url, AbortOnDropHandle<()>)> {
     let body = format!(r#"{{"error": {{"message": "{TOKEN} of the upstream"}}}}"#);
     let headers = [("x-oauth-scopes", "of the upstream")];
-    let app = Router::new().fallback(move || async move { (status, headers, body) });
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}", listener.local_addr()?).parse()?;
-    let server = tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, app).await {
-            panic!("the provider stopped: {error}");
-        }
-    });
-    Ok((url, AbortOnDropHandle::new(server)))
+    answering(status, headers, body).await
 }

@@ -17,6 +17,7 @@ mod request;
 mod revoke;
 mod rotate;
 pub mod sign_in;
+mod transaction;
 
 pub use by::By;
 pub use error::ApiKeysError;

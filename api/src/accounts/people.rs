@@ -1,7 +1,5 @@
 //! What operators do about people, at the command line: links that are good once, and bars.
 
-use std::time::Duration;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use credentials::Secret;
 use events::AccountAction;
@@ -15,6 +13,7 @@ use vault::{Entropy as _, EntropyError, OsEntropy};
 
 use super::by::By;
 use super::log::{AccountLog, AccountLogError};
+use super::transaction::in_transaction;
 use crate::http::site::Site;
 
 /// Time for which a link to sign in is good.
@@ -23,9 +22,6 @@ const SIGN_IN_FOR: TimeDelta = TimeDelta::minutes(15);
 const RESET_FOR: TimeDelta = TimeDelta::hours(1);
 /// Time for which an invitation is good.
 const INVITATION_FOR: TimeDelta = TimeDelta::days(7);
-/// Time that a change may take.
-const CHANGE_WITHIN: Duration = Duration::from_secs(5);
-
 /// Makes links and bars people.
 #[derive(Clone)]
 pub struct People {
@@ -153,10 +149,7 @@ impl People {
         let secret = Secret::make(|bytes| OsEntropy.fill(bytes))?;
         let (now, kind) = (self.log.now(), purpose.kind());
         let ends_at = now + lasts;
-        let user = match &purpose {
-            Purpose::SignIn(user) | Purpose::PasswordReset(user) => Some(*user),
-            Purpose::Invitation { .. } => None,
-        };
+        let user = purpose.user();
         if let Some(user) = user {
             self.log.record(user, AccountAction::LinkMade, Some(kind.as_str()), None, by).await?;
         }
@@ -182,12 +175,6 @@ impl People {
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, PeopleError>,
     ) -> Result<T, PeopleError> {
-        store::within("changing an account", CHANGE_WITHIN, async {
-            let mut tx = self.pool.begin().await.map_err(store::Error::from)?;
-            let done = work(&mut tx).await?;
-            tx.commit().await.map_err(store::Error::from)?;
-            Ok(done)
-        })
-        .await
+        in_transaction(&self.pool, "changing an account", work).await
     }
 }

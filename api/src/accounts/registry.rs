@@ -19,6 +19,7 @@ use vault::{Entropy as _, EntropyError, OsEntropy};
 
 use super::by::By;
 use super::error::ApiKeysError;
+use super::transaction::in_transaction;
 use crate::auth::KnownKeys;
 use crate::facts::{Turns, Writer};
 use crate::http::problem::Chain;
@@ -26,8 +27,6 @@ use crate::metering::sealer::{SealError, Sealer};
 
 /// Time after which a revocation that nobody has told of is told of by whoever sees it.
 const UNLOGGED_AFTER: TimeDelta = TimeDelta::minutes(2);
-/// Time that a change may take.
-const CHANGE_WITHIN: Duration = Duration::from_secs(5);
 /// Keys that are read at a time.
 const PAGE: u32 = 100;
 /// Time between two looks for such.
@@ -270,13 +269,7 @@ impl Registry {
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, ApiKeysError>,
     ) -> Result<T, ApiKeysError> {
-        store::within("changing an API key", CHANGE_WITHIN, async {
-            let mut tx = self.pool.begin().await.map_err(store::Error::from)?;
-            let done = work(&mut tx).await?;
-            tx.commit().await.map_err(store::Error::from)?;
-            Ok(done)
-        })
-        .await
+        in_transaction(&self.pool, "changing an API key", work).await
     }
 
     async fn get(&self, owner: UserId, id: KeyId, at: DateTime<Utc>) -> Result<ApiKey, ApiKeysError> {

@@ -6,20 +6,18 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use credentials::{ApiKey, Environment, Hash};
 use ledger::{KeyId, UserId};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use store::identity::api_keys::{self, Found};
 
 use super::accounts::AccountsError;
-use super::remembered::{Known, LOOK_WITHIN, Remembered};
+use super::remembered::{Known, Remembered};
 use super::token::Reason;
-use crate::http::problem::Chain;
 
 /// API keys. Cheap to clone.
 #[derive(Clone)]
 pub struct KnownKeys(Arc<Parts>);
 
 struct Parts {
-    pool: PgPool,
     environment: Environment,
     remembered: Remembered<KeyId, Found>,
 }
@@ -30,7 +28,7 @@ pub(super) type KnownKey = Known<Found>;
 impl KnownKeys {
     /// Keys of these surroundings, looked up through `pool`.
     pub fn new(pool: PgPool, environment: Environment) -> Self {
-        Self(Arc::new(Parts { pool, environment, remembered: Remembered::default() }))
+        Self(Arc::new(Parts { environment, remembered: Remembered::new(pool) }))
     }
 
     /// The hash of a key of these surroundings. Nothing is looked up.
@@ -45,9 +43,8 @@ impl KnownKeys {
 
     /// The key, if there is one that is not revoked.
     pub(super) async fn find(&self, hash: &Hash) -> Result<Option<Arc<KnownKey>>, AccountsError> {
-        let look = async || {
-            let mut conn = self.0.pool.acquire().await?;
-            Ok(api_keys::find(&mut conn, hash).await?.map(|found| Known::new(found, None)))
+        let look = async |conn: &mut PgConnection| {
+            Ok(api_keys::find(conn, hash).await?.map(|found| Known::new(found, None)))
         };
         Ok(self.0.remembered.find(hash, "looking an API key up", look).await?)
     }
@@ -72,19 +69,10 @@ impl KnownKeys {
         self.0.remembered.forget_all();
     }
 
-    /// Writes down the uses that were noted. What cannot be written is noted again a minute later.
+    /// Writes down the uses that were noted.
     pub(super) async fn write_uses(&self) {
-        let uses = self.0.remembered.take_noted();
-        if uses.is_empty() {
-            return;
-        }
-        let written = store::within("writing uses of API keys down", LOOK_WITHIN, async {
-            let mut conn = self.0.pool.acquire().await?;
-            api_keys::used(&mut conn, &uses).await
-        });
-        if let Err(error) = written.await {
-            tracing::debug!(error = %Chain(&error), "uses of API keys were not written down");
-        }
+        let write = async |conn: &mut PgConnection, uses: &[_]| api_keys::used(conn, uses).await;
+        self.0.remembered.write_uses("writing uses of API keys down", write).await;
     }
 }
 

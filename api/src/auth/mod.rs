@@ -41,6 +41,7 @@ pub use token::{ISSUER, JwtKeyError, JwtSettings, Mint, MintError, Role, mint};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use axum::http::HeaderMap;
 use axum::http::request::Parts as RequestParts;
 use credentials::{KeyRole, Secret};
 use data_keys::Keys;
@@ -65,6 +66,12 @@ const CSRF: &str = "usage-ledger csrf token";
 /// The CSRF token of the session that has this secret.
 pub(crate) fn csrf_token(secret: &Secret) -> String {
     secret.derive(CSRF)
+}
+
+/// Whether the browser says that a page of this site, or nobody's, sends the request; one that says nothing may.
+pub(crate) fn is_of_this_site(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(|value| value.to_str().unwrap_or_default());
+    site.is_none_or(|site| matches!(site, "same-origin" | "none"))
 }
 
 /// Verifies bearer tokens, API keys and sessions. Cheap to clone.
@@ -170,11 +177,10 @@ impl Auth {
         if parts.method.is_safe() {
             return Ok(());
         }
-        let said = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap_or_default());
-        let is_own = said("sec-fetch-site").is_none_or(|site| matches!(site, "same-origin" | "none"));
-        let token = said("x-csrf-token").unwrap_or_default();
+        let token =
+            parts.headers.get("x-csrf-token").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let is_known = credentials::is_same(token, &csrf_token(secret));
-        if is_own && is_known { Ok(()) } else { Err(AuthError::CrossSite) }
+        if is_of_this_site(&parts.headers) && is_known { Ok(()) } else { Err(AuthError::CrossSite) }
     }
 
     async fn by_session(&self, parts: &RequestParts, address: IpAddr) -> Result<Principal, AuthError> {

@@ -10,7 +10,10 @@ use chrono::{DateTime, Utc};
 use credentials::Hash;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::Semaphore;
+
+use crate::http::problem::Chain;
 
 /// Credentials remembered at once, some 300 bytes each.
 const CACHED: usize = 50_000;
@@ -29,6 +32,7 @@ const MAX_NOTED: usize = 10_000;
 
 /// Credentials of one kind: `T` is what is known of one, `I` its id.
 pub(super) struct Remembered<I, T> {
+    pool: PgPool,
     by_hash: Cache<Hash, Arc<Known<T>>>,
     /// Hashes of no credential, and when that was found.
     unknown: Cache<Hash, Instant>,
@@ -58,9 +62,11 @@ impl<T> Known<T> {
     }
 }
 
-impl<I, T> Default for Remembered<I, T> {
-    fn default() -> Self {
+impl<I: HashKey + Ord, T> Remembered<I, T> {
+    /// Credentials that are looked up through `pool`. None is remembered yet.
+    pub(super) fn new(pool: PgPool) -> Self {
         Self {
+            pool,
             by_hash: Cache::new(CACHED),
             unknown: Cache::new(UNKNOWN),
             generation: AtomicU64::new(0),
@@ -68,9 +74,7 @@ impl<I, T> Default for Remembered<I, T> {
             noted: Mutex::default(),
         }
     }
-}
 
-impl<I: HashKey + Ord, T> Remembered<I, T> {
     /// The credential, if it is remembered. Never waits.
     pub(super) fn cached(&self, hash: &Hash) -> Option<Arc<Known<T>>> {
         self.by_hash.get(hash)
@@ -81,7 +85,7 @@ impl<I: HashKey + Ord, T> Remembered<I, T> {
         &self,
         hash: &Hash,
         what: &'static str,
-        look: impl AsyncFnOnce() -> Result<Option<Known<T>>, store::Error>,
+        look: impl AsyncFnOnce(&mut PgConnection) -> Result<Option<Known<T>>, store::Error>,
     ) -> Result<Option<Arc<Known<T>>>, store::Error> {
         if self.unknown.get(hash).is_some_and(|at| at.elapsed() < UNKNOWN_FOR) {
             return Ok(None);
@@ -90,7 +94,8 @@ impl<I: HashKey + Ord, T> Remembered<I, T> {
         let found = store::within(what, LOOK_WITHIN, async {
             // Never closed.
             let _turn = self.looks.acquire().await;
-            look().await
+            let mut conn = self.pool.acquire().await?;
+            look(&mut conn).await
         });
         let Some(known) = found.await? else {
             self.unknown.insert(*hash, Instant::now());
@@ -125,11 +130,25 @@ impl<I: HashKey + Ord, T> Remembered<I, T> {
         }
     }
 
-    /// Uses that were noted and are not written yet, in order, as whoever else writes them has them.
-    pub(super) fn take_noted(&self) -> Vec<(I, DateTime<Utc>)> {
-        let mut noted: Vec<_> = std::mem::take(&mut *self.noted.lock()).into_iter().collect();
-        noted.sort_unstable();
-        noted
+    /// Writes down the uses that were noted, in order, as whoever else writes them does. What cannot be written is
+    /// noted again a minute later.
+    pub(super) async fn write_uses(
+        &self,
+        what: &'static str,
+        write: impl AsyncFnOnce(&mut PgConnection, &[(I, DateTime<Utc>)]) -> Result<(), store::Error>,
+    ) {
+        let mut uses: Vec<_> = std::mem::take(&mut *self.noted.lock()).into_iter().collect();
+        if uses.is_empty() {
+            return;
+        }
+        uses.sort_unstable();
+        let written = store::within(what, LOOK_WITHIN, async {
+            let mut conn = self.pool.acquire().await?;
+            write(&mut conn, &uses).await
+        });
+        if let Err(error) = written.await {
+            tracing::debug!(error = %Chain(&error), what, "uses of credentials were not written down");
+        }
     }
 
     /// Forgets what is remembered under this hash: it is looked up anew.

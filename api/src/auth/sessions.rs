@@ -6,14 +6,13 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use credentials::Hash;
 use ledger::UserId;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use store::identity::sessions::{self, Found};
 use uuid::Uuid;
 
 use super::accounts::AccountsError;
 use super::remembered::{Known, LOOK_WITHIN, Remembered};
 use super::token::Reason;
-use crate::http::problem::Chain;
 
 /// Time that somebody has to show the second factor.
 const PENDING_FOR: TimeDelta = TimeDelta::minutes(15);
@@ -63,7 +62,7 @@ impl SessionLifetime {
 impl KnownSessions {
     /// Sessions that last so long, looked up through `pool`.
     pub fn new(pool: PgPool, lifetime: SessionLifetime) -> Self {
-        Self(Arc::new(Parts { pool, lifetime, remembered: Remembered::default() }))
+        Self(Arc::new(Parts { remembered: Remembered::new(pool.clone()), pool, lifetime }))
     }
 
     /// Time for which a session lasts.
@@ -84,9 +83,8 @@ impl KnownSessions {
 
     /// The session, if there is one.
     pub(super) async fn find(&self, hash: &Hash) -> Result<Option<Arc<KnownSession>>, AccountsError> {
-        let look = async || {
-            let mut conn = self.0.pool.acquire().await?;
-            let found = sessions::find(&mut conn, hash).await?;
+        let look = async |conn: &mut PgConnection| {
+            let found = sessions::find(conn, hash).await?;
             Ok(found.map(|found| {
                 let used = found.last_used_at;
                 Known::new(found, Some(used))
@@ -125,19 +123,10 @@ impl KnownSessions {
         self.0.remembered.forget_all();
     }
 
-    /// Writes down the uses that were noted. What cannot be written is noted again a minute later.
+    /// Writes down the uses that were noted.
     pub(super) async fn write_uses(&self) {
-        let uses = self.0.remembered.take_noted();
-        if uses.is_empty() {
-            return;
-        }
-        let written = store::within("writing uses of sessions down", LOOK_WITHIN, async {
-            let mut conn = self.0.pool.acquire().await?;
-            sessions::used(&mut conn, &uses).await
-        });
-        if let Err(error) = written.await {
-            tracing::debug!(error = %Chain(&error), "uses of sessions were not written down");
-        }
+        let write = async |conn: &mut PgConnection, uses: &[_]| sessions::used(conn, uses).await;
+        self.0.remembered.write_uses("writing uses of sessions down", write).await;
     }
 
     /// Deletes sessions that have ended, as many as a step has.

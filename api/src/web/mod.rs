@@ -3,6 +3,8 @@
 //!
 //! It may touch nothing: what a page shows, it asks for by the browser's session.
 
+use std::sync::OnceLock;
+
 use axum::Router;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -28,12 +30,14 @@ struct Asset {
     name: &'static str,
     kind: &'static str,
     content: &'static str,
+    /// Made of the content when somebody asks first.
+    tag: OnceLock<String>,
 }
 
 /// Declares files by their names.
 macro_rules! assets {
     ($($kind:ident $name:literal)+) => {
-        [$(Asset { name: $name, kind: $kind, content: include_str!(concat!("assets/", $name)) }),+]
+        [$(Asset { name: $name, kind: $kind, content: include_str!(concat!("assets/", $name)), tag: OnceLock::new() }),+]
     };
 }
 
@@ -61,7 +65,8 @@ async fn file(Path(name): Path<String>, headers: HeaderMap) -> Response {
 impl Asset {
     /// The file, or 304 to who has it. It is asked for anew each time: the next release has another.
     fn answer(&self, headers: &HeaderMap) -> Response {
-        let tag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(Sha256::digest(self.content)));
+        let make = || format!("\"{}\"", URL_SAFE_NO_PAD.encode(Sha256::digest(self.content)));
+        let tag = self.tag.get_or_init(make);
         let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
         let mut tags =
             known.flat_map(|value| value.split(',')).map(|its| its.trim().trim_start_matches("W/"));
@@ -69,7 +74,7 @@ impl Asset {
         let common: [(HeaderName, HeaderValue); 3] = [
             (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
             (header::CONTENT_SECURITY_POLICY, POLICY),
-            (header::ETAG, HeaderValue::from_str(&tag).expect("letters, digits, hyphens and underscores")),
+            (header::ETAG, HeaderValue::from_str(tag).expect("letters, digits, hyphens and underscores")),
         ];
         if is_known {
             return (StatusCode::NOT_MODIFIED, common).into_response();

@@ -56,7 +56,7 @@ impl Purpose {
     }
 
     /// The user whom it is for, if that has an account.
-    const fn user(&self) -> Option<UserId> {
+    pub const fn user(&self) -> Option<UserId> {
         match self {
             Self::SignIn(user) | Self::PasswordReset(user) => Some(*user),
             Self::Invitation { .. } => None,

@@ -72,6 +72,13 @@ pub async fn list(conn: &mut PgConnection, user: UserId) -> Result<Vec<Factor>, 
     Ok(factors)
 }
 
+/// Factors of the user that are asked for, the oldest first.
+pub async fn confirmed(conn: &mut PgConnection, user: UserId) -> Result<Vec<Factor>, Error> {
+    let mut factors = list(conn, user).await?;
+    factors.retain(|factor| factor.confirmed_at.is_some());
+    Ok(factors)
+}
+
 /// Spends a step of the factor: `false` when it, or a later one, was spent before. The first one confirms it.
 pub async fn spend(
     conn: &mut PgConnection,

@@ -11,13 +11,13 @@ use events::AccountAction;
 use ledger::UserId;
 use serde::Serialize;
 use store::identity::credential_changes::Changed;
-use store::identity::known_addresses;
 use store::identity::sessions::{self, Inserted, Method, NewSession};
+use store::identity::{known_addresses, second_factors};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::error::SignInError;
-use super::parts::{SignIn, new_secret};
+use super::parts::{SignIn, hold, new_secret};
 use crate::accounts::by::By;
 use crate::auth::csrf_token;
 use crate::http::client::{party, user_agent};
@@ -89,7 +89,10 @@ impl SignIn {
             user_agent: user_agent(&request.headers).map(std::borrow::Cow::into_owned),
         };
         let by = By::user(user, address, &request.headers);
-        if !self.has_factor(user).await? {
+        let mut conn = self.connection().await?;
+        let factors = second_factors::confirmed(&mut conn, user).await?;
+        drop(conn);
+        if factors.is_empty() {
             parts
                 .log
                 .record(user, AccountAction::SignedIn, Some(method.as_str()), Some(session.id), &by)
@@ -119,9 +122,7 @@ impl SignIn {
         let (secret, now) = (new_secret()?, self.now());
         let completing = self.in_transaction(async |tx| {
             // Nothing of a user who was erased meanwhile.
-            if !sessions::lock_active(tx, user).await? {
-                return Err(SignInError::Barred);
-            }
+            hold(tx, user).await?;
             known_addresses::note(tx, user, party(address), now).await?;
             let is_there = sessions::renew(tx, session, &secret.hash(), Some(now)).await?;
             if is_there { Ok(()) } else { Err(SignInError::NoSuchSession) }
@@ -129,12 +130,6 @@ impl SignIn {
         completing.await?;
         self.0.credentials.forget(Changed::Session(session));
         Ok(Begun::of(user, secret))
-    }
-
-    async fn has_factor(&self, user: UserId) -> Result<bool, SignInError> {
-        let mut conn = self.connection().await?;
-        let factors = store::identity::second_factors::list(&mut conn, user).await?;
-        Ok(factors.iter().any(|factor| factor.confirmed_at.is_some()))
     }
 
     /// Ends the session whose cookie the request has, if it has one.

@@ -3,10 +3,14 @@
 use std::net::IpAddr;
 
 use axum::http::request::Parts as RequestParts;
+use chrono::TimeDelta;
 
 use super::error::SignInError;
 use super::parts::SignIn;
-use crate::auth::AuthError;
+use crate::auth::{AuthError, Principal, is_of_this_site};
+
+/// Time within which somebody must have signed in who changes what the password, or nothing, protects.
+const RECENT: TimeDelta = TimeDelta::minutes(15);
 
 impl SignIn {
     /// Refuses what came in the clear, what a page of another site sent, which could sign its reader in as somebody
@@ -15,11 +19,13 @@ impl SignIn {
         let auth = &self.0.auth;
         auth.must_be_secure(request)?;
         auth.must_be_patient(auth.address(request))?;
-        let site = request.headers.get("sec-fetch-site").map(|value| value.to_str().unwrap_or_default());
-        match site {
-            None | Some("same-origin" | "none") => Ok(()),
-            Some(_) => Err(AuthError::CrossSite.into()),
-        }
+        if is_of_this_site(&request.headers) { Ok(()) } else { Err(AuthError::CrossSite.into()) }
+    }
+
+    /// Refuses whose sign-in, or second factor, was longer ago than a quarter of an hour.
+    pub(super) fn must_be_recent(&self, caller: &Principal) -> Result<(), SignInError> {
+        let since = (self.now() - RECENT).timestamp();
+        if caller.issued_at_s.is_some_and(|at| at >= since) { Ok(()) } else { Err(SignInError::Stale) }
     }
 
     /// Counts a failed credential; its refusal, or that of an address that has failed too often.

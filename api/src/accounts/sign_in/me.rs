@@ -115,7 +115,7 @@ impl SignIn {
         let email = people::identity(&mut conn, user, IdentityKind::Email).await?;
         let github = people::identity(&mut conn, user, IdentityKind::GitHub).await?;
         let has_password = passwords::hash(&mut conn, user).await?.is_some();
-        let factors = second_factors::list(&mut conn, user).await?;
+        let factors = second_factors::confirmed(&mut conn, user).await?;
         Ok(MeBody {
             user_id: user.get(),
             role,
@@ -128,7 +128,7 @@ impl SignIn {
                 email: email.map(|email| email.label),
                 has_password,
                 github: github.map(|github| github.label),
-                second_factors: factors.iter().filter(|factor| factor.confirmed_at.is_some()).count(),
+                second_factors: factors.len(),
             },
         })
     }

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use credentials::Secret;
+use ledger::UserId;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres};
+use store::identity::sessions;
 use vault::{Entropy as _, EntropyError, OsEntropy};
 
 use super::backoff::Backoff;
@@ -17,14 +18,12 @@ use super::hasher::Hasher;
 use super::page_tokens::PageTokens;
 use crate::accounts::ApiKeys;
 use crate::accounts::log::AccountLog;
+use crate::accounts::transaction::in_transaction;
 use crate::auth::{Auth, Credentials};
 use crate::config::Registration;
 use crate::http::site::Site;
 use crate::http::throttle::Throttle;
 use crate::metering::sealer::Sealer;
-
-/// Time that a change may take.
-const CHANGE_WITHIN: Duration = Duration::from_secs(5);
 
 /// People who sign in. Cheap to clone.
 #[derive(Clone)]
@@ -85,17 +84,16 @@ impl SignIn {
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, SignInError>,
     ) -> Result<T, SignInError> {
-        store::within("changing an account", CHANGE_WITHIN, async {
-            let mut tx = self.0.pool.begin().await.map_err(store::Error::from)?;
-            let done = work(&mut tx).await?;
-            tx.commit().await.map_err(store::Error::from)?;
-            Ok(done)
-        })
-        .await
+        in_transaction(&self.0.pool, "changing an account", work).await
     }
 }
 
 /// A new secret.
 pub(super) fn new_secret() -> Result<Secret, EntropyError> {
     Secret::make(|bytes| OsEntropy.fill(bytes))
+}
+
+/// Locks the account against its end, against being barred, and against who changes what its user signs in with.
+pub(super) async fn hold(conn: &mut PgConnection, user: UserId) -> Result<(), SignInError> {
+    if sessions::lock_active(conn, user).await? { Ok(()) } else { Err(SignInError::Barred) }
 }

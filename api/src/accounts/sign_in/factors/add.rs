@@ -14,9 +14,9 @@ use uuid::Uuid;
 use vault::{Entropy as _, OsEntropy};
 use zeroize::Zeroizing;
 
-use super::hold;
 use crate::accounts::sign_in::SignIn;
 use crate::accounts::sign_in::error::SignInError;
+use crate::accounts::sign_in::parts::hold;
 use crate::accounts::sign_in::password_text::PasswordText;
 use crate::auth::SignedIn;
 use crate::http::extract::{SecretFields, SecretJson, Text};
@@ -120,8 +120,7 @@ pub(super) async fn add(
     let email = sign_in
         .in_transaction(async |tx| {
             hold(tx, user).await?;
-            let confirmed = second_factors::list(tx, user).await?;
-            let confirmed = confirmed.iter().filter(|factor| factor.confirmed_at.is_some()).count();
+            let confirmed = second_factors::confirmed(tx, user).await?.len();
             if i64::try_from(confirmed).is_ok_and(|confirmed| confirmed >= MAX_FACTORS) {
                 return Err(SignInError::TooManyFactors);
             }

@@ -9,10 +9,11 @@ use serde::Serialize;
 use store::identity::second_factors;
 use utoipa::ToSchema;
 
-use super::{has_confirmed, hashes, hold, new_codes, shown};
+use super::{hashes, new_codes, shown};
 use crate::accounts::by::By;
 use crate::accounts::sign_in::SignIn;
 use crate::accounts::sign_in::error::SignInError;
+use crate::accounts::sign_in::parts::hold;
 use crate::auth::SignedIn;
 use crate::http::problem::{Problem, ProblemBody};
 
@@ -52,7 +53,7 @@ pub(super) async fn renew(
     let setting = sign_in.in_transaction(async |tx| {
         hold(tx, user).await?;
         // What the session remembers may be of a moment ago.
-        if !has_confirmed(tx, user).await? {
+        if second_factors::confirmed(tx, user).await?.is_empty() {
             return Err(SignInError::NoSuchFactor);
         }
         Ok(second_factors::set_codes(tx, user, &hashes(&codes, user)).await?)

@@ -11,11 +11,12 @@ use store::identity::sessions;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{changed, hashes, hold, new_codes, shown};
+use super::{hashes, new_codes, shown};
 use crate::accounts::by::By;
 use crate::accounts::sign_in::SignIn;
 use crate::accounts::sign_in::begin::SignedInBody;
 use crate::accounts::sign_in::error::SignInError;
+use crate::accounts::sign_in::parts::hold;
 use crate::accounts::sign_in::passwords::tried;
 use crate::auth::SignedIn;
 use crate::http::extract::{Path, SecretFields, SecretJson};
@@ -99,7 +100,6 @@ pub(super) async fn confirm(
             second_factors::set_codes(tx, user, &hashes(&codes, user)).await?;
         }
         sessions::end_all(tx, user, Some(caller.session.id)).await?;
-        changed(tx, user).await?;
         Ok(!has_codes)
     });
     let is_given_codes = confirming.await?;

@@ -10,13 +10,9 @@ mod list;
 mod remove;
 mod verify;
 
-use chrono::TimeDelta;
 use credentials::{RecoveryCode, TOTP_SECRET_BYTES, Totp};
 use ledger::UserId;
-use sqlx::PgConnection;
-use store::identity::credential_changes::{self, Changed};
 use store::identity::second_factors::{self, Factor};
-use store::identity::sessions;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -24,13 +20,11 @@ use vault::{Entropy as _, OsEntropy, Sealed};
 
 use super::error::SignInError;
 use super::parts::SignIn;
-use crate::auth::{Auth, Principal};
+use crate::auth::Auth;
 use axum::extract::FromRef;
 
 /// Tries at a second factor that an account has in an hour, from all addresses.
 pub(crate) const CODES_AN_HOUR: u32 = 30;
-/// Time within which somebody must have shown who takes a factor away, or makes recovery codes.
-const RECENT: TimeDelta = TimeDelta::minutes(15);
 /// The one kind that there is.
 const TOTP: &str = "totp";
 
@@ -85,28 +79,6 @@ impl SignIn {
         }
         Ok(None)
     }
-
-    /// Refuses whose sign-in, or second factor, was too long ago.
-    fn must_be_recent(&self, caller: &Principal) -> Result<(), SignInError> {
-        let since = (self.now() - RECENT).timestamp();
-        if caller.issued_at_s.is_some_and(|at| at >= since) { Ok(()) } else { Err(SignInError::Stale) }
-    }
-}
-
-/// Locks the account, for a change of its factors.
-async fn hold(conn: &mut PgConnection, user: UserId) -> Result<(), SignInError> {
-    if sessions::lock_active(conn, user).await? { Ok(()) } else { Err(SignInError::Barred) }
-}
-
-/// Whether the user has a factor that is asked for.
-async fn has_confirmed(conn: &mut PgConnection, user: UserId) -> Result<bool, SignInError> {
-    let factors = second_factors::list(conn, user).await?;
-    Ok(factors.iter().any(|factor| factor.confirmed_at.is_some()))
-}
-
-/// Notes a change of a user's factors, of which its sessions know.
-async fn changed(conn: &mut PgConnection, user: UserId) -> Result<(), SignInError> {
-    Ok(credential_changes::count(conn, Changed::User(user)).await?)
 }
 
 /// New recovery codes.

@@ -8,10 +8,10 @@ use store::identity::credential_changes::Changed;
 use store::identity::{second_factors, sessions};
 use uuid::Uuid;
 
-use super::{changed, has_confirmed, hold};
 use crate::accounts::by::By;
 use crate::accounts::sign_in::SignIn;
 use crate::accounts::sign_in::error::SignInError;
+use crate::accounts::sign_in::parts::hold;
 use crate::auth::SignedIn;
 use crate::http::extract::Path;
 use crate::http::problem::{Problem, ProblemBody};
@@ -51,11 +51,11 @@ pub(super) async fn remove(
         if !second_factors::remove(tx, user, id).await? {
             return Err(SignInError::NoSuchFactor);
         }
-        if !has_confirmed(tx, user).await? {
+        if second_factors::confirmed(tx, user).await?.is_empty() {
             second_factors::remove_all(tx, user).await?;
         }
         sessions::end_all(tx, user, Some(caller.session.id)).await?;
-        changed(tx, user).await
+        Ok(())
     });
     removing.await?;
     sign_in.0.credentials.forget(Changed::User(user));

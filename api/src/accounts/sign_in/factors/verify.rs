@@ -70,9 +70,7 @@ pub(super) async fn verify(
     let mut conn = sign_in.connection().await?;
     let is_right = match (&body.code, &body.recovery_code) {
         (Some(code), None) => {
-            let factors = second_factors::list(&mut conn, user).await?;
-            let factors: Vec<_> =
-                factors.into_iter().filter(|factor| factor.confirmed_at.is_some()).collect();
+            let factors = second_factors::confirmed(&mut conn, user).await?;
             drop(conn);
             sign_in.spend_code(user, &factors, code).await?.is_some()
         }

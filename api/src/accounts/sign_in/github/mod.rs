@@ -23,14 +23,14 @@ use store::identity::credential_changes::Changed;
 use store::identity::oauth_attempts::{self, Attempt};
 use store::identity::passwords;
 use store::identity::people::{self, Identity, IdentityKind};
-use store::identity::sessions::{self, Method};
+use store::identity::sessions::Method;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::accounts::by::By;
 use crate::accounts::sign_in::error::SignInError;
 use crate::accounts::sign_in::github_way::GitHubSignIn;
-use crate::accounts::sign_in::parts::{SignIn, new_secret};
+use crate::accounts::sign_in::parts::{SignIn, hold, new_secret};
 use crate::auth::SignedIn;
 use crate::config::Registration;
 use crate::http::client::party;
@@ -139,9 +139,7 @@ pub(super) async fn unlink(
     let user = caller.user_id;
     sign_in.0.changes.check(user)?;
     let removing = sign_in.in_transaction(async |tx| {
-        if !sessions::lock_active(tx, user).await? {
-            return Err(SignInError::Barred);
-        }
+        hold(tx, user).await?;
         if passwords::hash(tx, user).await?.is_none() {
             return Err(SignInError::LastWayIn);
         }
@@ -352,9 +350,7 @@ impl SignIn {
         let identity = identity(&them, now);
         let by = By::user(user, caller.address, &request.headers);
         let linking = self.in_transaction(async |tx| {
-            if !sessions::lock_active(tx, user).await? {
-                return Err(SignInError::Barred);
-            }
+            hold(tx, user).await?;
             Ok(people::add(tx, user, &identity, now).await?)
         });
         if !linking.await? {

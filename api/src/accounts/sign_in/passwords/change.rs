@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use axum::extract::State;
 use axum::response::Response;
-use chrono::TimeDelta;
 use credentials::password::Verified;
 use events::AccountAction;
 use serde::Deserialize;
@@ -18,14 +17,11 @@ use super::login::tried;
 use crate::accounts::by::By;
 use crate::accounts::sign_in::begin::{Begun, SignedInBody};
 use crate::accounts::sign_in::error::SignInError;
-use crate::accounts::sign_in::parts::{SignIn, new_secret};
+use crate::accounts::sign_in::parts::{SignIn, hold, new_secret};
 use crate::accounts::sign_in::password_text::PasswordText;
 use crate::auth::{Principal, SignedIn};
 use crate::http::extract::{SecretFields, SecretJson};
 use crate::http::problem::{Problem, ProblemBody};
-
-/// Time within which somebody must have signed in who sets a first password.
-const RECENT: TimeDelta = TimeDelta::minutes(15);
 
 /// Another password.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -83,9 +79,7 @@ pub(in crate::accounts::sign_in) async fn change(
     sign_in.0.log.record(user, AccountAction::PasswordChanged, Some("password"), None, &by).await?;
     let (secret, now) = (new_secret().map_err(SignInError::from)?, sign_in.now());
     let is_there = sign_in.in_transaction(async |tx| {
-        if !sessions::lock_active(tx, user).await? {
-            return Err(SignInError::Barred);
-        }
+        hold(tx, user).await?;
         passwords::set(tx, user, &phc, now).await?;
         sessions::end_all(tx, user, Some(caller.session.id)).await?;
         Ok(sessions::renew(tx, caller.session.id, &secret.hash(), None).await?)
@@ -110,9 +104,7 @@ impl SignIn {
         let phc = passwords::hash(&mut conn, caller.user_id).await?;
         drop(conn);
         let Some(phc) = phc else {
-            let since = (self.now() - RECENT).timestamp();
-            let is_recent = caller.issued_at_s.is_some_and(|at| at >= since);
-            return if is_recent { Ok(()) } else { Err(SignInError::Stale) };
+            return self.must_be_recent(caller);
         };
         let account = tried(b"password", caller.user_id.get().as_bytes());
         self.be_patient(&self.0.tries, &account, Some(caller.user_id), address).await?;

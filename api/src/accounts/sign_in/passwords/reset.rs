@@ -16,7 +16,7 @@ use crate::accounts::by::By;
 use crate::accounts::sign_in::begin::SignedInBody;
 use crate::accounts::sign_in::error::SignInError;
 use crate::accounts::sign_in::link::LinkToken;
-use crate::accounts::sign_in::parts::SignIn;
+use crate::accounts::sign_in::parts::{SignIn, hold};
 use crate::accounts::sign_in::password_text::PasswordText;
 use crate::http::extract::{SecretFields, SecretJson};
 use crate::http::problem::{Problem, ProblemBody};
@@ -97,9 +97,7 @@ impl SignIn {
             .in_transaction(async |tx| {
                 let taken = one_time_links::take(tx, hash, LinkKind::PasswordReset, now).await?;
                 let Some(Purpose::PasswordReset(user)) = taken else { return Err(SignInError::NoSuchLink) };
-                if !sessions::lock_active(tx, user).await? {
-                    return Err(SignInError::Barred);
-                }
+                hold(tx, user).await?;
                 passwords::set(tx, user, phc, now).await?;
                 let was_unproven = people::verify_email(tx, user, now).await?;
                 if was_unproven {
