@@ -10,6 +10,7 @@
 mod database;
 mod env;
 mod figures;
+mod frozen;
 mod http;
 mod private;
 mod servers;
@@ -19,6 +20,7 @@ mod world;
 
 pub use database::Database;
 pub use env::Env;
+pub use frozen::Frozen;
 pub use http::{Answer, Client, Request};
 pub use private::PrivateServers;
 pub use servers::Servers;

@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 use store::operations::projector_status;
 use store::projection::checkpoint;
-use testkit::{Answer, Client, Env, PATIENCE, PrivateServers, World, wait_until};
+use testkit::{Answer, Client, Env, Frozen, PATIENCE, PrivateServers, World, wait_until};
 
 const NAMED: [(&str, &str); 2] =
     [("TRUSTED_PROXIES", "127.0.0.0/8"), ("FORWARD_AUTH_ID_HEADER", "X-Ledger-Request-Id")];
@@ -38,10 +36,9 @@ impl Outage {
         Ok(self.world.summary(subject).await?.1)
     }
 
-    /// Stops (SIGSTOP) or continues (SIGCONT) the nats-server's process: its connections stay, it does nothing.
-    fn signal_nats(&self, signal: Signal) -> Result<()> {
-        let pid = self.servers.nats.pid().context("nats-server runs")?;
-        Ok(kill(Pid::from_raw(pid.try_into()?), signal)?)
+    /// Freezes the nats-server: its connections stay, it does nothing.
+    async fn freeze_nats(&self) -> Result<Frozen> {
+        Frozen::one(self.servers.nats.pid().context("nats-server runs")?).await
     }
 
     async fn stop(mut self) -> Result<()> {
@@ -179,13 +176,13 @@ async fn a_request_whose_answer_was_lost_is_the_same_call_when_it_is_asked_about
     for number in 0..9 {
         named_call(&user, "/api/analyze", &format!("id-{number}")).await?.expect(204)?;
     }
-    outage.signal_nats(Signal::SIGSTOP)?;
+    let frozen = outage.freeze_nats().await?;
     for _ in 0..3 {
         let hung_up =
             tokio::time::timeout(Duration::from_millis(300), named_call(&user, "/api/analyze", "id-9"));
         assert!(hung_up.await.is_err(), "it was answered without a log");
     }
-    outage.signal_nats(Signal::SIGCONT)?;
+    drop(frozen);
     let first = named_call(&user, "/api/analyze", "id-9").await?.expect(204)?;
     assert_eq!(first.header("x-usage-used"), Some("10"));
     for _ in 1..10 {
@@ -232,7 +229,7 @@ async fn a_stop_answers_the_calls_that_wait_for_the_log_and_all_of_them_are_in_i
     let user = outage.world.user("leaving")?;
     call(&user, "/api/other").await?.expect(204)?;
 
-    outage.signal_nats(Signal::SIGSTOP)?;
+    let frozen = outage.freeze_nats().await?;
     let waiting: Vec<_> = (0..WAITING)
         .map(|_| {
             let user = user.clone();
@@ -254,7 +251,7 @@ async fn a_stop_answers_the_calls_that_wait_for_the_log_and_all_of_them_are_in_i
     .await;
     assert!(waiting.iter().all(|call| !call.is_finished()), "a call was answered that is not on disk");
 
-    outage.signal_nats(Signal::SIGCONT)?;
+    drop(frozen);
     for answer in futures_util::future::try_join_all(waiting).await? {
         answer?.expect(204)?;
     }

@@ -1,7 +1,6 @@
 //! Processes that stand still and go on, and servers whose network falls silent: everything goes on by itself, and what
 //! was decided, recorded and counted stays right.
 
-mod frozen;
 mod network;
 mod relief;
 
@@ -11,14 +10,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use testkit::{PrivateServers, Role, wait_until};
+use testkit::{Frozen, PrivateServers, Role, wait_until};
 
 use crate::{
     book::Fate,
     cluster::{Cluster, Settings, Victim},
     load::Load,
 };
-use frozen::Frozen;
 use network::Network;
 
 /// Everything is back so long after the end of a stall.

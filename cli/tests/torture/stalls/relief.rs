@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use sqlx::{Connection as _, PgPool};
-use testkit::{Role, wait_until};
+use testkit::{Frozen, Role, wait_until};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::{API, PROJECTOR, RECOVERY, call, frozen::Frozen};
+use super::{API, PROJECTOR, RECOVERY, call};
 use crate::cluster::{BOUND, Cluster, Settings, Victim};
 
 const USERS: usize = 12;

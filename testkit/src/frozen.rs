@@ -2,22 +2,23 @@
 
 use std::{fs, time::Duration};
 
+use crate::wait_until;
 use anyhow::{Context as _, Result};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use sqlx::PgPool;
-use testkit::wait_until;
 
 const BOUND: Duration = Duration::from_secs(5);
 
 /// Processes that stand still until this is dropped.
-pub(super) struct Frozen(Vec<Pid>);
+#[derive(Debug)]
+pub struct Frozen(Vec<Pid>);
 
 impl Frozen {
     /// Freezes one process.
-    pub(super) async fn one(pid: u32) -> Result<Self> {
+    pub async fn one(pid: u32) -> Result<Self> {
         let frozen = Self(vec![Pid::from_raw(pid.try_into()?)]);
         frozen.signal(Signal::SIGSTOP)?;
         // A signal is on its way for a moment.
@@ -26,7 +27,7 @@ impl Frozen {
     }
 
     /// Freezes a process and all its children.
-    pub(super) async fn family(pid: u32) -> Result<Self> {
+    pub async fn family(pid: u32) -> Result<Self> {
         // The parent first, which makes no more of them then.
         let mut frozen = Self::one(pid).await?;
         for child in children(pid)? {
@@ -36,7 +37,7 @@ impl Frozen {
     }
 
     /// Freezes the session that holds a lock, in the server alone.
-    pub(super) async fn session(pool: &PgPool, lock: i32) -> Result<Self> {
+    pub async fn session(pool: &PgPool, lock: i32) -> Result<Self> {
         let pid: i32 = sqlx::query_scalar("SELECT backend_pid FROM lock_holders WHERE lock = $1")
             .bind(lock)
             .fetch_one(pool)
@@ -56,7 +57,8 @@ impl Frozen {
     }
 
     fn stands_still(&self) -> bool {
-        self.0.iter().all(|pid| stat(pid.as_raw()).is_none_or(|stat| stat.starts_with('T')))
+        let is_still = |stat: String| stat.starts_with('T');
+        self.0.iter().all(|pid| threads(pid.as_raw()).all(is_still))
     }
 }
 
@@ -71,7 +73,17 @@ impl Drop for Frozen {
 
 /// State, parent and the rest of what the kernel says of a process; none when it is gone.
 fn stat(pid: i32) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    after_name(&format!("/proc/{pid}/stat"))
+}
+
+/// The same of each of its threads, of which one may still be at work when another stands still.
+fn threads(pid: i32) -> impl Iterator<Item = String> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    threads.filter_map(|thread| after_name(&thread.ok()?.path().join("stat").to_string_lossy()))
+}
+
+fn after_name(path: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
     // The name, in parentheses, may hold anything.
     Some(text.rsplit_once(") ")?.1.to_owned())
 }
